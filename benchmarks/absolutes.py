@@ -1,0 +1,79 @@
+"""Figures that are not a ratio inside one process: starting up, importing, compiling, memory.
+
+Each is a short program (in processes/) with a process of its own, since a process can be started, and can import, only
+once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from contender import HERE, peers_python
+
+PROCESSES = HERE / "processes"
+
+
+def run(
+    *arguments: str | os.PathLike[str], python: str | os.PathLike[str] | None = None, **environment: str
+) -> tuple[float, str]:
+    """Seconds of wall time from start to end of a Python process, and what it printed; a failure is raised."""
+    with tempfile.TemporaryDirectory() as folder:  # not the repository: only what is installed may be imported
+        start = time.perf_counter()
+        done = subprocess.run(
+            [python or sys.executable, *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": "", **environment},
+            capture_output=True,
+            text=True,
+        )
+        seconds = time.perf_counter() - start
+    if done.returncode != 0:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise RuntimeError(f"exit status {done.returncode}: {last}")
+    return seconds, done.stdout
+
+
+def python_of(library: str) -> str | Path:
+    return sys.executable if library == "nbprop" else peers_python()
+
+
+def start_to_gradient(library: str) -> float:
+    """Seconds from process start to the first gradient; the disk cache is as the last run left it."""
+    return run(PROCESSES / "first_gradient.py", library, python=python_of(library))[0]
+
+
+def cold_first_gradient() -> float:
+    """The same with nothing compiled on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run(PROCESSES / "first_gradient.py", "nbprop", **_empty_caches(folder))[0]
+
+
+def new_architecture(library: str) -> float:
+    """Seconds from description to first gradient for a network of a shape a warm process has not seen."""
+    return float(run(PROCESSES / "new_architecture.py", library, python=python_of(library))[1])
+
+
+def import_seconds(module: str) -> float:
+    """Seconds a process takes to import a module, and to end."""
+    return run("-c", f"import {module}")[0]
+
+
+def allocations() -> int:
+    """What Numba allocates in a hundred compiled training steps."""
+    return int(run(PROCESSES / "allocations.py", NUMBA_NRT_STATS="1")[1])
+
+
+def cold_demo() -> float:
+    """Seconds of `nbprop demo` on a machine that has never run nbprop."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run("-m", "nbprop", "demo", **_empty_caches(folder))[0]
+
+
+def _empty_caches(folder: str) -> dict[str, str]:
+    """An environment in which every place for a cache is an empty folder."""
+    return dict.fromkeys(("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "NUMBA_CACHE_DIR"), folder)

@@ -1,0 +1,56 @@
+"""`make dashboard`: write the pages.
+
+python benchmarks/build_dashboard.py              results -> build/dashboard/index.html
+python benchmarks/build_dashboard.py --no-asv     the front page alone, where asv is not installed
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import machine
+from dashboard import asv_pages, vendor
+from dashboard.figures import figures
+from history import RESULTS, read
+
+PAGE = Path(__file__).resolve().parent / "dashboard" / "page"
+OUTPUT = machine.REPOSITORY / "build" / "dashboard"
+FILES = ("index.html", "style.css", "charts.js", "page.js")
+
+
+def build(results: Path, output: Path, repository: Path = machine.REPOSITORY, asv_config: Path | None = None) -> Path:
+    """Write the folder anew and return its first page. Without asv's configuration its pages are left out."""
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    vendor.copy(vendor.CHARTS, output / "vendor")
+    for name in FILES:
+        shutil.copyfile(PAGE / name, output / name)
+    data = figures(read(results, repository), results)
+    data |= {"generated": machine.now(), "asv": asv_config is not None}
+    (output / "data.js").write_text(f"window.DASHBOARD = {json.dumps(data, allow_nan=False)};\n")
+    if asv_config is not None:
+        asv_pages.publish(output / "asv", asv_config)
+    return output / "index.html"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="asv's results folder")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"the folder to write (default: {OUTPUT})")
+    parser.add_argument("--no-asv", action="store_true", help="leave asv's own pages out")
+    options = parser.parse_args(arguments)
+    config = None if options.no_asv else asv_pages.CONFIG
+    try:
+        page = build(options.results, options.output, asv_config=config)
+    except (vendor.VendorError, RuntimeError) as error:
+        print(f"error: {error}")
+        return 1
+    print(f"open {page.as_uri()}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

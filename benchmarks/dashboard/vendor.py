@@ -1,0 +1,61 @@
+"""The libraries the pages load, from the npm packages that package-lock.json pins, copied with their licences."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+MODULES = HERE / "node_modules"
+
+CHARTS = {"uplot": ("dist/uPlot.iife.min.js", "dist/uPlot.min.css", "LICENSE")}
+
+# What asv's page loads from public servers, and where the same lies in the packages. Where a package has no minified
+# file the plain one serves as well.
+ASV = {
+    "jquery": ("dist/jquery.min.js", "LICENSE.txt"),
+    "flot": (
+        "jquery.flot.js",
+        "jquery.flot.time.js",
+        "jquery.flot.selection.js",
+        "jquery.flot.categories.js",
+        "LICENSE.txt",
+    ),
+    "flot-orderbars": ("js/jquery.flot.orderBars.js", "README.md"),  # the licence stands in the file's head
+    "stupid-table-plugin": ("stupidtable.min.js", "LICENSE"),
+    "blueimp-md5": ("js/md5.min.js", "LICENSE.txt"),
+    "bootstrap": (
+        "dist/js/bootstrap.min.js",
+        "dist/css/bootstrap.min.css",
+        *(f"dist/fonts/glyphicons-halflings-regular.{kind}" for kind in ("eot", "svg", "ttf", "woff")),
+        "LICENSE",
+    ),
+}
+
+
+class VendorError(Exception):
+    """The packages could not be had; the message says what to do."""
+
+
+def install() -> None:
+    """Have npm put the pinned packages into node_modules, unless they are there."""
+    if (MODULES / ".package-lock.json").exists():
+        return
+    npm = shutil.which("npm")
+    if npm is None:
+        raise VendorError("the dashboard's libraries come by npm, which is not installed: install Node.js with npm")
+    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise VendorError(f"`{' '.join(command)}` in {HERE} failed:\n{done.stderr.strip()}")
+
+
+def copy(packages: dict[str, tuple[str, ...]], destination: Path) -> None:
+    """Copy the named files of each package to destination/package/..., their paths kept."""
+    install()
+    for package, files in packages.items():
+        for name in files:
+            target = destination / package / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(MODULES / package / name, target)

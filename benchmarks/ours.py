@@ -1,0 +1,119 @@
+"""The rows' work in nbprop: called from Python, and from inside a user's own @njit loop."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from contender import Work
+from rows import BY_NAME, CHECK_STEPS, RATE, SOLVER_OPTIONS, Row
+
+import nbprop
+
+
+def build(library: str, name: str, threads: int) -> Work:
+    row = BY_NAME[name]
+    compiled = library == "nbprop-njit"
+    if row.kind == "gemm":
+        return product(row)
+    if row.kind == "solver":
+        return solver(row, threads)
+    return {"step": step, "gradient": gradient, "sample": sample}[row.kind](row, threads, compiled)
+
+
+def network(row: Row) -> nbprop.Network:
+    hidden = [nbprop.dense(width, activation=row.activation) for width in row.widths[1:-1]]
+    return nbprop.network((row.widths[0],), *hidden, nbprop.dense(row.widths[-1]))
+
+
+def start(row: Row) -> np.ndarray:
+    """The common starting weights in nbprop's flat layout: each weight row-major, then its bias."""
+    return np.concatenate([part.ravel() for layer in row.weights() for part in layer])
+
+
+def arrays(row: Row, threads: int) -> tuple:
+    """plan, params, x, target, grads and work of a row."""
+    plan = nbprop.plan(network(row), loss=row.loss, batch=row.batch, dtype=np.dtype(row.dtype), threads=threads)
+    params = start(row)
+    return plan, params, *row.data(), np.empty_like(params), nbprop.workspace(plan)
+
+
+def step(row: Row, threads: int, compiled: bool) -> Work:
+    """Gradient and Adam update; counts its own steps, since Adam's bias correction depends on them."""
+    plan, params, x, target, grads, work = arrays(row, threads)
+    state = nbprop.optimizer_state("adam", params.size, params.dtype)
+    done = [0]
+
+    if compiled:
+
+        @numba.njit(nogil=True)
+        def loop(plan, params, x, target, grads, work, state, first, n):
+            loss = 0.0
+            for i in range(first, first + n):
+                loss = nbprop.value_and_grad(plan, params, x, target, grads, work)
+                nbprop.adam(params, grads, state, i, RATE)
+            return loss
+
+        def run(n: int) -> float:
+            loss = loop(plan, params, x, target, grads, work, state, done[0], n)
+            done[0] += n
+            return loss
+
+    else:
+
+        def run(n: int) -> float:
+            loss = 0.0
+            for i in range(done[0], done[0] + n):
+                loss = nbprop.value_and_grad(plan, params, x, target, grads, work)
+                nbprop.adam(params, grads, state, i, RATE)
+            done[0] += n
+            return loss
+
+    return Work(run, check=float(run(CHECK_STEPS)))
+
+
+def gradient(row: Row, threads: int, compiled: bool) -> Work:
+    plan, params, x, target, grads, work = arrays(row, threads)
+
+    def calls(plan, params, x, target, grads, work, n):
+        loss = 0.0
+        for _ in range(n):
+            loss = nbprop.value_and_grad(plan, params, x, target, grads, work)
+        return loss
+
+    loop = numba.njit(nogil=True)(calls) if compiled else calls
+
+    def run(n: int) -> float:
+        return loop(plan, params, x, target, grads, work, n)
+
+    return Work(run, check=float(run(1)))
+
+
+def sample(row: Row, threads: int, compiled: bool) -> Work:
+    plan, params, x, _, _, work = arrays(row, threads)
+    y = np.empty((1, row.widths[-1]), row.dtype)
+
+    def calls(plan, params, x, y, work, n):
+        for _ in range(n):
+            nbprop.forward(plan, params, x, y, work)
+
+    loop = numba.njit(nogil=True)(calls) if compiled else calls
+
+    def run(n: int) -> None:
+        loop(plan, params, x, y, work, n)
+
+    run(1)
+    return Work(run, check=float(y[0, 0]))
+
+
+def solver(row: Row, threads: int) -> Work:
+    """200 iterations from the same start, and no earlier stop; `check` is the number of iterations."""
+    plan, params, x, target, _, _ = arrays(row, threads)
+    first = params.copy()
+
+    def solve(n: int) -> object:
+        for _ in range(n):
+            params[:] = first
+            result = nbprop.minimize(plan, params, x, target, method="L-BFGS-B", options=SOLVER_OPTIONS)
+        return result
+
+    return Work(solve, check=float(solve(1).nit))

@@ -1,0 +1,190 @@
+"""What is measured against whom: the rows of the comparison table, with the ratio each has to reach.
+
+A row is plain data, so that nbprop, the peers and the machine's ceilings all build exactly the same work
+from it: the same sizes, the same starting weights, the same batch. Ratios are times, ours over theirs:
+smaller is better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+RATE = 1e-3  # Adam's learning rate, for everybody; its other constants are the usual 0.9, 0.999, 1e-8
+CHECK_STEPS = 10  # the loss at this step is compared among the contenders
+# 200 iterations and no earlier stop, the same for every contender that scipy drives.
+SOLVER_OPTIONS = {"maxiter": 200, "maxfun": 100_000, "ftol": 0.0, "gtol": 0.0}
+
+OURS = ("nbprop", "nbprop-njit")  # called from Python; called from inside an @njit loop
+
+
+@dataclass(frozen=True)
+class Target:
+    """`ours` is to take at most `ratio` times as long as `peer`, both on `threads` threads."""
+
+    ours: str
+    peer: str
+    threads: int
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One piece of work.
+
+    kind: "step" (gradient and Adam update), "gradient", "sample" (one row through the net), "solver" (200
+    iterations of L-BFGS-B) or "gemm" (C = A B, widths = M, N, K).
+    """
+
+    name: str
+    title: str
+    kind: str
+    widths: tuple[int, ...]
+    activation: str = "tanh"
+    batch: int = 1
+    loss: str = "mse"
+    dtype: str = "float32"
+    contenders: tuple[str, ...] = ()
+    threads: tuple[int, ...] = (1,)
+    targets: tuple[Target, ...] = ()
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of one call; a multiply-add counts two, activations count none.
+
+        A training step does the forward product and two backward ones, less the gradient of the input.
+        """
+        if self.kind == "gemm":
+            return 2.0 * np.prod(self.widths, dtype=float)
+        products = [2.0 * self.batch * a * b for a, b in zip(self.widths, self.widths[1:], strict=False)]
+        if self.kind == "sample":
+            return sum(products)
+        return 3.0 * sum(products) - products[0]
+
+    @property
+    def bytes(self) -> float:
+        """Bytes that must move at least once: operands and results of a product; for a step the parameters,
+        the gradient and Adam's two moments (read and written) and the batch."""
+        itemsize = np.dtype(self.dtype).itemsize
+        if self.kind == "gemm":
+            m, n, k = self.widths
+            return float(itemsize * (m * k + k * n + m * n))
+        traffic = {"step": 8, "sample": 1}.get(self.kind, 2)
+        return float(itemsize * (traffic * self.n_params + self.batch * (self.widths[0] + self.widths[-1])))
+
+    @property
+    def n_params(self) -> int:
+        return sum((a + 1) * b for a, b in zip(self.widths, self.widths[1:], strict=False))
+
+    def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The common start: (W (in, out), b (out,)) a layer, W ~ N(0, 1/in), b = 0."""
+        rng = np.random.default_rng(0)
+        return [
+            ((rng.standard_normal((a, b)) / np.sqrt(a)).astype(self.dtype), np.zeros(b, self.dtype))
+            for a, b in zip(self.widths, self.widths[1:], strict=False)
+        ]
+
+    def data(self) -> tuple[np.ndarray, np.ndarray]:
+        """x (batch, in) and its target: classes (batch,) int64 for cross-entropy, else values (batch,
+        out)."""
+        rng = np.random.default_rng(1)
+        x = rng.standard_normal((self.batch, self.widths[0])).astype(self.dtype)
+        if self.loss == "softmax_cross_entropy":
+            return x, rng.integers(0, self.widths[-1], self.batch)
+        return x, np.sin(x.sum(axis=1, keepdims=True) * np.ones(self.widths[-1])).astype(self.dtype)
+
+    def matrices(self) -> tuple[np.ndarray, np.ndarray]:
+        """A (M, K) and B (K, N) of a "gemm" row."""
+        m, n, k = self.widths
+        rng = np.random.default_rng(2)
+        return rng.standard_normal((m, k)).astype(self.dtype), rng.standard_normal((k, n)).astype(self.dtype)
+
+
+def _gemm(m: int, n: int, k: int, blas: float | None, fma: float | None = None, dtype: str = "float32") -> Row:
+    """A product that is to take at most `blas` of OpenBLAS's time, and `fma` of what the peak allows."""
+    goals = {"blas": blas, "fma": fma}
+    return Row(
+        f"gemm_{m}x{n}x{k}" + ("_f64" if dtype == "float64" else ""),
+        f"product {m} x {n} x {k}" + (", float64" if dtype == "float64" else ""),
+        "gemm", (m, n, k), dtype=dtype, contenders=("nbprop-njit", "blas", "fma"),
+        targets=tuple(Target("nbprop-njit", peer, 1, goal) for peer, goal in goals.items() if goal),
+    )  # fmt: skip
+
+
+_EVERYBODY = ("nbprop", "nbprop-njit", "torch", "jax-jit", "jax-scan", "fma")
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        "tiny_step", "4-32-32-1 tanh, batch 64, Adam step", "step", (4, 32, 32, 1), batch=64,
+        contenders=_EVERYBODY,
+        targets=(
+            Target("nbprop", "torch", 1, 1 / 50),
+            Target("nbprop", "jax-jit", 1, 1 / 8),
+            Target("nbprop-njit", "jax-scan", 1, 2 / 3),
+        ),
+    ),
+    Row(
+        "medium_step", "784-128-10 relu, batch 128, Adam step", "step", (784, 128, 10), "relu", 128,
+        "softmax_cross_entropy", contenders=(*_EVERYBODY, "sklearn"), threads=(1, 2),
+        targets=(
+            Target("nbprop", "torch", 1, 1 / 2.8),
+            Target("nbprop-njit", "jax-scan", 1, 3 / 4),
+            Target("nbprop", "torch", 2, 1 / 4),
+            Target("nbprop-njit", "jax-scan", 2, 1 / 2),
+        ),
+    ),
+    Row(
+        "large_step", "784-1024-1024-10 relu, batch 256, Adam step", "step", (784, 1024, 1024, 10), "relu",
+        256, "softmax_cross_entropy", contenders=(*_EVERYBODY, "copy"), threads=(1, 2),
+        targets=(Target("nbprop", "torch", 1, 0.8), Target("nbprop", "torch", 2, 0.8)),
+    ),
+    _gemm(64, 32, 32, 1 / 1.5),
+    _gemm(64, 32, 4, 1 / 1.5),
+    _gemm(64, 1, 32, 1 / 1.5),
+    _gemm(1, 32, 32, 1 / 1.5),
+    _gemm(64, 64, 64, 1 / 1.1, fma=1 / 0.75),
+    _gemm(256, 256, 256, 1 / 1.05),
+    _gemm(1024, 1024, 1024, 1 / 0.97),
+    _gemm(256, 256, 256, None, dtype="float64"),
+    Row(
+        "one_sample", "one sample through 4-32-32-1 tanh", "sample", (4, 32, 32, 1),
+        contenders=("nbprop", "nbprop-njit", "torch", "jax-jit", "fma"),
+    ),
+    Row(
+        "tiny_gradient", "4-32-32-1 tanh, batch 64, value and gradient", "gradient", (4, 32, 32, 1), batch=64,
+        contenders=("nbprop", "nbprop-njit", "torch", "jax-jit"),
+    ),
+    Row(
+        "solver", "4-32-32-1 tanh, 1,000 samples, float64, 200 iterations of L-BFGS-B", "solver",
+        (4, 32, 32, 1), batch=1000, dtype="float64", contenders=("nbprop", "jax-jit", "sklearn"),
+        targets=(Target("nbprop", "jax-jit", 1, 0.5),),
+    ),
+)  # fmt: skip
+
+BY_NAME = {row.name: row for row in ROWS}
+
+
+def comparisons(row: Row) -> list[tuple[str, str, int]]:
+    """Every (ours, peer, threads) that is reported for a row.
+
+    A peer that is driven step by step from Python stands beside nbprop called from Python; one that loops
+    inside its own compiled program stands beside nbprop inside an @njit loop.
+    """
+    pairs = []
+    for threads in row.threads:
+        for peer in row.contenders:
+            if peer in OURS or (peer in ("sklearn", "copy") and threads > 1):
+                continue
+            wanted = "nbprop-njit" if peer in ("jax-scan", "blas", "fma") else "nbprop"
+            ours = wanted if wanted in row.contenders else next(o for o in OURS if o in row.contenders)
+            pairs.append((ours, peer, threads))
+    return pairs
+
+
+def target(row: Row, ours: str, peer: str, threads: int) -> float | None:
+    """The ratio to reach, or None where a comparison is shown without one."""
+    for t in row.targets:
+        if (t.ours, t.peer, t.threads) == (ours, peer, threads):
+            return t.ratio
+    return None

@@ -1,0 +1,83 @@
+"""The comparison table as history: each ratio against a peer or a ceiling, a commit after the other.
+
+One session measures all rows, paired and interleaved, in `setup_cache`; the benchmarks below only hand its
+figures to asv, with every rotation as a sample, so that asv keeps the spread as well. A comparison is named
+row/ours/peer/threads.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from rows import BY_NAME, ROWS, comparisons
+from session import measure, taking_part
+
+# set by `make bench-quick`: the same figures, wider spread
+QUICK = bool(os.environ.get("NBPROP_BENCH_QUICK"))
+SLICE, ROTATIONS = (0.05, 7) if QUICK else (0.2, 15)
+
+COMPARISONS = [f"{row.name}/{ours}/{peer}/{threads}" for row in ROWS for ours, peer, threads in comparisons(row)]
+CONTENDERS = ["/".join(map(str, (row.name, *two))) for row in ROWS for two in taking_part(row)]
+
+
+class Paired:
+    """The session that the classes below share: asv runs one setup_cache for all that inherit it."""
+
+    timeout = 60
+
+    def setup_cache(self) -> dict[str, list[float]]:
+        session = measure(ROWS, SLICE, ROTATIONS, log=print)
+        samples: dict[str, list[float]] = {}
+        for comparison in COMPARISONS:
+            row, ours, peer, threads = comparison.split("/")
+            spread = session.ratio(row, ours, peer, int(threads))
+            if spread is not None:
+                samples[comparison] = list(spread.samples)
+        for contender in CONTENDERS:
+            row, library, threads = contender.split("/")
+            times = session.times.get(row, {}).get((library, int(threads)))
+            if times is not None:
+                samples[contender] = times
+        return samples
+
+    setup_cache.__dict__["timeout"] = 1800  # asv reads it from the function
+
+    def setup(self, samples: dict[str, list[float]], name: str) -> None:
+        if name not in samples:
+            raise NotImplementedError(f"{name} was not measured on this commit")
+
+
+class Ratio(Paired):
+    """Ours over theirs: below 1 nbprop is faster; over "fma" it is how far the work is from the machine's
+    limit."""
+
+    params = (COMPARISONS,)
+    param_names = ("comparison",)
+    unit = "ratio"
+
+    def track_ratio(self, samples: dict[str, list[float]], name: str) -> dict:
+        return {"samples": samples[name], "number": 1}
+
+
+class Seconds(Paired):
+    """What stood on both sides of the ratios. Times drift with the machine: read them beside each other
+    only."""
+
+    params = (CONTENDERS,)
+    param_names = ("contender",)
+    unit = "seconds"
+
+    def track_seconds(self, samples: dict[str, list[float]], name: str) -> dict:
+        return {"samples": samples[name], "number": 1}
+
+
+class Rate(Paired):
+    """Multiply-adds a second, counted as two operations: the vertical axis of the roofline."""
+
+    params = ([name for name in CONTENDERS if BY_NAME[name.split("/")[0]].kind != "solver"],)
+    param_names = ("contender",)
+    unit = "GFLOP/s"
+
+    def track_rate(self, samples: dict[str, list[float]], name: str) -> float:
+        return BY_NAME[name.split("/")[0]].flops / float(np.median(samples[name])) / 1e9

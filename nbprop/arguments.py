@@ -1,0 +1,205 @@
+"""How an array reaches compiled code: as six words, from Python and from @njit alike.
+
+From Python an argument is its object's address (`id`), and compiled code reads NumPy's array structure, so that no rank,
+read-only flag or integer type ever needs a compilation. From @njit the words come from the typed array. Either way
+one set of compiled checks follows, and a failed one is named by a status: argument * 64 + problem.
+"""
+
+import sys
+
+import numpy as np
+from numba import types
+
+from nbprop import table
+from nbprop.jit import njit
+from nbprop.numerics.intrinsics import load, load_integer, store
+
+# Arguments, in the order of their descriptions in a call's block.
+PARAMS, X, TARGET, GRADS, WORK, WEIGHTS, STATE, Y, DY, DX, V, OUT = range(12)
+NAMES = ("params", "x", "target", "grads", "work", "weights", "state", "y", "dy", "dx", "v", "out")
+PLAN = 12
+ARGUMENTS = len(NAMES)
+
+# A description's words.
+DATA, RANK, SHAPE, CODE, FLAGS, ELEMENTS = range(6)
+DESCRIPTION = 6
+CONTIGUOUS, WRITABLE, ALIGNED = 1, 2, 4
+
+# A call's block: the descriptions, then scalars.
+ACCUMULATE = ARGUMENTS * DESCRIPTION
+STEP = ACCUMULATE + 1
+ALONE = ACCUMULATE + 2  # 1: walk on the calling thread
+RESULT = ACCUMULATE + 3  # float64
+SAMPLES = ACCUMULATE + 4
+BLOCK = 80
+
+# Problems.
+NOT_AN_ARRAY, MISSING, DTYPE, ORDER, MISALIGNED, READ_ONLY, LENGTH, SHAPE_DIFFERS = range(1, 9)
+EMPTY, CAPACITY, SAMPLES_DIFFER, CLASS_RANGE, ALIASED, BAD_WEIGHTS, OUTDATED, NO_LOSS = range(9, 17)
+
+# Statuses from here up are walks that a kernel stopped: FAILED + the row's number in the table.
+FAILED = 1 << 20
+
+# Element codes: bytes, negative when signed, for integers; 100 + bytes for floats; 0 for everything else.
+FLOAT32, FLOAT64 = 104, 108
+ANY_INTEGER = -100
+
+
+def element_code(dtype):
+    """The element code of a NumPy dtype."""
+    dtype = np.dtype(dtype)
+    if not dtype.isnative:
+        return 0
+    return {"f": 100 + dtype.itemsize, "i": -dtype.itemsize, "u": dtype.itemsize}.get(dtype.kind, 0)
+
+
+def element_code_of_type(numba_type):
+    """The element code of a Numba scalar type."""
+    if isinstance(numba_type, types.Float):
+        return 100 + numba_type.bitwidth // 8
+    if isinstance(numba_type, types.Integer):
+        return (-1 if numba_type.signed else 1) * (numba_type.bitwidth // 8)
+    return 0
+
+
+# NumPy's array structure: PyObject header, data, nd, dimensions, strides, base, descr, flags; and of a descr:
+# PyObject header, typeobj, kind, type, byteorder, flags, type_num. The header differs in free-threaded builds.
+_HEADER = object.__basicsize__
+_NDARRAY = id(np.ndarray)
+_CODE_OF_TYPE_NUMBER = tuple(element_code(np.dtype(c)) for c in "?bBhHiIlLqQfd")
+_SWAPPED = ord(">") if sys.byteorder == "little" else ord("<")
+_NUMPY_CONTIGUOUS, _NUMPY_ALIGNED, _NUMPY_WRITEABLE = 0x1, 0x100, 0x400
+
+
+@njit
+def describe_object(block, argument, address, ndarray):
+    """Describe the Python object at `address` (0: not given); its status. `ndarray` is the address of that type."""
+    if address == 0:
+        return 0
+    words = block + 8 * argument * DESCRIPTION
+    if load_integer(address, _HEADER - 8, 8) != ndarray:
+        return argument * 64 + NOT_AN_ARRAY
+    descr = load_integer(address, _HEADER + 40, 8)
+    number = load_integer(descr, _HEADER + 12, -4)
+    code = 0
+    if 0 <= number < len(_CODE_OF_TYPE_NUMBER) and load_integer(descr, _HEADER + 10, 1) != _SWAPPED:
+        code = _CODE_OF_TYPE_NUMBER[number]
+    flags = load_integer(address, _HEADER + 48, 4)
+    store(words, DATA, load_integer(address, _HEADER, 8))
+    store(words, RANK, load_integer(address, _HEADER + 8, -4))
+    store(words, SHAPE, load_integer(address, _HEADER + 16, 8))
+    store(words, CODE, code)
+    known = CONTIGUOUS if flags & _NUMPY_CONTIGUOUS else 0
+    known += WRITABLE if flags & _NUMPY_WRITEABLE else 0
+    known += ALIGNED if flags & _NUMPY_ALIGNED else 0
+    store(words, FLAGS, known)
+    return 0
+
+
+@njit
+def check_array(block, argument, code, writable):
+    """An argument's dtype, order, alignment and writability; also counts its elements."""
+    words = block + 8 * argument * DESCRIPTION
+    if load(words, DATA) == 0 and load(words, SHAPE) == 0:
+        return argument * 64 + MISSING
+    seen, flags = load(words, CODE), load(words, FLAGS)
+    if code == ANY_INTEGER:
+        if seen == 0 or seen > 100:
+            return argument * 64 + DTYPE
+    elif seen != code:
+        return argument * 64 + DTYPE
+    if not flags & CONTIGUOUS:
+        return argument * 64 + ORDER
+    if not flags & ALIGNED:
+        return argument * 64 + MISALIGNED
+    if writable and not flags & WRITABLE:
+        return argument * 64 + READ_ONLY
+    elements, shape = 1, load(words, SHAPE)
+    for axis in range(load(words, RANK)):
+        elements *= load(shape, axis)
+    store(words, ELEMENTS, elements)
+    return 0
+
+
+@njit
+def check_flat(plan, block, argument, length, at_least, writable):
+    """A 1-D array of the plan's dtype and exactly (or at least) `length` elements."""
+    status = check_array(block, argument, load(plan, table.DTYPE), writable)
+    if status != 0:
+        return status
+    words = block + 8 * argument * DESCRIPTION
+    elements = load(words, ELEMENTS)
+    if load(words, RANK) != 1 or elements < length or (elements > length and not at_least):
+        return argument * 64 + LENGTH
+    return 0
+
+
+@njit
+def check_samples(plan, block, argument, code, shape, writable):
+    """An array (n, *shape) with the n of the call (set by the first such argument) within the capacity."""
+    status = check_array(block, argument, code, writable)
+    if status != 0:
+        return status
+    words = block + 8 * argument * DESCRIPTION
+    extents, rank = load(words, SHAPE), load(plan, shape)
+    if load(words, RANK) != rank + 1:
+        return argument * 64 + SHAPE_DIFFERS
+    for axis in range(rank):
+        if load(extents, axis + 1) != load(plan, shape + 1 + axis):
+            return argument * 64 + SHAPE_DIFFERS
+    n = load(extents, 0)
+    if n == 0:
+        return argument * 64 + EMPTY
+    if n > load(plan, table.BATCH):
+        return argument * 64 + CAPACITY
+    if load(block, SAMPLES) == 0:
+        store(block, SAMPLES, n)
+    elif load(block, SAMPLES) != n:
+        return argument * 64 + SAMPLES_DIFFER
+    return 0
+
+
+@njit
+def integer_at(address, code, index):
+    """Element `index` of an integer array of any width."""
+    if code == -8 or code == 8:
+        return load_integer(address, 8 * index, 8)
+    if code == -4:
+        return load_integer(address, 4 * index, -4)
+    if code == 4:
+        return load_integer(address, 4 * index, 4)
+    if code == 1:
+        return load_integer(address, index, 1)
+    if code == -1:
+        return load_integer(address, index, -1)
+    if code == -2:
+        return load_integer(address, 2 * index, -2)
+    return load_integer(address, 2 * index, 2)
+
+
+@njit
+def check_classes(block, argument, classes):
+    """Every element of an integer argument lies in [0, classes)."""
+    words = block + 8 * argument * DESCRIPTION
+    address, code = load(words, DATA), load(words, CODE)
+    for index in range(load(words, ELEMENTS)):
+        value = integer_at(address, code, index)
+        if value < 0 or value >= classes:
+            return argument * 64 + CLASS_RANGE
+    return 0
+
+
+@njit
+def check_aliasing(block, argument):
+    """An argument that is written shares no byte with any other."""
+    written = block + 8 * argument * DESCRIPTION
+    start = load(written, DATA)
+    stop = start + load(written, ELEMENTS) * (abs(load(written, CODE)) % 100)
+    for other in range(ARGUMENTS):
+        words = block + 8 * other * DESCRIPTION
+        if other != argument and load(words, DATA) != 0:
+            low = load(words, DATA)
+            high = low + load(words, ELEMENTS) * (abs(load(words, CODE)) % 100)
+            if low < stop and start < high:
+                return argument * 64 + ALIASED
+    return 0

@@ -1,0 +1,265 @@
+"""Activations: y = f(x), elementwise, and softmax over the last axis.
+
+f and f' are written once, as scalar functions; kernels choose by a code that stands in the op's row. Where f' can be
+written in terms of y, dense layers overwrite their pre-activation with y and keep only that.
+
+Sources: ReLU, Nair & Hinton 2010; leaky ReLU, Maas et al. 2013 (slope 0.01); ELU, Clevert et al. 2016 (alpha 1); GELU,
+Hendrycks & Gimpel 2016, section 2; SiLU, Elfwing et al. 2018; softplus, Dugas et al. 2001.
+"""
+
+import math
+from dataclasses import dataclass
+
+from nbprop.jit import kernel, njit, share
+from nbprop.network import Layer, choose
+from nbprop.numerics.functions import erf, exp, expm1, sigmoid, softplus, tanh
+from nbprop.numerics.scalars import like
+
+IDENTITY, RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SOFTPLUS, SIGMOID, TANH, SOFTMAX = range(11)
+
+ACTIVATIONS = {
+    "identity": IDENTITY,
+    "relu": RELU,
+    "leaky_relu": LEAKY_RELU,
+    "elu": ELU,
+    "gelu": GELU,
+    "gelu_tanh": GELU_TANH,
+    "silu": SILU,
+    "softplus": SOFTPLUS,
+    "sigmoid": SIGMOID,
+    "tanh": TANH,
+    "softmax": SOFTMAX,
+}
+# f' needs x itself; for all others it is written in y.
+NEEDS_INPUT = frozenset({GELU, GELU_TANH, SILU})
+
+_ROOT_HALF = math.sqrt(0.5)
+_ROOT_2_OVER_PI = math.sqrt(2.0 / math.pi)
+_ONE_OVER_ROOT_2_PI = 1.0 / math.sqrt(2.0 * math.pi)
+_CUBIC = 0.044715
+_SLOPE = 0.01
+
+
+@njit
+def _gaussian_cdf(x):
+    return like(x, 0.5) * (like(x, 1.0) + erf(x * like(x, _ROOT_HALF)))
+
+
+@njit
+def _gelu_tanh_inner(x):
+    return tanh(like(x, _ROOT_2_OVER_PI) * (x + like(x, _CUBIC) * x * x * x))
+
+
+@njit
+def _apply(y, x, code):
+    """y = f(x) over 1-D arrays; y and x may not overlap."""
+    if code == IDENTITY:
+        for i in range(y.size):
+            y[i] = x[i]
+    elif code == RELU:
+        for i in range(y.size):
+            y[i] = like(x[i], 0.0) if x[i] <= 0 else x[i]
+    elif code == LEAKY_RELU:
+        for i in range(y.size):
+            y[i] = x[i] * like(x[i], _SLOPE) if x[i] <= 0 else x[i]
+    elif code == ELU:
+        for i in range(y.size):
+            y[i] = expm1(x[i]) if x[i] <= 0 else x[i]
+    elif code == GELU:
+        for i in range(y.size):
+            y[i] = x[i] * _gaussian_cdf(x[i])
+    elif code == GELU_TANH:
+        for i in range(y.size):
+            y[i] = like(x[i], 0.5) * x[i] * (like(x[i], 1.0) + _gelu_tanh_inner(x[i]))
+    elif code == SILU:
+        for i in range(y.size):
+            y[i] = x[i] * sigmoid(x[i])
+    elif code == SOFTPLUS:
+        for i in range(y.size):
+            y[i] = softplus(x[i])
+    elif code == SIGMOID:
+        for i in range(y.size):
+            y[i] = sigmoid(x[i])
+    elif code == TANH:
+        for i in range(y.size):
+            y[i] = tanh(x[i])
+
+
+@njit
+def _apply_inplace(y, code):
+    """y = f(y). A loop of its own: over two arrays that coincide, the vectoriser's overlap check sends it to scalars."""
+    if code == RELU:
+        for i in range(y.size):
+            y[i] = like(y[i], 0.0) if y[i] <= 0 else y[i]
+    elif code == LEAKY_RELU:
+        for i in range(y.size):
+            y[i] = y[i] * like(y[i], _SLOPE) if y[i] <= 0 else y[i]
+    elif code == ELU:
+        for i in range(y.size):
+            y[i] = expm1(y[i]) if y[i] <= 0 else y[i]
+    elif code == SOFTPLUS:
+        for i in range(y.size):
+            y[i] = softplus(y[i])
+    elif code == SIGMOID:
+        for i in range(y.size):
+            y[i] = sigmoid(y[i])
+    elif code == TANH:
+        for i in range(y.size):
+            y[i] = tanh(y[i])
+
+
+@njit
+def _scale_by_derivative(d, s, code):
+    """d *= f', where s holds x for the codes in NEEDS_INPUT and y for the others."""
+    if code == RELU:
+        for i in range(d.size):
+            d[i] = like(d[i], 0.0) if s[i] <= 0 else d[i]
+    elif code == LEAKY_RELU:
+        for i in range(d.size):
+            d[i] = d[i] * like(d[i], _SLOPE) if s[i] <= 0 else d[i]
+    elif code == ELU:
+        for i in range(d.size):
+            d[i] = d[i] * (s[i] + like(d[i], 1.0)) if s[i] <= 0 else d[i]
+    elif code == GELU:
+        for i in range(d.size):
+            x = s[i]
+            density = like(x, _ONE_OVER_ROOT_2_PI) * exp(like(x, -0.5) * x * x)
+            d[i] *= _gaussian_cdf(x) + x * density
+    elif code == GELU_TANH:
+        for i in range(d.size):
+            x = s[i]
+            t = _gelu_tanh_inner(x)
+            inner = like(x, _ROOT_2_OVER_PI) * (like(x, 1.0) + like(x, 3 * _CUBIC) * x * x)
+            slope = (like(x, 1.0) - t * t) * inner
+            d[i] *= like(x, 0.5) * (like(x, 1.0) + t) + like(x, 0.5) * x * slope
+    elif code == SILU:
+        for i in range(d.size):
+            p = sigmoid(s[i])
+            d[i] *= p * (like(p, 1.0) + s[i] * (like(p, 1.0) - p))
+    elif code == SOFTPLUS:
+        for i in range(d.size):
+            d[i] *= -expm1(-s[i])
+    elif code == SIGMOID:
+        for i in range(d.size):
+            d[i] *= s[i] * (like(d[i], 1.0) - s[i])
+    elif code == TANH:
+        for i in range(d.size):
+            d[i] *= like(d[i], 1.0) - s[i] * s[i]
+
+
+@kernel
+def activation_forward(y, x, n, size, code, part, parts):
+    """y = f(x). y OUT (n, size), x IN (n, size)."""
+    start, stop = share(n * size, part, parts)
+    _apply(y[start:stop], x[start:stop], code)
+
+
+@kernel
+def activation_inplace(y, n, size, code, part, parts):
+    """y = f(y). y INOUT (n, size)."""
+    start, stop = share(n * size, part, parts)
+    _apply_inplace(y[start:stop], code)
+
+
+@kernel
+def activation_backward(d, s, n, size, code, part, parts):
+    """d = d f'. d INOUT (n, size): dy, then dx; s IN (n, size): x for gelu, gelu_tanh and silu, else y."""
+    start, stop = share(n * size, part, parts)
+    _scale_by_derivative(d[start:stop], s[start:stop], code)
+
+
+@njit
+def softmax_row(y, x):
+    """y = softmax(x) of one row, shifted by its maximum so that nothing overflows."""
+    top = x[0]
+    for j in range(1, x.size):
+        top = x[j] if x[j] > top or x[j] != x[j] else top
+    for j in range(x.size):
+        y[j] = exp(x[j] - top)
+    total = y[0]
+    for j in range(1, y.size):
+        total += y[j]
+    scale = like(total, 1.0) / total
+    for j in range(y.size):
+        y[j] *= scale
+
+
+@kernel
+def softmax_forward(y, x, n, rows, size, part, parts):
+    """y = softmax(x) over the last axis. y OUT, x IN (n * rows, size)."""
+    start, stop = share(n * rows, part, parts)
+    for i in range(start, stop):
+        softmax_row(y[i * size : (i + 1) * size], x[i * size : (i + 1) * size])
+
+
+@kernel
+def softmax_backward(d, y, n, rows, size, part, parts):
+    """d = y (d - sum(d y)) in each row. d INOUT: dy, then dx; y IN (n * rows, size)."""
+    start, stop = share(n * rows, part, parts)
+    for i in range(start, stop):
+        d_row, y_row = d[i * size : (i + 1) * size], y[i * size : (i + 1) * size]
+        along = d_row[0] * y_row[0]
+        for j in range(1, size):
+            along += d_row[j] * y_row[j]
+        for j in range(size):
+            d_row[j] = y_row[j] * (d_row[j] - along)
+
+
+def activate(build, x, name, *, overwrite):
+    """Emit y = f(x). overwrite: x's buffer may become y's (nobody else reads x)."""
+    code = ACTIVATIONS[name]
+    if code == IDENTITY:
+        return x
+    if code == SOFTMAX:
+        y = build.value(x.shape)
+        sizes = (x.size // x.shape[-1], x.shape[-1])
+        build.emit(softmax_forward, (y.buffer,), (x.buffer,), sizes)
+        back, back_sizes, saved = softmax_backward, sizes, y.buffer
+    else:
+        if overwrite and code not in NEEDS_INPUT:
+            y = type(x)(x.shape, x.buffer)
+            build.emit(activation_inplace, (), (), (x.size, code), inplace=(x.buffer,))
+        else:
+            y = build.value(x.shape)
+            build.emit(activation_forward, (y.buffer,), (x.buffer,), (x.size, code))
+        back, back_sizes = activation_backward, (x.size, code)
+        saved = x.buffer if code in NEEDS_INPUT else y.buffer
+
+    def rule(dy):
+        build.emit(back, (), (saved,), back_sizes, inplace=(dy,))
+        build.contribute(x, dy)
+
+    build.on_backward(y, rule)
+    return y
+
+
+@dataclass(frozen=True, repr=False)
+class Activation(Layer):
+    name: str = "identity"
+    kind = "activation"
+
+    def __post_init__(self):
+        choose("activation", self.name, ACTIVATIONS)
+
+    def __repr__(self):
+        return f"activation({self.name!r})"
+
+    def output_shape(self, input_shape):
+        if self.name == "softmax" and not input_shape:
+            raise ValueError("softmax needs an axis to run over")
+        return input_shape
+
+    def lower(self, build, x, path, names):
+        return activate(build, x, self.name, overwrite=False)
+
+
+def activation(name):
+    """A layer that applies an activation to each element ("softmax": over the last axis).
+
+    `name`: "identity", "relu", "leaky_relu", "elu", "gelu" (exact), "gelu_tanh", "silu", "softplus", "sigmoid", "tanh" or
+    "softmax".
+
+    >>> activation("relu")
+    activation('relu')
+    """
+    return Activation(name)

@@ -1,0 +1,187 @@
+"""Dense (fully connected) layers: y = f(x W + b), over the last axis of x.
+
+Backward, with dz = dy f'(z):  dW = x^T dz,  db = the sum of dz's rows,  dx = dz W^T  (Rumelhart, Hinton and Williams 1986,
+Nature 323, equations 3 to 6). All three products are the one strided matrix product of numerics/gemm.py.
+"""
+
+import math
+from dataclasses import dataclass
+
+from nbprop.jit import kernel, share
+from nbprop.layers.activation import ACTIVATIONS, activate
+from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
+from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO, gemm_scratch, transpose
+from nbprop.numerics.product import GEMM, product
+from nbprop.numerics.scalars import like
+from nbprop.numerics.tile import pointer
+
+
+@kernel(uses=(GEMM,))
+def dense_forward(y, scratch, x, w, b, n, rows, n_in, n_out, part, parts):
+    """y = x W + b.
+
+    y OUT (n * rows, n_out), x IN (n * rows, n_in), w IN (n_in, n_out), b IN (n_out,) or empty.
+    """
+    start = BIAS if b.size > 0 else ZERO
+    product(
+        (
+            *(pointer(y, 0), n_out, pointer(x, 0), n_in, 1, pointer(w, 0), n_out, n * rows, n_out, n_in),
+            *(start, pointer(b, 0), pointer(scratch, 0), part, parts),
+        )
+    )
+
+
+@kernel(uses=(GEMM,))
+def dense_backward_parameters(dw, db, scratch, x, dz, n, rows, n_in, n_out, again, accumulate, part, parts):
+    """dW = x^T dz, db = sum of dz's rows; added to what dw and db hold when `again` or `accumulate`.
+
+    dw OUT (n_in, n_out), db OUT (n_out,) or empty, x IN (n * rows, n_in), dz IN (n * rows, n_out).
+    """
+    adding = again + accumulate > 0
+    start = ACCUMULATE if adding else ZERO
+    product(
+        (
+            *(pointer(dw, 0), n_out, pointer(x, 0), 1, n_in, pointer(dz, 0), n_out, n_in, n_out, n * rows),
+            *(start, pointer(dw, 0), pointer(scratch, 0), part, parts),
+        )
+    )
+    first, last = share(n_out, part, parts)
+    if db.size > 0 and first < last:
+        sums = db[first:last]
+        if not adding:
+            for j in range(sums.size):
+                sums[j] = like(sums[j], 0.0)
+        for i in range(n * rows):
+            row = dz[i * n_out + first : i * n_out + last]
+            for j in range(sums.size):
+                sums[j] += row[j]
+
+
+@kernel
+def dense_transpose(wt, w, n, n_in, n_out, part, parts):
+    """wt = W^T. wt OUT (n_out, n_in), w IN (n_in, n_out)."""
+    transpose(pointer(wt, 0), pointer(w, 0), n_in, n_out, part, parts)
+
+
+@kernel(uses=(GEMM,))
+def dense_backward_input(dx, scratch, dz, wt, n, rows, n_in, n_out, part, parts):
+    """dx = dz W^T. dx OUT (n * rows, n_in), dz IN (n * rows, n_out), wt IN (n_out, n_in)."""
+    product(
+        (
+            *(pointer(dx, 0), n_in, pointer(dz, 0), n_out, 1, pointer(wt, 0), n_in, n * rows, n_in, n_out),
+            *(ZERO, pointer(dx, 0), pointer(scratch, 0), part, parts),
+        )
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class Dense(Layer):
+    units: int
+    activation: str = "identity"
+    bias: bool = True
+    init: str | None = None
+    share: str | None = None
+    kind = "dense"
+
+    def __post_init__(self):
+        object.__setattr__(self, "units", positive("units", self.units))
+        choose("activation", self.activation, ACTIVATIONS)
+        if self.init is not None:
+            choose("init", self.init, INITIALIZERS)
+
+    def __repr__(self):
+        options = "" if self.activation == "identity" else f", activation={self.activation!r}"
+        options += "" if self.bias else ", bias=False"
+        options += "" if self.init is None else f", init={self.init!r}"
+        options += "" if self.share is None else f", share={self.share!r}"
+        return f"dense({self.units}{options})"
+
+    def output_shape(self, input_shape):
+        if not input_shape:
+            raise ValueError("dense needs an input of at least one axis")
+        return (*input_shape[:-1], self.units)
+
+    def every_parameter(self, input_shape):
+        """The weight and the bias, its own or another layer's."""
+        init = self.init or ("he_normal" if self.activation in _RECTIFIERS else "glorot_uniform")
+        weight = Parameter("weight", (input_shape[-1], self.units), init)
+        return (weight, Parameter("bias", (self.units,), "zeros")) if self.bias else (weight,)
+
+    def parameters(self, input_shape):
+        weight, *bias = self.every_parameter(input_shape)
+        if self.share is None:
+            return (weight, *bias)
+        return tuple(bias) if self.share.endswith(".weight") else ()
+
+    def shared(self, input_shape):
+        """(path, parameter) of what this layer takes from another one."""
+        weight, *bias = self.every_parameter(input_shape)
+        if self.share is None:
+            return ()
+        if self.share.endswith(".weight"):
+            return ((self.share, weight),)
+        return tuple((f"{self.share}.{parameter.name}", parameter) for parameter in (weight, *bias))
+
+    def lower(self, build, x, path, names):
+        n_in, n_out = x.shape[-1], self.units
+        rows = math.prod(x.shape[:-1])
+        sizes, total = (rows, n_in, n_out), build.batch * rows
+        paths = {parameter.name: f"{path}.{parameter.name}" for parameter in self.parameters(x.shape)}
+        paths |= {parameter.name: owner for owner, parameter in self.shared(x.shape)}
+        weight, bias = paths["weight"], paths.get("bias")
+        w, b = build.parameter(weight), build.parameter(bias) if bias else None
+
+        def scratch(m, n, k):
+            size = gemm_scratch(m, n, k, build.threads)
+            return build.buffer(size) if size else None
+
+        z = build.value((*x.shape[:-1], n_out))
+        build.emit(dense_forward, (z.buffer, scratch(total, n_out, n_in)), (x.buffer, w, b), sizes)
+
+        def rule(dz):
+            dw, again = build.parameter_gradient(weight)
+            db = build.parameter_gradient(bias)[0] if bias else None
+            build.emit(
+                dense_backward_parameters,
+                (dw, db, scratch(n_in, n_out, total)),
+                (x.buffer, dz),
+                (*sizes, again),
+                barrier=False,
+            )
+            wt = w
+            if n_out > 1:
+                wt = build.buffer(n_in * n_out)
+                build.emit(dense_transpose, (wt,), (w,), (n_in, n_out))
+            dx = build.buffer(total * n_in)
+            build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, wt), sizes)
+            build.contribute(x, dx)
+
+        build.on_backward(z, rule)
+        return activate(build, z, self.activation, overwrite=True)
+
+
+_RECTIFIERS = frozenset({"relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus"})
+
+
+def dense(units, activation=None, bias=True, init=None, share=None):
+    """A dense layer: y = f(x W + b) over the last axis of its input.
+
+    Parameters
+    ----------
+    units : int
+        Outputs. The weight is (inputs, units), the bias (units,).
+    activation : str or None
+        f, applied in place (see `nbprop.activation`); None is the identity.
+    bias : bool
+        Whether there is a b.
+    init : str or None
+        The weight's initializer: "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform",
+        "lecun_normal", "orthogonal", "zeros". None: He's for rectifiers, Glorot's for the others.
+    share : str or None
+        Weight tying: "0.dense" to use the weight and bias of that earlier layer, "0.dense.weight" for its weight with
+        a bias of this layer's own. Gradients of all uses add up.
+
+    >>> dense(32, activation="tanh")
+    dense(32, activation='tanh')
+    """
+    return Dense(units, "identity" if activation is None else activation, bias, init, share)

@@ -1,0 +1,40 @@
+"""Binary cross-entropy on logits: l = softplus(z) - t z, whose gradient is sigmoid(z) - t."""
+
+from dataclasses import dataclass
+
+from nbprop.jit import kernel, share
+from nbprop.losses.base import Loss, row_scale
+from nbprop.numerics.functions import sigmoid, softplus
+from nbprop.numerics.scalars import like
+
+
+@kernel
+def binary_cross_entropy_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
+    """losses = mean over a row of softplus(z) - t z; dy = (sigmoid(z) - t) w / (sum(w) rows size), with z = y.
+
+    losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y IN, target IN (n * rows, size), weights IN (n,) or empty.
+    softplus(z) - t z never overflows and keeps its digits for large |z|.
+    """
+    first, last = share(n * rows, part, parts)
+    for i in range(first, last):
+        y_row, t_row = y[i * size : (i + 1) * size], target[i * size : (i + 1) * size]
+        total = like(y[0], 0.0)
+        for j in range(size):
+            total += softplus(y_row[j]) - t_row[j] * y_row[j]
+        losses[i] = total / like(total, size)
+        if dy.size > 0:
+            factor = like(total, row_scale(weights, n, rows, i) / size)
+            d_row = dy[i * size : (i + 1) * size]
+            for j in range(size):
+                d_row[j] = factor * (sigmoid(y_row[j]) - t_row[j])
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Loss):
+    kind = "binary_cross_entropy"
+    kernel = binary_cross_entropy_kernel
+
+
+def binary_cross_entropy():
+    """Binary cross-entropy on logits, mean over the batch and the outputs, in nats. Targets lie in [0, 1]."""
+    return BinaryCrossEntropy()

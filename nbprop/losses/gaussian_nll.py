@@ -1,0 +1,58 @@
+"""Negative log-likelihood of a Gaussian with predicted mean and log variance (Nix and Weigend 1994)."""
+
+from dataclasses import dataclass
+
+from nbprop.jit import kernel, share
+from nbprop.losses.base import Loss, row_scale
+from nbprop.numerics.functions import exp
+from nbprop.numerics.scalars import like
+
+
+@kernel
+def gaussian_nll_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
+    """l = mean over k of (s + (t - m)^2 e^-s) / 2, where a row of y holds k means m, then k log variances s.
+
+    losses OUT (n * rows,), dy OUT (n * rows, 2 k) or empty, y IN (n * rows, 2 k), target IN (n * rows, k), weights IN (n,)
+    or empty; size is k. The constant log(2 pi) / 2 is left out.
+    """
+    first, last = share(n * rows, part, parts)
+    half = like(y[0], 0.5)
+    for i in range(first, last):
+        y_row, t_row = y[2 * i * size : 2 * (i + 1) * size], target[i * size : (i + 1) * size]
+        total = like(half, 0.0)
+        for j in range(size):
+            error = y_row[j] - t_row[j]
+            total += half * (y_row[size + j] + error * error * exp(-y_row[size + j]))
+        losses[i] = total / like(total, size)
+        if dy.size > 0:
+            factor = like(half, row_scale(weights, n, rows, i) / size)
+            d_row = dy[2 * i * size : 2 * (i + 1) * size]
+            for j in range(size):
+                error = y_row[j] - t_row[j]
+                precision = exp(-y_row[size + j])
+                d_row[j] = factor * error * precision
+                d_row[size + j] = factor * half * (like(half, 1.0) - error * error * precision)
+
+
+@dataclass(frozen=True)
+class GaussianNLL(Loss):
+    kind = "gaussian_nll"
+    kernel = gaussian_nll_kernel
+
+    def target(self, output_shape):
+        if not output_shape or output_shape[-1] % 2:
+            raise ValueError(
+                f"gaussian_nll: the network's last axis holds k means and k log variances, so it must be even; got {output_shape}"
+            )
+        return (*output_shape[:-1], output_shape[-1] // 2), 0
+
+    def sizes(self, output_shape):
+        return (output_shape[-1] // 2,)
+
+
+def gaussian_nll():
+    """Gaussian negative log-likelihood, mean over the batch and the k targets, in nats without log(2 pi) / 2.
+
+    The output (n, 2k) is k means, then k log variances; the target is (n, k).
+    """
+    return GaussianNLL()

@@ -1,0 +1,55 @@
+"""Huber's loss (Huber 1964): e^2 / 2 for |e| <= delta, else delta (|e| - delta / 2), with e = y - t."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nbprop.jit import kernel, share
+from nbprop.losses.base import Loss, row_scale
+from nbprop.numerics.intrinsics import double_of_word
+from nbprop.numerics.scalars import like
+
+
+@kernel
+def huber_kernel(losses, dy, y, target, weights, n, rows, size, delta_bits, part, parts):
+    """losses = mean over a row of Huber's loss; dy = clip(y - t, -delta, delta) w / (sum(w) rows size).
+
+    losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y IN, target IN (n * rows, size), weights IN (n,) or
+    empty; delta_bits: delta as the bits of a float64.
+    """
+    first, last = share(n * rows, part, parts)
+    delta = like(y[0], double_of_word(delta_bits))
+    half = like(y[0], 0.5)
+    for i in range(first, last):
+        y_row, t_row = y[i * size : (i + 1) * size], target[i * size : (i + 1) * size]
+        total = like(delta, 0.0)
+        for j in range(size):
+            error = abs(y_row[j] - t_row[j])
+            total += delta * (error - half * delta) if error > delta else half * error * error
+        losses[i] = total / like(total, size)
+        if dy.size > 0:
+            factor = like(delta, row_scale(weights, n, rows, i) / size)
+            d_row = dy[i * size : (i + 1) * size]
+            for j in range(size):
+                error = y_row[j] - t_row[j]
+                error = delta if error > delta else error
+                d_row[j] = factor * (-delta if error < -delta else error)
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    delta: float = 1.0
+    kind = "huber"
+    kernel = huber_kernel
+
+    def __post_init__(self):
+        if not 0 < self.delta < np.inf:
+            raise ValueError(f"huber: delta must be positive and finite, got {self.delta!r}")
+
+    def sizes(self, output_shape):
+        return (*super().sizes(output_shape), int(np.float64(self.delta).view(np.int64)))
+
+
+def huber(delta=1.0):
+    """Huber's loss, mean over the batch and the outputs: quadratic up to |y - t| = delta, linear beyond."""
+    return Huber(float(delta))

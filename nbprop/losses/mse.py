@@ -1,0 +1,39 @@
+"""Mean squared error: l = mean over a sample's outputs of (y - t)^2."""
+
+from dataclasses import dataclass
+
+from nbprop.jit import kernel, share
+from nbprop.losses.base import Loss, row_scale
+from nbprop.numerics.scalars import like
+
+
+@kernel
+def mse_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
+    """losses = mean (y - t)^2 of each row; dy = 2 (y - t) w / (sum(w) rows size).
+
+    losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y IN, target IN (n * rows, size), weights IN (n,) or empty.
+    """
+    first, last = share(n * rows, part, parts)
+    for i in range(first, last):
+        y_row, t_row = y[i * size : (i + 1) * size], target[i * size : (i + 1) * size]
+        total = like(y[0], 0.0)
+        for j in range(size):
+            error = y_row[j] - t_row[j]
+            total += error * error
+        losses[i] = total / like(total, size)
+        if dy.size > 0:
+            factor = like(total, 2.0 * row_scale(weights, n, rows, i) / size)
+            d_row = dy[i * size : (i + 1) * size]
+            for j in range(size):
+                d_row[j] = factor * (y_row[j] - t_row[j])
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(Loss):
+    kind = "mse"
+    kernel = mse_kernel
+
+
+def mse():
+    """Mean squared error: the mean over the batch and the outputs of (y - t)^2, in the target's unit squared."""
+    return MeanSquaredError()

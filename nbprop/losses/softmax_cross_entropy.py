@@ -1,0 +1,63 @@
+"""Softmax and cross-entropy in one: l = log(sum exp(z)) - z[class], whose gradient is softmax(z) - onehot(class)."""
+
+from dataclasses import dataclass
+
+from nbprop.arguments import integer_at
+from nbprop.jit import kernel, share
+from nbprop.losses.base import Loss, row_scale
+from nbprop.numerics.functions import exp, log
+from nbprop.numerics.scalars import like
+
+
+@kernel
+def softmax_cross_entropy_kernel(
+    losses, dy, y, target, weights, n, rows, classes, target_address, target_code, part, parts
+):
+    """losses = log(sum exp(z)) - z[class] of each row; dy = (softmax(z) - onehot) w / (sum(w) rows), with z = y.
+
+    losses OUT (n * rows,), dy OUT (n * rows, classes) or empty, y IN (n * rows, classes), weights IN (n,) or empty. The
+    classes are integers of any width at target_address (`target` is empty).
+    """
+    first, last = share(n * rows, part, parts)
+    for i in range(first, last):
+        z = y[i * classes : (i + 1) * classes]
+        chosen = integer_at(target_address, target_code, i)
+        top = z[0]
+        for j in range(1, classes):
+            top = z[j] if z[j] > top or z[j] != z[j] else top
+        if dy.size > 0:
+            p = dy[i * classes : (i + 1) * classes]
+            for j in range(classes):
+                p[j] = exp(z[j] - top)
+            total = p[0]
+            for j in range(1, classes):
+                total += p[j]
+            factor = like(total, row_scale(weights, n, rows, i))
+            scale = factor / total
+            for j in range(classes):
+                p[j] *= scale
+            p[chosen] -= factor
+        else:
+            total = exp(z[0] - top)
+            for j in range(1, classes):
+                total += exp(z[j] - top)
+        losses[i] = log(total) + (top - z[chosen])
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(Loss):
+    kind = "softmax_cross_entropy"
+    kernel = softmax_cross_entropy_kernel
+
+    def target(self, output_shape):
+        if not output_shape:
+            raise ValueError("softmax_cross_entropy: the network's output needs an axis of classes")
+        return output_shape[:-1], output_shape[-1]
+
+
+def softmax_cross_entropy():
+    """Cross-entropy of softmax(logits) and integer classes, mean over the batch (and positions), in nats.
+
+    The target holds class numbers of any integer type, shape (n, *output_shape[:-1]).
+    """
+    return SoftmaxCrossEntropy()

@@ -1,0 +1,282 @@
+"""What a network is: an input shape and layers; sizes, names, initial weights, and JSON both ways.
+
+A network holds no numbers. Its parameters are one flat array in network order: for each layer in turn, each weight
+row-major, then its bias, with no padding.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+REGISTRY: dict[str, type["Layer"]] = {}
+
+# What an initial weight can be drawn from: (spread, distribution); see initial.py for the formulas.
+INITIALIZERS = {
+    "glorot_uniform": ("average", "uniform"),
+    "glorot_normal": ("average", "normal"),
+    "he_uniform": ("he", "uniform"),
+    "he_normal": ("he", "normal"),
+    "lecun_uniform": ("in", "uniform"),
+    "lecun_normal": ("in", "normal"),
+    "orthogonal": ("", "orthogonal"),
+    "zeros": ("", "zeros"),
+    "ones": ("", "ones"),
+}
+
+
+def nearest(name, known):
+    """ ", did you mean ...?" for an unknown name; the known names when none is near."""
+    match = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {match[0]!r}?" if match else f"known: {', '.join(sorted(known))}"
+
+
+def choose(argument, name, known):
+    """Check a name against a table; the error names the nearest right one."""
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"{argument}: unknown name {name!r}; {nearest(name, known)}")
+    return known[name] if isinstance(known, dict) else name
+
+
+def positive(argument, value):
+    """Check a size."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{argument} must be a positive integer, got {value!r}")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One named array of a layer. `init` names an initializer; fans are those of the weight it belongs to."""
+
+    name: str
+    shape: tuple[int, ...]
+    init: str
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+
+class Layer:
+    """A layer's description: a frozen dataclass whose fields are its constructor's arguments.
+
+    Subclasses give `kind` (the name in the registry, in views and in JSON), `output_shape(input_shape)`,
+    `parameters(input_shape)`, and `lower(build, x, parameters)`, which emits its ops (see plan.py).
+    """
+
+    kind = ""
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if cls.kind:
+            REGISTRY[cls.kind] = cls
+
+    def output_shape(self, input_shape):
+        return input_shape
+
+    def parameters(self, input_shape):
+        """The layer's own parameters, in order."""
+        return ()
+
+    def shared(self, input_shape):
+        """(path, parameter) of parameters that belong to an earlier layer."""
+        return ()
+
+    def children(self, input_shape):
+        """(name, layer, its input shape) of the layers inside this one."""
+        return ()
+
+    def state_size(self, input_shape):
+        """Elements of state that a step carries from call to call (running statistics)."""
+        return 0
+
+    def to_config(self):
+        """A dict that JSON can hold; `from_config` reads it."""
+        config = {"kind": self.kind}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                config[field.name] = _plain(value)
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{name: _layers(value) for name, value in config.items() if name != "kind"})
+
+
+def _plain(value):
+    if isinstance(value, Layer):
+        return value.to_config()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _layers(value):
+    if isinstance(value, dict) and "kind" in value:
+        return layer_from_config(value)
+    if isinstance(value, list):
+        return tuple(_layers(item) for item in value)
+    return value
+
+
+def layer_from_config(config):
+    if not isinstance(config, dict) or "kind" not in config:
+        raise ValueError(f"a layer's JSON must be an object with a kind, got {config!r}")
+    cls = choose("layer kind", config["kind"], REGISTRY)
+    try:
+        return cls.from_config(config)
+    except TypeError as error:
+        raise ValueError(f"{config['kind']}: its JSON does not fit: {error}") from None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one parameter lies in the flat array."""
+
+    path: str
+    parameter: Parameter
+    offset: int
+
+    @property
+    def stop(self):
+        return self.offset + self.parameter.size
+
+
+class Network:
+    """An immutable description; made by `network`."""
+
+    def __init__(self, input_shape, layers):
+        self.input_shape = tuple(positive("input_shape", extent) for extent in _as_tuple(input_shape))
+        self.layers = tuple(layers)
+        if not self.layers:
+            raise ValueError("network: give at least one layer, for instance nbprop.dense(10)")
+        self.slots: dict[str, Slot] = {}
+        self.shapes = [self.input_shape]
+        self.state_size = 0
+        for index, layer in enumerate(self.layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(
+                    f"network: layer {index} must be a layer such as nbprop.dense(10), got {type(layer).__name__}"
+                )
+            self.shapes.append(self._add(f"{index}.{layer.kind}", layer, self.shapes[-1]))
+        self.output_shape = self.shapes[-1]
+        self.n_params = sum(slot.parameter.size for slot in self.slots.values())
+        frozen = json.dumps(self.to_config(), sort_keys=True)
+        object.__setattr__(self, "_key", frozen)
+
+    def _add(self, path, layer, input_shape):
+        try:
+            output_shape = tuple(layer.output_shape(input_shape))
+            own = layer.parameters(input_shape)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"layer {path} on an input of shape {input_shape}: {error}") from None
+        for parameter in own:
+            offset = sum(slot.parameter.size for slot in self.slots.values())
+            self.slots[f"{path}.{parameter.name}"] = Slot(f"{path}.{parameter.name}", parameter, offset)
+        for name, child, child_input in layer.children(input_shape):
+            self._add(f"{path}.{name}", child, child_input)
+        self._check_shared(path, layer, input_shape)
+        self.state_size += layer.state_size(input_shape)
+        return output_shape
+
+    def _check_shared(self, path, layer, input_shape):
+        for owner, parameter in layer.shared(input_shape):
+            slot = self.slots.get(owner)
+            if slot is None:
+                raise ValueError(f"layer {path}: share={layer.share!r} finds no {owner}; {nearest(owner, self.slots)}")
+            if slot.parameter.shape != parameter.shape:
+                raise ValueError(
+                    f"layer {path}: share={layer.share!r} needs shape {parameter.shape}, "
+                    f"but {owner} has {slot.parameter.shape}"
+                )
+
+    def to_config(self):
+        return {"input_shape": list(self.input_shape), "layers": [layer.to_config() for layer in self.layers]}
+
+    def to_json(self):
+        """The description as a JSON text; `Network.from_json` reads it."""
+        return json.dumps(self.to_config())
+
+    @classmethod
+    def from_json(cls, text):
+        """A network from `to_json`'s text. Raises ValueError for anything else."""
+        try:
+            config = json.loads(text)
+            shape, layers = config["input_shape"], config["layers"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"not the JSON of an nbprop network: {error!r}") from None
+        return cls(tuple(shape), [layer_from_config(layer) for layer in layers])
+
+    def __eq__(self, other):
+        return isinstance(other, Network) and self._key == other._key
+
+    def __hash__(self):
+        return hash(self._key)
+
+    def __repr__(self):
+        return f"network({self.input_shape}, {', '.join(map(repr, self.layers))})"
+
+
+def _as_tuple(shape):
+    if isinstance(shape, (int, np.integer)):
+        return (int(shape),)
+    try:
+        return tuple(shape)
+    except TypeError:
+        raise TypeError(f"input_shape must be a tuple of integers, got {shape!r}") from None
+
+
+def network(input_shape, *layers):
+    """Describe a network.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        The shape of one sample, without the batch: (64,), or (28, 28, 1) for an NHWC image.
+    *layers : layers
+        What `nbprop.dense`, `nbprop.activation`, `nbprop.flatten`, `nbprop.residual`, `nbprop.concat` and a user's own
+        layers return, in order.
+
+    Returns
+    -------
+    Network
+        With `n_params`, `input_shape`, `output_shape`.
+
+    Raises
+    ------
+    ValueError
+        When a layer cannot take the shape that reaches it; names the layer.
+
+    Examples
+    --------
+    >>> import nbprop
+    >>> net = nbprop.network((64,), nbprop.dense(32, activation="tanh"), nbprop.dense(10))
+    >>> net.n_params
+    2410
+    """
+    return Network(input_shape, layers)
+
+
+def views(net, params):
+    """The parts of a flat array by name, as views: ``{"0.dense.weight": (64, 32) view, ...}``.
+
+    `params` is (net.n_params,), any dtype: parameters, gradients or optimizer state. Costs no copy; writing to a view
+    writes to `params`.
+    """
+    check_flat("params", params, net.n_params)
+    return {path: params[s.offset : s.stop].reshape(s.parameter.shape) for path, s in net.slots.items()}
+
+
+def check_flat(name, array, size):
+    """A 1-D contiguous array of `size` elements."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}")
+    if array.shape != (size,):
+        raise ValueError(f"{name} must have shape ({size},), got {array.shape}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be contiguous; copy it once with np.ascontiguousarray")

@@ -1,0 +1,22 @@
+"""The matrix product as layers reach it: compiled once for each dtype, called by address (see gemm.py)."""
+
+from numba import types
+
+from nbprop.jit import Native
+from nbprop.numerics.gemm import gemm
+
+
+def _signature(dtype):
+    pointer, size = types.CPointer(dtype), types.int64
+    return types.void(
+        *(pointer, size),  # c, ldc
+        *(pointer, size, size),  # a, a_row, a_col
+        *(pointer, size),  # b, ldb
+        *(size, size, size),  # m, n, k
+        *(size, pointer),  # start, bias
+        *(pointer, size, size),  # scratch, part, parts
+    )
+
+
+GEMM = Native(gemm, _signature)
+product = GEMM.callable()

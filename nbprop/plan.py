@@ -1,0 +1,419 @@
+"""Lowering: network + loss + batch + dtype -> one flat op table.
+
+Each layer emits its forward ops through a `Builder` and leaves a rule for the way back; the backward program is made by
+taking those rules in reverse. Buffers get their offsets in the workspace from their lifetimes, so that two that never
+live together share memory. The ops that only serve the input's gradient are dropped from the programs that do not ask for it.
+"""
+
+import functools
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import types
+from numba.extending import typeof_impl
+
+from nbprop import arguments as arg
+from nbprop import frame, table, threads
+from nbprop.losses import loss_named
+from nbprop.network import Network, positive
+from nbprop.numerics.intrinsics import register_address_type
+from nbprop.walk import ENTRIES
+
+# Buffers start on multiples of this many bytes from the start of the workspace: a cache line.
+_ALIGNMENT = 64
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A piece of memory that ops read and write; its place in the workspace is fixed by liveness."""
+
+    size: int
+    space: int = frame.WORK
+    offset: int = -1
+    name: str = ""
+
+
+@dataclass(eq=False)
+class Value:
+    """An array (n, *shape) that flows through the network: its buffer and, on the way back, its gradient's."""
+
+    shape: tuple[int, ...]
+    buffer: Buffer
+    gradient: Buffer | None = None
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+
+@dataclass(eq=False)
+class Op:
+    """A row of the table: a kernel with its operands and sizes."""
+
+    kernel: object
+    operands: tuple
+    sizes: tuple
+    writes: tuple
+    label: str
+    barrier: bool = True
+
+
+@dataclass
+class Builder:
+    """What a layer's `lower` talks to."""
+
+    net: Network
+    batch: int
+    dtype: np.dtype
+    threads: int
+    ops: list = field(default_factory=list)
+    rules: list = field(default_factory=list)
+    label: str = ""
+    state_used: int = 0
+    written: set = field(default_factory=set)
+
+    def value(self, shape):
+        """A new value of a shape (per sample)."""
+        return Value(tuple(shape), self.buffer(self.batch * math.prod(shape)))
+
+    def buffer(self, size):
+        """A new buffer of `size` elements (count the batch in)."""
+        return Buffer(int(size))
+
+    def parameter(self, path):
+        """The operand of a parameter, by its name in `views`."""
+        slot = self.net.slots[path]
+        return Buffer(slot.parameter.size, frame.PARAMS, slot.offset, path)
+
+    def parameter_gradient(self, path):
+        """(operand of a parameter's gradient, 1 when it must be added to because an op before has written it)."""
+        slot = self.net.slots[path]
+        seen = path in self.written
+        self.written.add(path)
+        return Buffer(slot.parameter.size, frame.GRADS, slot.offset, path), int(seen)
+
+    def outside(self, space, size):
+        """The operand of a caller's array."""
+        return Buffer(int(size), frame.SPACES[space], 0, space)
+
+    def state(self, size):
+        """A piece of the caller's layer state."""
+        self.state_used += size
+        return Buffer(size, frame.STATE, self.state_used - size)
+
+    def emit(self, kernel, writes, reads, sizes=(), inplace=(), barrier=True):
+        """Append an op. Operands are `writes`, then `inplace` (read and written), then `reads`; None is absent.
+
+        barrier=False: the op after it may start on another thread before this one ends, because it touches nothing
+        that this one writes.
+        """
+        operands = (*writes, *inplace, *reads)
+        if len(operands) != len(kernel.arrays) or len(sizes) != len(kernel.sizes):
+            raise TypeError(
+                f"{self.label}: kernel {kernel.name} takes arrays {kernel.arrays} and sizes {kernel.sizes}, "
+                f"got {len(operands)} operands and {len(sizes)} sizes"
+            )
+        written = tuple(buffer for buffer in (*writes, *inplace) if buffer is not None)
+        sizes = tuple(int(size) for size in sizes)
+        self.ops.append(Op(kernel, operands, sizes, written, self.label, barrier))
+
+    def on_backward(self, y, rule):
+        """Call ``rule(dy)`` on the way back, with the buffer of y's gradient; it emits ops and calls `contribute`."""
+        self.rules.append((self.label, y, rule))
+
+    def contribute(self, x, dx):
+        """Say that `dx` (a buffer of x's size) holds a contribution to x's gradient; several add up."""
+        if x.gradient is None:
+            x.gradient = dx
+        else:
+            from nbprop.layers.combine import add_into
+
+            self.emit(add_into, (), (dx,), (x.size,), inplace=(x.gradient,))
+
+    def reverse(self):
+        """Emit the backward ops."""
+        for label, y, rule in reversed(self.rules):
+            self.label = label
+            if y.gradient is not None:
+                rule(y.gradient)
+
+
+@dataclass
+class Lowered:
+    """The ops of the parts that programs are made of, with every buffer placed."""
+
+    builder: Builder
+    parts: dict
+    y: Value
+    work_size: int
+    bound: int
+
+
+def lower(net, loss, batch, dtype, threads_wanted):
+    """Lower a network; see `Lowered`."""
+    from nbprop.layers.combine import copy
+
+    build = Builder(net, batch, dtype, threads_wanted)
+    x = Value(net.input_shape, build.outside("x", batch * math.prod(net.input_shape)))
+    y = x
+    for index, layer in enumerate(net.layers):
+        y = lower_layer(build, f"{index}.{layer.kind}", layer, y)
+    parts = {"forward": _take(build)}
+    build.label = "output"
+    build.emit(copy, (build.outside("y", batch * y.size),), (y.buffer,), (y.size,))
+    parts["copy_y"] = _take(build)
+    dy = build.buffer(batch * y.size)
+    build.emit(copy, (dy,), (build.outside("dy", batch * y.size),), (y.size,))
+    parts["copy_dy"] = _take(build)
+    if loss is not None:
+        build.label = "loss"
+        loss.lower(build, y, None)
+        parts["value"] = _take(build)
+        loss.lower(build, y, dy)
+        parts["loss"] = _take(build)
+    y.gradient = dy
+    build.reverse()
+    if x.gradient is not None and x.gradient.space == frame.WORK:
+        build.label = "input"
+        build.emit(copy, (build.outside("dx", batch * x.size),), (x.gradient,), (x.size,))
+    parts["backward_input"] = _take(build)
+    parts["backward"] = _needed(parts["backward_input"], frame.GRADS)
+    work_size, bound = _place(parts, dtype.itemsize)
+    return Lowered(build, parts, y, work_size, bound)
+
+
+def lower_layer(build, path, layer, x):
+    """Emit one layer's ops; layers with layers inside call this for each of those."""
+    outer, build.label = build.label, path
+    names = [f"{path}.{parameter.name}" for parameter in layer.parameters(x.shape)]
+    y = layer.lower(build, x, path, names)
+    build.label = outer
+    return y
+
+
+def _take(build):
+    ops, build.ops = build.ops, []
+    return ops
+
+
+def _needed(ops, space):
+    """The ops that what lands in `space` depends on."""
+    wanted, kept = set(), []
+    for op in reversed(ops):
+        if any(buffer.space == space or id(buffer) in wanted for buffer in op.writes):
+            kept.append(op)
+            wanted.update(id(buffer) for buffer in op.operands if buffer is not None)
+    return kept[::-1]
+
+
+def _place(parts, itemsize):
+    """Give every workspace buffer an offset; (elements in all, the most that live at once).
+
+    One timeline serves all programs: forward, the output's copy, the loss (or the caller's dy), backward.
+    """
+    order = ("forward", "copy_y", "value", "copy_dy", "loss", "backward_input")
+    first, last, buffers = {}, {}, {}
+    timeline = [op for part in order for op in parts.get(part, ())]
+    for time, op in enumerate(timeline):
+        for buffer in op.operands:
+            if buffer is not None and buffer.space == frame.WORK:
+                buffers[id(buffer)] = buffer
+                first.setdefault(id(buffer), time)
+                last[id(buffer)] = time
+    unit = max(1, _ALIGNMENT // itemsize)
+    placed = []
+    for key in sorted(buffers, key=lambda k: (-buffers[k].size, first[k])):
+        size = -(-buffers[key].size // unit) * unit
+        offset = 0
+        for other, start, stop in sorted(placed, key=lambda p: p[1]):
+            together = first[key] <= last[other] and first[other] <= last[key]
+            if together and start < offset + size and offset < stop:
+                offset = stop
+        buffers[key].offset = offset
+        placed.append((key, offset, offset + size))
+    total = max((stop for _, _, stop in placed), default=0)
+    alive = [
+        sum(stop - start for key, start, stop in placed if first[key] <= time <= last[key])
+        for time in range(len(timeline))
+    ]
+    return total, max(alive, default=0)
+
+
+_PROGRAM_PARTS = {
+    table.FORWARD: ("forward", "copy_y"),
+    table.VALUE: ("forward", "value"),
+    table.VALUE_AND_GRAD: ("forward", "loss", "backward"),
+    table.BACKWARD: ("copy_dy", "backward"),
+    table.BACKWARD_INPUT: ("copy_dy", "backward_input"),
+}
+
+
+class Plan:
+    """A network lowered for a loss, a batch capacity, a dtype and a thread count; made by `plan`.
+
+    Immutable. Pickles by its description. Passes into @njit functions, as an argument or as a global.
+    """
+
+    def __init__(self, net, loss, batch, dtype, threads_wanted):
+        self.net, self.batch, self.dtype, self.threads = net, batch, dtype, threads_wanted
+        self.loss = loss
+        lowered = lower(net, loss, batch, dtype, threads_wanted)
+        self.lowered = lowered
+        self.n_params, self.state_size = net.n_params, net.state_size
+        self.work_size, self.liveness_bound = max(1, lowered.work_size), lowered.bound
+        self.element_code = arg.element_code(dtype)
+        self.input_shape, self.output_shape = net.input_shape, net.output_shape
+        self.x_classes = getattr(net.layers[0], "index_limit", 0)
+        self.x_code = arg.ANY_INTEGER if self.x_classes else self.element_code
+        self.target_shape, self.target_code, self.classes = (), 0, 0
+        if loss is not None:
+            self.target_shape, self.classes = loss.target(net.output_shape)
+            self.target_code = arg.ANY_INTEGER if self.classes else self.element_code
+        self.table, self.labels = self._emit()
+        self.table.flags.writeable = False
+        self.address = self.table.ctypes.data
+        self._load()
+        threads.ensure(threads_wanted)
+
+    def _emit(self):
+        header = np.zeros(table.HEADER, np.int64)
+        header[table.VERSION] = table.TABLE_VERSION
+        header[table.DTYPE] = self.element_code
+        header[table.BATCH] = self.batch
+        header[table.THREADS] = self.threads
+        header[table.N_PARAMS] = self.n_params
+        header[table.WORK] = self.work_size
+        header[table.X_CODE] = self.x_code
+        header[table.CLASSES] = self.x_classes
+        header[table.STATE] = self.state_size
+        for start, shape in (
+            (table.X_SHAPE, self.input_shape),
+            (table.Y_SHAPE, self.output_shape),
+            (table.TARGET_SHAPE, self.target_shape),
+        ):
+            if len(shape) > table.MAX_RANK:
+                raise ValueError(f"plan: shapes of up to {table.MAX_RANK} axes are supported, got {shape}")
+            header[start : start + 1 + len(shape)] = [len(shape), *shape]
+        header[table.TARGET_CODE] = self.target_code
+        header[table.TARGET_CLASSES] = self.classes
+        words, labels = header.tolist(), {}
+        for program, parts in _PROGRAM_PARTS.items():
+            ops = [op for part in parts for op in self.lowered.parts.get(part, ())]
+            begin = len(words)
+            for op in ops:
+                labels[len(words)] = op.label, op.kernel.name
+                words += self._row(op)
+            words[table.PROGRAMS + 2 * program : table.PROGRAMS + 2 * program + 2] = [begin, len(words)]
+        return np.array(words, np.int64), labels
+
+    def _row(self, op):
+        operands = []
+        for buffer in op.operands:
+            operands += [0, 0, 0] if buffer is None else [buffer.space, buffer.offset, buffer.size]
+        fingerprint = op.kernel.fingerprint(self.numba_dtype)
+        return [
+            fingerprint,
+            table.OPERANDS + len(operands) + len(op.sizes),
+            int(op.barrier),
+            *operands,
+            *op.sizes,
+        ]
+
+    @property
+    def numba_dtype(self):
+        return types.float32 if self.dtype == np.float32 else types.float64
+
+    def _load(self):
+        """Compile, or fetch from the disk cache, all that this plan's walks call."""
+        for entry in ENTRIES.values():
+            entry.load()
+        for ops in self.lowered.parts.values():
+            for op in ops:
+                op.kernel.load(self.numba_dtype)
+
+    def __reduce__(self):
+        return Plan, (self.net, self.loss, self.batch, self.dtype, self.threads)
+
+    def __repr__(self):
+        loss = self.loss.kind if self.loss else None
+        return f"plan({self.net!r}, loss={loss!r}, batch={self.batch}, dtype={self.dtype}, threads={self.threads})"
+
+
+def describe_failure(function, plan, row):
+    """The exception for a walk that a kernel stopped at a row of the table."""
+    label, kernel = plan.labels.get(row, ("?", "?"))
+    return RuntimeError(
+        f"{function}: layer {label}: its kernel {kernel} raised an exception, or is not known to this process; "
+        "call the kernel by itself to see its message"
+    )
+
+
+class PlanType(types.Type):
+    """A plan in compiled code: the address of its table. One type for each dtype, whatever the network."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(f"nbprop.Plan({dtype})")
+
+
+plan_address = register_address_type(PlanType, "address", lambda plan: plan.table)
+
+
+@typeof_impl.register(Plan)
+def _type_of_plan(plan, context):
+    return PlanType(plan.numba_dtype)
+
+
+def as_dtype(dtype):
+    """float32 or float64 as a NumPy dtype."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
+    return found
+
+
+def plan(net, loss=None, batch=1, dtype=np.float64, threads=1):
+    """Lower a network to the op table that the other functions walk.
+
+    Parameters
+    ----------
+    net : Network
+    loss : str or None
+        "mse", "softmax_cross_entropy", "binary_cross_entropy", "huber" or "gaussian_nll" (or a loss made with
+        arguments, such as ``nbprop.huber(delta=2.0)``); None for a plan that only runs forward and backward.
+    batch : int
+        Capacity: the most samples that one call may bring. Fewer are always fine.
+    dtype : float32 or float64
+        Of parameters, inputs, gradients and workspace.
+    threads : int
+        Threads that walk together; capped at the process's cores when it runs. The bits do not depend on it.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown loss, or one that does not fit the network's output.
+    """
+    if not isinstance(net, Network):
+        raise TypeError(f"plan: net must be what nbprop.network(...) returns, got {type(net).__name__}")
+    batch, threads = positive("batch", batch), positive("threads", threads)
+    return _plan(net, None if loss is None else loss_named(loss), batch, as_dtype(dtype), threads)
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(net, loss, batch, dtype, threads_wanted):
+    return Plan(net, loss, batch, dtype, threads_wanted)
+
+
+def workspace(plan):
+    """A new workspace for a plan: 1-D, its dtype, uninitialised. Pure scratch; one for each concurrent caller."""
+    if not isinstance(plan, Plan):
+        raise TypeError(f"workspace: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
+    return np.empty(plan.work_size, plan.dtype)

@@ -1,0 +1,44 @@
+"""The op table: one flat int64 array, a header of fixed words and then the programs, an op a row.
+
+A row is: kernel fingerprint, length of the row in words, barrier (1: threads meet after it), the operands (three words
+each: space, offset, length; see frame.py), then the kernel's sizes. Rows of a program follow each other, so a
+program is a pair of word offsets in the header.
+"""
+
+from nbprop.jit import source_hash
+
+# Header words.
+VERSION = 0  # a hash of the sources that define this layout: a table from other code is refused
+DTYPE = 1  # element code, see arguments.py
+BATCH = 2  # capacity: the most samples a call may bring
+THREADS = 3
+N_PARAMS = 4
+WORK = 5  # elements of workspace
+X_CODE = 6  # element code of x, or ANY_INTEGER
+CLASSES = 7  # x: the number of valid indices when x is integer
+STATE = 8  # elements of layer state (running statistics)
+X_SHAPE = 10  # rank, then up to MAX_RANK extents of one sample
+Y_SHAPE = 20
+TARGET_SHAPE = 30
+TARGET_CODE = 40  # element code, ANY_INTEGER for classes, 0 without a loss
+TARGET_CLASSES = 41
+PROGRAMS = 48  # begin, end of each program, in words from the start of the table
+HEADER = 80
+
+MAX_RANK = 8
+
+# Programs, in the order of their pairs in the header.
+FORWARD = 0  # params, x -> y
+VALUE = 1  # params, x, target -> loss
+VALUE_AND_GRAD = 2  # params, x, target -> loss, grads
+BACKWARD = 3  # params, x, dy, what forward left in work -> grads
+BACKWARD_INPUT = 4  # the same, and dx
+N_PROGRAMS = 5
+
+# Row words.
+KERNEL = 0
+LENGTH = 1
+BARRIER = 2
+OPERANDS = 3
+
+TABLE_VERSION = source_hash("nbprop.table")

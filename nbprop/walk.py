@@ -1,0 +1,235 @@
+"""The compiled walker, and the entry of every public function that walks.
+
+An entry checks its arguments, fills a frame on its own stack and walks one program of the plan's table; it allocates
+nothing. Entries take two addresses, a plan's table and a call's block (arguments.py), and return a status.
+"""
+
+from numba import types
+
+from nbprop import arguments as arg
+from nbprop import frame, table, threads
+from nbprop.arguments import check_aliasing, check_classes, check_flat, check_samples
+from nbprop.jit import Untyped, find, njit
+from nbprop.numerics.intrinsics import (
+    atomic_add,
+    atomic_exchange,
+    atomic_load,
+    indirect_call,
+    load,
+    load_double,
+    stack_words,
+    store,
+    store_double,
+    symbol_address,
+)
+
+_FRAME_WORDS = frame.WORDS
+_SPACE_OF_ARGUMENT = (
+    (arg.PARAMS, frame.PARAMS),
+    (arg.X, frame.X),
+    (arg.TARGET, frame.TARGET),
+    (arg.GRADS, frame.GRADS),
+    (arg.WORK, frame.WORK),
+    (arg.WEIGHTS, frame.WEIGHTS),
+    (arg.STATE, frame.STATE),
+    (arg.Y, frame.Y),
+    (arg.DY, frame.DY),
+    (arg.DX, frame.DX),
+    (arg.V, frame.TANGENT),
+    (arg.OUT, frame.OUT),
+)
+
+_call_kernel = indirect_call(types.int64(types.int64, types.int64, types.int64, types.int64))
+
+
+@njit
+def walk_alone(frame_address, begin, end):
+    """Run the rows in [begin, end) on this thread; 0, or the address of the row whose kernel failed."""
+    row = begin
+    while row < end:
+        kernel = find(load(row, table.KERNEL))
+        if kernel == 0:
+            return row
+        status, value = _call_kernel(kernel, (frame_address, row + 8 * table.OPERANDS, 0, 1))
+        if status != 0 or value != 0:
+            return row
+        row += 8 * load(row, table.LENGTH)
+    return 0
+
+
+@njit
+def walk_part(pool, frame_address, begin, end, part, parts):
+    """One thread's share of a walk. A failed kernel stops every thread at the next barrier."""
+    row, barriers = begin, 0
+    while row < end:
+        kernel = find(load(row, table.KERNEL))
+        failed = kernel == 0
+        if not failed:
+            status, value = _call_kernel(kernel, (frame_address, row + 8 * table.OPERANDS, part, parts))
+            failed = status != 0 or value != 0
+        if failed:
+            atomic_exchange(pool, threads.FAILED, row)
+        if load(row, table.BARRIER) != 0:
+            barriers += 1
+            threads.barrier(pool, barriers * parts)
+            if atomic_load(pool, threads.FAILED) != 0:
+                return
+        row += 8 * load(row, table.LENGTH)
+
+
+@njit
+def worker_loop(pool, worker):
+    """A worker's whole life: wait for a ticket, walk, say so, again."""
+    line = threads._TICKET + worker * threads._LINE
+    seen = 0
+    atomic_add(pool, threads.WORKERS, 1)
+    while True:
+        seen = threads.next_ticket(pool, line, seen)
+        walk_part(
+            pool,
+            load(pool, threads.JOB),
+            load(pool, threads.JOB + 1),
+            load(pool, threads.JOB + 2),
+            worker,
+            load(pool, threads.JOB + 3),
+        )
+        atomic_add(pool, threads.FINISHED, 1)
+
+
+@njit
+def walk(frame_address, begin, end, pool, wanted):
+    """Run rows on up to `wanted` threads; 0, or the address of the row whose kernel failed."""
+    parts = min(wanted, load(pool, threads.WORKERS) + 1) if wanted > 1 else 1
+    if parts == 1 or not threads.hire(pool, frame_address, begin, end, parts):
+        return walk_alone(frame_address, begin, end)
+    walk_part(pool, frame_address, begin, end, 0, parts)
+    return threads.dismiss(pool, parts)
+
+
+@njit
+def run_program(plan, block, program):
+    """Fill a frame from a checked call's block and walk a program."""
+    here = stack_words(_FRAME_WORDS)
+    for argument, space in _SPACE_OF_ARGUMENT:
+        store(here, space, load(block, argument * arg.DESCRIPTION + arg.DATA))
+    store(here, frame.N, load(block, arg.SAMPLES))
+    store(here, frame.ACCUMULATE, load(block, arg.ACCUMULATE))
+    store(here, frame.STEP, load(block, arg.STEP))
+    store(here, frame.X_CODE, load(block, arg.X * arg.DESCRIPTION + arg.CODE))
+    store(here, frame.TARGET_CODE, load(block, arg.TARGET * arg.DESCRIPTION + arg.CODE))
+    begin = plan + 8 * load(plan, table.PROGRAMS + 2 * program)
+    end = plan + 8 * load(plan, table.PROGRAMS + 2 * program + 1)
+    wanted = 1 if load(block, arg.ALONE) else load(plan, table.THREADS)
+    failed = walk(here, begin, end, symbol_address("nbprop_pool"), wanted)
+    store_double(block, arg.RESULT, load_double(here, frame.RESULT))
+    return arg.FAILED + (failed - plan) // 8 if failed != 0 else 0
+
+
+# -- entries -------------------------------------------------------------------------------------------------
+
+
+@njit
+def check_inputs(plan, block):
+    """What every entry takes: params, x, work, and state where the network has one."""
+    if load(plan, table.VERSION) != table.TABLE_VERSION:
+        return arg.PLAN * 64 + arg.OUTDATED
+    status = check_flat(plan, block, arg.PARAMS, load(plan, table.N_PARAMS), False, False)
+    if status == 0:
+        status = check_samples(plan, block, arg.X, load(plan, table.X_CODE), table.X_SHAPE, False)
+    if status == 0 and load(plan, table.X_CODE) == arg.ANY_INTEGER:
+        status = check_classes(block, arg.X, load(plan, table.CLASSES))
+    if status == 0:
+        status = check_flat(plan, block, arg.WORK, load(plan, table.WORK), True, True)
+    if status == 0 and load(plan, table.STATE) > 0:
+        status = check_flat(plan, block, arg.STATE, load(plan, table.STATE), False, True)
+    return status
+
+
+@njit
+def check_target(plan, block):
+    """The target, its classes, and sample weights where given."""
+    code = load(plan, table.TARGET_CODE)
+    if code == 0:
+        return arg.PLAN * 64 + arg.NO_LOSS
+    status = check_samples(plan, block, arg.TARGET, code, table.TARGET_SHAPE, False)
+    if status == 0 and code == arg.ANY_INTEGER:
+        status = check_classes(block, arg.TARGET, load(plan, table.TARGET_CLASSES))
+    if status == 0 and load(block, arg.WEIGHTS * arg.DESCRIPTION + arg.SHAPE) != 0:
+        status = check_flat(plan, block, arg.WEIGHTS, load(block, arg.SAMPLES), False, False)
+    return status
+
+
+@njit
+def check_written(block, first, second):
+    """Aliasing of what an entry writes (an argument that was not given writes nothing)."""
+    status = check_aliasing(block, first)
+    if status == 0 and load(block, second * arg.DESCRIPTION + arg.SHAPE) != 0:
+        status = check_aliasing(block, second)
+    return status
+
+
+@njit
+def forward_entry(plan, block):
+    """y = network(x)."""
+    status = check_inputs(plan, block)
+    if status == 0:
+        status = check_samples(plan, block, arg.Y, load(plan, table.DTYPE), table.Y_SHAPE, True)
+    if status == 0:
+        status = check_written(block, arg.WORK, arg.Y)
+    return run_program(plan, block, table.FORWARD) if status == 0 else status
+
+
+@njit
+def value_entry(plan, block):
+    """The loss."""
+    status = check_inputs(plan, block)
+    if status == 0:
+        status = check_target(plan, block)
+    if status == 0:
+        status = check_aliasing(block, arg.WORK)
+    return run_program(plan, block, table.VALUE) if status == 0 else status
+
+
+@njit
+def value_and_grad_entry(plan, block):
+    """The loss and its gradient."""
+    status = check_inputs(plan, block)
+    if status == 0:
+        status = check_target(plan, block)
+    if status == 0:
+        status = check_flat(plan, block, arg.GRADS, load(plan, table.N_PARAMS), False, True)
+    if status == 0:
+        status = check_written(block, arg.WORK, arg.GRADS)
+    return run_program(plan, block, table.VALUE_AND_GRAD) if status == 0 else status
+
+
+@njit
+def backward_entry(plan, block):
+    """grads (and dx, when given) from dy, after forward on the same work."""
+    status = check_inputs(plan, block)
+    if status == 0:
+        status = check_samples(plan, block, arg.DY, load(plan, table.DTYPE), table.Y_SHAPE, False)
+    if status == 0:
+        status = check_flat(plan, block, arg.GRADS, load(plan, table.N_PARAMS), False, True)
+    with_input = load(block, arg.DX * arg.DESCRIPTION + arg.SHAPE) != 0
+    if status == 0 and with_input:
+        status = check_samples(plan, block, arg.DX, load(plan, table.DTYPE), table.X_SHAPE, True)
+    if status == 0:
+        status = check_written(block, arg.GRADS, arg.DX)
+    if status == 0:
+        status = check_aliasing(block, arg.WORK)
+    if status != 0:
+        return status
+    return run_program(plan, block, table.BACKWARD_INPUT if with_input else table.BACKWARD)
+
+
+def _entry_signature(dtype):
+    return types.int64(types.int64, types.int64)
+
+
+ENTRIES = {
+    "forward": Untyped(forward_entry, _entry_signature),
+    "value": Untyped(value_entry, _entry_signature),
+    "value_and_grad": Untyped(value_and_grad_entry, _entry_signature),
+    "backward": Untyped(backward_entry, _entry_signature),
+}
