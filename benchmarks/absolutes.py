@@ -68,6 +68,11 @@ def allocations() -> int:
     return int(run(PROCESSES / "allocations.py", NUMBA_NRT_STATS="1")[1])
 
 
+def workspace() -> float:
+    """The large net's workspace over the least that its live buffers need at once."""
+    return float(run(PROCESSES / "workspace.py")[1])
+
+
 def cold_demo() -> float:
     """Seconds of `nbprop demo` on a machine that has never run nbprop."""
     with tempfile.TemporaryDirectory() as folder:

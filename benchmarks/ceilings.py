@@ -16,7 +16,7 @@ from collections.abc import Callable
 import llvmlite.binding as llvm
 import numpy as np
 from contender import Work
-from rows import BY_NAME, Row
+from rows import BY_NAME, Row, aligned
 
 # independent accumulators: latency 4-5 times two units needs 10; 12 and two operands fit 16 registers
 CHAINS = 12
@@ -132,7 +132,7 @@ def blas_work(row: Row, threads: int) -> Work:
     import numba
 
     a, b = row.matrices()
-    c = np.empty((a.shape[0], b.shape[1]), a.dtype)
+    c = aligned(np.zeros((a.shape[0], b.shape[1]), a.dtype))
 
     @numba.njit
     def products(a, b, c, n):

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -72,6 +73,12 @@ def describe() -> dict[str, object]:
         "memory_gib": memory_gib(),
         "system": f"{platform.system()} {platform.release()}",
     }
+
+
+def name() -> str:
+    """What results of this kind of machine are kept under: hosts come and go, a processor stays comparable."""
+    plain = re.sub(r"\(.*?\)|@.*|\bCPU\b|\bProcessor\b", "", processor())
+    return re.sub(r"[^a-z0-9]+", "-", f"{plain} {cores()} cores".lower()).strip("-")
 
 
 def now() -> str:

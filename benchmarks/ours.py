@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 from contender import Work
-from rows import BY_NAME, CHECK_STEPS, RATE, SOLVER_OPTIONS, Row
+from rows import BY_NAME, CHECK_STEPS, RATE, SOLVER_OPTIONS, Row, aligned
 
 import nbprop
 
@@ -27,14 +27,14 @@ def network(row: Row) -> nbprop.Network:
 
 def start(row: Row) -> np.ndarray:
     """The common starting weights in nbprop's flat layout: each weight row-major, then its bias."""
-    return np.concatenate([part.ravel() for layer in row.weights() for part in layer])
+    return aligned(np.concatenate([part.ravel() for layer in row.weights() for part in layer]))
 
 
 def arrays(row: Row, threads: int) -> tuple:
     """plan, params, x, target, grads and work of a row."""
     plan = nbprop.plan(network(row), loss=row.loss, batch=row.batch, dtype=np.dtype(row.dtype), threads=threads)
     params = start(row)
-    return plan, params, *row.data(), np.empty_like(params), nbprop.workspace(plan)
+    return plan, params, *row.data(), aligned(params), aligned(nbprop.workspace(plan))
 
 
 def step(row: Row, threads: int, compiled: bool) -> Work:
@@ -117,3 +117,28 @@ def solver(row: Row, threads: int) -> Work:
         return result
 
     return Work(solve, check=float(solve(1).nit))
+
+
+def product(row: Row) -> Work:
+    """The strided matrix product behind every layer, called from compiled code as BLAS is."""
+    from nbprop.numerics.gemm import ZERO, gemm, gemm_scratch
+    from nbprop.numerics.tile import pointer
+
+    m, n, k = row.widths
+    a, b = row.matrices()
+    c = aligned(np.zeros((m, n), a.dtype))
+    scratch = aligned(np.zeros(gemm_scratch(m, n, k, 1) + 1, a.dtype))
+
+    @numba.njit(nogil=True)
+    def products(c, a, b, m, n, k, scratch, repeats):
+        for _ in range(repeats):
+            gemm(
+                pointer(c, 0), n, pointer(a, 0), k, 1, pointer(b, 0), n, m, n, k, ZERO, pointer(scratch, 0),
+                pointer(scratch, 0), 0, 1,
+            )  # fmt: skip
+
+    def run(repeats: int) -> None:
+        products(c.ravel(), a.ravel(), b.ravel(), m, n, k, scratch, repeats)
+
+    run(1)
+    return Work(run, check=float(c.sum(dtype=np.float64)))

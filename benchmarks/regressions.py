@@ -44,24 +44,23 @@ class Step:
 def find_steps(series: Series, threshold: float = THRESHOLD) -> list[Step]:
     """The steps of a series, up and down, oldest first.
 
-    Between steps the level is the median of all its points, so that a slow creep is noticed when it has
-    added up. A point off the level counts as a step if the quartiles do not overlap the level's and, where
-    later points exist, the next ones stay off it: one noisy run in the middle of history is passed over.
+    Between steps the level is the median of all its points, so that a slow creep is noticed when it has added up. A
+    step is where a point and the median of the five from it on leave the level, clear of its quartiles; at the end
+    of history two points, or the newest alone, have to do. So one noisy run in the middle is passed over, and a step
+    is dated by its first commit even if noise hides a part of it there.
     """
     steps: list[Step] = []
     level: list[Point] = []
     points = series.points
     for i, point in enumerate(points):
-        if not level or not _off(point, level, threshold):
+        window = points[i : i + 5]
+        if not level or not (_moved(level, window, threshold, 1) or _moved(level, window, threshold, -1)):
             level.append(point)
             continue
-        following = points[i + 1 : i + 3]
-        if following and not _stays(point, following, level, threshold):
-            continue
-        value_before = _median(level)
-        now = _median(points[-3:])
-        stands = (now / value_before if value_before else now + 1) > 1 + threshold
-        steps.append(Step(series, level[-1].commit, point.commit, value_before, point.value, bool(following), stands))
+        before, after, now = _median(level), _median(window), _median(points[max(i, len(points) - 3) :])
+        stands = now > before * (1 + threshold)
+        confirmed = len(window) > 1
+        steps.append(Step(series, level[-1].commit, point.commit, before, after, confirmed, stands))
         level = [point]
     return steps
 
@@ -70,18 +69,18 @@ def _median(points: Iterable[Point]) -> float:
     return statistics.median(point.value for point in points)
 
 
-def _off(point: Point, level: Sequence[Point], threshold: float) -> bool:
-    """Beyond the threshold and clear of the level's own spread."""
+def _moved(level: Sequence[Point], window: Sequence[Point], threshold: float, sign: int) -> bool:
+    """Whether the window's points lie off the level, above it (sign 1) or below (sign -1)."""
     base = _median(level)
-    above = point.value > base * (1 + threshold) and point.q25 > statistics.median(p.q75 for p in level)
-    below = point.value * (1 + threshold) < base and point.q75 < statistics.median(p.q25 for p in level)
-    return above or below
-
-
-def _stays(point: Point, following: Sequence[Point], level: Sequence[Point], threshold: float) -> bool:
-    """The points after are off the level on the same side: both of two, or the only one."""
-    up = point.value > _median(level)
-    return all(_off(p, level, threshold) and (p.value > _median(level)) == up for p in following)
+    limit, half = base * (1 + threshold) ** sign, base * (1 + threshold) ** (sign / 2)
+    if sign * (_median(window) - limit) <= 0:
+        return False
+    judged = window if len(window) < 3 else window[:1]  # of more the median has outvoted a stray one
+    if any(sign * (point.value - half) <= 0 for point in judged):
+        return False
+    edges = [(p.q75, q.q25) if sign > 0 else (p.q25, q.q75) for p in level for q in window]
+    old, new = (statistics.median(side) for side in zip(*edges, strict=True))
+    return sign * (new - old) > 0
 
 
 def regressions(every: Iterable[Series], threshold: float = THRESHOLD, last: int | None = None) -> list[Step]:

@@ -19,6 +19,16 @@ SOLVER_OPTIONS = {"maxiter": 200, "maxfun": 100_000, "ftol": 0.0, "gtol": 0.0}
 OURS = ("nbprop", "nbprop-njit")  # called from Python; called from inside an @njit loop
 
 
+def aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that starts on a cache line. NumPy aligns to 16 bytes, wherever the process's heap happens to stand: that
+    alone moved 64 x 1 x 32 by 40 % (larger products by 2 %) between runs; no rotation within a run averages it out."""
+    raw = np.empty(array.nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
 @dataclass(frozen=True)
 class Target:
     """`ours` is to take at most `ratio` times as long as `peer`, both on `threads` threads."""
@@ -91,14 +101,16 @@ class Row:
         rng = np.random.default_rng(1)
         x = rng.standard_normal((self.batch, self.widths[0])).astype(self.dtype)
         if self.loss == "softmax_cross_entropy":
-            return x, rng.integers(0, self.widths[-1], self.batch)
-        return x, np.sin(x.sum(axis=1, keepdims=True) * np.ones(self.widths[-1])).astype(self.dtype)
+            return aligned(x), aligned(rng.integers(0, self.widths[-1], self.batch))
+        return aligned(x), aligned(np.sin(x.sum(axis=1, keepdims=True) * np.ones(self.widths[-1])).astype(self.dtype))
 
     def matrices(self) -> tuple[np.ndarray, np.ndarray]:
         """A (M, K) and B (K, N) of a "gemm" row."""
         m, n, k = self.widths
         rng = np.random.default_rng(2)
-        return rng.standard_normal((m, k)).astype(self.dtype), rng.standard_normal((k, n)).astype(self.dtype)
+        return aligned(rng.standard_normal((m, k)).astype(self.dtype)), aligned(
+            rng.standard_normal((k, n)).astype(self.dtype)
+        )
 
 
 def _gemm(m: int, n: int, k: int, blas: float | None, fma: float | None = None, dtype: str = "float32") -> Row:

@@ -142,8 +142,8 @@ def process_lines(rotations: int, cold: bool, log: Callable[[str], None]) -> lis
     attempt("import nbprop, above import numba", 0.15, "s", imported)
     others = ["nbprop", "jax"] if peers else ["nbprop"]
     attempt("a new architecture in a warm process", 0.010, "s", lambda: beside(absolutes.new_architecture, others))
-    attempt("allocations in 100 steps", 0.0, "count", lambda: alone(absolutes.memory()["compiled"]))
-    attempt("workspace over the liveness bound", 1.10, "ratio", lambda: alone(absolutes.memory()["workspace"]))
+    attempt("allocations in 100 steps", 0.0, "count", lambda: alone(absolutes.allocations()))
+    attempt("workspace over the liveness bound, large net", 1.10, "ratio", lambda: alone(absolutes.workspace()))
     if cold:
         attempt("first ever use (cold cache), digits demo", 30.0, "s", lambda: alone(absolutes.cold_demo()))
     return lines

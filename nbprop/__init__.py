@@ -1,30 +1,64 @@
-"""nbprop: backpropagation as a JIT-compiled numerical toolkit. Everything is a flat array; importing compiles nothing."""
+"""Backpropagation as a JIT-compiled numerical toolkit. Everything is a flat array; importing compiles nothing."""
 
+from nbprop import schedules
 from nbprop.calls import backward, forward, value, value_and_grad
+from nbprop.clipping import clip_norm, clip_value
+from nbprop.gradcheck import gradcheck
 from nbprop.initial import init
-from nbprop.layers import activation, concat, dense, flatten, residual
+from nbprop.jit import share
+from nbprop.layers import activation, concat, custom, dense, elementwise, flatten, residual
 from nbprop.losses import binary_cross_entropy, gaussian_nll, huber, mse, softmax_cross_entropy
 from nbprop.network import Network, network, views
+from nbprop.optimizers import adagrad, adam, adamw, lion, momentum, nesterov, optimizer_state, rmsprop, rprop, sgd
 from nbprop.plan import Plan, plan, workspace
+from nbprop.running import History
+from nbprop.scipy_bridge import minimize, objective
+from nbprop.storage import load, save
+from nbprop.summary import summary
+from nbprop.training import fit
 
 __all__ = [
+    "History",
     "Network",
     "Plan",
     "activation",
+    "adagrad",
+    "adam",
+    "adamw",
     "backward",
     "binary_cross_entropy",
+    "clip_norm",
+    "clip_value",
     "concat",
+    "custom",
     "dense",
+    "elementwise",
+    "fit",
     "flatten",
     "forward",
     "gaussian_nll",
+    "gradcheck",
     "huber",
     "init",
+    "lion",
+    "load",
+    "minimize",
+    "momentum",
     "mse",
+    "nesterov",
     "network",
+    "objective",
+    "optimizer_state",
     "plan",
     "residual",
+    "rmsprop",
+    "rprop",
+    "save",
+    "schedules",
+    "sgd",
+    "share",
     "softmax_cross_entropy",
+    "summary",
     "value",
     "value_and_grad",
     "views",

@@ -20,7 +20,8 @@ NAMES = ("params", "x", "target", "grads", "work", "weights", "state", "y", "dy"
 PLAN = 12
 ARGUMENTS = len(NAMES)
 
-# A description's words.
+# A description's words. Compiled code indexes the block by word number: an address computed first, block + 8 * offset,
+# lets LLVM take the offset for the pointer, and where it is a constant 0 call the access undefined and drop it.
 DATA, RANK, SHAPE, CODE, FLAGS, ELEMENTS = range(6)
 DESCRIPTION = 6
 CONTIGUOUS, WRITABLE, ALIGNED = 1, 2, 4
@@ -76,7 +77,7 @@ def describe_object(block, argument, address, ndarray):
     """Describe the Python object at `address` (0: not given); its status. `ndarray` is the address of that type."""
     if address == 0:
         return 0
-    words = block + 8 * argument * DESCRIPTION
+    words = argument * DESCRIPTION
     if load_integer(address, _HEADER - 8, 8) != ndarray:
         return argument * 64 + NOT_AN_ARRAY
     descr = load_integer(address, _HEADER + 40, 8)
@@ -85,24 +86,26 @@ def describe_object(block, argument, address, ndarray):
     if 0 <= number < len(_CODE_OF_TYPE_NUMBER) and load_integer(descr, _HEADER + 10, 1) != _SWAPPED:
         code = _CODE_OF_TYPE_NUMBER[number]
     flags = load_integer(address, _HEADER + 48, 4)
-    store(words, DATA, load_integer(address, _HEADER, 8))
-    store(words, RANK, load_integer(address, _HEADER + 8, -4))
-    store(words, SHAPE, load_integer(address, _HEADER + 16, 8))
-    store(words, CODE, code)
+    store(block, words + DATA, load_integer(address, _HEADER, 8))
+    store(block, words + RANK, load_integer(address, _HEADER + 8, -4))
+    shape = load_integer(address, _HEADER + 16, 8)
+    # A 0-d array has no shape; its word must differ from that of an argument that was not given.
+    store(block, words + SHAPE, shape if shape != 0 else block)
+    store(block, words + CODE, code)
     known = CONTIGUOUS if flags & _NUMPY_CONTIGUOUS else 0
     known += WRITABLE if flags & _NUMPY_WRITEABLE else 0
     known += ALIGNED if flags & _NUMPY_ALIGNED else 0
-    store(words, FLAGS, known)
+    store(block, words + FLAGS, known)
     return 0
 
 
 @njit
 def check_array(block, argument, code, writable):
     """An argument's dtype, order, alignment and writability; also counts its elements."""
-    words = block + 8 * argument * DESCRIPTION
-    if load(words, DATA) == 0 and load(words, SHAPE) == 0:
+    words = argument * DESCRIPTION
+    if load(block, words + DATA) == 0 and load(block, words + SHAPE) == 0:
         return argument * 64 + MISSING
-    seen, flags = load(words, CODE), load(words, FLAGS)
+    seen, flags = load(block, words + CODE), load(block, words + FLAGS)
     if code == ANY_INTEGER:
         if seen == 0 or seen > 100:
             return argument * 64 + DTYPE
@@ -110,14 +113,15 @@ def check_array(block, argument, code, writable):
         return argument * 64 + DTYPE
     if not flags & CONTIGUOUS:
         return argument * 64 + ORDER
-    if not flags & ALIGNED:
+    # Numba takes misaligned arrays for aligned ones, so the address itself is looked at too.
+    if not flags & ALIGNED or load(block, words + DATA) % (abs(seen) % 100) != 0:
         return argument * 64 + MISALIGNED
     if writable and not flags & WRITABLE:
         return argument * 64 + READ_ONLY
-    elements, shape = 1, load(words, SHAPE)
-    for axis in range(load(words, RANK)):
+    elements, shape = 1, load(block, words + SHAPE)
+    for axis in range(load(block, words + RANK)):
         elements *= load(shape, axis)
-    store(words, ELEMENTS, elements)
+    store(block, words + ELEMENTS, elements)
     return 0
 
 
@@ -127,9 +131,9 @@ def check_flat(plan, block, argument, length, at_least, writable):
     status = check_array(block, argument, load(plan, table.DTYPE), writable)
     if status != 0:
         return status
-    words = block + 8 * argument * DESCRIPTION
-    elements = load(words, ELEMENTS)
-    if load(words, RANK) != 1 or elements < length or (elements > length and not at_least):
+    words = argument * DESCRIPTION
+    elements = load(block, words + ELEMENTS)
+    if load(block, words + RANK) != 1 or elements < length or (elements > length and not at_least):
         return argument * 64 + LENGTH
     return 0
 
@@ -140,9 +144,9 @@ def check_samples(plan, block, argument, code, shape, writable):
     status = check_array(block, argument, code, writable)
     if status != 0:
         return status
-    words = block + 8 * argument * DESCRIPTION
-    extents, rank = load(words, SHAPE), load(plan, shape)
-    if load(words, RANK) != rank + 1:
+    words = argument * DESCRIPTION
+    extents, rank = load(block, words + SHAPE), load(plan, shape)
+    if load(block, words + RANK) != rank + 1:
         return argument * 64 + SHAPE_DIFFERS
     for axis in range(rank):
         if load(extents, axis + 1) != load(plan, shape + 1 + axis):
@@ -180,9 +184,9 @@ def integer_at(address, code, index):
 @njit
 def check_classes(block, argument, classes):
     """Every element of an integer argument lies in [0, classes)."""
-    words = block + 8 * argument * DESCRIPTION
-    address, code = load(words, DATA), load(words, CODE)
-    for index in range(load(words, ELEMENTS)):
+    words = argument * DESCRIPTION
+    address, code = load(block, words + DATA), load(block, words + CODE)
+    for index in range(load(block, words + ELEMENTS)):
         value = integer_at(address, code, index)
         if value < 0 or value >= classes:
             return argument * 64 + CLASS_RANGE
@@ -192,14 +196,14 @@ def check_classes(block, argument, classes):
 @njit
 def check_aliasing(block, argument):
     """An argument that is written shares no byte with any other."""
-    written = block + 8 * argument * DESCRIPTION
-    start = load(written, DATA)
-    stop = start + load(written, ELEMENTS) * (abs(load(written, CODE)) % 100)
+    written = argument * DESCRIPTION
+    start = load(block, written + DATA)
+    stop = start + load(block, written + ELEMENTS) * (abs(load(block, written + CODE)) % 100)
     for other in range(ARGUMENTS):
-        words = block + 8 * other * DESCRIPTION
-        if other != argument and load(words, DATA) != 0:
-            low = load(words, DATA)
-            high = low + load(words, ELEMENTS) * (abs(load(words, CODE)) % 100)
+        words = other * DESCRIPTION
+        if other != argument and load(block, words + DATA) != 0:
+            low = load(block, words + DATA)
+            high = low + load(block, words + ELEMENTS) * (abs(load(block, words + CODE)) % 100)
             if low < stop and start < high:
                 return argument * 64 + ALIASED
     return 0

@@ -1,8 +1,11 @@
 """The public functions that walk a plan: forward, backward, value, value_and_grad; from Python and from @njit.
 
-Both faces describe their arguments in a block and call the same compiled entry (walk.py). From Python the fast path is one
-compiled call; only when it reports a problem does Python look at the arguments again, to say what is wrong.
+Both faces describe their arguments in a block and call the same compiled entry (walk.py). From Python the fast path is
+one compiled call; only when it reports a problem does Python look at the arguments again, to say what is wrong
+(refusals.py).
 """
+
+import operator
 
 import numpy as np
 from numba import types
@@ -20,7 +23,8 @@ from nbprop.numerics.intrinsics import (
     stack_words,
     store,
 )
-from nbprop.plan import Plan, PlanType, describe_failure, plan_address
+from nbprop.plan import Plan, PlanType, plan_address
+from nbprop.refusals import refusal
 from nbprop.walk import ENTRIES
 
 _entry_signature = types.int64(types.int64, types.int64)
@@ -44,97 +48,6 @@ def _call(entry, plan, params, x, target, grads, work, weights, state, y, dy, dx
     return status if failed == 0 else failed, load_double(block, arg.RESULT)
 
 
-# -- what to say when a call is refused ----------------------------------------------------------------------
-
-
-def _kind(code):
-    if code == arg.ANY_INTEGER:
-        return "integers"
-    return {arg.FLOAT32: "float32", arg.FLOAT64: "float64"}[code]
-
-
-def _wanted(plan, argument):
-    """(element code, shape as text) that `plan` wants of an argument."""
-    code = plan.element_code
-    n = f"1..{plan.batch}"
-    flat = {arg.PARAMS: plan.n_params, arg.GRADS: plan.n_params, arg.STATE: plan.state_size}
-    flat |= {arg.V: plan.n_params, arg.OUT: plan.n_params}
-    if argument in flat:
-        return code, f"({flat[argument]},)"
-    if argument == arg.WORK:
-        return code, f"({plan.work_size},) or longer"
-    if argument == arg.WEIGHTS:
-        return code, "(n,), one weight a sample of x"
-    shape, code = {
-        arg.X: (plan.input_shape, plan.x_code),
-        arg.DX: (plan.input_shape, code),
-        arg.TARGET: (plan.target_shape, plan.target_code),
-        arg.Y: (plan.output_shape, code),
-        arg.DY: (plan.output_shape, code),
-    }[argument]
-    return code, "(" + ", ".join([n, *map(str, shape)]) + ("," if not shape else "") + ")"
-
-
-def _got(value):
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} array of shape {value.shape}"
-    return type(value).__name__
-
-
-def refusal(function, plan, values, status):
-    """The exception for a status other than 0. `values` are the call's arguments in the order of arguments.py."""
-    if status >= arg.FAILED:
-        return describe_failure(function, plan, status - arg.FAILED)
-    argument, problem = divmod(status, 64)
-    if argument == arg.PLAN:
-        if problem == arg.NO_LOSS:
-            return ValueError(f"{function}: this plan has no loss; make one with nbprop.plan(net, loss=...)")
-        return RuntimeError(f"{function}: the plan was made by another version of nbprop; make it again")
-    name, value = arg.NAMES[argument], values[argument]
-    code, shape = _wanted(plan, argument)
-    got = _got(value)
-    said = {
-        arg.NOT_AN_ARRAY: (TypeError, f"must be a NumPy array, got {got}; convert it once with np.ascontiguousarray"),
-        arg.MISSING: (TypeError, f"is needed and got None; pass an array {shape} of {_kind(code)}"),
-        arg.DTYPE: (TypeError, f"must hold {_kind(code)}, got {got}; convert it once with .astype"),
-        arg.ORDER: (ValueError, f"must be C-contiguous, got a strided {got}; copy it once with np.ascontiguousarray"),
-        arg.MISALIGNED: (ValueError, f"must be aligned to its element, got a misaligned {got}; copy it once"),
-        arg.READ_ONLY: (ValueError, f"is written and must not be read-only, got a read-only {got}; pass a copy"),
-        arg.LENGTH: (ValueError, f"must have shape {shape}, got {got}; {_REMEDY.get(argument, 'see the plan')}"),
-        arg.SHAPE_DIFFERS: (ValueError, f"must have shape {shape}, got {got}; reshape it or make another plan"),
-        arg.EMPTY: (ValueError, f"has no samples (got {got}); pass at least one"),
-        arg.CAPACITY: (ValueError, f"brings more samples than the plan's batch of {plan.batch}, got {got}; "
-                       "make a plan with a larger batch or pass it in chunks"),
-        arg.SAMPLES_DIFFER: (ValueError, f"must bring as many samples as x, got {got}"),
-        arg.CLASS_RANGE: (ValueError, _class_message(plan, argument, value)),
-        arg.ALIASED: (ValueError, f"is written and shares memory with {_partner(values, argument)}; pass separate buffers"),
-    }  # fmt: skip
-    kind, text = said[problem]
-    return kind(f"{function}: {name} {text}")
-
-
-_REMEDY = {
-    arg.PARAMS: "nbprop.init(net, seed) makes them",
-    arg.GRADS: "np.empty_like(params) makes one",
-    arg.WORK: "nbprop.workspace(plan) makes one",
-    arg.STATE: "nbprop.layer_state(net) makes one",
-}
-
-
-def _class_message(plan, argument, value):
-    classes = plan.classes if argument == arg.TARGET else plan.x_classes
-    wrong = value[(value < 0) | (value >= classes)] if isinstance(value, np.ndarray) else ()
-    example = f", got {wrong[0]}" if len(wrong) else ""
-    return f"must hold classes in 0..{classes - 1}{example}"
-
-
-def _partner(values, argument):
-    for other, value in enumerate(values):
-        if other != argument and isinstance(value, np.ndarray) and np.may_share_memory(value, values[argument]):
-            return arg.NAMES[other]
-    return "another argument"
-
-
 def _plain(value):
     """A memory-mapped array seen as the plain array it is; anything else unchanged."""
     return value.view(np.ndarray) if type(value) is np.memmap else value
@@ -152,8 +65,17 @@ def _run(function, plan, values, accumulate=False, step=0):
     """Call an entry from Python. `values` are the arguments in the order of arguments.py, None where not given."""
     addresses = [0 if value is None else id(value) for value in values]
     entry = ENTRIES[function]
+    step = _integer(function, step)
     status, result = _call(entry.address, _table(function, plan), *addresses, 1 if accumulate else 0, step, _NDARRAY)
     return result if status == 0 else _slow(function, plan, values, accumulate, step, status)
+
+
+def _integer(function, step):
+    """`step` as an int: another integer type would compile the call anew, and a float be cut."""
+    try:
+        return operator.index(step)
+    except TypeError:
+        raise TypeError(f"{function}: step must be an integer, got {type(step).__name__}") from None
 
 
 def _table(function, plan):
@@ -264,7 +186,7 @@ def value_and_grad(plan, params, x, target, grads, work, weights=None, accumulat
         0,
         0,
         1 if accumulate else 0,
-        step,
+        step if type(step) is int else _integer("value_and_grad", step),
         _NDARRAY,
     )
     if status == 0:
@@ -307,10 +229,6 @@ def _raise_status(status):
     """Raise what a status means; with the argument's name, without the values, which only Python can tell."""
     if status >= arg.FAILED:
         raise RuntimeError("a layer's kernel raised an exception and the walk was stopped")
-    if status < 0:
-        raise RuntimeError(
-            "this compiled function was cached with another version of nbprop; clear the cache of your own @njit functions"
-        )
     argument, problem = status // 64, status % 64
     if argument == arg.PLAN and problem == arg.NO_LOSS:
         raise ValueError("this plan has no loss; make one with nbprop.plan(net, loss=...)")
@@ -341,10 +259,12 @@ _RAISE = Untyped(_raise_status, lambda dtype: _raise_signature)
 _call_raise = propagating_call(_raise_signature)
 
 
-def _check_types(function, plan, given):
+def _check_types(function, plan, step, given):
     """Typing errors that name the argument. `given`: (name, Numba type, "array", "integer or array" or "optional")."""
     if not isinstance(plan, PlanType):
         raise TypingError(f"nbprop.{function}: plan must be what nbprop.plan(...) returns, got {plan}")
+    if not isinstance(step, (int, types.Integer, types.Omitted)):
+        raise TypingError(f"nbprop.{function}: step must be an integer, got {step}")
     for name, found, role in given:
         absent = found is None or isinstance(found, (types.NoneType, types.Omitted))
         if absent and role in ("optional", "written or None"):
@@ -371,11 +291,15 @@ def _enter(entry, plan, block, alone):
     """Call an entry with a filled block; its result, or an exception."""
     store(block, arg.ALONE, alone)
     address = find(entry)
-    if address == 0:
-        _call_raise(find(_RAISE_FINGERPRINT), (-1,))
-    failed, status = _call_entry(address, (plan, block))
-    if failed != 0 or status != 0:
-        _call_raise(find(_RAISE_FINGERPRINT), (status,))
+    failed, status = (0, 0) if address == 0 else _call_entry(address, (plan, block))
+    if address == 0 or failed != 0 or status != 0:
+        refuse = find(_RAISE_FINGERPRINT)
+        if address == 0 or refuse == 0:
+            raise RuntimeError(
+                "this compiled function was cached with another version of nbprop; "
+                "clear the cache of your own @njit functions"
+            )
+        _call_raise(refuse, (status,))
     return load_double(block, arg.RESULT)
 
 
@@ -385,7 +309,7 @@ _RAISE_FINGERPRINT = np.int64(_RAISE.fingerprint())
 @overload(forward, jit_options=FLAGS, strict=False)
 def _forward(plan, params, x, y, work, state=None, step=0):
     given = [("params", params, "array"), ("x", x, "data"), ("y", y, "written"), ("work", work, "written")]
-    _check_types("forward", plan, [*given, ("state", state, "written or None")])
+    _check_types("forward", plan, step, [*given, ("state", state, "written or None")])
     entry, real, x_code = np.int64(ENTRIES["forward"].fingerprint()), _code(params), _code(x)
 
     def run(plan, params, x, y, work, state=None, step=0):
@@ -409,7 +333,7 @@ def _value(plan, params, x, target, work, weights=None, state=None, step=0):
         ("target", target, "data"),
         ("work", work, "written"),
     ]
-    _check_types("value", plan, [*given, ("weights", weights, "optional"), ("state", state, "written or None")])
+    _check_types("value", plan, step, [*given, ("weights", weights, "optional"), ("state", state, "written or None")])
     entry, real, x_code, target_code = np.int64(ENTRIES["value"].fingerprint()), _code(params), _code(x), _code(target)
 
     def run(plan, params, x, target, work, weights=None, state=None, step=0):
@@ -439,7 +363,7 @@ def _value_and_grad(plan, params, x, target, grads, work, weights=None, accumula
         ("weights", weights, "optional"),
         ("state", state, "written or None"),
     ]
-    _check_types("value_and_grad", plan, given)
+    _check_types("value_and_grad", plan, step, given)
     entry, real, x_code, target_code = (
         np.int64(ENTRIES["value_and_grad"].fingerprint()),
         _code(params),
@@ -467,7 +391,7 @@ def _value_and_grad(plan, params, x, target, grads, work, weights=None, accumula
 def _backward(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0):
     given = [("params", params, "array"), ("x", x, "data"), ("dy", dy, "array"), ("grads", grads, "written")]
     given += [("dx", dx, "written or None"), ("work", work, "written"), ("state", state, "written or None")]
-    _check_types("backward", plan, given)
+    _check_types("backward", plan, step, given)
     entry, real, x_code = np.int64(ENTRIES["backward"].fingerprint()), _code(params), _code(x)
 
     def run(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0):

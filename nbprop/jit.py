@@ -17,6 +17,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding
 import numba
@@ -37,7 +38,7 @@ from nbprop.numerics.intrinsics import (
 )
 
 # contract and nsz keep a value's bits the same in a vector body and in its scalar tail; reassoc and arcp do not.
-FLAGS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}, "boundscheck": False}
+FLAGS: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}, "boundscheck": False}
 
 _PACKAGE = Path(__file__).parent
 _IMPORT = re.compile(r"^\s*(?:from\s+(nbprop[\w.]*)\s+import\s+(\([^)]*\)|[^\n]*)|import\s+(nbprop[\w.]*))", re.M)
@@ -86,22 +87,35 @@ def _source_of(module):
     return _closures[module]
 
 
-def _digest_of(function):
+def _digest_of(function, seen=()):
     """Identifies a function by what it compiles to: its source file (ours: with all it imports), code and closure."""
     code = function.__code__
-    parts = [function.__module__.encode(), function.__qualname__.encode(), code.co_code]
+    parts = [str(function.__module__).encode(), function.__qualname__.encode(), code.co_code]
     parts.append(repr([c for c in code.co_consts if not inspect.iscode(c)]).encode())
-    if function.__module__.startswith("nbprop.") and _module_file(function.__module__):
+    values = [cell.cell_contents for cell in function.__closure__ or ()]
+    if str(function.__module__).startswith("nbprop.") and _module_file(function.__module__):
         parts.append(_source_of(function.__module__))
     else:
         parts.append(_source_of("nbprop.jit"))
         if os.path.isfile(code.co_filename):
             parts.append(Path(code.co_filename).read_bytes())
-    for cell in function.__closure__ or ():
-        value = cell.cell_contents
+        # Numba freezes globals; those of a user's function may come from other files, or from none.
+        values += [function.__globals__[name] for name in code.co_names if name in function.__globals__]
+    for value in values:
         value = python_function(value)
-        parts.append(_digest_of(value) if inspect.isfunction(value) else repr(value).encode())
+        if inspect.isfunction(value):
+            if value not in seen and value is not function:
+                parts.append(_digest_of(value, (*seen, function)))
+        elif isinstance(value, np.ndarray):
+            parts.append(value.tobytes())
+        elif not inspect.ismodule(value):
+            parts.append(repr(value).encode())
     return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
+
+
+def python_function(function):
+    """The plain function behind a dispatcher, or the function itself."""
+    return getattr(function, "py_func", function)
 
 
 # -- the disk cache ------------------------------------------------------------------------------------------
@@ -118,7 +132,7 @@ def cache_root():
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nbprop"
 
 
-_warned = []
+_warned: list[str] = []
 
 
 def _warn_once(message):
@@ -158,11 +172,17 @@ class DiskCache:
         if hashlib.blake2b(content, digest_size=16).digest() != digest:
             return None
         target_context.refresh()
-        return CompileResult._rebuild(target_context, *pickle.loads(content))
+        try:
+            return CompileResult._rebuild(target_context, *pickle.loads(content))
+        except ImportError:
+            return None  # a function made by exec, or in a module that this process cannot import by its name
 
     def save_overload(self, signature, compiled):
         path = self._path(signature, compiled.target_context)
-        content = pickle.dumps(compiled._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
+        try:
+            content = pickle.dumps(compiled._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
+        except (pickle.PicklingError, AttributeError):
+            return  # it refers to a function that has no importable name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
@@ -194,11 +214,6 @@ def njit(function):
     dispatcher = numba.njit(**FLAGS)(function)
     dispatcher._cache = DiskCache(function)
     return dispatcher
-
-
-def python_function(function):
-    """The plain function behind a dispatcher, or the function itself."""
-    return getattr(function, "py_func", function)
 
 
 def source_hash(module):
@@ -233,7 +248,7 @@ def _resolve(fingerprint):
     return 0
 
 
-_table[_RESOLVER] = ctypes.cast(_resolve, ctypes.c_void_p).value
+_table[_RESOLVER] = ctypes.cast(_resolve, ctypes.c_void_p).value or 0
 
 
 def _publish(fingerprint, address):
@@ -405,7 +420,7 @@ class Kernel(Native):
     `part` runs on one thread while the others wait. An array that the caller did not give has size 0.
     """
 
-    def __init__(self, function, uses=()):
+    def __init__(self, function, uses=(), name=None):
         python = python_function(function)
         names = list(inspect.signature(python).parameters)
         if "n" not in names:
@@ -417,7 +432,7 @@ class Kernel(Native):
         self.sizes = [name for name in self.scalars if name not in _FRAME_WORDS and name not in ("part", "parts")]
         self.split = "part" in names
         self._dispatcher = function if function is not python else njit(function)
-        super().__init__(python, self._op_signature, uses=uses)
+        super().__init__(python, self._op_signature, name, uses)
 
     @staticmethod
     def _op_signature(dtype):
@@ -452,3 +467,18 @@ def share(total, part, parts):
     base, more = total // parts, total % parts
     start = part * base + min(part, more)
     return start, start + base + (1 if part < more else 0)
+
+
+# Elements a vectorised loop takes at a time at most: 4 vectors of 16 float32.
+_BLOCK = 64
+
+
+@njit
+def share_blocks(total, part, parts):
+    """As `share`, in whole blocks of 64 elements: the bounds of an elementwise loop's share.
+
+    LLVM may fuse a product and a sum one way in a loop's vector body and another way in its scalar tail (it did in
+    gelu's derivative, float32). Cut at whole blocks, each element is in the body or in the tail on any number of threads.
+    """
+    first, last = share((total + _BLOCK - 1) // _BLOCK, part, parts)
+    return min(first * _BLOCK, total), min(last * _BLOCK, total)

@@ -90,6 +90,10 @@ class Layer:
         """(name, layer, its input shape) of the layers inside this one."""
         return ()
 
+    def flops(self, input_shape):
+        """Floating-point operations of the layer's own products, forward, one sample: multiply-adds count as 2."""
+        return 0
+
     def state_size(self, input_shape):
         """Elements of state that a step carries from call to call (running statistics)."""
         return 0
@@ -210,6 +214,8 @@ class Network:
             shape, layers = config["input_shape"], config["layers"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"not the JSON of an nbprop network: {error!r}") from None
+        if not isinstance(shape, list) or not isinstance(layers, list):
+            raise ValueError("not the JSON of an nbprop network: input_shape and layers must be lists")
         return cls(tuple(shape), [layer_from_config(layer) for layer in layers])
 
     def __eq__(self, other):

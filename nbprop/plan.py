@@ -7,7 +7,7 @@ live together share memory. The ops that only serve the input's gradient are dro
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numba import types
@@ -199,10 +199,13 @@ def _take(build):
 
 def _needed(ops, space):
     """The ops that what lands in `space` depends on."""
-    wanted, kept = set(), []
-    for op in reversed(ops):
+    wanted, kept, follower = set(), [], None
+    for op, following in zip(reversed(ops), [None, *reversed(ops)], strict=False):
         if any(buffer.space == space or id(buffer) in wanted for buffer in op.writes):
-            kept.append(op)
+            # An op may go without a barrier only before the very op that it was emitted before.
+            barrier = op.barrier or following is not follower
+            follower = op
+            kept.append(replace(op, barrier=barrier))
             wanted.update(id(buffer) for buffer in op.operands if buffer is not None)
     return kept[::-1]
 
@@ -220,7 +223,8 @@ def _place(parts, itemsize):
             if buffer is not None and buffer.space == frame.WORK:
                 buffers[id(buffer)] = buffer
                 first.setdefault(id(buffer), time)
-                last[id(buffer)] = time
+                # Without a barrier, threads may still be in this op while others are in the next.
+                last[id(buffer)] = time if op.barrier else time + 1
     unit = max(1, _ALIGNMENT // itemsize)
     placed = []
     for key in sorted(buffers, key=lambda k: (-buffers[k].size, first[k])):
@@ -298,14 +302,17 @@ class Plan:
         header[table.TARGET_CODE] = self.target_code
         header[table.TARGET_CLASSES] = self.classes
         words, labels = header.tolist(), {}
-        for program, parts in _PROGRAM_PARTS.items():
-            ops = [op for part in parts for op in self.lowered.parts.get(part, ())]
+        for program in _PROGRAM_PARTS:
             begin = len(words)
-            for op in ops:
+            for op in self.ops(program):
                 labels[len(words)] = op.label, op.kernel.name
                 words += self._row(op)
             words[table.PROGRAMS + 2 * program : table.PROGRAMS + 2 * program + 2] = [begin, len(words)]
         return np.array(words, np.int64), labels
+
+    def ops(self, program):
+        """The ops of a program (a number of table.py), in order."""
+        return [op for part in _PROGRAM_PARTS[program] for op in self.lowered.parts.get(part, ())]
 
     def _row(self, op):
         operands = []
@@ -371,7 +378,8 @@ def as_dtype(dtype):
         found = np.dtype(dtype)
     except TypeError:
         found = None
-    if found not in (np.dtype(np.float32), np.dtype(np.float64)):
+    # Not `in`: NumPy takes None for float64.
+    if found is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
     return found
 

@@ -4,7 +4,8 @@ A worker is a Python thread that enters compiled code once and stays there, outs
 ticket, first spinning, then parked on a native lock of CPython's (PyThread_acquire_lock needs no interpreter
 and exists wherever CPython does). So a caller that holds the interpreter's lock can wake workers and wait for them.
 
-The pool serves one walk at a time. A caller that finds it busy walks alone, which gives the same bits.
+The pool serves one walk at a time. A caller that finds another walk under way walks alone, which gives the same bits:
+callers from many threads (or from prange) fill the cores by themselves.
 """
 
 import ctypes
@@ -36,7 +37,8 @@ FINISHED = 3 * _LINE  # workers that are done with this walk
 WORKERS = 4 * _LINE  # workers alive
 JOB = 5 * _LINE  # frame, begin, end, parts
 ACQUIRE, RELEASE, YIELD = 6 * _LINE, 6 * _LINE + 1, 6 * _LINE + 2  # addresses of C functions
-_TICKET = 7 * _LINE  # a line for each worker: ticket, parked, lock
+ACTIVE = 7 * _LINE  # walks under way of plans that want more than one thread
+_TICKET = 8 * _LINE  # a line for each worker: ticket, parked, lock
 TICKET, PARKED, LOCK = 0, 1, 2
 WORDS = _TICKET + (MAX_WORKERS + 1) * _LINE
 

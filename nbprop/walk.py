@@ -72,7 +72,8 @@ def walk_part(pool, frame_address, begin, end, part, parts):
         if load(row, table.BARRIER) != 0:
             barriers += 1
             threads.barrier(pool, barriers * parts)
-            if atomic_load(pool, threads.FAILED) != 0:
+            # A faster thread may have failed in a later row already; this one must still meet it at that row's barrier.
+            if 0 < atomic_load(pool, threads.FAILED) <= row:
                 return
         row += 8 * load(row, table.LENGTH)
 
@@ -99,11 +100,17 @@ def worker_loop(pool, worker):
 @njit
 def walk(frame_address, begin, end, pool, wanted):
     """Run rows on up to `wanted` threads; 0, or the address of the row whose kernel failed."""
-    parts = min(wanted, load(pool, threads.WORKERS) + 1) if wanted > 1 else 1
-    if parts == 1 or not threads.hire(pool, frame_address, begin, end, parts):
+    if wanted <= 1:
         return walk_alone(frame_address, begin, end)
-    walk_part(pool, frame_address, begin, end, 0, parts)
-    return threads.dismiss(pool, parts)
+    parts = min(wanted, load(pool, threads.WORKERS) + 1)
+    others = atomic_add(pool, threads.ACTIVE, 1)
+    if others > 0 or parts == 1 or not threads.hire(pool, frame_address, begin, end, parts):
+        failed = walk_alone(frame_address, begin, end)
+    else:
+        walk_part(pool, frame_address, begin, end, 0, parts)
+        failed = threads.dismiss(pool, parts)
+    atomic_add(pool, threads.ACTIVE, -1)
+    return failed
 
 
 @njit

@@ -47,7 +47,7 @@ def real_commits(folder, count):
     return commits
 
 
-def write_results(folder, commits, noise=0.04, seed=0, planted=None, spikes=None):
+def write_results(folder, commits, noise=0.02, seed=0, planted=None, spikes=None):
     """Write results/, a file a commit; returns the folder.
 
     noise: standard deviation of the figures from commit to commit, relative. planted: {text: (commit index, factor)}

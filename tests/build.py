@@ -3,7 +3,7 @@
 import nbprop
 
 
-def layer(description, path_of):
+def _layer(description, path_of):
     kind = description["type"]
     if kind == "dense":
         share = None
@@ -15,16 +15,17 @@ def layer(description, path_of):
     if kind == "flatten":
         return nbprop.flatten()
     if kind == "residual":
-        return nbprop.residual(*(layer(inner, path_of) for inner in description["layers"]))
+        return nbprop.residual(*(_layer(inner, path_of) for inner in description["layers"]))
     assert kind == "concat", kind
-    return nbprop.concat(*([layer(inner, path_of) for inner in branch] for branch in description["branches"]))
+    return nbprop.concat(*([_layer(inner, path_of) for inner in branch] for branch in description["branches"]))
 
 
 def network(description):
+    """The network of a description in the format of tests/reference/README.md."""
     layers = description["layers"]
 
     def path_of(index):
         """The owner of a dense layer's weight: a layer tied to a tied one is tied to that one's owner."""
         return path_of(layers[index]["tied_to"]) if "tied_to" in layers[index] else f"{index}.dense"
 
-    return nbprop.network(tuple(description["input_shape"]), *(layer(item, path_of) for item in layers))
+    return nbprop.network(tuple(description["input_shape"]), *(_layer(item, path_of) for item in layers))

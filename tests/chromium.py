@@ -4,12 +4,14 @@ Two file descriptors carry JSON messages, each ended by a zero byte: Chromium re
 """
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -117,35 +119,47 @@ class Page:
         for kind in ("rawKeyDown", "keyUp"):
             self.command("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code)
 
+    def close(self):
+        """End the browser; it may be gone before it answers."""
+        self._session = None
+        with contextlib.suppress(RuntimeError, OSError):
+            self.command("Browser.close")
+
     def screenshot(self, whole=False):
         """PNG bytes, base64 as the protocol gives them."""
         return self.command("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
 
 
+# Moves the two pipes to the descriptors that Chromium expects, and becomes Chromium.
+LAUNCH = "import os, sys; a, b, *c = sys.argv[1:]; os.dup2(int(a), 3); os.dup2(int(b), 4); os.execv(c[0], c)"
+
+
+def high(descriptor):
+    """The same pipe on a number above 9, out of the way of 3 and 4."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(descriptor)
+    return moved
+
+
 @contextlib.contextmanager
 def page():
     """A browser with one empty profile and one tab, ended at the end."""
-    to_browser, from_us = os.pipe()
-    from_browser, to_us = os.pipe()
+    (to_browser, from_us), (from_browser, to_us) = (map(high, os.pipe()) for _ in range(2))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [find(), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        # A shell moves the two pipes to the descriptors that Chromium expects.
         process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{to_us}', "sh", *command],
-            pass_fds=(to_browser, to_us), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            [sys.executable, "-c", LAUNCH, str(to_browser), str(to_us), find(), *FLAGS, f"--user-data-dir={profile}"],
+            pass_fds=(to_browser, to_us),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         os.close(to_browser)
         os.close(to_us)
-        tab = None
         try:
             tab = Page(from_browser, from_us)
             yield tab
+            tab.close()
         finally:
-            with contextlib.suppress(OSError, RuntimeError, TimeoutError):
-                if tab is not None:
-                    tab._session = None
-                    tab.command("Browser.close")
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:

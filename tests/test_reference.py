@@ -1,78 +1,64 @@
-"""Forward, loss and gradients of every stored PyTorch network, in both precisions and on 1, 2 and 4 threads."""
+"""Forward, loss and gradients of every stored PyTorch network: both precisions, 1, 2, 4 threads, poisoned buffers."""
 
 import build
+import naive
 import numpy as np
 import pytest
 import stored
+from cases import Buffers, close, same_bits
 
 import nbprop
-from nbprop import threads
 
+pytestmark = pytest.mark.usefixtures("four_cores")
 CASES = stored.load("networks")
-# float64: both sum in other orders. float32: the stored result is float64's; relative to each array's largest value.
+# float64: both sum in other orders. float32: against float64's result, from inputs that both hold exactly.
 TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _four_cores():
-    """Let four threads walk even where there are fewer cores: slow, but the bits are what is tested."""
-    before, threads.processor_share = threads.processor_share, lambda: 4
-    yield
-    threads.processor_share = before
-
-
-def close(name, got, wanted, dtype):
-    scale = max(np.abs(wanted).max(initial=0.0), 1.0 if name == "loss" else 1e-3)
-    assert np.abs(got - wanted).max(initial=0.0) <= TOLERANCE[dtype] * scale, name
-
-
-def guarded(size, dtype):
-    """A NaN-filled view inside a larger buffer with guard values around it."""
-    whole = np.full(size + 32, 7.25, dtype)
-    view = whole[16 : 16 + size]
-    view[:] = np.nan
-    return whole, view
-
-
-def run(description, arrays, dtype, thread_count):
-    net = build.network(description)
-    n = len(arrays["x"])
-    plan = nbprop.plan(net, loss=description["loss"], batch=n + 2, dtype=dtype, threads=thread_count)
+def step(plan, arrays, dy):
+    """Run every function once, on buffers poisoned anew; what each of them wrote, by name."""
+    n, dtype, buffers = len(arrays["x"]), plan.dtype, Buffers()
+    params, x, dy = (buffers.constant(a.astype(dtype)) for a in (arrays["params"], arrays["x"], dy))
     target = arrays["target"]
-    target = target if target.dtype.kind == "i" else target.astype(dtype)
-    weights = arrays["weights"].astype(dtype) if "weights" in arrays else None
-    params, x = arrays["params"].astype(dtype), arrays["x"].astype(dtype)
-    out = {}
-    wholes = []
-
-    def new(shape):
-        whole, view = guarded(int(np.prod(shape)), dtype)
-        wholes.append((whole, view.size))
-        return view.reshape(shape)
-
-    work, grads = new((plan.work_size,)), new((net.n_params,))
-    out["loss"] = nbprop.value_and_grad(plan, params, x, target, grads, work, weights)
-    out["grad"] = grads
+    target = buffers.constant(target if target.dtype.kind == "i" else target.astype(dtype))
+    weights = buffers.constant(arrays["weights"].astype(dtype)) if "weights" in arrays else None
+    work = buffers.poisoned((plan.work_size,), dtype)
+    grads = [buffers.poisoned(params.shape, dtype) for _ in range(3)]
+    y, dx = buffers.poisoned((n, *plan.output_shape), dtype), buffers.poisoned(x.shape, dtype)
+    out = {"loss": nbprop.value_and_grad(plan, params, x, target, grads[0], work, weights), "grad": grads[0]}
+    work[:] = np.nan
     assert nbprop.value(plan, params, x, target, work, weights) == out["loss"]
-    y = new((n, *net.output_shape))
     work[:] = np.nan
     nbprop.forward(plan, params, x, y, work)
-    out["output"] = y
-    return plan, params, x, target, weights, work, out, new, wholes
+    nbprop.backward(plan, params, x, dy, grads[1], dx, work)
+    out |= {"output": y, "backward": grads[1], "x_grad": dx}
+    work[:] = np.nan
+    nbprop.forward(plan, params, x, y, work)
+    nbprop.backward(plan, params, x, dy, grads[2], None, work)
+    same_bits("backward without dx", grads[2], grads[1])
+    accumulated = grads[2]
+    work[:] = np.nan
+    assert nbprop.value_and_grad(plan, params, x, target, accumulated, work, weights, True) == out["loss"]
+    out["accumulated"] = accumulated
+    buffers.check()
+    return out
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("case", list(CASES))
 def test_network(case, dtype):
     description, arrays = CASES[case]
-    results = []
-    for thread_count in (1, 2, 4):
-        *_, out, _, wholes = run(description, arrays, dtype, thread_count)
-        results.append(out)
-        for whole, size in wholes:
-            assert (whole[:16] == 7.25).all()
-            assert (whole[16 + size :] == 7.25).all()
-    for name in ("output", "loss", "grad"):
-        close(name, results[0][name], arrays[name], dtype)
-        for other in results[1:]:
-            assert np.array_equal(results[0][name], other[name]), f"{name}: other bits on more threads"
+    net, n = build.network(description), len(arrays["x"])
+    _, dy = naive.loss_and_gradient(description["loss"], arrays["output"], arrays["target"], arrays.get("weights"))
+    plan = nbprop.plan(net, loss=description["loss"], batch=n, dtype=dtype)
+    out = step(plan, arrays, dy)
+    tolerance = TOLERANCE[dtype]
+    for name in ("output", "grad", "x_grad"):
+        close(name, out[name], arrays[name], tolerance)
+    close("backward", out["backward"], arrays["grad"], tolerance)
+    close("accumulated", out["accumulated"], 2 * arrays["grad"], tolerance)
+    close("loss", out["loss"], arrays["loss"], tolerance)
+    for threads, batch in ((1, n), (1, n + 3), (2, n), (4, n + 1)):
+        other = step(nbprop.plan(net, description["loss"], batch, dtype, threads), arrays, dy)
+        for name, value in out.items():
+            same_bits(f"{name}, {threads} threads, capacity {batch}", other[name], value)

@@ -15,7 +15,7 @@ from history import Point, Series
 from regressions import find_steps, regressions
 from rows import BY_NAME, target
 
-RATIO, SECONDS, RATE = "ratios.Ratio.track_ratio", "ratios.Seconds.track_seconds", "ratios.Rate.track_rate"
+RATIO, SECONDS = "ratios.Ratio.track_ratio", "ratios.Seconds.track_seconds"
 COMPILING, MEMORY = "compiling.", "memory."
 
 
@@ -102,25 +102,20 @@ def ratios(series: Sequence[Series]) -> list[dict]:
 
 def roofline(series: Sequence[Series]) -> dict:
     """The newest rates of one thread over arithmetic intensity, under the ceilings of the same session."""
-    rates = {key: point.value * 1e9 for key, point in last(series, RATE).items()}
-    seconds = last(series, SECONDS)
-    work, peaks = [], {}
-    for key, rate in rates.items():
+    work, peaks, copies = [], {}, []
+    for key, point in last(series, SECONDS).items():
         name, library, threads = key.split("/")
-        if name not in BY_NAME or threads != "1":
+        row = BY_NAME.get(name)
+        if row is None or threads != "1" or row.kind == "solver":  # a solver's calls are not counted
             continue
-        row = BY_NAME[name]
+        rate = row.flops / point.value
         if library == "fma":
             peaks.setdefault(row.dtype, []).append(rate)
-        elif library != "copy":
+        elif library == "copy":
+            copies.append(row.bytes / point.value)
+        else:
             intensity = row.flops / row.bytes
             work.append({"name": row.title, "library": library, "intensity": intensity, "rate": rate})
-    copies = [
-        BY_NAME[name].bytes / point.value
-        for key, point in seconds.items()
-        for name, library, _ in [key.split("/")]
-        if library == "copy" and name in BY_NAME
-    ]
     return {
         "work": sorted(work, key=lambda w: w["intensity"]),
         "peaks": {dtype: float(np.median(found)) for dtype, found in peaks.items()},

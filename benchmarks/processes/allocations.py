@@ -3,10 +3,11 @@
 Numba counts only where NUMBA_NRT_STATS is set before it is imported.
 """
 
-import nbprop
 import numba
 import numpy as np
 from numba.core.runtime import rtsys
+
+import nbprop
 
 
 @numba.njit

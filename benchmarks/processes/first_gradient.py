@@ -1,13 +1,15 @@
 """A process that computes one gradient of 4-32-32-1 tanh on a batch of 64, and ends: `first_gradient.py LIBRARY`."""
 
+import itertools
 import sys
 
 WIDTHS = (4, 32, 32, 1)
 
 
 def nbprop():
-    import nbprop
     import numpy as np
+
+    import nbprop
 
     hidden = [nbprop.dense(width, activation="tanh") for width in WIDTHS[1:-1]]
     net = nbprop.network(WIDTHS[:1], *hidden, nbprop.dense(WIDTHS[-1]))
@@ -35,7 +37,7 @@ def jax():
             x = jnp.tanh(x @ w + b)
         return jnp.mean((x @ params[-1][0] + params[-1][1] - target) ** 2)
 
-    shapes = zip(WIDTHS, WIDTHS[1:], strict=False)
+    shapes = itertools.pairwise(WIDTHS)
     params = [(np.ones(shape, np.float32), np.zeros(shape[1], np.float32)) for shape in shapes]
     x, target = np.ones((64, 4), np.float32), np.ones((64, 1), np.float32)
     jax.block_until_ready(jax.jit(jax.value_and_grad(loss))(params, x, target))

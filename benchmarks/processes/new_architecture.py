@@ -1,6 +1,7 @@
 """Prints the seconds from description to first gradient for a network of a shape that this process, warm from
 another one, has not seen: `new_architecture.py LIBRARY`."""
 
+import itertools
 import sys
 import time
 
@@ -8,8 +9,9 @@ WARM, NEW = (7, 5, 6, 3), (7, 11, 13, 17, 3)
 
 
 def nbprop(widths):
-    import nbprop
     import numpy as np
+
+    import nbprop
 
     hidden = [nbprop.dense(width, activation="tanh") for width in widths[1:-1]]
     net = nbprop.network(widths[:1], *hidden, nbprop.dense(widths[-1]))
@@ -29,7 +31,7 @@ def jax(widths):
             x = jnp.tanh(x @ w + b)
         return jnp.mean((x @ params[-1][0] + params[-1][1] - target) ** 2)
 
-    shapes = zip(widths, widths[1:], strict=False)
+    shapes = itertools.pairwise(widths)
     params = [(np.ones(shape, np.float32), np.zeros(shape[1], np.float32)) for shape in shapes]
     x, target = np.ones((16, 7), np.float32), np.ones((16, 3), np.float32)
     jax.block_until_ready(jax.jit(jax.value_and_grad(loss))(params, x, target))

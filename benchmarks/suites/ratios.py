@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
-from rows import BY_NAME, ROWS, comparisons
+from rows import ROWS, comparisons
 from session import measure, taking_part
 
 # set by `make bench-quick`: the same figures, wider spread
@@ -70,14 +69,3 @@ class Seconds(Paired):
 
     def track_seconds(self, samples: dict[str, list[float]], name: str) -> dict:
         return {"samples": samples[name], "number": 1}
-
-
-class Rate(Paired):
-    """Multiply-adds a second, counted as two operations: the vertical axis of the roofline."""
-
-    params = ([name for name in CONTENDERS if BY_NAME[name.split("/")[0]].kind != "solver"],)
-    param_names = ("contender",)
-    unit = "GFLOP/s"
-
-    def track_rate(self, samples: dict[str, list[float]], name: str) -> float:
-        return BY_NAME[name.split("/")[0]].flops / float(np.median(samples[name])) / 1e9

@@ -2,7 +2,8 @@
 
 from nbprop.layers.activation import ACTIVATIONS, activation
 from nbprop.layers.combine import concat, residual
+from nbprop.layers.custom import custom, elementwise
 from nbprop.layers.dense import dense
 from nbprop.layers.reshape import flatten
 
-__all__ = ["ACTIVATIONS", "activation", "concat", "dense", "flatten", "residual"]
+__all__ = ["ACTIVATIONS", "activation", "concat", "custom", "dense", "elementwise", "flatten", "residual"]

@@ -10,7 +10,7 @@ Hendrycks & Gimpel 2016, section 2; SiLU, Elfwing et al. 2018; softplus, Dugas e
 import math
 from dataclasses import dataclass
 
-from nbprop.jit import kernel, njit, share
+from nbprop.jit import kernel, njit, share, share_blocks
 from nbprop.network import Layer, choose
 from nbprop.numerics.functions import erf, exp, expm1, sigmoid, softplus, tanh
 from nbprop.numerics.scalars import like
@@ -150,21 +150,21 @@ def _scale_by_derivative(d, s, code):
 @kernel
 def activation_forward(y, x, n, size, code, part, parts):
     """y = f(x). y OUT (n, size), x IN (n, size)."""
-    start, stop = share(n * size, part, parts)
+    start, stop = share_blocks(n * size, part, parts)
     _apply(y[start:stop], x[start:stop], code)
 
 
 @kernel
 def activation_inplace(y, n, size, code, part, parts):
     """y = f(y). y INOUT (n, size)."""
-    start, stop = share(n * size, part, parts)
+    start, stop = share_blocks(n * size, part, parts)
     _apply_inplace(y[start:stop], code)
 
 
 @kernel
 def activation_backward(d, s, n, size, code, part, parts):
     """d = d f'. d INOUT (n, size): dy, then dx; s IN (n, size): x for gelu, gelu_tanh and silu, else y."""
-    start, stop = share(n * size, part, parts)
+    start, stop = share_blocks(n * size, part, parts)
     _scale_by_derivative(d[start:stop], s[start:stop], code)
 
 

@@ -7,14 +7,14 @@ Their backward rules are those of a sum and of a slice; a value that several lay
 import math
 from dataclasses import dataclass
 
-from nbprop.jit import kernel, share
+from nbprop.jit import kernel, share, share_blocks
 from nbprop.network import Layer
 
 
 @kernel
 def add_forward(y, a, b, n, size, part, parts):
     """y = a + b. y OUT, a IN, b IN: (n, size)."""
-    start, stop = share(n * size, part, parts)
+    start, stop = share_blocks(n * size, part, parts)
     y, a, b = y[start:stop], a[start:stop], b[start:stop]
     for i in range(y.size):
         y[i] = a[i] + b[i]
@@ -23,7 +23,7 @@ def add_forward(y, a, b, n, size, part, parts):
 @kernel
 def add_into(y, x, n, size, part, parts):
     """y += x. y INOUT, x IN: (n, size)."""
-    start, stop = share(n * size, part, parts)
+    start, stop = share_blocks(n * size, part, parts)
     y, x = y[start:stop], x[start:stop]
     for i in range(y.size):
         y[i] += x[i]
@@ -32,7 +32,7 @@ def add_into(y, x, n, size, part, parts):
 @kernel
 def copy(y, x, n, size, part, parts):
     """y = x. y OUT, x IN: (n, size)."""
-    start, stop = share(n * size, part, parts)
+    start, stop = share_blocks(n * size, part, parts)
     y, x = y[start:stop], x[start:stop]
     for i in range(y.size):
         y[i] = x[i]

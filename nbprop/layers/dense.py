@@ -32,13 +32,12 @@ def dense_forward(y, scratch, x, w, b, n, rows, n_in, n_out, part, parts):
 
 
 @kernel(uses=(GEMM,))
-def dense_backward_parameters(dw, db, scratch, x, dz, n, rows, n_in, n_out, again, accumulate, part, parts):
-    """dW = x^T dz, db = sum of dz's rows; added to what dw and db hold when `again` or `accumulate`.
+def dense_backward_parameters(dw, db, scratch, x, dz, n, rows, n_in, n_out, w_again, b_again, accumulate, part, parts):
+    """dW = x^T dz, db = sum of dz's rows; added to what dw and db hold when theirs of `again`, or `accumulate`, is 1.
 
     dw OUT (n_in, n_out), db OUT (n_out,) or empty, x IN (n * rows, n_in), dz IN (n * rows, n_out).
     """
-    adding = again + accumulate > 0
-    start = ACCUMULATE if adding else ZERO
+    start = ACCUMULATE if w_again + accumulate > 0 else ZERO
     product(
         (
             *(pointer(dw, 0), n_out, pointer(x, 0), 1, n_in, pointer(dz, 0), n_out, n_in, n_out, n * rows),
@@ -48,7 +47,7 @@ def dense_backward_parameters(dw, db, scratch, x, dz, n, rows, n_in, n_out, agai
     first, last = share(n_out, part, parts)
     if db.size > 0 and first < last:
         sums = db[first:last]
-        if not adding:
+        if b_again + accumulate == 0:
             for j in range(sums.size):
                 sums[j] = like(sums[j], 0.0)
         for i in range(n * rows):
@@ -88,6 +87,8 @@ class Dense(Layer):
         choose("activation", self.activation, ACTIVATIONS)
         if self.init is not None:
             choose("init", self.init, INITIALIZERS)
+        if self.share is not None and not isinstance(self.share, str):
+            raise ValueError(f"share must be a path such as '0.dense', got {self.share!r}")
 
     def __repr__(self):
         options = "" if self.activation == "identity" else f", activation={self.activation!r}"
@@ -122,6 +123,9 @@ class Dense(Layer):
             return ((self.share, weight),)
         return tuple((f"{self.share}.{parameter.name}", parameter) for parameter in (weight, *bias))
 
+    def flops(self, input_shape):
+        return 2 * math.prod(input_shape) * self.units
+
     def lower(self, build, x, path, names):
         n_in, n_out = x.shape[-1], self.units
         rows = math.prod(x.shape[:-1])
@@ -139,13 +143,13 @@ class Dense(Layer):
         build.emit(dense_forward, (z.buffer, scratch(total, n_out, n_in)), (x.buffer, w, b), sizes)
 
         def rule(dz):
-            dw, again = build.parameter_gradient(weight)
-            db = build.parameter_gradient(bias)[0] if bias else None
+            dw, w_again = build.parameter_gradient(weight)
+            db, b_again = build.parameter_gradient(bias) if bias else (None, 0)
             build.emit(
                 dense_backward_parameters,
                 (dw, db, scratch(n_in, n_out, total)),
                 (x.buffer, dz),
-                (*sizes, again),
+                (*sizes, w_again, b_again),
                 barrier=False,
             )
             wt = w

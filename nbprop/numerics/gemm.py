@@ -1,144 +1,217 @@
+"""The matrix product that carries the arithmetic: C (m, n) = start + A (m, k) B (k, n), in float32 or float64.
+
+How it works
+------------
+A processor multiplies and adds far faster than it loads.  So a *tile* of C, twelve rows by two vectors of columns with
+AVX-512, stays in registers for a whole loop over k; each step loads two vectors of B, takes one number from each of
+twelve rows of A, and does 24 fused multiply-adds (tile.py).  A *block* of C is covered by such tiles, row strip by row
+strip.  That is all there is for small matrices: nothing is copied, nothing is allocated.
+
+Large matrices do not fit the caches, and rows that lie a power of two apart collide there.  So B is cut into parts of
+256 rows by 2,048 bytes, and each is *packed*: copied so that the panels the tiles read lie in one piece, in the second
+level cache; then for every strip of A, copied to the first level cache, its products with the whole part are formed.
+The loop over k is thus cut, and the later parts accumulate onto C.  This is the algorithm of Goto and van de Geijn
+("Anatomy of high-performance matrix multiplication", ACM TOMS 34, 2008, sections 4 and 5) in the form of Van Zee and
+van de Geijn ("BLIS", ACM TOMS 41, 2015, section 3), with the roles of A and B exchanged because C is row-major.
+
+The bits
+--------
+C[i, j] starts as 0, as C[i, j] or as bias[j], and takes A[i, l] * B[l, j] for l = 0, 1, ..., k - 1 in that order, each
+with one fused multiply-add.  No tile, block, packing, share or vector width changes that order, so none changes a bit.
+A product with one column (n = 1, contiguous A and B) is the exception: it adds over k in the lanes of a vector (see
+`dots` in tile.py), in an order of its own that depends on k alone.
+
+The calls of a dense layer, for x (n, n_in), w (n_in, n_out), y (n, n_out)
+---------------------------------------------------------------------------
+- y = x w + b: ``gemm(y, n_out, x, n_in, 1, w, n_out, n, n_out, n_in, BIAS, b, scratch, part, parts)``
+- dw = x^T dy: ``gemm(dw, n_out, x, 1, n_in, dy, n_out, n_in, n_out, n, ZERO, dw, scratch, part, parts)``
+- dx = dy w^T: ``gemm(dx, n_in, dy, n_out, 1, wt, n_in, n, n_in, n_out, ZERO, dx, scratch, part, parts)`` after
+  ``transpose(wt, w, n_in, n_out, part, parts)``
+
+A convolution calls it with rows of A that overlap: windows of one line of the image, a_row = stride * channels.
+"""
+
 import numba
 
 from nbprop.jit import njit
-from nbprop.numerics.tile import HEIGHTS, STRIPS, VECTOR_BYTES, copy, dots, itemsize, pointer
+from nbprop.numerics.tile import HEIGHTS, block, copy, dots, itemsize, pointer, transpose_square
+from nbprop.numerics.vectors import VECTOR_BYTES
 
+# What C starts from.
 ZERO, ACCUMULATE, BIAS = 0, 1, 2
 
-_KC = 256
-_PANEL_BYTES = 2048
-_TALL, _MIDDLE, _LOW, _ = HEIGHTS
-_tall, _middle, _low, _single = STRIPS
+# A packed part of B: 256 rows of 2,048 bytes, half of a second level cache of 1 MiB.  Of 128 to 384 rows and 1 to 4 KiB
+# nothing was measurably faster.
+_DEPTH = 256
+_WIDTH_BYTES = 2048
 
-inline = numba.njit(inline="always")
+# A copied strip of A; its rows are padded by a cache line, or they would collide in the first level cache.
+_STRIP_ROWS = HEIGHTS[0]
+_STRIP_STRIDE = _DEPTH + 16
 
+# Shares are cut at multiples of this many rows (eight for one column), or of a vector of columns.
+_ROW_GRAIN = 4
 
-@inline
-def _block(c, ldc, a, a_row, a_col, b, b_panel, ldb, m, n, k, start, start_row, from_zero):
-    i = 0
-    while i < m:
-        left = m - i
-        c_now = pointer(c, i * ldc)
-        a_now = pointer(a, i * a_row)
-        s_now = pointer(start, i * start_row)
-        if left >= _TALL:
-            _tall(c_now, ldc, a_now, a_row, a_col, b, b_panel, ldb, n, k, s_now, start_row, from_zero)
-            i += _TALL
-        elif left >= _MIDDLE:
-            _middle(c_now, ldc, a_now, a_row, a_col, b, b_panel, ldb, n, k, s_now, start_row, from_zero)
-            i += _MIDDLE
-        elif left >= _LOW:
-            _low(c_now, ldc, a_now, a_row, a_col, b, b_panel, ldb, n, k, s_now, start_row, from_zero)
-            i += _LOW
-        else:
-            _single(c_now, ldc, a_now, a_row, a_col, b, b_panel, ldb, n, k, s_now, start_row, from_zero)
-            i += 1
+# Inlined before types are inferred: the tiles are then compiled into one library, once.
+_inline = numba.njit(inline="always")
 
 
-@inline
+@_inline
 def _begin(total, grain, part, parts):
+    """Where share `part` begins when `total` is cut at multiples of `grain`; share part + 1 begins where it ends."""
     return min(total, (total + grain - 1) // grain * part // parts * grain)
 
 
-@inline
-def _large(m, n, k):
+@_inline
+def _packs(m, n, k):
+    """Whether packing pays: B is used often enough, and larger than half of a second level cache."""
     return m >= 48 and n * k >= 128 * 1024
+
+
+@_inline
+def _packed_elements(n, k):
+    """Elements of a packed part of B, for either dtype."""
+    return min(_DEPTH, k) * min(_WIDTH_BYTES // 4, (n + 31) // 32 * 32)
 
 
 @njit
 def gemm_scratch(m, n, k, parts):
-    if not _large(m, n, k):
-        return 0
-    return parts * (_KC * _PANEL_BYTES // 4 + _TALL * (_KC + 16))
+    """Elements of scratch that a product of this size needs, all shares together; 0 when it is small.
+
+    It never falls when a size or `parts` grows, so scratch for the largest batch serves the smaller ones.
+    """
+    return parts * (_packed_elements(n, k) + _STRIP_ROWS * _STRIP_STRIDE) if _packs(m, n, k) else 0
 
 
 @njit
 def gemm(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, part, parts):
+    """C (m, n) = start + A (m, k) B (k, n), or one share of it.
+
+    c, ldc : OUT (INOUT to accumulate), address and row stride in elements; unit column stride
+    a, a_row, a_col : IN, address and both strides; A[i, l] = a[i * a_row + l * a_col]; rows may overlap
+    b, ldb : IN, address and row stride; unit column stride
+    start : ZERO, ACCUMULATE or BIAS
+    bias : IN (n,), read for BIAS alone
+    scratch : `gemm_scratch(m, n, k, parts)` elements that all shares are given alike; each uses its own piece
+    part, parts : compute share `part` of `parts`; shares write disjoint pieces of C and wait for nothing
+
+    Addresses come from `pointer(array, offset)`.  C overlaps neither A, B nor scratch.
+    """
     if m <= 0 or n <= 0:
         return
     lanes = VECTOR_BYTES // itemsize(c)
     if n == 1 and a_col == 1 and ldb == 1 and ldc == 1:
         first = _begin(m, 8, part, parts)
-        initial = bias[0] if start == BIAS else 0.0
         rows = _begin(m, 8, part + 1, parts) - first
+        initial = bias[0] if start == BIAS else 0.0
         dots(pointer(c, first), pointer(a, first * a_row), a_row, b, rows, k, initial, start == ACCUMULATE)
         return
     if n == 1 and a_row == 1 and ldc == 1 and start != BIAS:
-        b, a = a, b
+        # A narrow weight gradient: its transpose is one row, as wide as the vectors like it.
+        a, b = b, a
         a_col, ldb = ldb, a_col
-        n, m = m, n
-    i_begin = j_begin = 0
-    i_end = m
-    j_end = n
-    if parts > 1:
-        if -(-m // (4 * parts)) * 4 * n <= -(-n // (lanes * parts)) * lanes * m:
-            i_begin = _begin(m, 4, part, parts)
-            i_end = _begin(m, 4, part + 1, parts)
-        else:
-            j_begin = _begin(n, lanes, part, parts)
-            j_end = _begin(n, lanes, part + 1, parts)
-    i_step = m
-    j_step = n
-    l_step = max(k, 1)
-    b_panel = 2 * lanes
-    ldb_now = ldb
-    a_row_now = a_row
-    a_col_now = a_col
-    large = _large(m, n, k) and (a_col == 1 or a_row == 1)
-    b_scratch = a_scratch = scratch
-    if large:
-        b_scratch = pointer(scratch, part * (_KC * (_PANEL_BYTES // 4) + _TALL * (_KC + 16)))
-        a_scratch = pointer(b_scratch, _KC * (_PANEL_BYTES // 4))
-        i_step = _TALL
-        j_step = _PANEL_BYTES // itemsize(c)
-        l_step = _KC
-        ldb_now = 2 * lanes
-        if a_col == 1:
-            a_row_now = _KC + 16
-        else:
-            a_col_now = _TALL
-    j = j_begin
-    while j < j_end:
-        nc = min(j_step, j_end - j)
-        l = 0
-        while l == 0 or l < k:
-            kc = min(l_step, k - l)
-            b_now = pointer(b, l * ldb + j)
-            if large:
-                b_panel = 2 * lanes * kc
-                p = 0
-                while p < nc:
-                    copy(pointer(b_scratch, p * kc), 2 * lanes, pointer(b_now, p), ldb, kc, min(2 * lanes, nc - p))
-                    p += 2 * lanes
-                b_now = b_scratch
-            from_zero = start == ZERO and l == 0
-            s = c
+        m, n = n, m
+    s = c
+    s_row = ldc
+    if start == BIAS:
+        s = bias
+        s_row = 0
+    packs = _packs(m, n, k) and (a_col == 1 or a_row == 1)
+    if parts == 1 and not packs:
+        block(c, ldc, a, a_row, a_col, b, 2 * lanes, ldb, m, n, k, s, s_row, start == ZERO)
+        return
+    i, j, rows, columns = _share(m, n, lanes, part, parts)
+    c = pointer(c, i * ldc + j)
+    a = pointer(a, i * a_row)
+    b = pointer(b, j)
+    s = pointer(s, i * s_row + j)
+    if packs:
+        scratch = pointer(scratch, part * (_packed_elements(n, k) + _STRIP_ROWS * _STRIP_STRIDE))
+        strip = pointer(scratch, _packed_elements(n, k))
+        _packed(c, ldc, a, a_row, a_col, b, ldb, rows, columns, k, s, s_row, start == ZERO, scratch, strip)
+    else:
+        block(c, ldc, a, a_row, a_col, b, 2 * lanes, ldb, rows, columns, k, s, s_row, start == ZERO)
+
+
+@_inline
+def _share(m, n, lanes, part, parts):
+    """First row, first column, rows and columns of a share of C (m, n).
+
+    C is cut the way that leaves the largest share smaller, and if both do, across its longer side: the shares then read
+    less twice.
+    """
+    by_rows = (m + _ROW_GRAIN * parts - 1) // (_ROW_GRAIN * parts) * _ROW_GRAIN * n
+    by_columns = (n + lanes * parts - 1) // (lanes * parts) * lanes * m
+    i = j = 0
+    rows = m
+    columns = n
+    if by_rows < by_columns or (by_rows == by_columns and m >= n):
+        i = _begin(m, _ROW_GRAIN, part, parts)
+        rows = _begin(m, _ROW_GRAIN, part + 1, parts) - i
+    else:
+        j = _begin(n, lanes, part, parts)
+        columns = _begin(n, lanes, part + 1, parts) - j
+    return i, j, rows, columns
+
+
+@_inline
+def _packed(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, start_row, from_zero, packed, strip):
+    """The product of large matrices; A has unit stride along its rows or its columns, and keeps it in the copies."""
+    panel = 2 * (VECTOR_BYTES // itemsize(c))
+    width = _WIDTH_BYTES // itemsize(c)
+    strip_row, strip_col = (_STRIP_STRIDE, 1) if a_col == 1 else (1, _STRIP_ROWS)
+    j = 0
+    while j < n:
+        columns = min(width, n - j)
+        first = 0
+        while first < k:
+            depth = min(_DEPTH, k - first)
+            p = 0
+            while p < columns:
+                source = pointer(b, first * ldb + j + p)
+                copy(pointer(packed, p * depth), panel, source, ldb, depth, min(panel, columns - p))
+                p += panel
+            s = pointer(c, j)
             s_row = ldc
-            if start == BIAS and l == 0:
-                s = bias
-                s_row = 0
-            i = i_begin
-            while i < i_end:
-                rows = min(i_step, i_end - i)
-                a_now = pointer(a, i * a_row + l * a_col)
-                if large:
-                    if a_col == 1:
-                        copy(a_scratch, a_row_now, a_now, a_row, rows, kc)
-                    else:
-                        copy(a_scratch, a_col_now, a_now, a_col, kc, rows)
-                    a_now = a_scratch
-                _block(
-                    pointer(c, i * ldc + j), ldc, a_now, a_row_now, a_col_now, b_now, b_panel, ldb_now,
-                    rows, nc, kc, pointer(s, i * s_row + j), s_row, from_zero
+            if first == 0:
+                s = pointer(start, j)
+                s_row = start_row
+            zero = from_zero and first == 0
+            i = 0
+            while i < m:
+                rows = min(_STRIP_ROWS, m - i)
+                source = pointer(a, i * a_row + first * a_col)
+                if a_col == 1:
+                    copy(strip, strip_row, source, a_row, rows, depth)
+                else:
+                    copy(strip, strip_col, source, a_col, depth, rows)
+                target = pointer(c, i * ldc + j)
+                begin = pointer(s, i * s_row)
+                block(
+                    *(target, ldc, strip, strip_row, strip_col, packed, panel * depth, panel),
+                    *(rows, columns, depth, begin, s_row, zero),
                 )
-                i += i_step
-            l += l_step
-        j += j_step
+                i += rows
+            first += depth
+        j += columns
 
 
 @njit
 def transpose(out, w, rows, cols, part, parts):
-    """out (cols, rows) = w (rows, cols) transposed."""
-    for i in range(rows):
-        for j in range(cols):
-            out[j * rows + i] = w[i * cols + j]
+    """out (cols, rows) = w (rows, cols) transposed, or one share of it.
+
+    out : OUT, address of (cols, rows), row-major and contiguous
+    w : IN, address of (rows, cols), row-major and contiguous
+    part, parts : compute share `part` of `parts`, some rows of out
+    """
+    lanes = VECTOR_BYTES // itemsize(out)
+    j = _begin(cols, lanes, part, parts)
+    end = _begin(cols, lanes, part + 1, parts)
+    while j < end:
+        columns = min(lanes, end - j)
+        i = 0
+        while i < rows:
+            square = pointer(w, i * cols + j)
+            transpose_square(pointer(out, j * rows + i), rows, square, cols, min(lanes, rows - i), columns)
+            i += lanes
+        j += lanes

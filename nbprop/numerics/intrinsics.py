@@ -87,7 +87,8 @@ def load_integer(typingctx, address, offset, width):
 
     def codegen(context, builder, signature, arguments):
         element = ir.IntType(bits)
-        pointer = _pointer(builder, builder.add(arguments[0], arguments[1]), element)
+        pointer = _pointer(builder, arguments[0], ir.IntType(8), arguments[1])
+        pointer = builder.bitcast(pointer, element.as_pointer())
         value = builder.load(pointer, align=1)
         if bits == 64:
             return value

@@ -186,10 +186,14 @@ def _fill_chunk_f64(out, seed, stream, chunk):
 
 
 def _fill_chunk(out, seed, stream, chunk):
-    """The next function by the dtype of out."""
+    """`_fill_chunk_f32` or `_fill_chunk_f64`, by the dtype of out, once compiled."""
 
 
-specialise(_fill_chunk, lambda out, *key: {types.float32: _fill_chunk_f32, types.float64: _fill_chunk_f64}[out.dtype])
+def _select_fill_chunk(out, seed, stream, chunk):
+    return {types.float32: _fill_chunk_f32, types.float64: _fill_chunk_f64}.get(out.dtype)
+
+
+specialise(_fill_chunk, _select_fill_chunk)
 
 
 @njit
@@ -199,6 +203,7 @@ def fill_uniform(out, seed, stream, start=0):
     out : (n,) float32 or float64, OUT
     seed, stream, start : integers, not negative
     """
+    start = np.int64(start)
     size = 1024 // out.itemsize
     i = min(-start % size, out.size)
     for k in range(i):
@@ -214,6 +219,7 @@ def fill_uniform(out, seed, stream, start=0):
 @njit
 def fill_normal(out, seed, stream, start=0):
     """out[i] = normal(seed, stream, start + i), rounded to the dtype of out. Arguments as `fill_uniform`."""
+    start = np.int64(start)
     for i in range(out.size):
         out[i] = normal(seed, stream, start + i)
 
@@ -226,7 +232,9 @@ def permutation(seed, step, out):
     """
     key = stream(SHUFFLE, 0, step)
     for i in range(out.size):
-        # "Inside out": the first i entries are an order of 0 .. i - 1; i goes anywhere among them.
-        j = bounded(seed, key, i, i + 1)
+        out[i] = bounded(seed, key, i, i + 1)
+    for i in range(out.size):
+        # "Inside out": the first i entries are an order of 0 .. i - 1, and i takes the place of any of them.
+        j = out[i]
         out[i] = out[j]
         out[j] = i

@@ -7,6 +7,7 @@ It is always inlined: a call that LLVM finds too long to inline keeps the loop a
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 from numba import types
@@ -14,7 +15,7 @@ from numba.extending import intrinsic, overload
 
 from nbprop.jit import FLAGS
 
-CPU_FLAGS = {**FLAGS, "forceinline": True}
+CPU_FLAGS: Any = {**FLAGS, "forceinline": True}
 
 
 def specialise(function, select):

@@ -1,44 +1,41 @@
 """The register tile: a small block of C held in vector registers while k runs.
 
-`strip` computes a few whole rows of a matrix product, tile after tile:
+`block` computes a matrix product strip by strip (a few rows) and tile by tile (two vectors of columns):
 
     C[i, j] = start[i, j] + sum over l of A[i, l] B[l, j]
 
-with one fused multiply-add for each term, in the order l = 0, 1, ..., k - 1, starting from the start value.  That order is
-a promise: the bits of C[i, j] depend on nothing but row i of A, column j of B and the start value (see gemm.py).
+with one fused multiply-add for each term, in the order l = 0, 1, ..., k - 1, starting from the start value.  That
+order is a promise: the bits of C[i, j] depend on nothing but row i of A, column j of B and the start value (gemm.py).
 
-This file holds what has to be said in LLVM's own terms: the tiles, dot products for a single column of output, copies, and
-`pointer`, which turns an array and an offset into the address the kernels take.  gemm.py is ordinary compiled Python on
-top of it.
+Beside it stand what else has to be said in LLVM's own terms: dot products for a single column of output, copies,
+transposes, and `pointer`, which turns an array and an offset into the address that all of them take.
 """
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.errors import NumbaTypeError
 from numba.extending import intrinsic
 
-_FEATURES = llvm.get_host_cpu_features()
+from nbprop.numerics.vectors import (
+    HALF_BYTES,
+    INT,
+    VECTOR_BYTES,
+    Vectors,
+    call,
+    element,
+    feed,
+    keep_rolled,
+    lane_numbers,
+    phis,
+)
 
-# Bytes in the widest vector register.  Sixteen is what every 64-bit processor has (SSE2, NEON); where it has no fused
-# multiply-add in hardware LLVM calls the C library's, which is slow and has the same bits.
-VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
-HALF_BYTES = max(16, VECTOR_BYTES // 2)
-
-# Rows of a tile.  Twelve rows of two vectors fill 24 of 32 registers, six fill 12 of AVX2's 16.
-HEIGHTS = (6, 4, 2, 1) if VECTOR_BYTES == 32 else (12, 8, 4, 1)
+# Rows of a tile.  Twelve rows of two vectors fill 24 of 32 registers, six fill 12 of AVX2's 16.  The other heights,
+# each at most once, make up what twelve or six leave over.
+HEIGHTS = (6, 5, 4, 3, 2, 1) if VECTOR_BYTES == 32 else (12, 8, 4, 3, 2, 1)
 
 # A dot product always has 64 bytes of partial sums, so that its bits are the same on every processor.
 _DOT_BYTES = 64
 _DOT_ROWS = 8 if VECTOR_BYTES == 64 else 4
-
-_INT = ir.IntType(64)
-_INT32 = ir.IntType(32)
-
-
-def _element(pointer_type):
-    """The LLVM type of a scalar, its name inside intrinsic names, and its bytes."""
-    return (ir.FloatType(), "f32", 4) if pointer_type.dtype == types.float32 else (ir.DoubleType(), "f64", 8)
 
 
 @intrinsic
@@ -64,263 +61,205 @@ def pointer(typingctx, base, offset):
 @intrinsic
 def itemsize(typingctx, base):
     """Bytes of the element a pointer points at: a constant when the code is compiled."""
-    size = _element(base)[2]
+    size = element(base)[2]
 
     def codegen(context, builder, signature, args):
-        return _INT(size)
+        return INT(size)
 
     return types.intp(base), codegen
 
 
-class _Vectors:
-    """Emits loads, stores and arithmetic on vectors of one width."""
+@intrinsic
+def block(typingctx, c, ldc, a, a_row, a_col, b, b_panel, ldb, m, n, k, start, start_row, from_zero):
+    """C (m, n) = start + A B, strips of a few rows one after the other; addresses and element strides as in gemm.py.
 
-    def __init__(self, builder, pointer_type, width):
-        self.builder, self.module = builder, builder.module
-        self.scalar, self.name, self.bytes = _element(pointer_type)
-        self.lanes = width // self.bytes
-        self.type = ir.VectorType(self.scalar, self.lanes)
-        self.mask_type = ir.VectorType(ir.IntType(1), self.lanes)
-
-    def _intrinsic(self, name, result, arguments):
-        return cgutils.get_or_insert_function(self.module, ir.FunctionType(result, arguments), name)
-
-    def zero(self):
-        return ir.Constant(self.type, [0.0] * self.lanes)
-
-    def splat(self, value, lanes=None):
-        """One scalar in every lane."""
-        kind = ir.VectorType(self.scalar, lanes or self.lanes)
-        empty = ir.Constant(kind, ir.Undefined)
-        first = self.builder.insert_element(empty, value, _INT32(0))
-        return self.builder.shuffle_vector(first, empty, _lane_numbers([0] * kind.count))
-
-    def mask(self, count):
-        """True in the first `count` lanes, 1 <= count <= lanes."""
-        bits = ir.IntType(self.lanes)
-        absent = self.builder.trunc(self.builder.sub(_INT(self.lanes), count), bits)
-        return self.builder.bitcast(self.builder.lshr(bits(-1), absent), self.mask_type)
-
-    def load(self, address, mask=None):
-        where = self.type.as_pointer()
-        address = self.builder.bitcast(address, where)
-        if mask is None:
-            vector = self.builder.load(address)
-            vector.align = self.bytes
-            return vector
-        name = f"llvm.masked.load.v{self.lanes}{self.name}.p0"
-        function = self._intrinsic(name, self.type, [where, _INT32, self.mask_type, self.type])
-        return self.builder.call(function, [address, _INT32(self.bytes), mask, self.zero()])
-
-    def store(self, value, address, mask=None):
-        where = self.type.as_pointer()
-        address = self.builder.bitcast(address, where)
-        if mask is None:
-            self.builder.store(value, address).align = self.bytes
-            return
-        name = f"llvm.masked.store.v{self.lanes}{self.name}.p0"
-        function = self._intrinsic(name, ir.VoidType(), [self.type, where, _INT32, self.mask_type])
-        self.builder.call(function, [value, address, _INT32(self.bytes), mask])
-
-    def fma(self, a, b, c):
-        function = self._intrinsic(f"llvm.fma.v{self.lanes}{self.name}", self.type, [self.type] * 3)
-        return self.builder.call(function, [a, b, c])
-
-
-def _lane_numbers(lanes):
-    return ir.Constant(ir.VectorType(_INT32, len(lanes)), lanes)
-
-
-def _call(builder, name, emit, pointer_type, args, *shape):
-    """Call an LLVM function that `emit(builder, pointer_type, *shape, *args)` fills on its first use in a module.
-
-    It is never inlined: in the loops of gemm.py, LLVM would compute the row offsets of all tiles before the loops and keep
-    a hundred of them on the stack, which is slower than the calls and slower to compile.
+    The start value is 0 when `from_zero`, else start[i * start_row + j]: (c, ldc) accumulates, (bias, 0) begins with a
+    bias.  B is cut into panels of two vectors of columns, `b_panel` elements apart: two vectors if it is not packed.
     """
-    name = ".".join(("nbprop", name, *map(str, shape), str(pointer_type.dtype)))
-    function = builder.module.globals.get(name)
-    if function is None:
-        kind = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
-        function = ir.Function(builder.module, kind, name)
-        function.linkage = "internal"
-        function.attributes.add("noinline")
-        body = ir.IRBuilder(function.append_basic_block("entry"))
-        emit(body, pointer_type, *shape, *function.args)
-        body.ret_void()
-    builder.call(function, args)
+    size = types.intp
+    signature = types.void(c, size, a, size, size, b, size, size, size, size, size, start, size, types.boolean)
+
+    def codegen(context, builder, signature, args):
+        call(builder, "block", _emit_block, signature.args[0], args)
+        return context.get_dummy_value()
+
+    return signature, codegen
 
 
-def _strip(rows):
-    @intrinsic
-    def strip(typingctx, c, ldc, a, a_row, a_col, b, b_panel, ldb, columns, k, start, start_row, from_zero):
-        """`rows` rows of C and `columns` columns; addresses and element strides as in gemm.py.
-
-        The start value is 0 when `from_zero`, else start[i * start_row + j]: (c, ldc) accumulates, (bias, 0) begins with a
-        bias.  B is cut into panels of two vectors of columns, `b_panel` elements apart: two vectors if it is not packed.
-        """
-        size = types.intp
-        signature = types.void(c, size, a, size, size, b, size, size, size, size, start, size, types.boolean)
-
-        def codegen(context, builder, signature, args):
-            _call(builder, "strip", _emit_strip, signature.args[0], args, rows)
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    return strip
+# What all tiles of a block share, passed through memory: the six changing arguments then fit the argument registers.
+# And LLVM, which cannot see that the group offsets are multiples of a_row, keeps an offset for each group of three
+# rows; told the relation, it makes of twelve addresses one chain of twelve additions, longer than the arithmetic of a
+# narrow tile.  Neighbours here are no neighbours among the arguments of `block`: LLVM would copy two at once, and the
+# processor waits some fifteen cycles for a load that is wider than the stores it reads.
+_SHARED = ("b_panel", "ldc", "ldb", "a_row", "k", "a_col", "start_row", "group1", "from_zero", "group2", "group3")
 
 
-# One intrinsic for each height.
-STRIPS = tuple(_strip(rows) for rows in HEIGHTS)
+def _emit_block(builder, pointer_type, c, ldc, a, a_row, a_col, b, b_panel, ldb, m, n, k, start, start_row, from_zero):
+    shared = builder.alloca(INT, len(_SHARED))
+    group1, group2, group3 = (builder.mul(a_row, INT(i)) for i in (3, 6, 9))
+    zero = builder.zext(from_zero, INT)
+    values = (b_panel, ldc, ldb, a_row, k, a_col, start_row, group1, zero, group2, group3)
+    for index, value in enumerate(values):
+        builder.store(value, builder.gep(shared, [INT(index)]))
+
+    def strip(i, rows):
+        first = [builder.gep(base, [builder.mul(i, row)]) for base, row in ((c, ldc), (a, a_row), (start, start_row))]
+        operands = [first[0], first[1], b, first[2], n, shared]
+        call(builder, "strip", _emit_strip, pointer_type, operands, rows)
+
+    tallest, *others = HEIGHTS
+    done = builder.mul(builder.udiv(m, INT(tallest)), INT(tallest))
+    with cgutils.for_range_slice(builder, INT(0), done, INT(tallest), inc=True) as (i, _):
+        strip(i, tallest)
+    for rows in others:
+        before, further = builder.block, builder.add(done, INT(rows))
+        with builder.if_then(builder.icmp_signed("<=", further, m)):
+            strip(done, rows)
+            after = builder.block
+        following = builder.phi(INT)
+        following.add_incoming(done, before)
+        following.add_incoming(further, after)
+        done = following
 
 
-def _emit_strip(
-    builder, pointer_type, rows, c, ldc, a, a_row, a_col, b, b_panel, ldb, columns, k, start, start_row, from_zero
-):
-    lanes = VECTOR_BYTES // _element(pointer_type)[2]
-    half_lanes = HALF_BYTES // _element(pointer_type)[2]
+def _emit_strip(builder, pointer_type, rows, c, a, b, start, columns, shared):
+    """A few rows and all columns of a block, in tiles two vectors wide."""
+    lanes = VECTOR_BYTES // element(pointer_type)[2]
+    half_lanes = HALF_BYTES // element(pointer_type)[2]
+    b_panel = builder.load(builder.gep(shared, [INT(_SHARED.index("b_panel"))]))
 
-    def tile(j, vectors, masked=True, width=VECTOR_BYTES):
-        panels = [
-            builder.gep(b, [builder.mul(builder.add(builder.udiv(j, _INT(2 * lanes)), _INT(v)), b_panel)])
-            for v in range((vectors + 1) // 2)
-        ]
-        count = builder.sub(columns, j) if masked else None
-        operands = (builder.gep(c, [j]), ldc, a, a_row, a_col, panels, ldb, k, builder.gep(start, [j]), start_row, from_zero)
-        _emit_tile(builder, _Vectors(builder, pointer_type, width), rows, vectors, count, *operands)
+    def tile(j, vectors, width=VECTOR_BYTES, full=False):
+        panel = builder.gep(b, [builder.mul(builder.udiv(j, INT(2 * lanes)), b_panel)])
+        operands = [builder.gep(c, [j]), a, panel, builder.gep(start, [j]), builder.sub(columns, j), shared]
+        call(builder, "tile", _emit_tile, pointer_type, operands, rows, vectors, width, full)
 
-    done = _INT(0)
+    done = INT(0)
     if rows == 1:
-        # One accumulator each cannot hide the latency of the multiply-add: take eight.
-        done = builder.and_(columns, _INT(-8 * lanes))
-        with cgutils.for_range_slice(builder, _INT(0), done, _INT(8 * lanes), inc=True) as (j, _):
-            tile(j, 8, masked=False)
-    with cgutils.for_range_slice(builder, done, builder.sub(columns, _INT(lanes)), _INT(2 * lanes), inc=True) as (j, _):
-        tile(j, 2)
-    done = builder.and_(builder.add(columns, _INT(lanes - 1)), _INT(-2 * lanes))
+        # One accumulator a vector cannot hide the latency of the multiply-add: take eight vectors.
+        done = builder.and_(columns, INT(-8 * lanes))
+        with cgutils.for_range_slice(builder, INT(0), done, INT(8 * lanes), inc=True) as (j, _):
+            tile(j, 8, full=True)
+    with cgutils.for_range_slice(builder, done, builder.sub(columns, INT(lanes)), INT(2 * lanes), inc=True) as (j, _):
+        if VECTOR_BYTES == 64:
+            tile(j, 2)
+        else:
+            # Without AVX-512 a masked store costs many times a plain one, even if it stores all lanes.
+            fits = builder.icmp_signed(">=", builder.sub(columns, j), INT(2 * lanes))
+            with builder.if_else(fits) as (whole, cut):
+                with whole:
+                    tile(j, 2, full=True)
+                with cut:
+                    tile(j, 2)
+    done = builder.and_(builder.add(columns, INT(lanes - 1)), INT(-2 * lanes))
     left = builder.sub(columns, done)
-    with builder.if_then(builder.icmp_signed(">", left, _INT(0))):
-        with builder.if_else(builder.icmp_signed(">", left, _INT(half_lanes))) as (wide, narrow):
-            with wide:
-                tile(done, 1)
-            with narrow:
-                tile(done, 1, width=HALF_BYTES)
+    some, wide = (builder.icmp_signed(">", left, INT(count)) for count in (0, half_lanes))
+    with builder.if_then(some), builder.if_else(wide) as (a_vector, half_a_vector):
+        with a_vector:
+            tile(done, 1)
+        with half_a_vector:
+            tile(done, 1, HALF_BYTES)
 
 
-def _emit_tile(builder, emit, rows, vectors, columns, c, ldc, a, a_row, a_col, panels, ldb, k, start, start_row, from_zero):
-    """One tile of rows x vectors.  `columns` counts its columns and those to its right; None: it is full."""
+def _emit_tile(builder, pointer_type, rows, vectors, width, full, c, a, b, start, columns, shared):
+    """One tile of rows x vectors.  `columns` counts its columns and those to the right: the last vector may be cut,
+    unless the tile is `full`."""
+    emit = Vectors(builder, pointer_type, width)
     lanes = emit.lanes
-    masks = [None] * vectors
-    if columns is not None:
-        before = _INT((vectors - 1) * lanes)
-        width = builder.sub(columns, before)
-        width = builder.select(builder.icmp_signed("<", width, _INT(lanes)), width, _INT(lanes))
-        masks[-1] = emit.mask(width)
+    b_panel, ldc, ldb, a_row, k, a_col, start_row, group1, from_zero, group2, group3 = (
+        builder.load(builder.gep(shared, [INT(index)])) for index in range(len(_SHARED))
+    )
+    present = builder.sub(columns, INT((vectors - 1) * lanes))
+    present = builder.select(builder.icmp_signed("<", present, INT(lanes)), present, INT(lanes))
+    masks = [None] * (vectors - 1) + [None if full else emit.mask(present)]
 
     def addresses(base, stride):
         """Element addresses [row][vector] of a matrix whose rows are `stride` apart."""
-        lines = [builder.gep(base, [builder.mul(stride, _INT(i))]) for i in range(rows)]
-        return [[builder.gep(line, [_INT(v * lanes)]) for v in range(vectors)] for line in lines]
+        lines = [builder.gep(base, [builder.mul(stride, INT(i))]) for i in range(rows)]
+        return [[builder.gep(line, [INT(v * lanes)]) for v in range(vectors)] for line in lines]
 
     entry = builder.block
     load_start, begin, loop, done = (builder.append_basic_block(name) for name in ("load", "begin", "loop", "done"))
-    builder.cbranch(from_zero, begin, load_start)
+    builder.cbranch(builder.icmp_signed("!=", from_zero, INT(0)), begin, load_start)
 
     builder.position_at_end(load_start)
     loaded = [[emit.load(p, mask) for p, mask in zip(row, masks, strict=True)] for row in addresses(start, start_row)]
     builder.branch(begin)
 
     builder.position_at_end(begin)
-    first = _phis(builder, emit.type, rows, vectors)
-    _feed(first, loaded, load_start)
-    _feed(first, [[emit.zero()] * vectors] * rows, entry)
-    # A pointer for every three rows, the others one or two strides further: x86 adds twice an index for nothing, and twelve
-    # pointers would not fit its sixteen integer registers.
-    a_groups = [builder.gep(a, [builder.mul(a_row, _INT(i))]) for i in range(0, rows, 3)]
-    strides = [builder.mul(a_row, _INT(i)) for i in range(3)]
-    builder.cbranch(builder.icmp_signed(">", k, _INT(0)), loop, done)
+    first = phis(builder, emit.type, rows, vectors)
+    feed(first, loaded, load_start)
+    feed(first, [[emit.zero()] * vectors] * rows, entry)
+    # x86 adds one or two strides to a pointer for nothing, so a pointer serves three rows.
+    group_starts = [a, *(builder.gep(a, [group]) for group in (group1, group2, group3))][: -(-rows // 3)]
+    strides = [builder.mul(a_row, INT(i)) for i in range(3)]
+    panels = [builder.gep(b, [builder.mul(b_panel, INT(v))]) for v in range((vectors + 1) // 2)]
+    builder.cbranch(builder.icmp_signed(">", k, INT(0)), loop, done)
 
     builder.position_at_end(loop)
-    left, b_offset = builder.phi(_INT), builder.phi(_INT)
-    groups = [builder.phi(a.type) for _ in a_groups]
-    totals = _phis(builder, emit.type, rows, vectors)
+    left, b_offset = builder.phi(INT), builder.phi(INT)
+    group_rows = [builder.phi(a.type) for _ in group_starts]
+    totals = phis(builder, emit.type, rows, vectors)
     b_row = [
-        emit.load(builder.gep(builder.gep(panels[v // 2], [b_offset]), [_INT(v % 2 * lanes)]), masks[v])
-        for v in range(vectors)
+        emit.load(builder.gep(panels[v // 2], [builder.add(b_offset, INT(v % 2 * lanes))]), mask)
+        for v, mask in enumerate(masks)
     ]
     sums = []
     for i in range(rows):
-        value = emit.splat(builder.load(builder.gep(groups[i // 3], [strides[i % 3]])))
+        value = emit.splat(builder.load(builder.gep(group_rows[i // 3], [strides[i % 3]])))
         sums.append([emit.fma(value, b_row[v], totals[i][v]) for v in range(vectors)])
-    fewer = builder.sub(left, _INT(1))
-    steps = [(left, k, fewer), (b_offset, _INT(0), builder.add(b_offset, ldb))]
-    steps += [(now, first_row, builder.gep(now, [a_col])) for now, first_row in zip(groups, a_groups, strict=True)]
+    fewer = builder.sub(left, INT(1))
+    steps = [(left, k, fewer), (b_offset, INT(0), builder.add(b_offset, ldb))]
+    steps += [
+        (now, at_first, builder.gep(now, [a_col])) for now, at_first in zip(group_rows, group_starts, strict=True)
+    ]
     for phi, initial, following in steps:
         phi.add_incoming(initial, begin)
         phi.add_incoming(following, loop)
-    _feed(totals, first, begin)
-    _feed(totals, sums, loop)
-    _no_unrolling(builder, builder.cbranch(builder.icmp_signed(">", fewer, _INT(0)), loop, done))
+    feed(totals, first, begin)
+    feed(totals, sums, loop)
+    keep_rolled(builder.module, builder.cbranch(builder.icmp_signed(">", fewer, INT(0)), loop, done))
 
     builder.position_at_end(done)
-    results = _phis(builder, emit.type, rows, vectors)
-    _feed(results, first, begin)
-    _feed(results, sums, loop)
+    results = phis(builder, emit.type, rows, vectors)
+    feed(results, first, begin)
+    feed(results, sums, loop)
     for values, places in zip(results, addresses(c, ldc), strict=True):
         for value, place, mask in zip(values, places, masks, strict=True):
             emit.store(value, place, mask)
-
-
-def _no_unrolling(builder, branch):
-    """Keep LLVM from unrolling the loop that `branch` closes: a body this long gains nothing, and its copies cost time."""
-    module = builder.module
-    disable = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
-    branch.set_metadata("llvm.loop", module.add_metadata([disable, disable]))
-
-
-def _phis(builder, kind, rows, vectors):
-    return [[builder.phi(kind) for _ in range(vectors)] for _ in range(rows)]
-
-
-def _feed(phis, values, block):
-    """Say which value each phi takes when control comes from `block`."""
-    for phi_row, value_row in zip(phis, values, strict=True):
-        for phi, value in zip(phi_row, value_row, strict=True):
-            phi.add_incoming(value, block)
 
 
 @intrinsic
 def dots(typingctx, c, a, a_row, b, m, k, initial, accumulate):
     """m dot products: c[i] = initial + sum over l of A[i, l] b[l], or c[i] + ... when `accumulate`.
 
-    c is contiguous, and so are the rows of A and b.  `initial` is a scalar.  Sixteen float32 or eight float64 partial sums
-    run over l (lane l mod 16 or 8) whatever the processor's vectors are, and `_add_lanes` adds them in a fixed tree: the
-    bits depend on row i of A, b and the start value alone.
+    c is contiguous, and so are the rows of A and b.  `initial` is a scalar.  Sixteen float32 or eight float64 partial
+    sums run over l (lane l mod 16 or 8) whatever the processor's vectors are, and `_add_lanes` adds them in a fixed
+    tree: the bits depend on row i of A, b and the start value alone.
     """
     size = types.intp
     signature = types.void(c, a, size, b, size, size, c.dtype, types.boolean)
 
     def codegen(context, builder, signature, args):
-        _call(builder, "dots", _emit_all_dots, signature.args[0], args)
+        call(builder, "dots", _emit_dots, signature.args[0], args)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-def _emit_all_dots(builder, pointer_type, c, a, a_row, b, m, k, initial, accumulate):
-    done = _INT(0)
+def _emit_dots(builder, pointer_type, c, a, a_row, b, m, k, initial, accumulate):
+    done = INT(0)
     for rows in (_DOT_ROWS, 1):
-        stop = builder.and_(m, _INT(-rows))
-        with cgutils.for_range_slice(builder, done, stop, _INT(rows), inc=True) as (i, _):
-            lines = [builder.gep(a, [builder.mul(a_row, builder.add(i, _INT(r)))]) for r in range(rows)]
-            _emit_dots(builder, pointer_type, builder.gep(c, [i]), lines, b, k, initial, accumulate)
+        stop = builder.and_(m, INT(-rows))
+        with cgutils.for_range_slice(builder, done, stop, INT(rows), inc=True) as (i, _):
+            operands = [builder.gep(c, [i]), builder.gep(a, [builder.mul(a_row, i)]), a_row, b, k, initial, accumulate]
+            call(builder, "dot_rows", _emit_dot_rows, pointer_type, operands, rows)
         done = stop
 
 
-def _emit_dots(builder, pointer_type, c, lines, b, k, initial, accumulate):
-    """Dot products of `lines` (addresses of rows of A) with b."""
-    emit = _Vectors(builder, pointer_type, _DOT_BYTES)
-    rows, lanes = len(lines), _INT(emit.lanes)
+def _emit_dot_rows(builder, pointer_type, rows, c, a, a_row, b, k, initial, accumulate):
+    emit = Vectors(builder, pointer_type, _DOT_BYTES)
+    lanes = INT(emit.lanes)
+    lines = [builder.gep(a, [builder.mul(a_row, INT(i))]) for i in range(rows)]
 
     def advance(totals, place, mask=None):
         factor = emit.load(builder.gep(b, [place]), mask)
@@ -328,33 +267,35 @@ def _emit_dots(builder, pointer_type, c, lines, b, k, initial, accumulate):
         return [emit.fma(value, factor, total) for value, total in zip(loaded, totals, strict=True)]
 
     entry = builder.block
-    head, body, rest, tail, done = (builder.append_basic_block(name) for name in ("head", "body", "rest", "tail", "done"))
-    whole = builder.and_(k, _INT(-emit.lanes))
-    builder.branch(head)
+    loop, rest, tail, done = (builder.append_basic_block(name) for name in ("loop", "rest", "tail", "done"))
+    whole = builder.and_(k, INT(-emit.lanes))
+    builder.cbranch(builder.icmp_signed(">", whole, INT(0)), loop, rest)
 
-    builder.position_at_end(head)
-    place = builder.phi(_INT)
-    totals = [builder.phi(emit.type) for _ in range(rows)]
-    builder.cbranch(builder.icmp_signed("<", place, whole), body, rest)
-
-    builder.position_at_end(body)
+    builder.position_at_end(loop)
+    place = builder.phi(INT)
+    (totals,) = phis(builder, emit.type, 1, rows)
     sums = advance(totals, place)
-    place.add_incoming(_INT(0), entry)
-    place.add_incoming(builder.add(place, lanes), body)
-    _feed([totals], [[emit.zero()] * rows], entry)
-    _feed([totals], [sums], body)
-    builder.branch(head)
+    following = builder.add(place, lanes)
+    place.add_incoming(INT(0), entry)
+    place.add_incoming(following, loop)
+    feed([totals], [[emit.zero()] * rows], entry)
+    feed([totals], [sums], loop)
+    keep_rolled(builder.module, builder.cbranch(builder.icmp_signed("<", following, whole), loop, rest))
 
     builder.position_at_end(rest)
+    (before,) = phis(builder, emit.type, 1, rows)
+    feed([before], [[emit.zero()] * rows], entry)
+    feed([before], [sums], loop)
     builder.cbranch(builder.icmp_signed("<", whole, k), tail, done)
+
     builder.position_at_end(tail)
-    last = advance(totals, whole, emit.mask(builder.sub(k, whole)))
+    last = advance(before, whole, emit.mask(builder.sub(k, whole)))
     builder.branch(done)
 
     builder.position_at_end(done)
-    results = [builder.phi(emit.type) for _ in range(rows)]
-    _feed([results], [totals], rest)
-    _feed([results], [last], tail)
+    (results,) = phis(builder, emit.type, 1, rows)
+    feed([results], [before], rest)
+    feed([results], [last], tail)
     total = _add_lanes(emit, results)
     where = builder.bitcast(c, total.type.as_pointer())
     start, add_to_c = emit.splat(initial, rows), builder.append_basic_block("accumulate")
@@ -374,9 +315,9 @@ def _emit_dots(builder, pointer_type, c, lines, b, k, initial, accumulate):
 def _add_lanes(emit, vectors):
     """The sums over the lanes of each of `vectors`, together in one short vector.
 
-    Pairs of vectors are folded into one until one is left.  A fold adds the lower and the upper half of every segment (at
-    first a segment is a vector) and halves the segments.  Where the halves go is chosen so that each shuffle is one x86
-    instruction: across the vector while segments are longer than 128 bits, inside each 128 bits afterwards.
+    Pairs of vectors are folded into one until one is left.  A fold adds the lower and the upper half of every segment
+    (at first a segment is a vector) and halves the segments.  Where the halves go is chosen so that each shuffle is one
+    x86 instruction: across the vector while segments are longer than 128 bits, inside each 128 bits afterwards.
     """
     builder, lanes = emit.builder, emit.lanes
     quarter = 16 // emit.bytes
@@ -391,7 +332,7 @@ def _add_lanes(emit, vectors):
             for offset in range(0, block, segment)
             for lane in range(half)
         ]
-        low_lanes, high_lanes = _lane_numbers(low), _lane_numbers([lane + half for lane in low])
+        low_lanes, high_lanes = lane_numbers(low), lane_numbers([lane + half for lane in low])
         pairs = list(zip(folded[::2], folded[1::2], strict=True)) if len(folded) > 1 else [(folded[0], folded[0])]
         folded = [
             (
@@ -402,7 +343,7 @@ def _add_lanes(emit, vectors):
         ]
         segment = half
     ((total, rows),) = folded
-    order = _lane_numbers([rows.index(i) for i in range(count)])
+    order = lane_numbers([rows.index(i) for i in range(count)])
     return builder.shuffle_vector(total, ir.Constant(emit.type, ir.Undefined), order)
 
 
@@ -413,22 +354,64 @@ def copy(typingctx, out, ld_out, source, ld_source, rows, columns):
     signature = types.void(out, size, source, size, size, size)
 
     def codegen(context, builder, signature, args):
-        _call(builder, "copy", _emit_copy, signature.args[0], args)
+        call(builder, "copy", _emit_copy, signature.args[0], args)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 def _emit_copy(builder, pointer_type, out, ld_out, source, ld_source, rows, columns):
-    emit = _Vectors(builder, pointer_type, VECTOR_BYTES)
-    lanes = _INT(emit.lanes)
-    whole = builder.and_(columns, _INT(-emit.lanes))
+    emit = Vectors(builder, pointer_type, VECTOR_BYTES)
+    lanes = INT(emit.lanes)
+    whole = builder.and_(columns, INT(-emit.lanes))
     cut = builder.icmp_signed("<", whole, columns)
     mask = emit.mask(builder.sub(columns, whole))
     with cgutils.for_range(builder, rows) as row:
         to = builder.gep(out, [builder.mul(ld_out, row.index)])
         come_from = builder.gep(source, [builder.mul(ld_source, row.index)])
-        with cgutils.for_range_slice(builder, _INT(0), whole, lanes, inc=True) as (j, _):
+        with cgutils.for_range_slice(builder, INT(0), whole, lanes, inc=True) as (j, _):
             emit.store(emit.load(builder.gep(come_from, [j])), builder.gep(to, [j]))
         with builder.if_then(cut):
             emit.store(emit.load(builder.gep(come_from, [whole]), mask), builder.gep(to, [whole]), mask)
+
+
+@intrinsic
+def transpose_square(typingctx, out, ld_out, source, ld_source, rows, columns):
+    """out[j, i] = source[i, j] for i < rows and j < columns, both between 1 and the lanes of a vector."""
+    size = types.intp
+    signature = types.void(out, size, source, size, size, size)
+
+    def codegen(context, builder, signature, args):
+        call(builder, "transpose", _emit_transpose, signature.args[0], args)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _emit_transpose(builder, pointer_type, out, ld_out, source, ld_source, rows, columns):
+    """Load the rows, exchange ever larger blocks between pairs of vectors, store the columns.
+
+    Rows that do not exist are read as copies of the last one.  Columns that do not exist are written to the last one's
+    place, before it: so there are masks along the vectors and no branches across them.
+    """
+    emit = Vectors(builder, pointer_type, VECTOR_BYTES)
+    lanes = emit.lanes
+
+    def line(base, stride, index, count):
+        last = builder.sub(count, INT(1))
+        inside = builder.icmp_signed("<", INT(index), last)
+        return builder.gep(base, [builder.mul(stride, builder.select(inside, INT(index), last))])
+
+    row_mask, column_mask = emit.mask(rows), emit.mask(columns)
+    vectors = [emit.load(line(source, ld_source, i, rows), column_mask) for i in range(lanes)]
+    size = 1
+    while size < lanes:
+        low = lane_numbers([lanes + i - size if i & size else i for i in range(lanes)])
+        high = lane_numbers([lanes + i if i & size else i + size for i in range(lanes)])
+        for i in range(lanes):
+            if not i & size:
+                x, y = vectors[i], vectors[i + size]
+                vectors[i], vectors[i + size] = builder.shuffle_vector(x, y, low), builder.shuffle_vector(x, y, high)
+        size *= 2
+    for j in reversed(range(lanes)):
+        emit.store(vectors[j], line(out, ld_out, j, columns), row_mask)

@@ -1,0 +1,70 @@
+# Everything runs in .venv, which the first target that needs it makes. PYTHON=python3.12 chooses another interpreter.
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
+WORKERS ?= 2
+
+help:                             ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | column -t -s '|'
+
+.venv/made: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "nbprop needs Python 3.11 or newer; name one with make PYTHON=python3.12" >&2; exit 1; }
+	@echo "making .venv and installing nbprop into it (once; about a minute)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install -e ".[plot,progress]"
+	@touch $@
+
+.venv/tools: .venv/made
+	@echo "installing what the checks need (once)"
+	@$(PIP) install -e ".[plot,progress,test,lint]"
+	@touch $@
+
+.venv: .venv/made
+
+demo: .venv/made                  ## learn to read real digits, and see each step
+	@.venv/bin/nbprop demo
+
+test: .venv/tools                 ## all checks: lint, types, tests; all of them run, whichever fails
+	@failed=0; $(MAKE) --no-print-directory lint || failed=1; \
+	.venv/bin/python -m pytest -n $(WORKERS) -q || failed=1; exit $$failed
+
+lint: .venv/tools                 ## formatter, linter, type checker
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+format: .venv/tools               ## let the formatter and the linter repair what they can
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+clean:                            ## remove what these targets made
+	rm -rf .venv .venv-peers build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+.PHONY: help demo test lint format clean .venv
+.DEFAULT_GOAL := help
+
+# Benchmarks (docs/performance.md). The peers have an environment of their own; asv runs from it, too.
+PEERS := .venv-peers/bin/python
+
+.venv-peers: pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS) -m pip install --quiet --upgrade pip
+	$(PEERS) -m pip install --quiet -e ".[bench,peers]"
+	touch .venv-peers
+
+bench: .venv .venv-peers          ## the comparison table, measured here
+	.venv/bin/python benchmarks/table.py
+
+bench-quick: .venv-peers          ## append this commit's results, under five minutes
+	$(PEERS) benchmarks/commits.py HEAD --count 1 --again
+
+bench-history: .venv-peers        ## measure COUNT past commits (about three minutes each)
+	$(PEERS) benchmarks/commits.py HEAD --count $(or $(COUNT),12)
+
+bench-gate:                       ## exit 1 if a ratio is more than 25 % worse than before
+	$(PYTHON) benchmarks/regressions.py
+
+dashboard: .venv-peers            ## write build/dashboard/index.html from the stored results
+	$(PEERS) benchmarks/build_dashboard.py
+
+.PHONY: bench bench-quick bench-history bench-gate dashboard

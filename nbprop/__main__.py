@@ -1,0 +1,8 @@
+"""``python -m nbprop`` is the ``nbprop`` command."""
+
+import sys
+
+from nbprop.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Checks of whole data sets, once, before many calls walk over their pieces."""
+
+import math
+
+import numpy as np
+
+from nbprop import arguments as arg
+from nbprop.plan import Plan
+
+
+def check_dataset(function, plan, x, target, weights=None):
+    """x, target and weights as plain arrays, once they have been found to fit a plan; any number of samples.
+
+    They must be as `value_and_grad` wants them, without NaN or infinity, classes in range, weights not negative and not
+    all zero. No copies are made. Raises TypeError or ValueError, in the name of `function`.
+    """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"{function}: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
+    if plan.loss is None:
+        raise ValueError(f"{function}: this plan has no loss; make one with nbprop.plan(net, loss=...)")
+    x = check_data(function, "x", x, plan.x_code, plan.input_shape, plan.x_classes)
+    target = check_data(function, "target", target, plan.target_code, plan.target_shape, plan.classes)
+    if len(target) != len(x):
+        raise ValueError(f"{function}: target must bring as many samples as x, got {len(target)} for {len(x)}")
+    if weights is not None:
+        weights = check_data(function, "weights", weights, plan.element_code, (), 0)
+        if len(weights) != len(x):
+            raise ValueError(f"{function}: weights must have shape ({len(x)},), got {weights.shape}")
+        if weights.min() < 0 or not weights.any():
+            raise ValueError(f"{function}: weights must not be negative, and not all zero")
+    return x, target, weights
+
+
+def check_data(function, name, array, code, shape, classes):
+    """A data argument as a plain array, once it has been found to fit.
+
+    code: its element code (arguments.py); shape: of one sample; classes: the number of valid integers, or 0.
+    """
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{function}: {name} must be a NumPy array, got {type(array).__name__}")
+    array = array.view(np.ndarray)  # a memory map, seen as the array that it is
+    found, integers = arg.element_code(array.dtype), code == arg.ANY_INTEGER
+    if (integers and not 0 != found < 100) or (not integers and found != code):
+        wanted = {arg.FLOAT32: "float32", arg.FLOAT64: "float64"}.get(code, "integers")
+        raise TypeError(f"{function}: {name} must hold {wanted}, got {array.dtype}; convert it once with .astype")
+    if array.ndim != len(shape) + 1 or array.shape[1:] != tuple(shape):
+        wanted = "(" + ", ".join(["n", *map(str, shape)]) + ("," if not shape else "") + ")"
+        raise ValueError(f"{function}: {name} must have shape {wanted}, got {array.shape}; reshape it")
+    if len(array) == 0:
+        raise ValueError(f"{function}: {name} has no samples (shape {array.shape}); pass at least one")
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        raise ValueError(f"{function}: {name} must be C-contiguous and aligned; copy it once with np.array(order='C')")
+    low, high = array.min(), array.max()  # no copy; both are NaN when one element is
+    if classes and (low < 0 or high >= classes):
+        wrong = low if low < 0 else high
+        raise ValueError(f"{function}: {name} must hold classes in 0..{classes - 1}, got {wrong}")
+    if not integers and not (math.isfinite(low) and math.isfinite(high)):
+        first = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+        where = ", ".join(map(str, first))
+        raise ValueError(f"{function}: {name}[{where}] is {array[first]}; leave such samples out or fill them in")
+    return array
+
+
+def check_vector(function, name, array, size, dtype, *, written=False):
+    """A (size,) array of a dtype, contiguous; writable when it is to be written."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{function}: {name} must be a NumPy array, got {type(array).__name__}")
+    if array.dtype != dtype:
+        raise TypeError(f"{function}: {name} must hold {dtype.name}, got {array.dtype}; convert it once with .astype")
+    if array.shape != (size,):
+        raise ValueError(f"{function}: {name} must have shape ({size},), got {array.shape}")
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        raise ValueError(f"{function}: {name} must be contiguous and aligned; copy it once with np.ascontiguousarray")
+    if written and not array.flags.writeable:
+        raise ValueError(f"{function}: {name} is written and must not be read-only; pass a copy")

@@ -1,0 +1,216 @@
+"""What `fit` prepares: checked data, and the job that compiled training (epochs.py) works on."""
+
+import inspect
+
+import numpy as np
+
+from nbprop import arguments as arg
+from nbprop import clipping, epochs, rules, table
+from nbprop.optimizers import OPTIMIZERS, optimizer_state
+from nbprop.plan import workspace
+from nbprop.steps import plain
+from nbprop.walk import ENTRIES
+
+# Data is checked in pieces of this many bytes, so that a memory map need not fit into memory.
+_PIECE = 1 << 23
+
+
+# -- checks --------------------------------------------------------------------------------------------------
+
+
+def check_vector(function, name, array, size, kinds, writable):
+    """A 1-D array of `size` elements and one of the dtypes `kinds`; as a plain array."""
+    array = plain(array)
+    wanted = " or ".join(np.dtype(kind).name for kind in kinds)
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{function}: {name} must be a NumPy array of {wanted}, got {type(array).__name__}")
+    got = f"{array.dtype} array of shape {array.shape}"
+    if array.dtype not in [np.dtype(kind) for kind in kinds]:
+        raise TypeError(f"{function}: {name} must hold {wanted}, got {got}; convert it once with .astype")
+    if array.shape != (size,):
+        raise ValueError(f"{function}: {name} must have shape ({size},), got {got}")
+    _check_flags(function, name, array, writable)
+    return array
+
+
+def _check_flags(function, name, array, writable):
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{function}: {name} must be C-contiguous; copy it once with np.ascontiguousarray")
+    if not array.flags.aligned:
+        raise ValueError(f"{function}: {name} must be aligned to its element; copy it once")
+    if writable and not array.flags.writeable:
+        raise ValueError(f"{function}: {name} is written and must not be read-only; pass a copy")
+
+
+def check_column(function, name, array, n, shape, dtype, classes):
+    """Samples (n, *shape): `dtype`, or integers in 0..classes - 1 when classes > 0. Reads all of it; as a plain array.
+
+    n is None for the first column, which sets it.
+    """
+    array = plain(array)
+    wanted = f"integers (classes 0..{classes - 1})" if classes else np.dtype(dtype).name
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{function}: {name} must be a NumPy array of {wanted}, got {type(array).__name__}")
+    got = f"{array.dtype} array of shape {array.shape}"
+    fits = array.dtype.kind in "iu" and array.dtype.isnative if classes else array.dtype == dtype
+    if not fits:
+        raise TypeError(f"{function}: {name} must hold {wanted}, got {got}; convert it once with .astype")
+    if array.shape[1:] != shape or array.ndim != len(shape) + 1 or (n is not None and len(array) != n):
+        text = ", ".join(map(str, ("n" if n is None else n, *shape))) + ("" if shape else ",")
+        raise ValueError(f"{function}: {name} must have shape ({text}), got {got}")
+    if len(array) == 0:
+        raise ValueError(f"{function}: {name} has no samples; pass at least one")
+    _check_flags(function, name, array, False)
+    flat, piece = array.reshape(-1), max(1, _PIECE // array.itemsize)
+    for start in range(0, flat.size, piece):
+        _check_values(function, name, flat[start : start + piece], start, array, classes)
+    return array
+
+
+def _check_values(function, name, values, start, array, classes):
+    wrong = (values < 0) | (values >= classes) if classes else np.isnan(values)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        sample = (start + at) // max(1, array[0].size)
+        if classes:
+            raise ValueError(
+                f"{function}: {name} must hold classes in 0..{classes - 1}, got {values[at]} in sample {sample}"
+            )
+        raise ValueError(f"{function}: {name} holds NaN, first in sample {sample}; remove such samples or fill them in")
+
+
+def check_data(function, plan, x, target, weights, prefix=""):
+    """(x, target, weights) as plain arrays that fit the plan and each other."""
+    x = check_column(function, f"{prefix}x", x, None, plan.input_shape, plan.dtype, plan.x_classes)
+    target = check_column(function, f"{prefix}target", target, len(x), plan.target_shape, plan.dtype, plan.classes)
+    if weights is not None:
+        weights = check_column(function, f"{prefix}weights", weights, len(x), (), plan.dtype, 0)
+        if weights.min() < 0 or not 0 < weights.sum(dtype=np.float64) < np.inf:
+            raise ValueError(f"{function}: {prefix}weights must not be negative, and their sum positive and finite")
+    return x, target, weights
+
+
+def hyperparameters(optimizer, lr, weight_decay, given):
+    """{name: value} of an optimizer: what was given, and its own defaults for the rest."""
+    from nbprop.network import choose, nearest
+
+    known = rules.RULES[choose("optimizer", optimizer, list(rules.RULES))].hyperparameters
+    defaults = inspect.signature(OPTIMIZERS[optimizer]).parameters
+    values = {name: defaults[name].default for name in known}
+    for name, value in {"lr": lr, "weight_decay": weight_decay}.items():
+        values[name] = values[name] if value is None else value
+    for name, value in given.items():
+        if name not in known:
+            raise TypeError(f"fit: {optimizer} has no argument {name!r}; {nearest(name, [*known, *_FIT_ARGUMENTS])}")
+        values[name] = value
+    return values
+
+
+_FIT_ARGUMENTS = ("batch", "epochs", "shuffle", "seed", "validation", "schedule", "clip_norm", "clip_value", "patience")
+
+
+# -- the job -------------------------------------------------------------------------------------------------
+
+
+class Job:
+    """The words and buffers of one training; `words` and `numbers` are its words as int64 and as float64."""
+
+    def __init__(self, plan, params, data, batch, optimizer, values, decay_mask, trainable):
+        self.plan, self.params, self.data = plan, params, data
+        self.words = np.zeros(epochs.WORDS, np.int64)
+        self.numbers = self.words.view(np.float64)
+        self.address = self.words.ctypes.data
+        self.grads = np.zeros_like(params)
+        self.work = workspace(plan)
+        self.best = params.copy()
+        self.state = optimizer_state(optimizer, params.size, params.dtype)
+        self.rates = np.zeros(epochs.MOST_RATES)
+        self.records = np.zeros((epochs.MOST_RECORDS, 2))
+        # The public step checks the hyperparameters and masks, and compiles; on copies.
+        OPTIMIZERS[optimizer](
+            self.best, self.grads, self.state, 0, **values, decay_mask=decay_mask, trainable=trainable
+        )
+        self.best[:], self.state[:] = params, 0
+        self._fill_progress(batch)
+        self._fill_call(batch)
+        self._fill_update(rules.RULES[optimizer], values, decay_mask, trainable)
+
+    def _fill_progress(self, batch):
+        words = self.words
+        self.numbers[epochs.BEST_LOSS], words[epochs.BEST_EPOCH] = np.inf, -1
+        words[epochs.ENTRY], words[epochs.PLAN] = ENTRIES["value_and_grad"].address, self.plan.address
+        words[epochs.N], words[epochs.BATCH] = len(self.data[0]), batch
+        words[epochs.THREADS] = self.plan.threads
+        words[epochs.RATES], words[epochs.RECORDS] = self.rates.ctypes.data, self.records.ctypes.data
+        words[epochs.PARAMS], words[epochs.PARAM_BYTES] = self.params.ctypes.data, self.params.nbytes
+        words[epochs.MEMMOVE] = epochs.memmove_address()
+
+    def shuffle(self, seed):
+        """Take the samples of each epoch in an order of its own."""
+        words, n = self.words, len(self.data[0])
+        self.order = np.zeros(n, np.uint32)
+        self.buffers = [
+            None if a is None else np.empty((words[epochs.BATCH], *a.shape[1:]), a.dtype) for a in self.data
+        ]
+        words[epochs.SHUFFLES], words[epochs.SEED], words[epochs.ORDER] = 1, seed, self.order.ctypes.data
+        for column, buffer in enumerate(self.buffers):
+            if buffer is not None:
+                words[epochs.COLUMNS + column * epochs.COLUMN + epochs.BUFFER] = buffer.ctypes.data
+        epochs.GATHER_OP.load()
+        self._header(epochs.GATHER, epochs.GATHER_OP.fingerprint(), 2)
+        words[epochs.GATHERED] = self.address
+
+    def _header(self, row, fingerprint, operands):
+        self.words[row + table.KERNEL] = fingerprint
+        self.words[row + table.LENGTH] = table.OPERANDS + operands
+        self.words[row + table.BARRIER] = 1
+
+    def _fill_call(self, batch):
+        """The block of the gradient's call (see arguments.py); the addresses of a batch are filled in by each step."""
+        words = self.words
+        for argument, array in ((arg.PARAMS, self.params), (arg.GRADS, self.grads), (arg.WORK, self.work)):
+            self._describe(argument, array, array.ctypes.shape_as(np.ctypeslib.ctypes.c_int64))
+        for column, (argument, array) in enumerate(zip((arg.X, arg.TARGET, arg.WEIGHTS), self.data, strict=True)):
+            if array is not None:
+                here, shape = epochs.COLUMNS + column * epochs.COLUMN, epochs.SHAPES + column * epochs.SHAPE
+                words[here + epochs.BASE] = array.ctypes.data
+                words[here + epochs.ROW_BYTES] = array[0].nbytes
+                words[shape : shape + array.ndim] = (batch, *array.shape[1:])
+                self._describe(argument, array, None)
+                words[epochs.CALL + argument * arg.DESCRIPTION + arg.SHAPE] = self.address + 8 * shape
+        if self.data[2] is not None:
+            words[epochs.WEIGHT_CODE] = arg.element_code(self.data[2].dtype)
+
+    def layer_state(self, state):
+        """Use an array of layer state."""
+        self.layers = state
+        self._describe(arg.STATE, state, state.ctypes.shape_as(np.ctypeslib.ctypes.c_int64))
+
+    def _describe(self, argument, array, shape):
+        if shape is not None:
+            self.shapes = [*getattr(self, "shapes", ()), shape]
+        start = epochs.CALL + argument * arg.DESCRIPTION
+        address = 0 if shape is None else np.ctypeslib.ctypes.addressof(shape)
+        flags = arg.CONTIGUOUS | arg.WRITABLE | arg.ALIGNED
+        description = array.ctypes.data, array.ndim, address, arg.element_code(array.dtype), flags, 0
+        self.words[start : start + arg.DESCRIPTION] = description
+
+    def _fill_update(self, rule, values, decay_mask, trainable):
+        self.masks = decay_mask, trainable  # kept alive
+        self._header(epochs.UPDATE, rule.kernel.fingerprint(self.plan.numba_dtype), rules.ROW)
+        vectors = self.params, self.grads, self.state, decay_mask, trainable
+        row = self.words[epochs.UPDATED :]
+        row[: len(vectors)] = [0 if vector is None else vector.ctypes.data for vector in vectors]
+        row[rules.N] = self.params.size
+        start = epochs.UPDATED + rules.HYPERPARAMETERS
+        self.numbers[start : start + len(values)] = [float(value) for value in values.values()]
+
+    def clip(self, native, fingerprint_word, row, limit):
+        """Clip with a kernel of clipping.py."""
+        native.load(self.plan.numba_dtype)
+        self.words[fingerprint_word] = native.fingerprint(self.plan.numba_dtype)
+        trainable = self.masks[1]
+        self.words[row + clipping.ROW_GRADS] = self.grads.ctypes.data
+        self.words[row + clipping.ROW_TRAINABLE] = 0 if trainable is None else trainable.ctypes.data
+        self.words[row + clipping.ROW_N] = self.grads.size
+        self.numbers[row + clipping.ROW_LIMIT] = limit

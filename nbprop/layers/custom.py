@@ -1,0 +1,213 @@
+"""Layers of a user's own: @njit forward and backward, named so that JSON and pickles can bring them back.
+
+The functions follow the kernel contract of `nbprop.jit.Kernel`: arrays first, then n (the samples of this call), then
+sizes; all arrays are flat.
+"""
+
+import importlib
+import math
+from dataclasses import dataclass
+
+from nbprop.jit import Kernel, kernel, njit, python_function, share_blocks
+from nbprop.network import INITIALIZERS, REGISTRY, Layer, Parameter, choose
+from nbprop.numerics.scalars import like
+
+
+@kernel
+def gradient_from(grad, own, n, size, again, accumulate, part, parts):
+    """grad = own, or grad += own when `again` or `accumulate`. grad OUT (size,), own IN (size,)."""
+    start, stop = share_blocks(size, part, parts)
+    grad, own = grad[start:stop], own[start:stop]
+    if again + accumulate == 0:
+        for i in range(grad.size):
+            grad[i] = like(own[i], 0.0)
+    for i in range(grad.size):
+        grad[i] += own[i]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `custom` was given."""
+
+    forward: Kernel
+    backward: Kernel
+    parameters: object
+    sizes: object
+    output_shape: object
+    module: str
+
+
+class CustomLayer(Layer):
+    """One use of a user's layer; `recipe` belongs to the class, `options` to the use."""
+
+    recipe: Recipe
+
+    def __init__(self, **options):
+        self.options = options
+
+    def __repr__(self):
+        return f"{self.kind}({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self.options == other.options
+
+    def __hash__(self):
+        return hash((self.kind, repr(self.options)))
+
+    def __reduce__(self):
+        return _restore, (self.recipe.module, self.kind, self.options)
+
+    def to_config(self):
+        return {"kind": self.kind, **self.options}
+
+    def output_shape(self, input_shape):
+        return tuple(self.recipe.output_shape(input_shape, **self.options))
+
+    def parameters(self, input_shape):
+        found = self.recipe.parameters(input_shape, **self.options)
+        for name, (_, init) in found.items():
+            choose(f"initializer of {name}", init, INITIALIZERS)
+        return tuple(Parameter(name, tuple(shape), init) for name, (shape, init) in found.items())
+
+    def lower(self, build, x, path, names):
+        recipe, sizes = self.recipe, tuple(self.recipe.sizes(x.shape, **self.options))
+        own = [build.parameter(name) for name in names]
+        y = build.value(self.output_shape(x.shape))
+        build.emit(recipe.forward, (y.buffer,), (x.buffer, *own), sizes)
+
+        def rule(dy):
+            dx = build.buffer(build.batch * x.size)
+            gradients = [build.buffer(operand.size) for operand in own]
+            build.emit(recipe.backward, (dx, *gradients), (dy, x.buffer, y.buffer, *own), sizes)
+            for name, gradient in zip(names, gradients, strict=True):
+                target, again = build.parameter_gradient(name)
+                build.emit(gradient_from, (target,), (gradient,), (gradient.size, again))
+            build.contribute(x, dx)
+
+        build.on_backward(y, rule)
+        return y
+
+
+def _restore(module, kind, options):
+    if kind not in REGISTRY:
+        importlib.import_module(module)
+    return choose("layer kind", kind, REGISTRY)(**options)
+
+
+def _one_size(shape, **options):
+    return (math.prod(shape),)
+
+
+def _same_shape(shape, **options):
+    return shape
+
+
+def _none(shape, **options):
+    return {}
+
+
+def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_shape=_same_shape):
+    """Define a layer of your own.
+
+    Parameters
+    ----------
+    kind : str
+        Its name in views, JSON and pickles.
+    forward : @njit function (y, x, *parameters, n, *sizes)
+        Writes all of y. Arrays are flat: y is (n * outputs,), x is (n * inputs,).
+    backward : @njit function (dx, *dparameters, dy, x, y, *parameters, n, *sizes)
+        Writes all of dx and of each parameter's gradient (summed over the samples; accumulation is done outside).
+    parameters : function (input_shape, **options) -> {name: (shape, initializer)}
+    sizes : function (input_shape, **options) -> tuple of int, by default (elements of one sample,)
+    output_shape : function (input_shape, **options) -> tuple, by default the input's shape
+
+    A function whose last two parameters are `part` and `parts` is run by all threads and does its share of the samples
+    (`nbprop.share(n, part, parts)`); others run on one thread.
+
+    Returns
+    -------
+    function (**options) -> layer
+
+    Raises
+    ------
+    TypeError
+        When the functions' parameters do not follow that order.
+    ValueError
+        When the kind is taken.
+
+    Examples
+    --------
+    >>> import nbprop, numba
+    >>> @numba.njit
+    ... def forward(y, x, n, size):
+    ...     for i in range(n * size):
+    ...         y[i] = 2 * x[i]
+    >>> @numba.njit
+    ... def backward(dx, dy, x, y, n, size):
+    ...     for i in range(n * size):
+    ...         dx[i] = 2 * dy[i]
+    >>> double = nbprop.custom("double", forward, backward)
+    >>> errors = nbprop.gradcheck(nbprop.network((3,), nbprop.dense(4), double()), "mse")
+    """
+    module = python_function(forward).__module__
+    known = REGISTRY.get(kind)
+    if known is not None and (not issubclass(known, CustomLayer) or known.recipe.module != module):
+        raise ValueError(f"custom: the layer kind {kind!r} is taken; choose another name")
+    recipe = Recipe(
+        Kernel(forward, name=f"{kind}.forward"),
+        Kernel(backward, name=f"{kind}.backward"),
+        parameters,
+        sizes,
+        output_shape,
+        module,
+    )
+    layer = type(kind, (CustomLayer,), {"kind": kind, "recipe": recipe})
+
+    def make(**options):
+        return layer(**options)
+
+    make.__name__ = make.__qualname__ = kind
+    return make
+
+
+def elementwise(kind, function, derivative):
+    """Define an activation of your own from two @njit scalar functions.
+
+    Parameters
+    ----------
+    kind : str
+        Its name in JSON and pickles.
+    function : @njit function f(x) -> y
+    derivative : @njit function (x, y) -> dy/dx at x, where y = f(x)
+
+    Returns
+    -------
+    function () -> layer
+
+    With float32, an expression that mixes x with a Python float runs in float64 and is rounded when it is stored.
+
+    Examples
+    --------
+    >>> import nbprop, numba
+    >>> square = nbprop.elementwise("square", numba.njit(lambda x: x * x), numba.njit(lambda x, y: 2 * x))
+    """
+    f, df = _compiled(function), _compiled(derivative)
+
+    def forward(y, x, n, size, part, parts):
+        start, stop = share_blocks(n * size, part, parts)
+        y, x = y[start:stop], x[start:stop]
+        for i in range(y.size):
+            y[i] = f(x[i])
+
+    def backward(dx, dy, x, y, n, size, part, parts):
+        start, stop = share_blocks(n * size, part, parts)
+        dx, dy, x, y = dx[start:stop], dy[start:stop], x[start:stop], y[start:stop]
+        for i in range(dx.size):
+            dx[i] = dy[i] * df(x[i], y[i])
+
+    forward.__module__ = backward.__module__ = python_function(function).__module__
+    return custom(kind, forward, backward)
+
+
+def _compiled(function):
+    return njit(function) if function is python_function(function) else function

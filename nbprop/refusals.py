@@ -1,0 +1,107 @@
+"""What to say when a call is refused: which argument, what it got, what was needed, what to do.
+
+Compiled checks (arguments.py) give a status; only then does Python look at the arguments again.
+"""
+
+import numpy as np
+
+from nbprop import arguments as arg
+from nbprop.plan import describe_failure
+
+
+def _kind(code):
+    if code == arg.ANY_INTEGER:
+        return "integers"
+    return {arg.FLOAT32: "float32", arg.FLOAT64: "float64"}[code]
+
+
+def _wanted(plan, argument):
+    """(element code, shape as text) that `plan` wants of an argument."""
+    code = plan.element_code
+    n = f"1..{plan.batch}"
+    flat = {arg.PARAMS: plan.n_params, arg.GRADS: plan.n_params, arg.STATE: plan.state_size}
+    flat |= {arg.V: plan.n_params, arg.OUT: plan.n_params}
+    if argument in flat:
+        return code, f"({flat[argument]},)"
+    if argument == arg.WORK:
+        return code, f"({plan.work_size},) or longer"
+    if argument == arg.WEIGHTS:
+        return code, "(n,), one weight a sample of x"
+    shape, code = {
+        arg.X: (plan.input_shape, plan.x_code),
+        arg.DX: (plan.input_shape, code),
+        arg.TARGET: (plan.target_shape, plan.target_code),
+        arg.Y: (plan.output_shape, code),
+        arg.DY: (plan.output_shape, code),
+    }[argument]
+    return code, "(" + ", ".join([n, *map(str, shape)]) + ("," if not shape else "") + ")"
+
+
+def _got(value):
+    if type(value) is np.ndarray:
+        return f"{value.dtype} array of shape {value.shape}"
+    return type(value).__name__
+
+
+def refusal(function, plan, values, status):
+    """The exception for a status other than 0. `values` are the call's arguments in the order of arguments.py."""
+    if status >= arg.FAILED:
+        return describe_failure(function, plan, status - arg.FAILED)
+    argument, problem = divmod(status, 64)
+    if problem == arg.NO_LOSS or (argument == arg.TARGET and plan.loss is None):
+        return ValueError(f"{function}: this plan has no loss; make one with nbprop.plan(net, loss=...)")
+    if argument == arg.PLAN:
+        return RuntimeError(f"{function}: the plan was made by another version of nbprop; make it again")
+    name, value = arg.NAMES[argument], values[argument]
+    problem = arg.MISSING if value is None else problem
+    code, shape = _wanted(plan, argument)
+    detail = ""
+    if problem == arg.CLASS_RANGE:
+        detail = _wrong_class(plan, argument, value)
+    elif problem == arg.ALIASED:
+        detail = _partner(values, argument)
+    kind, text = _SENTENCES[problem]
+    words = {"got": _got(value), "shape": shape, "kind": _kind(code), "batch": plan.batch, "detail": detail}
+    return kind(f"{function}: {name} " + text.format(remedy=_REMEDY.get(argument, "see the plan"), **words))
+
+
+_SENTENCES = {
+    arg.NOT_AN_ARRAY: (TypeError, "must be a NumPy array, got {got}; convert it once with np.ascontiguousarray"),
+    arg.MISSING: (TypeError, "is needed and got None; pass an array {shape} of {kind}"),
+    arg.DTYPE: (TypeError, "must hold {kind}, got {got}; convert it once with .astype"),
+    arg.ORDER: (ValueError, "must be C-contiguous, got a strided {got}; copy it once with np.ascontiguousarray"),
+    arg.MISALIGNED: (ValueError, "must be aligned to its element, got a misaligned {got}; copy it once"),
+    arg.READ_ONLY: (ValueError, "is written and must not be read-only, got a read-only {got}; pass a copy"),
+    arg.LENGTH: (ValueError, "must have shape {shape}, got {got}; {remedy}"),
+    arg.SHAPE_DIFFERS: (ValueError, "must have shape {shape}, got {got}; reshape it or make another plan"),
+    arg.EMPTY: (ValueError, "has no samples (got {got}); pass at least one"),
+    arg.CAPACITY: (
+        ValueError,
+        "brings more samples than the plan's batch of {batch}, got {got}; make a plan with a larger batch or pass it "
+        "in chunks",
+    ),
+    arg.SAMPLES_DIFFER: (ValueError, "must bring as many samples as x, got {got}"),
+    arg.CLASS_RANGE: (ValueError, "must hold classes in {detail}"),
+    arg.ALIASED: (ValueError, "is written and shares memory with {detail}; pass separate buffers"),
+}
+
+
+_REMEDY = {
+    arg.PARAMS: "nbprop.init(net, seed) makes them",
+    arg.GRADS: "np.empty_like(params) makes one",
+    arg.WORK: "nbprop.workspace(plan) makes one",
+    arg.STATE: "nbprop.layer_state(net) makes one",
+}
+
+
+def _wrong_class(plan, argument, value):
+    classes = plan.classes if argument == arg.TARGET else plan.x_classes
+    wrong = value[(value < 0) | (value >= classes)]
+    return f"0..{classes - 1}" + (f", got {wrong[0]}" if len(wrong) else "")
+
+
+def _partner(values, argument):
+    for other, value in enumerate(values):
+        if other != argument and isinstance(value, np.ndarray) and np.may_share_memory(value, values[argument]):
+            return arg.NAMES[other]
+    return "another argument"

@@ -1,0 +1,70 @@
+"""Learning-rate schedules: plain functions of the step, which counts from 0; the same from Python and from @njit.
+
+``nbprop.adam(..., step, lr=nbprop.schedules.cosine(step, 1e-3, 1000))``; `fit` takes a schedule by name, or any
+function of the step.
+"""
+
+import functools
+import math
+
+from nbprop.network import choose
+from nbprop.numerics.scalars import scalar_function
+
+
+@scalar_function
+def constant(step, lr):
+    """lr at every step."""
+    return float(lr)
+
+
+@scalar_function
+def step(step, lr, every, factor=0.1):
+    """lr, multiplied by `factor` after every `every` steps."""
+    return lr * float(factor) ** (step // every)
+
+
+@scalar_function
+def cosine(step, lr, steps, lowest=0.0):
+    """From lr at step 0 down half a cosine to `lowest` at step `steps`, and there it stays.
+
+    Loshchilov and Hutter 2017, equation 5, without restarts.
+    """
+    return lowest + 0.5 * (lr - lowest) * (1.0 + math.cos(math.pi * min(float(step), float(steps)) / steps))
+
+
+@scalar_function
+def one_cycle(step, highest, steps, rise=0.3, start_divisor=25.0, final_divisor=1e4):
+    """Up half a cosine from highest / start_divisor to `highest`, then down to the start over final_divisor.
+
+    The top is at step rise * steps - 1, the end at step steps - 1, where it stays. Smith and Topin 2018, in PyTorch's
+    form.
+    """
+    start = highest / start_divisor
+    top = rise * steps - 1.0
+    place = min(float(step), steps - 1.0)
+    if place <= top:
+        return highest + 0.5 * (start - highest) * (1.0 + math.cos(math.pi * (place / top if top > 0.0 else 1.0)))
+    end = start / final_divisor
+    return end + 0.5 * (highest - end) * (1.0 + math.cos(math.pi * (place - top) / (steps - 1.0 - top)))
+
+
+@scalar_function
+def warm_up(step, lr, steps, start=0.1):
+    """In a straight line from start * lr at step 0 to lr at step `steps`, and there it stays."""
+    return lr * (start + (1.0 - start) * min(float(step), float(steps)) / steps)
+
+
+def named(schedule, lr, steps):
+    """The schedule of a name, for a run of `steps` steps, as a function of the step alone.
+
+    step: a tenth of lr after each third of the run. cosine: down to 0 at the end. one_cycle: lr is its top. warm_up:
+    over the first tenth.
+    """
+    bound = {
+        "constant": functools.partial(constant, lr=lr),
+        "step": functools.partial(step, lr=lr, every=-(-steps // 3)),
+        "cosine": functools.partial(cosine, lr=lr, steps=steps),
+        "one_cycle": functools.partial(one_cycle, highest=lr, steps=steps),
+        "warm_up": functools.partial(warm_up, lr=lr, steps=max(1, steps // 10)),
+    }
+    return choose("schedule", schedule, bound)

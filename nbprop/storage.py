@@ -1,0 +1,202 @@
+"""Networks with their parameters in files: safetensors, which other frameworks read, the description in its metadata.
+
+One tensor for each name of `nbprop.views`, in the parameters' own dtype. The metadata has one key, "nbprop", a JSON
+object of the format's version and the network. With one key and sorted tensors a file's bytes depend on its contents
+alone.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import stat
+
+import numpy as np
+
+from nbprop.network import Network, check_flat, views
+
+FORMAT = 1
+_KEY = "nbprop"
+_AS_IT_WAS = "could not be written and is as it was"
+_DTYPES = {"F32": np.float32, "F64": np.float64}
+
+
+def save(path, net, params):
+    """Write a network and its parameters to a file, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or path; by custom it ends in .safetensors. An old file of that name is replaced at the end, in one step.
+    net : Network
+    params : (net.n_params,) float32 or float64 array
+
+    Other tools find each parameter as an array under its name in `nbprop.views`: "0.dense.weight" of shape (in, out).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that does not fit; nothing has been written then.
+    OSError
+        When the file cannot be written (full disk, no permission); the old file is as it was.
+
+    Examples
+    --------
+    >>> import nbprop, os, tempfile
+    >>> net = nbprop.network((4,), nbprop.dense(2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "small.safetensors")
+    ...     nbprop.save(path, net, nbprop.init(net))
+    ...     net, params = nbprop.load(path)
+    >>> net, params.dtype
+    (network((4,), dense(2)), dtype('float64'))
+    """
+    from safetensors.numpy import save_file
+
+    if not isinstance(net, Network):
+        raise TypeError(f"save: net must be what nbprop.network(...) returns, got {type(net).__name__}")
+    check_flat("save: params", params, net.n_params)
+    if params.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"save: params must hold float32 or float64, got {params.dtype}")
+    description = json.dumps({"format": FORMAT, "network": net.to_config()})
+    tensors = views(net, params.view(np.ndarray))
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, {_KEY: description}))
+
+
+def write_atomically(path, write):
+    """Make a file by write(temporary path) and put it in the place of `path` in one step, once it is on the disk.
+
+    Raises OSError when that fails; no temporary file stays behind and what `path` held before is as it was.
+    """
+    from safetensors import SafetensorError
+
+    final = os.path.realpath(path)  # through a link, to the file that it names
+    temporary = os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.{secrets.token_hex(6)}.tmp")
+    try:
+        if os.path.isdir(final):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        # Made here, with the mode that open() would give: the library's writer makes files for the owner alone.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = stat.S_IMODE(os.stat(final if os.path.exists(final) else temporary).st_mode)
+        write(temporary)
+        os.chmod(temporary, mode)
+        _to_disk(temporary, os.O_RDWR)
+        os.replace(temporary, final)
+        if os.name == "posix":
+            _to_disk(os.path.dirname(final), os.O_RDONLY)
+    except OSError as error:
+        raise OSError(error.errno, f"{os.fspath(path)} {_AS_IT_WAS}: {error.strerror}") from error
+    except SafetensorError as error:
+        raise OSError(f"{os.fspath(path)} {_AS_IT_WAS}: {error}") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _to_disk(path, flags):
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load(path):
+    """Read what `save` has written.
+
+    Returns
+    -------
+    (Network, params), params being (net.n_params,) of the dtype they were saved in
+
+    Raises
+    ------
+    ValueError
+        For a file that is cut, has bytes too many, is something else, comes from a newer version, or whose tensors are
+        not those of its network; says which.
+    OSError
+        When there is no such file, or it may not be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    name = os.fspath(path)
+    with open(name, "rb"):  # its errors say better what cannot be opened
+        pass
+    try:
+        with safe_open(name, framework="numpy") as file:
+            net = _network(name, file.metadata() or {})
+            return net, _params(name, net, file)
+    except SafetensorError as error:
+        raise ValueError(f"load: {name}: {_damage(name)} ({error})") from None
+
+
+def _network(name, metadata):
+    """The network of a file's metadata."""
+    if _KEY not in metadata:
+        raise ValueError(
+            f"load: {name} is a safetensors file of something else: its metadata describes no nbprop network"
+        )
+    try:
+        description = json.loads(metadata[_KEY])
+        version, config = description["format"], description["network"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"load: {name}: its description of the network is damaged: {error!r}") from None
+    if type(version) is not int or version < 1:
+        raise ValueError(f"load: {name}: its format must be a positive integer, got {version!r}")
+    if version > FORMAT:
+        raise ValueError(
+            f"load: {name} has format {version} and this nbprop reads up to {FORMAT}; install a newer nbprop"
+        )
+    try:
+        return Network.from_json(json.dumps(config))
+    except ValueError as error:
+        hint = "; import the module that defines it first" if "layer kind" in str(error) else ""
+        raise ValueError(f"load: {name}: {error}{hint}") from None
+
+
+def _params(name, net, file):
+    """The flat parameters, once every tensor has been found to fit."""
+    found, wanted = set(file.keys()), set(net.slots)
+    for said, paths in (("lacks", wanted - found), ("has, besides the network's,", found - wanted)):
+        if paths:
+            raise ValueError(f"load: {name} {said} the tensor {', '.join(sorted(paths))}")
+    dtypes = set()
+    for path, slot in net.slots.items():
+        tensor = file.get_slice(path)
+        if tuple(tensor.get_shape()) != slot.parameter.shape:
+            raise ValueError(
+                f"load: {name}: {path} must have shape {slot.parameter.shape}, got {tuple(tensor.get_shape())}"
+            )
+        dtypes.add(tensor.get_dtype())
+    if len(dtypes) > 1 or not dtypes <= set(_DTYPES):
+        raise ValueError(f"load: {name}: its tensors must all be F32 or all F64, got {', '.join(sorted(dtypes))}")
+    params = np.empty(net.n_params, _DTYPES[dtypes.pop()] if dtypes else np.float64)
+    for path, view in views(net, params).items():
+        view[...] = file.get_tensor(path)
+    return params
+
+
+def _damage(name):
+    """What is wrong with a file that the library refuses: its size against the one that its header promises."""
+    size = os.path.getsize(name)
+    with open(name, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        begins = file.read(1)
+        if size == 0:
+            return "the file is empty"
+        if begins != b"{":
+            return "this is not a safetensors file"
+        if 8 + length > size:
+            return f"the file is cut, or no safetensors file: {size} bytes, where its header alone needs {8 + length}"
+        try:
+            header = json.loads(begins + file.read(length - 1))
+            ends = [tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__"]
+            promised = 8 + length + max(ends, default=0)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            return "its header is damaged, or this is not a safetensors file"
+    if size < promised:
+        return f"the file is cut: {size} bytes of {promised}"
+    return (
+        f"the file is too large: {size} bytes, where its header promises {promised}"
+        if size > promised
+        else ("its header does not fit its contents")
+    )

@@ -1,0 +1,137 @@
+"""The table of networks that the contract tests run, and buffers that notice what touches them."""
+
+import numpy as np
+
+import nbprop
+from nbprop.layers import ACTIVATIONS
+from nbprop.losses import LOSSES
+from nbprop.numerics.functions import exp
+from nbprop.numerics.scalars import like
+
+CLASSIFIER = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dense(4))
+REGRESSOR = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dense(2))
+
+dense = nbprop.dense
+
+# A first or second derivative jumps at 0: central differences are only right away from there.
+_KINKED = ("'relu'", "'leaky_relu'", "'elu'")
+
+# name -> network. Odd sizes throughout: no width is a multiple of a vector's.
+NETWORKS = {
+    "dense": nbprop.network((3,), dense(5)),
+    "dense_no_bias": nbprop.network((3,), dense(5, bias=False), dense(1, bias=False)),
+    "dense_narrow": nbprop.network((1,), dense(1, activation="tanh"), dense(1)),
+    "dense_wide": nbprop.network((19,), dense(37, activation="tanh"), dense(3)),
+    "dense_positions": nbprop.network((2, 3), dense(4, activation="tanh"), dense(3)),
+    "flatten": nbprop.network((2, 3), dense(3, activation="tanh"), nbprop.flatten(), dense(5)),
+    "residual": nbprop.network((5,), nbprop.residual(dense(7, activation="tanh"), dense(5)), dense(3)),
+    "residual_of_activation": nbprop.network((5,), nbprop.residual(nbprop.activation("tanh")), dense(3)),
+    "residual_twice": nbprop.network((5,), nbprop.residual(nbprop.residual(dense(5, activation="tanh"))), dense(2)),
+    "concat": nbprop.network((3,), nbprop.concat(dense(2, activation="tanh"), [], [dense(4), dense(3)]), dense(3)),
+    "concat_of_activations": nbprop.network(
+        (5,), nbprop.concat([nbprop.activation("tanh")], [nbprop.activation("gelu")], []), dense(3)
+    ),
+    "tied": nbprop.network((3,), dense(3, activation="tanh"), dense(3, share="0.dense"), dense(3)),
+    "tied_weight": nbprop.network((3,), dense(3, activation="tanh"), dense(3, share="0.dense.weight"), dense(3)),
+    "no_parameters": nbprop.network((5,), nbprop.activation("tanh")),
+}
+NETWORKS |= {f"fused_{name}": nbprop.network((3,), dense(5, activation=name), dense(3)) for name in ACTIVATIONS}
+NETWORKS |= {f"alone_{name}": nbprop.network((5,), nbprop.activation(name), dense(3)) for name in ACTIVATIONS}
+
+
+def _bump(x):
+    """(1 + x) / 2 + x exp(-x^2 / 2): LLVM fuses products and sums one way in vector bodies, another way in tails."""
+    return like(x, 0.5) * (like(x, 1.0) + x) + x * exp(like(x, -0.5) * x * x)
+
+
+def _bump_derivative(x, y):
+    return like(x, 0.5) + (like(x, 1.0) - x * x) * exp(like(x, -0.5) * x * x)
+
+
+_bumpy = nbprop.elementwise("bumpy", _bump, _bump_derivative)
+
+_OUTPUT = nbprop.network((3,), dense(5, activation="tanh"), dense(4))
+_OUTPUT_POSITIONS = nbprop.network((2, 3), dense(4, activation="tanh"), dense(4))
+
+# (network, loss or None: a linear function of the output through forward and backward)
+CASES = {name: (net, None) for name, net in NETWORKS.items()}
+CASES |= {f"loss_{name}": (_OUTPUT, name) for name in LOSSES}
+CASES |= {f"loss_{name}_positions": (_OUTPUT_POSITIONS, name) for name in LOSSES}
+CASES |= {"elementwise": (nbprop.network((3,), dense(5), _bumpy(), dense(4)), None)}
+CASES |= {"loss_huber_delta": (_OUTPUT, nbprop.huber(delta=0.3))}
+
+
+def kinked(net):
+    """Whether the network's output has kinks at zeros."""
+    return any(name in repr(net) for name in _KINKED)
+
+
+def data(plan, n, rng, *, ties):
+    """x, target (None without a loss) and sample weights. ties: the first sample is zero, the second twice there."""
+    x = rng.standard_normal((n, *plan.input_shape))
+    if ties:
+        x[0] = 0
+        x[-1] = x[n // 2]
+    target = None
+    if plan.loss is not None:
+        shape = (n, *plan.target_shape)
+        low = 0 if plan.loss.kind == "binary_cross_entropy" else -1
+        target = rng.integers(0, plan.classes, shape) if plan.classes else rng.uniform(low, 1, shape)
+    weights = rng.uniform(0.5, 2, n)
+    weights[n // 2] = 0 if n > 1 else 1
+    return x.astype(plan.dtype), target if plan.classes or target is None else target.astype(plan.dtype), weights
+
+
+class Buffers:
+    """Arrays that lie inside larger ones, at an odd element of a cache line, with guard values around."""
+
+    _MARGIN = 24
+    _GUARD = 0x5A
+
+    def __init__(self):
+        self._wholes = []
+
+    def _inside(self, nbytes, itemsize):
+        whole = np.full(nbytes + 2 * self._MARGIN * itemsize + 128, self._GUARD, np.uint8)
+        first = -whole.ctypes.data % 64 + self._MARGIN // 8 * 8 * itemsize
+        first += (itemsize - (whole.ctypes.data + first)) % 64
+        self._wholes.append((whole, first, first + nbytes))
+        return whole[first : first + nbytes]
+
+    def poisoned(self, shape, dtype):
+        """A NaN-filled array that may be written."""
+        dtype = np.dtype(dtype)
+        found = self._inside(int(np.prod(shape)) * dtype.itemsize, dtype.itemsize).view(dtype).reshape(shape)
+        found[...] = np.nan
+        assert found.size == 0 or found.ctypes.data % 64 == dtype.itemsize
+        return found
+
+    def constant(self, array):
+        """A read-only copy of an array (None: None)."""
+        if array is None:
+            return None
+        array = np.asarray(array)
+        found = self._inside(array.nbytes, array.itemsize).view(array.dtype).reshape(array.shape)
+        found[...] = array
+        found.flags.writeable = False
+        return found
+
+    def check(self):
+        """Nothing around the arrays has been written."""
+        for whole, first, stop in self._wholes:
+            assert (whole[:first] == self._GUARD).all(), "written before an array"
+            assert (whole[stop:] == self._GUARD).all(), "written behind an array"
+
+
+def close(name, got, wanted, tolerance, floor=1e-3):
+    """|got - wanted| <= tolerance, relative to the largest |wanted| (or `floor`, if that is larger)."""
+    got, wanted = np.asarray(got), np.asarray(wanted)
+    assert got.shape == wanted.shape, name
+    scale = max(np.abs(wanted).max(initial=0.0), floor)
+    error = np.abs(got - wanted).max(initial=0.0) / scale
+    assert error <= tolerance, f"{name}: relative error {error:.2g}, allowed {tolerance:.2g}"
+
+
+def same_bits(name, got, wanted):
+    """The same bytes (NaN equals NaN, 0 differs from -0)."""
+    assert np.asarray(got).tobytes() == np.asarray(wanted).tobytes(), f"{name}: other bits"

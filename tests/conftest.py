@@ -1,0 +1,61 @@
+"""What the tests share: threads beyond the machine's cores, plans made once, and a way to run a script of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cases
+import pytest
+
+import nbprop
+from nbprop import threads
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def four_cores():
+    """Let four threads walk even where there are fewer cores: slow, but their bits and their meetings are real."""
+    before, threads.processor_share = threads.processor_share, lambda: 4
+    threads.ensure(4)
+    yield
+    threads.processor_share = before
+
+
+@pytest.fixture(scope="session")
+def classifier():
+    """A plan for (3,) -> 4 classes, float64, batch 6; what most tests of arguments use."""
+    return nbprop.plan(cases.CLASSIFIER, loss="softmax_cross_entropy", batch=6)
+
+
+@pytest.fixture(scope="session")
+def regressor():
+    """A plan for (3,) -> (2,) with mean squared error, float64, batch 6."""
+    return nbprop.plan(cases.REGRESSOR, loss="mse", batch=6)
+
+
+@pytest.fixture
+def script(tmp_path):
+    """run(source, *arguments, timeout=, **environment): a Python script in a process of its own; its standard output.
+
+    Fails when the process does, or when it takes longer than `timeout` seconds: a deadlock ends there.
+    """
+
+    def run(source, *arguments, timeout=120, expect=0, **environment):
+        path = tmp_path / "script.py"
+        path.write_text(source, encoding="utf-8")
+        package = environment.pop("PYTHONPATH", str(ROOT))
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(path), *map(str, arguments)],
+            env=os.environ | {"PYTHONPATH": package} | {name: str(value) for name, value in environment.items()},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        run.stderr = done.stderr
+        return done.stdout
+
+    return run

@@ -1,0 +1,300 @@
+"""The nbprop command: what it does, what it says when something is wrong, and its exit codes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+import nbprop
+from nbprop.cli import main
+from nbprop.compiling import telling
+from nbprop.reading import read_data, read_network
+
+COMMANDS = ("demo", "train", "predict", "summary", "check", "cache")
+
+
+@pytest.fixture
+def run(capsys):
+    """run(arguments...) -> (exit code, standard output, standard error), in this process."""
+
+    def run(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as ended:  # argparse's way to end
+            code = ended.code
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """A .csv of three separable classes of three features, with a line of names."""
+    rng = np.random.default_rng(0)
+    y = np.arange(90) % 3
+    table = np.column_stack([rng.standard_normal((90, 3)) + 3 * np.eye(3)[y], y])
+    path = tmp_path / "flowers.csv"
+    np.savetxt(path, table, "%.6g", delimiter=",", header="length,width,height,kind", comments="")
+    return path
+
+
+# -- what it does --------------------------------------------------------------------------------------------
+
+
+def test_demo(tmp_path):
+    """The whole demo, as a user runs it: the four steps, the picture, the accuracy that is promised."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "nbprop", "demo"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (accuracy,) = re.findall(r"^held-out accuracy: (\d+\.\d) %$", done.stdout, re.M)
+    assert float(accuracy) >= 96.5
+    places = [
+        done.stdout.index(words) for words in ("1 forward", "2 error", "3 backward", "4 update", "L-BFGS-B", "time:")
+    ]
+    assert places == sorted(places)
+    before, after = re.search(r"loss on the same images: (\S+) -> (\S+)", done.stdout).groups()
+    assert float(after) < float(before)
+    assert (tmp_path / "nbprop-demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_without_matplotlib(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, out, _ = run("demo", "--seeds", 1, "--picture", tmp_path / "none.png")
+    assert code == 0
+    assert "held-out accuracy: " in out
+    assert "picture" not in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "L-BFGS-B"])
+def test_train_predict_summary(run, flowers, tmp_path, optimizer):
+    model, answers = tmp_path / "flowers.safetensors", tmp_path / "answers.csv"
+    options = ("--net", "dense:8:relu dense:3", "--optimizer", optimizer, "--lr", 0.02, "--epochs", 30, "-o", model)
+    code, out, _ = run("train", flowers, *options)
+    assert code == 0
+    assert "72 samples to learn from, 18 held out; 59 parameters, loss softmax_cross_entropy" in out
+    assert float(re.search(r"held-out accuracy: (\S+) %", out)[1]) > 80
+
+    code, _, _ = run("predict", model, flowers, "--targets", 1, "--classes", "-o", answers)
+    assert code == 0
+    assert np.mean(np.loadtxt(answers) == np.arange(90) % 3) > 0.9
+    code, out, _ = run("predict", model, flowers, "--targets", 1)
+    assert code == 0
+    assert np.loadtxt(out.splitlines(), delimiter=",").shape == (90, 3)
+    code, _, _ = run("predict", model, flowers, "--targets", 1, "-o", tmp_path / "y.npy")
+    assert np.load(tmp_path / "y.npy").dtype == np.float32
+
+    code, out, _ = run("summary", model)
+    assert (code, out.strip()) == (0, nbprop.summary(nbprop.load(model)[0]))
+
+
+def test_train_numbers_from_npz(run, tmp_path):
+    x = np.linspace(-1, 1, 60).reshape(20, 3)
+    np.savez(tmp_path / "data.npz", x=x, y=x.sum(1) + 0.5)
+    output = tmp_path / "model.safetensors"
+    code, out, _ = run("train", tmp_path / "data.npz", "--net", "dense:1", "--optimizer", "L-BFGS-B", "-o", output)
+    assert code == 0
+    assert "loss mse" in out
+    assert float(re.search(r"held-out loss: (\S+)", out)[1]) < 1e-4
+
+
+def test_check_tells_every_activation_and_loss(run):
+    code, out, _ = run("check")
+    assert code == 0
+    names = {line.split()[0] for line in out.splitlines()}
+    assert {*nbprop.layers.ACTIVATIONS, "mse", "huber"} <= names
+
+
+def test_cache_shows_and_clears_only_what_is_nbprops(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    ours, other = tmp_path / "nbprop" / "ab" / "f-ab.nbc", tmp_path / "nbprop" / "ab" / "notes.txt"
+    ours.parent.mkdir(parents=True)
+    ours.write_bytes(bytes(1000))
+    other.write_text("kept")
+    code, out, _ = run("cache")
+    assert (code, out.strip()) == (0, f"{tmp_path / 'nbprop'}: 1 files, 0.0 MB")
+    code, out, _ = run("cache", "--clear")
+    assert code == 0
+    assert "1 files deleted" in out
+    assert not ours.exists()
+    assert other.exists()
+    assert run("cache")[1].startswith(f"{tmp_path / 'nbprop'}: 0 files")
+
+
+def test_compiling_is_told_once():
+    """The name of what is compiled, and nothing when nothing is."""
+
+    @numba.njit
+    def seldom_seen(x):
+        return x + 1
+
+    told = []
+    with telling(told.append) as teller:
+        seldom_seen(1)
+    assert " seldom_seen" in told
+    assert teller.functions == 1
+    assert teller.seconds > 0
+    told.clear()
+    with telling(told.append):
+        seldom_seen(1)
+    assert told == []
+
+
+def test_read_network():
+    expected = nbprop.network((4,), nbprop.dense(8, activation="tanh"), nbprop.activation("relu"), nbprop.dense(2))
+    assert read_network("dense:8:tanh relu dense:2", (4,)) == expected
+    assert read_network("flatten, dense:2", (2, 2)).output_shape == (2,)
+
+
+def test_read_data_keeps_whole_numbers_as_classes(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("1,2,0\n3,4,2\n")
+    x, y = read_data(path, 1)
+    assert (x.tolist(), y.tolist(), y.dtype.kind) == ([[1, 2], [3, 4]], [0, 2], "i")
+    path.write_text("1,2,0.5\n\n3,4,2\n")
+    assert read_data(path, 1)[1].tolist() == [[0.5], [2]]
+    assert read_data(path, 2)[1].tolist() == [[2, 0.5], [4, 2]]
+    assert read_data(path, 0)[0].shape == (2, 3)
+
+
+# -- what it says --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_has_an_example(run, command):
+    code, out, _ = run(*command, "--help")
+    assert code == 0
+    assert "example" in out
+    assert f"nbprop {' '.join(command)}" in out
+
+
+def test_version(run):
+    assert run("--version")[:2] == (0, f"nbprop {nbprop.__version__}\n")
+
+
+def wrong_data(folder):
+    """name -> (content of a .csv or arrays of a .npz, what the error says)."""
+    x, y = np.zeros((4, 2)), np.array([0, 1, 0, 1])
+    return {
+        "word.csv": ("1,2,0\n1,two,1\n", "could not convert string 'two' to float64 at row 1"),
+        "ragged.csv": ("1,2,0\n1,1\n", "number of columns changed"),
+        "empty.csv": ("", "no samples"),
+        "narrow.csv": ("1\n2\n", "leave none for x"),
+        "nan.csv": ("1,nan,0\n1,2,1\n1,2,1\n", "x holds NaN or infinity, first in sample 1;"),
+        "broken.npz": ("PK", "not a readable .npz file"),
+        "unnamed.npz": ({"a": x, "b": y}, "needs an array named x; it holds a, b"),
+        "short.npz": ({"x": x, "y": y[:3]}, "y must bring as many samples as x, got 3 for 4"),
+        "words.npz": ({"x": np.array(["a", "b"]), "y": y[:2]}, "x must be an array of numbers"),
+        "data.txt": ("1,2", "must be a .npz or a .csv file"),
+    }
+
+
+@pytest.mark.parametrize("name", list(wrong_data("")))
+def test_wrong_data_is_told_in_one_line(run, tmp_path, name):
+    content, expected = wrong_data(tmp_path)[name]
+    path = tmp_path / name
+    if isinstance(content, dict):
+        np.savez(path, **content)
+    else:
+        path.write_text(content)
+    code, _, err = run("train", path, "--net", "dense:2", "-o", tmp_path / "model.safetensors")
+    assert code == 1
+    assert err.startswith("nbprop: error: ")
+    assert err.count("\n") == 1
+    assert re.search(expected, err), err
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_errors_name_the_thing_and_the_remedy(run, flowers, tmp_path):
+    for arguments, expected in {
+        ("train", flowers, "--net", "dens:8 dense:3"): "unknown name 'dens'; did you mean 'dense'",
+        ("train", flowers, "--net", "dense:8:tahn dense:3"): "unknown name 'tahn'; did you mean 'tanh'",
+        ("train", flowers, "--net", "dense dense:3"): "network: 'dense': .*units",
+        ("train", flowers, "--net", " "): "network: no layers",
+        ("train", flowers, "--net", "dense:3", "--loss", "msee"): "did you mean 'mse'",
+        ("train", flowers, "--net", "dense:3", "--optimizer", "adm"): "did you mean 'adam'",
+        ("train", flowers, "--net", "dense:2"): r"classes in 0\.\.1, got 2",
+        ("train", flowers, "--net", "dense:3", "-o", tmp_path / "no" / "m"): "there is no folder",
+        ("train", tmp_path / "no.csv", "--net", "dense:3"): "no.csv: No such file",
+        ("predict", flowers, flowers): "not a safetensors file|cut, or no safetensors",
+        ("predict", tmp_path / "no.safetensors", flowers): "no.safetensors: No such file",
+        ("check", "--net", "dense:3", "--loss", "no"): "loss: unknown name 'no'",
+    }.items():
+        code, _, err = run(*arguments)
+        assert code == 1, arguments
+        assert re.search(expected, err), (arguments, err)
+        assert "Traceback" not in err
+
+
+def test_wrong_usage_is_two(run, flowers):
+    for arguments in (
+        (),
+        ("no",),
+        ("train", flowers),
+        ("train", flowers, "--net", "dense:3", "--batch", 0),
+        ("train", flowers, "--net", "dense:3", "--held-out", 1),
+        ("predict", "model"),
+        ("summary",),
+        ("summary", "model", "--net", "dense:3"),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 2, arguments
+        assert "usage: nbprop" in err
+
+
+def test_predict_refuses_another_shape(run, tmp_path):
+    net = nbprop.network((2,), nbprop.dense(1))
+    nbprop.save(tmp_path / "m.safetensors", net, nbprop.init(net, dtype=np.float32))
+    (tmp_path / "x.csv").write_text("1,2,3\n")
+    code, _, err = run("predict", tmp_path / "m.safetensors", tmp_path / "x.csv")
+    assert code == 1
+    assert "samples of shape (3,), the network takes (2,)" in err
+
+
+# -- how it ends ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")
+def test_ctrl_c_is_130(flowers, tmp_path):
+    command = [sys.executable, "-m", "nbprop", "train", flowers, "--net", "dense:8 dense:3", "--epochs", "100000000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "samples to learn from" in process.stdout.readline()
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("nbprop: stopped\n")
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_a_reader_that_leaves_is_no_traceback(flowers, tmp_path):
+    net = nbprop.network((4,), nbprop.dense(1))
+    nbprop.save(tmp_path / "m.safetensors", net, nbprop.init(net, dtype=np.float32))
+    np.savez(tmp_path / "x.npz", x=np.ones((200_000, 4)))
+    command = f"{sys.executable} -m nbprop predict m.safetensors x.npz | head -1"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_module_and_command_are_the_same():
+    module = subprocess.run([sys.executable, "-m", "nbprop", "--version"], capture_output=True, text=True, check=True)
+    command = Path(sys.executable).with_name("nbprop")
+    if command.exists():
+        installed = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+        assert installed.stdout == module.stdout
+    assert module.stdout == f"nbprop {nbprop.__version__}\n"

@@ -1,0 +1,167 @@
+"""Every layer, activation and loss: central differences, unwritten memory, one number of bits.
+
+Each case of cases.py runs at batch 1 and at an odd batch, with zero samples and ties among them. Kinked networks get
+their derivatives at zeros and ties from the stored PyTorch results (test_reference.py).
+"""
+
+import numpy as np
+import pytest
+from cases import CASES, Buffers, close, data, kinked, same_bits
+
+import nbprop
+
+pytestmark = pytest.mark.usefixtures("four_cores")
+TOLERANCE = 1e-7
+# The fourth-order formula below: truncation 1e-17 f^(5), rounding 1e-16 / 1e-4; a kink is rarely this near.
+STEP = 1e-4
+
+
+def central_differences(measure, array):
+    """d measure() / d array, by moving each entry and putting it back (Abramowitz and Stegun 1964, 25.3.6)."""
+    flat, found = array.reshape(-1), np.empty(array.size)
+    for i in range(flat.size):
+        before, values = flat[i], []
+        for steps in (-2, -1, 1, 2):
+            flat[i] = before + steps * STEP
+            values.append(measure())
+        flat[i] = before
+        found[i] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * STEP)
+    return found.reshape(array.shape)
+
+
+def parameters(plan, rng):
+    return (nbprop.init(plan.net, seed=3) + 0.1 * rng.standard_normal(plan.n_params)).astype(plan.dtype)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("case", list(CASES))
+def test_gradients_are_central_differences(case, n):
+    net, loss = CASES[case]
+    plan, rng, buffers = nbprop.plan(net, loss, batch=n + 1), np.random.default_rng(7), Buffers()
+    params = parameters(plan, rng)
+    x, target, weights = data(plan, n, rng, ties=not kinked(net))
+    work, y = buffers.poisoned((plan.work_size,), np.float64), buffers.poisoned((n, *net.output_shape), np.float64)
+    grads, dx = buffers.poisoned(params.shape, np.float64), buffers.poisoned(x.shape, np.float64)
+    dy = rng.standard_normal(y.shape)
+
+    def along_dy():
+        nbprop.forward(plan, params, x, y, work)
+        return float((dy * y).sum())
+
+    along_dy()
+    nbprop.backward(plan, params, x, dy, grads, dx, work)
+    close("grads of dy", grads, central_differences(along_dy, params), TOLERANCE)
+    close("dx", dx, central_differences(along_dy, x), TOLERANCE)
+    if loss is not None:
+        for w in (None, weights):
+            grads[:] = np.nan
+            got = nbprop.value_and_grad(plan, params, x, target, grads, work, w)
+            assert got == nbprop.value(plan, params, x, target, work, w)
+            wanted = central_differences(lambda w=w: nbprop.value(plan, params, x, target, work, w), params)
+            close("grads", grads, wanted, TOLERANCE)
+    buffers.check()
+
+
+def everything(plan, params, x, target, weights, dy):
+    """All that the functions write, from inputs at odd addresses into poisoned buffers."""
+    n, dtype, buffers = len(x), plan.dtype, Buffers()
+    params, x, target, weights, dy = (buffers.constant(a) for a in (params, x, target, weights, dy))
+    work, y = buffers.poisoned((plan.work_size,), dtype), buffers.poisoned((n, *plan.output_shape), dtype)
+    grads, dx = buffers.poisoned(params.shape, dtype), buffers.poisoned(x.shape, dtype)
+    nbprop.forward(plan, params, x, y, work)
+    nbprop.backward(plan, params, x, dy, grads, dx, work)
+    out = {"y": y, "dx": dx, "grads of dy": grads}
+    if plan.loss is not None:
+        work[:] = np.nan
+        loss_grads = buffers.poisoned(params.shape, dtype)
+        out["loss"] = np.float64(nbprop.value_and_grad(plan, params, x, target, loss_grads, work, weights))
+        out["grads"] = loss_grads
+    buffers.check()
+    return out
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_float32_and_threads(case):
+    """float32 within 1e-5 of float64; the same bits at any thread count and capacity, and the second time."""
+    (net, loss), n, rng = CASES[case], 23, np.random.default_rng(8)
+    plan = nbprop.plan(net, loss, batch=n)
+    x, target, weights = data(plan, n, rng, ties=not kinked(net))
+    dy = rng.standard_normal((n, *net.output_shape))
+    # Values that float32 holds exactly, so that the two differ by their arithmetic alone.
+    exact = [np.float32(a).astype(np.float64) for a in (parameters(plan, rng), x, weights, dy)]
+    params, x, weights, dy = exact
+    if not plan.classes and target is not None:
+        target = np.float32(target).astype(np.float64)
+    wanted = everything(plan, params, x, target, weights, dy)
+    for dtype in (np.float64, np.float32):
+        given = [a if a is None or a.dtype.kind == "i" else a.astype(dtype) for a in (params, x, target, weights, dy)]
+        results = [
+            everything(nbprop.plan(net, loss, batch, dtype, threads), *given)
+            for threads, batch in ((1, n), (1, n), (2, n + 9), (4, n))
+        ]
+        for name, value in results[0].items():
+            close(name, value, wanted[name], 1e-5 if dtype == np.float32 else 0.0)
+            for other in results[1:]:
+                same_bits(f"{name}, {dtype.__name__}", other[name], value)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_any_split_of_a_large_network(dtype):
+    """Sizes where every product is blocked and every elementwise loop has whole vectors and a tail."""
+    net = nbprop.network(
+        (67,), nbprop.dense(131, activation="gelu"), nbprop.dense(70, activation="silu"), nbprop.dense(10)
+    )
+    n, rng = 93, np.random.default_rng(9)
+    plan = nbprop.plan(net, "softmax_cross_entropy", n, dtype)
+    params = parameters(plan, rng)
+    x, target, weights = data(plan, n, rng, ties=True)
+    dy = rng.standard_normal((n, 10)).astype(dtype)
+    results = [
+        everything(nbprop.plan(net, plan.loss, n, dtype, threads), params, x, target, weights.astype(dtype), dy)
+        for threads in (1, 2, 3, 4)
+    ]
+    for name, value in results[0].items():
+        assert np.isfinite(value).all()
+        for other in results[1:]:
+            same_bits(name, other[name], value)
+
+
+@pytest.mark.parametrize("where", ["x", "params", "target"])
+def test_nan_shows_in_the_loss(regressor, where):
+    """A step returns the NaN loss; nothing hides it."""
+    rng = np.random.default_rng(1)
+    x, target, _ = data(regressor, 4, rng, ties=False)
+    values = {"params": parameters(regressor, rng), "x": x, "target": target}
+    values[where].reshape(-1)[-1] = np.nan
+    grads, work = np.empty(regressor.n_params), nbprop.workspace(regressor)
+    assert np.isnan(nbprop.value_and_grad(regressor, values["params"], values["x"], values["target"], grads, work))
+    assert np.isnan(nbprop.value(regressor, values["params"], values["x"], values["target"], work))
+    assert np.isnan(grads).any()
+
+
+@pytest.mark.parametrize(
+    "name", ["relu", "leaky_relu", "elu", "gelu", "softplus", "softmax", "tanh", "sigmoid", "silu"]
+)
+def test_nan_passes_through_activations(name):
+    """relu and softmax by comparison would lose it."""
+    plan = nbprop.plan(nbprop.network((70,), nbprop.activation(name)), batch=1, dtype=np.float32)
+    for i in (0, 40, 69):
+        x, y = np.ones((1, 70), np.float32), np.empty((1, 70), np.float32)
+        x[0, i] = np.nan
+        nbprop.forward(plan, np.empty(0, np.float32), x, y, nbprop.workspace(plan))
+        assert np.isnan(y[0, i]), i
+
+
+def test_a_whole_batch_is_the_mean_of_its_samples(classifier):
+    """The loss and its gradient are means over the batch; weights as sum(w l) / sum(w)."""
+    rng = np.random.default_rng(2)
+    params = parameters(classifier, rng)
+    x, target, weights = data(classifier, 5, rng, ties=False)
+    grads, work, losses, gradients = np.empty(params.size), nbprop.workspace(classifier), [], []
+    for i in range(5):
+        losses.append(nbprop.value_and_grad(classifier, params, x[i : i + 1], target[i : i + 1], grads, work))
+        gradients.append(grads.copy())
+    for w in (None, weights):
+        loss = nbprop.value_and_grad(classifier, params, x, target, grads, work, w)
+        close("loss", loss, np.average(losses, weights=w), 1e-14)
+        close("grads", grads, np.average(gradients, axis=0, weights=w), 1e-14)

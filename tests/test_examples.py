@@ -1,0 +1,61 @@
+"""Each example runs as a user runs it, and what it prints is right."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
+
+
+def number(pattern, text):
+    """The number that a pattern's group catches in what was printed."""
+    found = re.search(pattern, text)
+    assert found, f"{pattern} is not in\n{text}"
+    return float(found[1])
+
+
+def xor(text):
+    assert re.findall(r"\d xor \d = \d", text) == ["0 xor 0 = 0", "0 xor 1 = 1", "1 xor 0 = 1", "1 xor 1 = 0"]
+    assert number(r"-> (\S+) nats", text) < 0.01
+
+
+def digits(text):
+    assert number(r"held-out accuracy: (\S+) %", text) >= 96.5
+
+
+def simulation(text):
+    exact, tried = number(r"backward (\S+),", text), number(r"central difference (\S+)", text)
+    assert abs(exact - tried) < 1e-6 * abs(tried)
+    assert number(r"episode  1000: cost +(\S+)", text) < 0.1 * number(r"episode     0: cost +(\S+)", text)
+    assert abs(number(r"the angle is (\S+) rad", text)) < 0.01
+
+
+def own_layer(text):
+    assert all(float(error) < 1e-7 for error in re.findall(r" (\d+e-\d+)", text))
+    assert number(r"mse (\S+) after", text) < 1e-4
+    assert number(r"the error is (\S+) \(", text) < 0.5
+
+
+def curve_fit_bounds(text):
+    assert text
+
+
+CHECKS = {check.__name__: check for check in (xor, digits, simulation, own_layer, curve_fit_bounds)}
+
+
+def test_every_example_has_a_check():
+    assert {path.stem for path in EXAMPLES} == set(CHECKS)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example(path, tmp_path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 100
+    done = subprocess.run(
+        [sys.executable, "-W", "error", path], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    CHECKS[path.stem](done.stdout)
+    assert not list(tmp_path.iterdir()), "an example leaves no file behind"

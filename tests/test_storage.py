@@ -1,0 +1,292 @@
+"""save and load: the same bits back, other readers, and every way in which a file can be wrong."""
+
+import errno
+import json
+import os
+import pathlib
+import resource
+import signal
+import stat
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import nbprop
+from nbprop import storage
+
+NET = nbprop.network(
+    (6,),
+    nbprop.dense(4, activation="gelu", init="orthogonal"),
+    nbprop.residual(nbprop.dense(3, activation="tanh"), nbprop.dense(4)),
+    nbprop.concat([nbprop.dense(2)], []),
+    nbprop.dense(6, bias=False),
+    nbprop.dense(4, share="0.dense.weight"),
+)
+
+
+def stored(tmp_path, dtype=np.float64, net=NET):
+    path, params = tmp_path / "net.safetensors", nbprop.init(net, seed=5, dtype=dtype)
+    nbprop.save(path, net, params)
+    return path, params
+
+
+def rewritten(path, change):
+    """The file again after change(tensors, description), which may return other metadata."""
+    tensors = load_file(path)
+    description = {"format": 1, "network": NET.to_config()}
+    metadata = change(tensors, description)
+    save_file(tensors, path, {"nbprop": json.dumps(description)} if metadata is None else metadata)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_same_bits_back(tmp_path, dtype):
+    path, params = stored(tmp_path, dtype)
+    params[:4] = np.nan, np.inf, -0.0, np.finfo(dtype).smallest_subnormal
+    nbprop.save(str(path), NET, params)
+    net, loaded = nbprop.load(str(path))
+    assert net == NET
+    assert loaded.dtype == dtype
+    assert loaded.tobytes() == params.tobytes()
+    assert loaded.flags.writeable
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+
+
+def test_other_tools_read_the_names_of_views(tmp_path):
+    path, params = stored(tmp_path, np.float32)
+    found = load_file(path)
+    assert list(found) == sorted(nbprop.views(NET, params))
+    for name, view in nbprop.views(NET, params).items():
+        assert (found[name] == view).all()
+        assert found[name].dtype == np.float32
+
+
+def test_the_bytes_depend_on_the_contents_alone(tmp_path):
+    path, params = stored(tmp_path)
+    first = path.read_bytes()
+    nbprop.save(path, NET, params)
+    assert path.read_bytes() == first
+
+
+def test_params_may_be_a_read_only_view_or_a_memory_map(tmp_path):
+    path, params = stored(tmp_path)
+    first = path.read_bytes()
+    whole = np.memmap(tmp_path / "params", np.float64, "w+", shape=params.size + 6)
+    whole[3:-3] = params
+    view = whole[3:-3]
+    view.flags.writeable = False
+    nbprop.save(path, NET, view)
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("net", "params", "error", "said"),
+    [
+        ("net", np.zeros(3), TypeError, "save: net must be what nbprop"),
+        (NET, [0.0], TypeError, "save: params must be a NumPy array, got list"),
+        (NET, np.zeros(3), ValueError, r"save: params must have shape \(\d+,\), got \(3,\)"),
+        (NET, np.zeros(2 * NET.n_params)[::2], ValueError, "save: params must be contiguous"),
+        (NET, np.zeros(NET.n_params, np.float16), TypeError, "save: params must hold float32 or float64, got float16"),
+        (NET, np.zeros(NET.n_params, ">f8"), TypeError, "save: params must hold float32 or float64, got >f8"),
+    ],
+)
+def test_refused_arguments(tmp_path, net, params, error, said):
+    with pytest.raises(error, match=said):
+        nbprop.save(tmp_path / "new", net, params)
+    assert os.listdir(tmp_path) == []
+
+
+# -- writing: whole or not at all ----------------------------------------------------------------------------
+
+
+def fails_to_save(path, net=NET):
+    """save raises an OSError that names the path; neither the old file nor its folder have changed."""
+    folder = path.parent
+    before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
+    with pytest.raises(OSError, match=f"{path} could not be written and is as it was") as caught:
+        nbprop.save(path, net, np.ones(net.n_params))
+    assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before
+    return caught.value
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace", "chmod"])
+def test_a_failure_at_each_step_leaves_the_old_file(tmp_path, monkeypatch, function):
+    path, _ = stored(tmp_path)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage.os, function, full)
+    error = fails_to_save(path)
+    assert error.errno == errno.ENOSPC
+    assert "No space left on device" in str(error)
+
+
+def test_a_file_that_may_not_grow(tmp_path):
+    """The library's own writer meets the limit half way, as on a full disk."""
+    path, _ = stored(tmp_path)
+    large = nbprop.network((100,), nbprop.dense(1000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        fails_to_save(path, large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert nbprop.load(path)[0] == NET
+
+
+def test_a_kill_while_writing(tmp_path):
+    """A process that dies before the rename leaves the old file; what stays beside it is not taken for it."""
+    path, params = stored(tmp_path)
+    script = f"""
+import os, nbprop
+net, params = nbprop.load({str(path)!r})
+os.replace = lambda *paths: os._exit(9)
+nbprop.save({str(path)!r}, net, params + 1)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    assert (nbprop.load(path)[1] == params).all()
+    nbprop.save(path, NET, params + 1)
+    assert (nbprop.load(path)[1] == params + 1).all()
+
+
+def test_folders_that_cannot_be_written(tmp_path):
+    with pytest.raises(OSError, match="could not be written"):
+        nbprop.save(tmp_path / "missing" / "net", NET, np.ones(NET.n_params))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match="it is a folder"):
+        nbprop.save(tmp_path / "folder", NET, np.ones(NET.n_params))
+    with pytest.raises(OSError, match="could not be written"):
+        nbprop.save("/proc/net.safetensors", NET, np.ones(NET.n_params))
+
+
+def test_links_and_modes_are_kept(tmp_path):
+    path, params = stored(tmp_path)
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+    path.chmod(0o640)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    nbprop.save(link, NET, params + 1)
+    assert link.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert (nbprop.load(path)[1] == params + 1).all()
+
+
+def test_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    nbprop.save("net", NET, np.ones(NET.n_params))
+    assert nbprop.load(pathlib.Path("net"))[1].sum() == NET.n_params
+
+
+# -- reading: every kind of damage ---------------------------------------------------------------------------
+
+
+def test_every_cut_is_refused(tmp_path):
+    path, _ = stored(tmp_path)
+    whole = path.read_bytes()
+    for length in [*range(0, 40), 200, len(whole) // 2, len(whole) - 8, len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        said = "file is empty" if length == 0 else "not a safetensors file" if length < 9 else "the file is cut"
+        with pytest.raises(ValueError, match=f"load: {path}: .*{said}"):
+            nbprop.load(path)
+
+
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        (b"PK\x03\x04" + bytes(300), "not a safetensors file"),
+        (bytes(1000), "not a safetensors file"),
+        (b'{"json": "but no safetensors file at all"}', "not a safetensors file"),
+        (struct.pack("<Q", 20) + b'{"a": [1, 2, 3], "b"' + bytes(50), "header is damaged"),
+        (struct.pack("<Q", 2**62) + b"{" + bytes(50), "cut, or no safetensors file"),
+        (struct.pack("<Q", 12) + b'{"tensor":1}' + bytes(50), "header is damaged"),
+    ],
+)
+def test_something_else_is_refused(tmp_path, contents, said):
+    path = tmp_path / "else"
+    path.write_bytes(contents)
+    with pytest.raises(ValueError, match=f"load: {path}: .*{said}"):
+        nbprop.load(path)
+
+
+def test_a_file_with_bytes_added_is_refused(tmp_path):
+    path, _ = stored(tmp_path)
+    size = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(bytes(7))
+    with pytest.raises(ValueError, match=f"too large: {size + 7} bytes, where its header promises {size}"):
+        nbprop.load(path)
+
+
+def test_random_damage_is_refused_or_harmless(tmp_path):
+    """Any byte of the header changed: a ValueError, or a file that still reads as a network of that size."""
+    path, params = stored(tmp_path)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    rng = np.random.default_rng(0)
+    refused = []
+    for position in rng.integers(0, header, 300):
+        path.write_bytes(whole[:position] + bytes([rng.integers(256)]) + whole[position + 1 :])
+        try:
+            assert nbprop.load(path)[1].size == params.size
+        except ValueError as error:
+            refused.append(str(error))
+    assert all(said.startswith(f"load: {path}") for said in refused)
+    assert len(refused) > 150
+
+
+def test_wrong_contents_are_refused(tmp_path):
+    def refused(change, said):
+        path, _ = stored(tmp_path)
+        with pytest.raises(ValueError, match=f"load: {path}.*{said}"):
+            nbprop.load(rewritten(path, change))
+
+    def misshape(tensors, description):
+        tensors["0.dense.weight"] = tensors["0.dense.weight"].T.copy()
+
+    def mix(tensors, description):
+        tensors["0.dense.bias"] = tensors["0.dense.bias"].astype(np.float32)
+
+    def integers(tensors, description):
+        tensors.update({name: tensor.astype(np.int32) for name, tensor in tensors.items()})
+
+    def put(key, value):
+        def change(tensors, description):
+            description[key] = value
+
+        return change
+
+    refused(lambda tensors, _: tensors.clear(), r"lacks the tensor 0\.dense\.bias, 0\.dense\.weight")
+    refused(lambda tensors, _: tensors.__delitem__("3.dense.weight"), r"lacks the tensor 3\.dense\.weight")
+    refused(lambda tensors, _: tensors.update(more=np.ones(2)), "has, besides the network's, the tensor more")
+    refused(misshape, r"0\.dense\.weight must have shape \(6, 4\), got \(4, 6\)")
+    refused(mix, "must all be F32 or all F64, got F32, F64")
+    refused(integers, "must all be F32 or all F64, got I32")
+    refused(lambda *_: {}, "of something else: its metadata describes no nbprop network")
+    refused(lambda *_: {"format": "pt"}, "of something else")
+    refused(lambda *_: {"nbprop": "{"}, "description of the network is damaged")
+    refused(lambda *_: {"nbprop": "[]"}, "description of the network is damaged")
+    refused(lambda _, description: description.__delitem__("network"), "description of the network is damaged")
+    refused(put("format", 2), "format 2 and this nbprop reads up to 1; install a newer nbprop")
+    refused(put("format", "1"), "format must be a positive integer, got '1'")
+    refused(put("network", {"layers": []}), "not the JSON of an nbprop network")
+    refused(
+        put("network", {"input_shape": [6], "layers": [{"kind": "dence", "units": 3}]}),
+        "unknown name 'dence'; did you mean 'dense'.*import the module that defines it first",
+    )
+    refused(put("network", {"input_shape": [6], "layers": [{"kind": "dense", "size": 3}]}), "its JSON does not fit")
+
+
+def test_paths_that_cannot_be_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing"):
+        nbprop.load(tmp_path / "missing")
+    with pytest.raises(IsADirectoryError, match=str(tmp_path)):
+        nbprop.load(tmp_path)
