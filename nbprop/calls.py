@@ -285,7 +285,6 @@ def _code(found):
     return arg.element_code_of_type(found.dtype) if isinstance(found, types.Array) else 0
 
 
-
 @njit
 def _enter(entry, plan, block, alone):
     """Call an entry with a filled block; its result, or an exception."""

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 from stored import FOLDER, load
 
-NETWORKS, OPTIMIZERS, SCHEDULES, SECOND_ORDER = map(
-    load, ("networks", "optimizers", "schedules", "second_order")
-)
+NETWORKS, OPTIMIZERS, SCHEDULES, SECOND_ORDER = map(load, ("networks", "optimizers", "schedules", "second_order"))
 TRAJECTORIES = [case for case in OPTIMIZERS if case != "problem"]
 
 
@@ -110,9 +108,7 @@ def test_loss_gradients(name, positions, weighted):
     }.get(name, rng.normal(size=y.shape))
     weights = rng.random(5) if weighted else None
     _, gradient = naive.loss_and_gradient(name, y, target, weights)
-    expected = central_difference(
-        lambda at: naive.loss_and_gradient(name, at, target, weights)[0], y, direction
-    )
+    expected = central_difference(lambda at: naive.loss_and_gradient(name, at, target, weights)[0], y, direction)
     assert (gradient * direction).sum() == pytest.approx(expected, rel=1e-8)
 
 
@@ -284,9 +280,7 @@ def test_matrices_agree_with_their_products(case):
     assert_close(arrays["per_sample_grads"].mean(axis=0), arrays["grad"], 1e-13)
     for sample in range(len(x)):
         one = slice(sample, sample + 1)
-        _, grad, _ = naive_network.value_and_grad(
-            layers, params, x[one], description["loss"], arrays["target"][one]
-        )
+        _, grad, _ = naive_network.value_and_grad(layers, params, x[one], description["loss"], arrays["target"][one])
         assert_close(grad, arrays["per_sample_grads"][sample], 1e-13)
         for output in range(arrays["output"].shape[1]):
             dy = np.zeros((1, arrays["output"].shape[1]))

@@ -318,9 +318,7 @@ def spin_pause(typingctx):
     def codegen(context, builder, signature, arguments):
         if machine in ("x86_64", "amd64"):
             function_type = ir.FunctionType(ir.VoidType(), [])
-            builder.call(
-                cgutils.get_or_insert_function(builder.module, function_type, "llvm.x86.sse2.pause"), []
-            )
+            builder.call(cgutils.get_or_insert_function(builder.module, function_type, "llvm.x86.sse2.pause"), [])
         elif machine in ("arm64", "aarch64"):
             function_type = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
             hint = cgutils.get_or_insert_function(builder.module, function_type, "llvm.aarch64.hint")

@@ -25,9 +25,7 @@ def main():
     pixels, labels = table[:, :64], table[:, 64]
     if table.shape != (1797, 65) or not np.array_equal(table, table.astype(np.uint8)):
         raise ValueError(f"digits.csv.gz is not 1797 rows of 65 small whole numbers: {table.shape}")
-    np.savez_compressed(
-        DESTINATION, images=pixels.reshape(1797, 8, 8).astype(np.uint8), labels=labels.astype(np.uint8)
-    )
+    np.savez_compressed(DESTINATION, images=pixels.reshape(1797, 8, 8).astype(np.uint8), labels=labels.astype(np.uint8))
     print(f"{DESTINATION}: {DESTINATION.stat().st_size} bytes")
 
 

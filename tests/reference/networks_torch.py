@@ -152,11 +152,7 @@ def solve(layers, loss, x, target, weights=None, params=None, rng=None):
     if target is None:
         target = make_target(loss, rng, output.shape[1:], len(x))
     losses = sample_losses(loss, output, torch.tensor(target))
-    w = (
-        torch.ones(len(x), dtype=torch.float64)
-        if weights is None
-        else torch.tensor(weights, dtype=torch.float64)
-    )
+    w = torch.ones(len(x), dtype=torch.float64) if weights is None else torch.tensor(weights, dtype=torch.float64)
     value = (w * losses).sum() / w.sum()
     value.backward()
     fields = {

@@ -38,10 +38,7 @@ def trajectory(make, clip=None, schedule=None):
     start, x, target = problem()
     x, target = torch.tensor(x), torch.tensor(target)
     parts = np.split(start, np.cumsum([np.prod(shape) for shape in SHAPES])[:-1])
-    leaves = [
-        torch.tensor(part.reshape(shape), requires_grad=True)
-        for part, shape in zip(parts, SHAPES, strict=True)
-    ]
+    leaves = [torch.tensor(part.reshape(shape), requires_grad=True) for part, shape in zip(parts, SHAPES, strict=True)]
     optimizer = make(leaves)
     scheduler = schedule(optimizer) if schedule else None
     losses, grads, params, rates = [], [], [start], []
@@ -112,9 +109,7 @@ def trajectories():
     result = {}
 
     def add(case, optimizer, hyperparameters, make, extra=None, **options):
-        description = (
-            DESCRIPTION | {"optimizer": optimizer, "hyperparameters": hyperparameters} | (extra or {})
-        )
+        description = DESCRIPTION | {"optimizer": optimizer, "hyperparameters": hyperparameters} | (extra or {})
         result[case] = description, trajectory(make, **options)
 
     def half(optimizer):
