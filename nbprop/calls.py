@@ -103,7 +103,8 @@ def forward(plan, params, x, y, work, state=None, step=0):
     Raises
     ------
     TypeError, ValueError
-        For an argument that does not fit; nothing has been written then. In @njit a wrong dtype or order is a typing error.
+        For an argument that does not fit; nothing has been written then. In @njit a wrong dtype or order is a
+        typing error.
 
     Examples
     --------

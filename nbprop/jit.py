@@ -415,8 +415,8 @@ class Kernel(Native):
     """A plain function over arrays, made callable by the walker.
 
     The parameters' names are the contract: arrays come first, then `n` (samples in this call), then sizes in the
-    order in which the row holds them. Names with a meaning of their own are filled in by the walk: `accumulate`, `step`,
-    `x_code`, `x_address`, `target_code`, `target_address`, and at the end `part` and `parts`. A kernel without
+    order in which the row holds them. Names with a meaning of their own are filled in by the walk: `accumulate`,
+    `step`,     `x_code`, `x_address`, `target_code`, `target_address`, and at the end `part` and `parts`. A kernel without
     `part` runs on one thread while the others wait. An array that the caller did not give has size 0.
     """
 
@@ -425,7 +425,8 @@ class Kernel(Native):
         names = list(inspect.signature(python).parameters)
         if "n" not in names:
             raise TypeError(
-                f"kernel {python.__qualname__}: its parameters must be arrays, then n, then sizes; got ({', '.join(names)})"
+                f"kernel {python.__qualname__}: its parameters must be arrays, then n, then sizes; "
+                f"got ({', '.join(names)})"
             )
         self.arrays = names[: names.index("n")]
         self.scalars = names[len(self.arrays) :]
@@ -478,7 +479,8 @@ def share_blocks(total, part, parts):
     """As `share`, in whole blocks of 64 elements: the bounds of an elementwise loop's share.
 
     LLVM may fuse a product and a sum one way in a loop's vector body and another way in its scalar tail (it did in
-    gelu's derivative, float32). Cut at whole blocks, each element is in the body or in the tail on any number of threads.
+    gelu's derivative, float32). Cut at whole blocks, each element is in the body or in the tail on any number of
+    threads.
     """
     first, last = share((total + _BLOCK - 1) // _BLOCK, part, parts)
     return min(first * _BLOCK, total), min(last * _BLOCK, total)

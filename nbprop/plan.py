@@ -2,7 +2,8 @@
 
 Each layer emits its forward ops through a `Builder` and leaves a rule for the way back; the backward program is made by
 taking those rules in reverse. Buffers get their offsets in the workspace from their lifetimes, so that two that never
-live together share memory. The ops that only serve the input's gradient are dropped from the programs that do not ask for it.
+live together share memory. The ops that only serve the input's gradient are dropped from the programs that do not
+ask for it.
 """
 
 import functools

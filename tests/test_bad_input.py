@@ -391,7 +391,9 @@ def test_random_values(value, place):
 
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(
-    st.one_of(st.none(), st.text(max_size=5), st.floats(), st.integers(-3, 0), st.booleans(), st.binary(max_size=3)),
+    st.one_of(
+        st.none(), st.text("xyz\0é", max_size=5), st.floats(), st.integers(-3, 0), st.booleans(), st.binary(max_size=3)
+    ),
     st.sampled_from(["batch", "threads", "dtype", "loss", "net"]),
 )
 def test_random_arguments_of_plan(wrong, name):

@@ -71,6 +71,8 @@ def test_readme_shows_a_real_demo():
     for words in ("1 forward", "2 error", "3 backward", "4 update", "SciPy's L-BFGS-B, all", "epochs of", "time: "):
         assert words in text
         assert words in source
+    steps = re.findall(r"^  (\d \w+)  ", text, re.M)
+    assert steps == ["1 forward", "2 error", "3 backward", "4 update"]
 
 
 @pytest.fixture(scope="module")

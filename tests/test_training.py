@@ -299,7 +299,8 @@ def test_killed_and_resumed(tmp_path):
 def test_ctrl_c(tmp_path, request):
     """KeyboardInterrupt at a clean place, with the best parameters, the history and a checkpoint to go on from."""
     # A process in the background of a shell starts with SIGINT ignored.
-    request.addfinalizer(lambda before=signal.getsignal(signal.SIGINT): signal.signal(signal.SIGINT, before))
+    before = signal.getsignal(signal.SIGINT)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     path = tmp_path / "run.safetensors"
     options = {"validation": (X[:50], Y[:50]), "epochs": 6, "checkpoint": path}

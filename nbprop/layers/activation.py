@@ -87,7 +87,7 @@ def _apply(y, x, code):
 
 @njit
 def _apply_inplace(y, code):
-    """y = f(y). A loop of its own: over two arrays that coincide, the vectoriser's overlap check sends it to scalars."""
+    """y = f(y). A loop of its own: over two arrays that coincide, the overlap check would pick scalars."""
     if code == RELU:
         for i in range(y.size):
             y[i] = like(y[i], 0.0) if y[i] <= 0 else y[i]
@@ -256,8 +256,8 @@ class Activation(Layer):
 def activation(name):
     """A layer that applies an activation to each element ("softmax": over the last axis).
 
-    `name`: "identity", "relu", "leaky_relu", "elu", "gelu" (exact), "gelu_tanh", "silu", "softplus", "sigmoid", "tanh" or
-    "softmax".
+    `name`: "identity", "relu", "leaky_relu", "elu", "gelu" (exact), "gelu_tanh", "silu", "softplus", "sigmoid", "tanh"
+    or     "softmax".
 
     >>> activation("relu")
     activation('relu')

@@ -40,7 +40,10 @@ def copy(y, x, n, size, part, parts):
 
 @kernel
 def copy_columns(y, x, n, rows, y_width, y_first, x_width, x_first, width, part, parts):
-    """y[:, y_first : y_first + width] = x[:, x_first : x_first + width]. y OUT (n * rows, y_width), x IN (n * rows, x_width)."""
+    """y[:, y_first : y_first + width] = x[:, x_first : x_first + width].
+
+    y OUT (n * rows, y_width), x IN (n * rows, x_width).
+    """
     start, stop = share(n * rows, part, parts)
     for i in range(start, stop):
         to, source = y[i * y_width + y_first :], x[i * x_width + x_first :]

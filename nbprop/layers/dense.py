@@ -1,7 +1,7 @@
 """Dense (fully connected) layers: y = f(x W + b), over the last axis of x.
 
-Backward, with dz = dy f'(z):  dW = x^T dz,  db = the sum of dz's rows,  dx = dz W^T  (Rumelhart, Hinton and Williams 1986,
-Nature 323, equations 3 to 6). All three products are the one strided matrix product of numerics/gemm.py.
+Backward, with dz = dy f'(z):  dW = x^T dz,  db = the sum of dz's rows,  dx = dz W^T  (Rumelhart, Hinton and Williams
+1986, Nature 323, equations 3 to 6). All three products are the one strided matrix product of numerics/gemm.py.
 """
 
 import math

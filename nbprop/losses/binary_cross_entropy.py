@@ -12,7 +12,8 @@ from nbprop.numerics.scalars import like
 def binary_cross_entropy_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
     """losses = mean over a row of softplus(z) - t z; dy = (sigmoid(z) - t) w / (sum(w) rows size), with z = y.
 
-    losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y IN, target IN (n * rows, size), weights IN (n,) or empty.
+    losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y IN, target IN (n * rows, size), weights IN (n,)
+    or empty.
     softplus(z) - t z never overflows and keeps its digits for large |z|.
     """
     first, last = share(n * rows, part, parts)

@@ -12,8 +12,8 @@ from nbprop.numerics.scalars import like
 def gaussian_nll_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
     """l = mean over k of (s + (t - m)^2 e^-s) / 2, where a row of y holds k means m, then k log variances s.
 
-    losses OUT (n * rows,), dy OUT (n * rows, 2 k) or empty, y IN (n * rows, 2 k), target IN (n * rows, k), weights IN (n,)
-    or empty; size is k. The constant log(2 pi) / 2 is left out.
+    losses OUT (n * rows,), dy OUT (n * rows, 2 k) or empty, y IN (n * rows, 2 k), target IN (n * rows, k), weights IN
+    (n,) or empty; size is k. The constant log(2 pi) / 2 is left out.
     """
     first, last = share(n * rows, part, parts)
     half = like(y[0], 0.5)
@@ -42,7 +42,8 @@ class GaussianNLL(Loss):
     def target(self, output_shape):
         if not output_shape or output_shape[-1] % 2:
             raise ValueError(
-                f"gaussian_nll: the network's last axis holds k means and k log variances, so it must be even; got {output_shape}"
+                "gaussian_nll: the network's last axis holds k means and k log variances, so it must be even; "
+                f"got {output_shape}"
             )
         return (*output_shape[:-1], output_shape[-1] // 2), 0
 

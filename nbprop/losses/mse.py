@@ -11,7 +11,8 @@ from nbprop.numerics.scalars import like
 def mse_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
     """losses = mean (y - t)^2 of each row; dy = 2 (y - t) w / (sum(w) rows size).
 
-    losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y IN, target IN (n * rows, size), weights IN (n,) or empty.
+    losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y IN, target IN (n * rows, size), weights IN (n,)
+    or empty.
     """
     first, last = share(n * rows, part, parts)
     for i in range(first, last):
