@@ -1,8 +1,8 @@
 """How an array reaches compiled code: as six words, from Python and from @njit alike.
 
 From Python an argument is its object's address (`id`), and compiled code reads NumPy's array structure, so that no
-rank, read-only flag or integer type ever needs a compilation. From @njit the words come from the typed array. Either way
-one set of compiled checks follows, and a failed one is named by a status: argument * 64 + problem.
+rank, read-only flag or integer type ever needs a compilation. From @njit the words come from the typed array.
+Either way one set of compiled checks follows, and a failed one is named by a status: argument * 64 + problem.
 """
 
 import sys

@@ -416,8 +416,8 @@ class Kernel(Native):
 
     The parameters' names are the contract: arrays come first, then `n` (samples in this call), then sizes in the
     order in which the row holds them. Names with a meaning of their own are filled in by the walk: `accumulate`,
-    `step`,     `x_code`, `x_address`, `target_code`, `target_address`, and at the end `part` and `parts`. A kernel without
-    `part` runs on one thread while the others wait. An array that the caller did not give has size 0.
+    `step`, `x_code`, `x_address`, `target_code`, `target_address`, and at the end `part` and `parts`. A kernel
+    without `part` runs on one thread while the others wait. An array that the caller did not give has size 0.
     """
 
     def __init__(self, function, uses=(), name=None):

@@ -1,7 +1,7 @@
 """What a loss is: a kernel that gives each row's loss l and dl/dy together, and their weighted mean.
 
-The loss of a call is sum(w l) / sum(w) over the samples, in nats for likelihoods; without weights every w is 1. Sums run
-in index order in float64, so their bits do not depend on threads.
+The loss of a call is sum(w l) / sum(w) over the samples, in nats for likelihoods; without weights every w is 1. Sums
+run in index order in float64, so their bits do not depend on threads.
 """
 
 import math
