@@ -3,6 +3,7 @@
 from nbprop import schedules
 from nbprop.calls import backward, forward, value, value_and_grad
 from nbprop.clipping import clip_norm, clip_value
+from nbprop.derivatives import gauss_newton_product, hvp, jacobian, jvp, per_sample_grads, vjp
 from nbprop.gradcheck import gradcheck
 from nbprop.initial import init
 from nbprop.jit import share
@@ -36,10 +37,14 @@ __all__ = [
     "fit",
     "flatten",
     "forward",
+    "gauss_newton_product",
     "gaussian_nll",
     "gradcheck",
     "huber",
+    "hvp",
     "init",
+    "jacobian",
+    "jvp",
     "lion",
     "load",
     "minimize",
@@ -49,6 +54,7 @@ __all__ = [
     "network",
     "objective",
     "optimizer_state",
+    "per_sample_grads",
     "plan",
     "residual",
     "rmsprop",
@@ -62,6 +68,7 @@ __all__ = [
     "value",
     "value_and_grad",
     "views",
+    "vjp",
     "workspace",
 ]
 __version__ = "0.1.0"

@@ -29,14 +29,13 @@ CONTIGUOUS, WRITABLE, ALIGNED = 1, 2, 4
 # A call's block: the descriptions, then scalars.
 ACCUMULATE = ARGUMENTS * DESCRIPTION
 STEP = ACCUMULATE + 1
-ALONE = ACCUMULATE + 2  # 1: walk on the calling thread
 RESULT = ACCUMULATE + 3  # float64
 SAMPLES = ACCUMULATE + 4
 BLOCK = 80
 
 # Problems.
 NOT_AN_ARRAY, MISSING, DTYPE, ORDER, MISALIGNED, READ_ONLY, LENGTH, SHAPE_DIFFERS = range(1, 9)
-EMPTY, CAPACITY, SAMPLES_DIFFER, CLASS_RANGE, ALIASED, BAD_WEIGHTS, OUTDATED, NO_LOSS = range(9, 17)
+EMPTY, CAPACITY, SAMPLES_DIFFER, CLASS_RANGE, ALIASED, NO_TANGENT, OUTDATED, NO_LOSS = range(9, 17)
 
 # Statuses from here up are walks that a kernel stopped: FAILED + the row's number in the table.
 FAILED = 1 << 20

@@ -15,8 +15,7 @@ from numba.extending import overload
 from nbprop import arguments as arg
 from nbprop.jit import FLAGS, Untyped, find, njit
 from nbprop.numerics.intrinsics import (
-    describe_array,
-    in_parallel_region,
+    describe_arguments,
     indirect_call,
     load_double,
     propagating_call,
@@ -30,7 +29,7 @@ from nbprop.walk import ENTRIES
 _entry_signature = types.int64(types.int64, types.int64)
 _call_entry = indirect_call(_entry_signature)
 _NDARRAY = id(np.ndarray)
-_BLOCK, _DESCRIPTION = arg.BLOCK, arg.DESCRIPTION
+_BLOCK = arg.BLOCK
 
 
 @njit
@@ -57,11 +56,11 @@ def _slow(function, plan, values, accumulate, step, status):
     """The fast path has reported a problem: look through memory maps, else raise what is wrong."""
     plain = [_plain(value) for value in values]
     if any(new is not old for new, old in zip(plain, values, strict=True)):
-        return _run(function, plan, plain, accumulate, step)
+        return run_entry(function, plan, plain, accumulate, step)
     raise refusal(function, plan, plain, status)
 
 
-def _run(function, plan, values, accumulate=False, step=0):
+def run_entry(function, plan, values, accumulate=False, step=0):
     """Call an entry from Python. `values` are the arguments in the order of arguments.py, None where not given."""
     addresses = [0 if value is None else id(value) for value in values]
     entry = ENTRIES[function]
@@ -116,7 +115,7 @@ def forward(plan, params, x, y, work, state=None, step=0):
     >>> y.max()
     np.float64(0.0)
     """
-    _run("forward", plan, (params, x, None, None, work, None, state, y, None, None, None, None), False, step)
+    run_entry("forward", plan, (params, x, None, None, work, None, state, y, None, None, None, None), False, step)
 
 
 def value(plan, params, x, target, work, weights=None, state=None, step=0):
@@ -124,7 +123,7 @@ def value(plan, params, x, target, work, weights=None, state=None, step=0):
 
     Arguments and errors as `value_and_grad`, without gradients.
     """
-    return _run(
+    return run_entry(
         "value",
         plan,
         (params, x, target, None, work, weights, state, None, None, None, None, None),
@@ -214,7 +213,7 @@ def backward(plan, params, x, dy, grads, dx, work, accumulate=False, state=None,
     TypeError, ValueError
         As `value_and_grad`.
     """
-    _run(
+    run_entry(
         "backward",
         plan,
         (params, x, None, grads, work, None, state, None, dy, dx, None, None),
@@ -233,6 +232,8 @@ def _raise_status(status):
     argument, problem = status // 64, status % 64
     if argument == arg.PLAN and problem == arg.NO_LOSS:
         raise ValueError("this plan has no loss; make one with nbprop.plan(net, loss=...)")
+    if argument == arg.PLAN and problem == arg.NO_TANGENT:
+        raise ValueError("a layer of this plan has no tangent kernels, which second derivatives need")
     if argument == arg.PLAN:
         raise RuntimeError("the plan was made by another version of nbprop; make it again")
     raise ValueError(arg.NAMES[argument] + " " + _SAID[problem])
@@ -260,21 +261,39 @@ _RAISE = Untyped(_raise_status, lambda dtype: _raise_signature)
 _call_raise = propagating_call(_raise_signature)
 
 
-def _check_types(function, plan, step, given):
-    """Typing errors that name the argument. `given`: (name, Numba type, "array", "integer or array" or "optional")."""
+# What each argument of a call must be in compiled code: "data" may also hold integers, "optional" may be None.
+_ROLES = {
+    "params": "array",
+    "x": "data",
+    "target": "data",
+    "grads": "written",
+    "work": "written",
+    "weights": "optional",
+    "state": "written or None",
+    "y": "written",
+    "dy": "array",
+    "dx": "optional",
+    "dx_out": "written or None",
+    "v": "array",
+    "v_or_none": "optional",
+    "out": "written",
+}
+
+
+def check_types(function, plan, step, **given):
+    """Typing errors that name the argument; `given` has the Numba type of each, by a name of `_ROLES`."""
     if not isinstance(plan, PlanType):
         raise TypingError(f"nbprop.{function}: plan must be what nbprop.plan(...) returns, got {plan}")
     if not isinstance(step, (int, types.Integer, types.Omitted)):
         raise TypingError(f"nbprop.{function}: step must be an integer, got {step}")
-    for name, found, role in given:
+    for key, found in given.items():
+        role, name = _ROLES[key], key.split("_")[0]
         absent = found is None or isinstance(found, (types.NoneType, types.Omitted))
         if absent and role in ("optional", "written or None"):
             continue
         if not isinstance(found, types.Array):
             raise TypingError(f"nbprop.{function}: {name} must be an array, got {found}")
-        if role == "data" and isinstance(found.dtype, types.Integer):
-            pass
-        elif found.dtype != plan.dtype:
+        if found.dtype != plan.dtype and not (role == "data" and isinstance(found.dtype, types.Integer)):
             raise TypingError(f"nbprop.{function}: {name} must hold {plan.dtype} as the plan does, got {found.dtype}")
         if found.layout != "C" and found.ndim > 0:
             raise TypingError(f"nbprop.{function}: {name} must be C-contiguous; its type is {found}")
@@ -282,14 +301,16 @@ def _check_types(function, plan, step, given):
             raise TypingError(f"nbprop.{function}: {name} is written and must not be read-only; its type is {found}")
 
 
-def _code(found):
-    return arg.element_code_of_type(found.dtype) if isinstance(found, types.Array) else 0
+def describer(*places):
+    """The intrinsic that describes the arrays of a tuple at these places of a block."""
+    return describe_arguments(places, arg.DESCRIPTION, arg.element_code_of_type)
 
 
 @njit
-def _enter(entry, plan, block, alone):
+def enter(entry, plan, block, accumulate, step):
     """Call an entry with a filled block; its result, or an exception."""
-    store(block, arg.ALONE, alone)
+    store(block, arg.ACCUMULATE, 1 if accumulate else 0)
+    store(block, arg.STEP, step)
     address = find(entry)
     failed, status = (0, 0) if address == 0 else _call_entry(address, (plan, block))
     if address == 0 or failed != 0 or status != 0:
@@ -306,105 +327,63 @@ def _enter(entry, plan, block, alone):
 _RAISE_FINGERPRINT = np.int64(_RAISE.fingerprint())
 
 
+def entry_fingerprint(function):
+    """What compiled code looks an entry up by."""
+    return np.int64(ENTRIES[function].fingerprint())
+
+
 @overload(forward, jit_options=FLAGS, strict=False)
 def _forward(plan, params, x, y, work, state=None, step=0):
-    given = [("params", params, "array"), ("x", x, "data"), ("y", y, "written"), ("work", work, "written")]
-    _check_types("forward", plan, step, [*given, ("state", state, "written or None")])
-    entry, real, x_code = np.int64(ENTRIES["forward"].fingerprint()), _code(params), _code(x)
+    check_types("forward", plan, step, params=params, x=x, y=y, work=work, state=state)
+    entry = entry_fingerprint("forward")
+    describe = describer(arg.PARAMS, arg.X, arg.Y, arg.WORK, arg.STATE)
 
     def run(plan, params, x, y, work, state=None, step=0):
         block = stack_words(_BLOCK)
-        describe_array(block, arg.PARAMS * _DESCRIPTION, real, params)
-        describe_array(block, arg.X * _DESCRIPTION, x_code, x)
-        describe_array(block, arg.Y * _DESCRIPTION, real, y)
-        describe_array(block, arg.WORK * _DESCRIPTION, real, work)
-        describe_array(block, arg.STATE * _DESCRIPTION, real, state)
-        store(block, arg.STEP, step)
-        _enter(entry, plan_address(plan), block, in_parallel_region())
+        describe(block, (params, x, y, work, state))
+        enter(entry, plan_address(plan), block, False, step)
 
     return run
 
 
 @overload(value, jit_options=FLAGS, strict=False)
 def _value(plan, params, x, target, work, weights=None, state=None, step=0):
-    given = [
-        ("params", params, "array"),
-        ("x", x, "data"),
-        ("target", target, "data"),
-        ("work", work, "written"),
-    ]
-    _check_types("value", plan, step, [*given, ("weights", weights, "optional"), ("state", state, "written or None")])
-    entry, real, x_code, target_code = np.int64(ENTRIES["value"].fingerprint()), _code(params), _code(x), _code(target)
+    check_types("value", plan, step, params=params, x=x, target=target, work=work, weights=weights, state=state)
+    entry = entry_fingerprint("value")
+    describe = describer(arg.PARAMS, arg.X, arg.TARGET, arg.WORK, arg.WEIGHTS, arg.STATE)
 
     def run(plan, params, x, target, work, weights=None, state=None, step=0):
         block = stack_words(_BLOCK)
-        describe_array(block, arg.PARAMS * _DESCRIPTION, real, params)
-        describe_array(block, arg.X * _DESCRIPTION, x_code, x)
-        describe_array(block, arg.TARGET * _DESCRIPTION, target_code, target)
-        describe_array(block, arg.WORK * _DESCRIPTION, real, work)
-        describe_array(block, arg.WEIGHTS * _DESCRIPTION, real, weights)
-        describe_array(block, arg.STATE * _DESCRIPTION, real, state)
-        store(block, arg.STEP, step)
-        return _enter(entry, plan_address(plan), block, in_parallel_region())
+        describe(block, (params, x, target, work, weights, state))
+        return enter(entry, plan_address(plan), block, False, step)
 
     return run
 
 
 @overload(value_and_grad, jit_options=FLAGS, strict=False)
 def _value_and_grad(plan, params, x, target, grads, work, weights=None, accumulate=False, state=None, step=0):
-    given = [
-        ("params", params, "array"),
-        ("x", x, "data"),
-        ("target", target, "data"),
-        ("grads", grads, "written"),
-    ]
-    given += [
-        ("work", work, "written"),
-        ("weights", weights, "optional"),
-        ("state", state, "written or None"),
-    ]
-    _check_types("value_and_grad", plan, step, given)
-    entry, real, x_code, target_code = (
-        np.int64(ENTRIES["value_and_grad"].fingerprint()),
-        _code(params),
-        _code(x),
-        _code(target),
-    )
+    given = {"params": params, "x": x, "target": target, "grads": grads, "work": work}
+    check_types("value_and_grad", plan, step, **given, weights=weights, state=state)
+    entry = entry_fingerprint("value_and_grad")
+    describe = describer(arg.PARAMS, arg.X, arg.TARGET, arg.GRADS, arg.WORK, arg.WEIGHTS, arg.STATE)
 
     def run(plan, params, x, target, grads, work, weights=None, accumulate=False, state=None, step=0):
         block = stack_words(_BLOCK)
-        describe_array(block, arg.PARAMS * _DESCRIPTION, real, params)
-        describe_array(block, arg.X * _DESCRIPTION, x_code, x)
-        describe_array(block, arg.TARGET * _DESCRIPTION, target_code, target)
-        describe_array(block, arg.GRADS * _DESCRIPTION, real, grads)
-        describe_array(block, arg.WORK * _DESCRIPTION, real, work)
-        describe_array(block, arg.WEIGHTS * _DESCRIPTION, real, weights)
-        describe_array(block, arg.STATE * _DESCRIPTION, real, state)
-        store(block, arg.ACCUMULATE, 1 if accumulate else 0)
-        store(block, arg.STEP, step)
-        return _enter(entry, plan_address(plan), block, in_parallel_region())
+        describe(block, (params, x, target, grads, work, weights, state))
+        return enter(entry, plan_address(plan), block, accumulate, step)
 
     return run
 
 
 @overload(backward, jit_options=FLAGS, strict=False)
 def _backward(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0):
-    given = [("params", params, "array"), ("x", x, "data"), ("dy", dy, "array"), ("grads", grads, "written")]
-    given += [("dx", dx, "written or None"), ("work", work, "written"), ("state", state, "written or None")]
-    _check_types("backward", plan, step, given)
-    entry, real, x_code = np.int64(ENTRIES["backward"].fingerprint()), _code(params), _code(x)
+    check_types("backward", plan, step, params=params, x=x, dy=dy, grads=grads, dx_out=dx, work=work, state=state)
+    entry = entry_fingerprint("backward")
+    describe = describer(arg.PARAMS, arg.X, arg.DY, arg.GRADS, arg.DX, arg.WORK, arg.STATE)
 
     def run(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0):
         block = stack_words(_BLOCK)
-        describe_array(block, arg.PARAMS * _DESCRIPTION, real, params)
-        describe_array(block, arg.X * _DESCRIPTION, x_code, x)
-        describe_array(block, arg.DY * _DESCRIPTION, real, dy)
-        describe_array(block, arg.GRADS * _DESCRIPTION, real, grads)
-        describe_array(block, arg.DX * _DESCRIPTION, real, dx)
-        describe_array(block, arg.WORK * _DESCRIPTION, real, work)
-        describe_array(block, arg.STATE * _DESCRIPTION, real, state)
-        store(block, arg.ACCUMULATE, 1 if accumulate else 0)
-        store(block, arg.STEP, step)
-        _enter(entry, plan_address(plan), block, in_parallel_region())
+        describe(block, (params, x, dy, grads, dx, work, state))
+        enter(entry, plan_address(plan), block, accumulate, step)
 
     return run

@@ -11,7 +11,6 @@ from nbprop.jit import FLAGS, Native, Untyped, find, njit
 from nbprop.numerics.intrinsics import (
     array_at,
     as_frame,
-    describe_array,
     indirect_call,
     load,
     load_double,
@@ -172,13 +171,12 @@ def _clip_compiled(name, grads, limit, trainable):
     if not isinstance(limit, (types.Float, types.Integer)):
         raise TypingError(f"nbprop.{function}: limit must be a number, got {limit}")
     _KERNELS[function].load(grads.dtype)
-    real = arg.element_code_of_type(grads.dtype)
+    describe = steps.describer(GRADS, TRAINABLE)
     float32, float64 = fingerprints(_KERNELS[function])
 
     def run(name, grads, limit, trainable):
         block = stack_words(_BLOCK)
-        describe_array(block, GRADS * _DESCRIPTION, real, grads)
-        describe_array(block, TRAINABLE * _DESCRIPTION, 1, trainable)
+        describe(block, (grads, trainable))
         store_double(block, _LIMIT, float(limit))
         entry = find(_ENTRY_FINGERPRINT)
         check_status(_call_entry(entry, (block, float32, float64))[1] if entry != 0 else NO_KERNEL)

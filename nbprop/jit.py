@@ -15,6 +15,7 @@ import pickle
 import re
 import sys
 import tempfile
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -241,10 +242,14 @@ _known: list["Native"] = []
 @ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
 def _resolve(fingerprint):
     """Called by compiled code for a fingerprint that the table lacks; 0 when nobody knows it."""
-    for native in _known:
-        for dtype in native.dtypes:
-            if native.fingerprint(dtype) == fingerprint:
-                return native.load(dtype)
+    try:
+        for native in _known:
+            for dtype in native.dtypes:
+                if native.fingerprint(dtype) == fingerprint:
+                    return native.load(dtype)
+    except Exception:
+        # Nothing may be raised through compiled code; the caller sees 0 and stops with an error of its own.
+        traceback.print_exc()
     return 0
 
 

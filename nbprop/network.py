@@ -69,6 +69,7 @@ class Layer:
     """
 
     kind = ""
+    tangents = True  # whether `lower` emits tangents where the builder asks for second derivatives
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -160,6 +161,7 @@ class Network:
         if not self.layers:
             raise ValueError("network: give at least one layer, for instance nbprop.dense(10)")
         self.slots: dict[str, Slot] = {}
+        self.nodes: list[tuple[str, Layer]] = []  # every layer by its path, those inside others after them
         self.shapes = [self.input_shape]
         self.state_size = 0
         for index, layer in enumerate(self.layers):
@@ -179,6 +181,7 @@ class Network:
             own = layer.parameters(input_shape)
         except (ValueError, TypeError) as error:
             raise ValueError(f"layer {path} on an input of shape {input_shape}: {error}") from None
+        self.nodes.append((path, layer))
         for parameter in own:
             offset = sum(slot.parameter.size for slot in self.slots.values())
             self.slots[f"{path}.{parameter.name}"] = Slot(f"{path}.{parameter.name}", parameter, offset)

@@ -73,6 +73,9 @@ class Builder:
     label: str = ""
     state_used: int = 0
     written: set = field(default_factory=set)
+    second: bool = False  # also emit the tangents of every op: second derivatives
+    tangents: dict = field(default_factory=dict)
+    reached: list = field(default_factory=list)  # values that have a gradient
 
     def value(self, shape):
         """A new value of a shape (per sample)."""
@@ -93,6 +96,45 @@ class Builder:
         seen = path in self.written
         self.written.add(path)
         return Buffer(slot.parameter.size, frame.GRADS, slot.offset, path), int(seen)
+
+    def direction(self, path):
+        """The operand of a parameter's part of the direction v."""
+        slot = self.net.slots[path]
+        return Buffer(slot.parameter.size, frame.TANGENT, slot.offset, path)
+
+    def parameter_tangent(self, path):
+        """As `parameter_gradient`, for the derivative of that gradient along v."""
+        slot, key = self.net.slots[path], f"{path}'"
+        seen = key in self.written
+        self.written.add(key)
+        return Buffer(slot.parameter.size, frame.OUT, slot.offset, path), int(seen)
+
+    def new_tangent(self, buffer):
+        """A new buffer for the derivative of a buffer along the direction."""
+        self.tangents[id(buffer)] = self.buffer(buffer.size)
+        return self.tangents[id(buffer)]
+
+    def tangent(self, buffer):
+        """The derivative of a buffer along the direction; x's may be absent when a walk gives none."""
+        return self.tangents[id(buffer)]
+
+    def whole_tangent(self, buffer):
+        """The same, never absent: where x's is, it is filled with zeros."""
+        from nbprop.layers.combine import copy_or_zero
+
+        tangent = self.tangents[id(buffer)]
+        if tangent.space == frame.WORK:
+            return tangent
+        self.emit(copy_or_zero, (self.new_tangent(buffer),), (tangent,), (buffer.size // self.batch,))
+        return self.tangents[id(buffer)]
+
+    def linear(self, kernel, writes, reads, sizes, inplace=()):
+        """Emit an op that is linear in all its operands; its tangent is the same op on tangents."""
+        self.emit(kernel, writes, reads, sizes, inplace)
+        if self.second:
+            reads = tuple(self.whole_tangent(buffer) for buffer in reads)
+            inplace = tuple(self.tangents.get(id(buffer)) or self.new_tangent(buffer) for buffer in inplace)
+            self.emit(kernel, tuple(self.new_tangent(buffer) for buffer in writes), reads, sizes, inplace)
 
     def outside(self, space, size):
         """The operand of a caller's array."""
@@ -127,10 +169,18 @@ class Builder:
         """Say that `dx` (a buffer of x's size) holds a contribution to x's gradient; several add up."""
         if x.gradient is None:
             x.gradient = dx
+            self.reached.append(x)
         else:
             from nbprop.layers.combine import add_into
 
-            self.emit(add_into, (), (dx,), (x.size,), inplace=(x.gradient,))
+            self.linear(add_into, (), (dx,), (x.size,), inplace=(x.gradient,))
+
+    def forget_gradients(self):
+        """Make ready for another way back."""
+        for value in self.reached:
+            value.gradient = None
+        self.reached.clear()
+        self.written.clear()
 
     def reverse(self):
         """Emit the backward ops."""
@@ -144,11 +194,19 @@ class Builder:
 class Lowered:
     """The ops of the parts that programs are made of, with every buffer placed."""
 
-    builder: Builder
     parts: dict
-    y: Value
     work_size: int
     bound: int
+
+
+def _lower_layers(build, net):
+    """Emit every layer; (x, y)."""
+    x = y = Value(net.input_shape, build.outside("x", build.batch * math.prod(net.input_shape)))
+    if build.second:
+        build.tangents[id(x.buffer)] = build.outside("dx", x.buffer.size)
+    for index, layer in enumerate(net.layers):
+        y = lower_layer(build, f"{index}.{layer.kind}", layer, y)
+    return x, y
 
 
 def lower(net, loss, batch, dtype, threads_wanted):
@@ -156,10 +214,7 @@ def lower(net, loss, batch, dtype, threads_wanted):
     from nbprop.layers.combine import copy
 
     build = Builder(net, batch, dtype, threads_wanted)
-    x = Value(net.input_shape, build.outside("x", batch * math.prod(net.input_shape)))
-    y = x
-    for index, layer in enumerate(net.layers):
-        y = lower_layer(build, f"{index}.{layer.kind}", layer, y)
+    x, y = _lower_layers(build, net)
     parts = {"forward": _take(build)}
     build.label = "output"
     build.emit(copy, (build.outside("y", batch * y.size),), (y.buffer,), (y.size,))
@@ -180,8 +235,49 @@ def lower(net, loss, batch, dtype, threads_wanted):
         build.emit(copy, (build.outside("dx", batch * x.size),), (x.gradient,), (x.size,))
     parts["backward_input"] = _take(build)
     parts["backward"] = _needed(parts["backward_input"], frame.GRADS)
-    work_size, bound = _place(parts, dtype.itemsize)
-    return Lowered(build, parts, y, work_size, bound)
+    # One timeline serves all programs: forward, the output's copy, the loss (or the caller's dy), backward.
+    order = ("forward", "copy_y", "value", "copy_dy", "loss", "backward_input")
+    timeline = [op for part in order for op in parts.get(part, ())]
+    # What forward leaves survives backward, so that one forward serves several: a Jacobian's rows, another dy.
+    work_size, bound = _place(timeline, dtype.itemsize, parts["forward"])
+    return Lowered(parts, work_size, bound)
+
+
+def lower_second(net, loss, batch, dtype, threads_wanted):
+    """Lower the programs that take derivatives along a direction: y', Hv and the Gauss-Newton product.
+
+    Forward over reverse (Pearlmutter 1994): every op is followed by its derivative along (v, x'), on the way back too. The
+    Gauss-Newton product needs no tangent on the way back: it is the gradient for dy = H_L y', H_L being the loss's
+    Hessian by the output.
+    """
+    from nbprop.layers.combine import copy
+
+    build = Builder(net, batch, dtype, threads_wanted, second=True)
+    _, y = _lower_layers(build, net)
+    both = _take(build)
+    y_dot = build.whole_tangent(y.buffer)
+    build.emit(copy, (build.outside("out", batch * y.size),), (y_dot,), (y.size,))
+    jvp = _take(build)
+    parts = {"jvp": _needed([*both, *jvp], frame.OUT)}
+    timeline = [*both, *jvp]
+    if loss is not None:
+        build.label, build.second = "loss", False
+        y.gradient = build.buffer(batch * y.size)
+        loss.lower_curvature(build, y, y_dot, y.gradient)
+        build.reverse()
+        gauss_newton = _take(build)
+        parts["gauss_newton"] = _needed([*both, *gauss_newton], frame.GRADS)
+        build.label, build.second = "loss", True
+        build.forget_gradients()
+        y.gradient = build.buffer(batch * y.size)
+        loss.lower(build, y, y.gradient)
+        loss.lower_curvature(build, y, y_dot, build.new_tangent(y.gradient))
+        build.reverse()
+        hvp = _take(build)
+        parts["hvp"] = _needed([*both, *hvp], frame.OUT)
+        timeline += [*gauss_newton, *hvp]
+    work_size, bound = _place(timeline, dtype.itemsize)
+    return Lowered(parts, work_size, bound)
 
 
 def lower_layer(build, path, layer, x):
@@ -211,14 +307,12 @@ def _needed(ops, space):
     return kept[::-1]
 
 
-def _place(parts, itemsize):
-    """Give every workspace buffer an offset; (elements in all, the most that live at once).
+def _place(timeline, itemsize, kept=()):
+    """Give every workspace buffer an offset by when it lives; (elements in all, the most that live at once).
 
-    One timeline serves all programs: forward, the output's copy, the loss (or the caller's dy), backward.
+    What the ops in `kept` write lives to the end if it is read after them.
     """
-    order = ("forward", "copy_y", "value", "copy_dy", "loss", "backward_input")
     first, last, buffers = {}, {}, {}
-    timeline = [op for part in order for op in parts.get(part, ())]
     for time, op in enumerate(timeline):
         for buffer in op.operands:
             if buffer is not None and buffer.space == frame.WORK:
@@ -226,6 +320,9 @@ def _place(parts, itemsize):
                 first.setdefault(id(buffer), time)
                 # Without a barrier, threads may still be in this op while others are in the next.
                 last[id(buffer)] = time if op.barrier else time + 1
+    for buffer in (buffer for op in kept for buffer in op.writes if buffer.space == frame.WORK):
+        if last[id(buffer)] >= len(kept):
+            last[id(buffer)] = len(timeline)
     unit = max(1, _ALIGNMENT // itemsize)
     placed = []
     for key in sorted(buffers, key=lambda k: (-buffers[k].size, first[k])):
@@ -251,6 +348,11 @@ _PROGRAM_PARTS = {
     table.VALUE_AND_GRAD: ("forward", "loss", "backward"),
     table.BACKWARD: ("copy_dy", "backward"),
     table.BACKWARD_INPUT: ("copy_dy", "backward_input"),
+    table.VJP: ("forward", "copy_dy", "backward"),
+    table.VJP_INPUT: ("forward", "copy_dy", "backward_input"),
+    table.JVP: ("jvp",),
+    table.HVP: ("hvp",),
+    table.GAUSS_NEWTON: ("gauss_newton",),
 }
 
 
@@ -264,9 +366,16 @@ class Plan:
         self.net, self.batch, self.dtype, self.threads = net, batch, dtype, threads_wanted
         self.loss = loss
         lowered = lower(net, loss, batch, dtype, threads_wanted)
-        self.lowered = lowered
+        self.parts, work, bound = lowered.parts, lowered.work_size, lowered.bound
+        self.without_tangents = next((path for path, layer in net.nodes if not layer.tangents), None)
+        if self.without_tangents is None:
+            second = lower_second(net, loss, batch, dtype, threads_wanted)
+            self.parts = self.parts | second.parts
+            work, bound = max(work, second.work_size), max(bound, second.bound)
         self.n_params, self.state_size = net.n_params, net.state_size
-        self.work_size, self.liveness_bound = max(1, lowered.work_size), lowered.bound
+        # One row of the output behind the rest: the unit vectors that make a Jacobian.
+        self.unit_offset, self.unit_size = work, math.prod(net.output_shape)
+        self.work_size, self.liveness_bound = work + self.unit_size, bound + self.unit_size
         self.element_code = arg.element_code(dtype)
         self.input_shape, self.output_shape = net.input_shape, net.output_shape
         self.x_classes = getattr(net.layers[0], "index_limit", 0)
@@ -302,6 +411,7 @@ class Plan:
             header[start : start + 1 + len(shape)] = [len(shape), *shape]
         header[table.TARGET_CODE] = self.target_code
         header[table.TARGET_CLASSES] = self.classes
+        header[table.UNIT] = self.unit_offset
         words, labels = header.tolist(), {}
         for program in _PROGRAM_PARTS:
             begin = len(words)
@@ -313,7 +423,7 @@ class Plan:
 
     def ops(self, program):
         """The ops of a program (a number of table.py), in order."""
-        return [op for part in _PROGRAM_PARTS[program] for op in self.lowered.parts.get(part, ())]
+        return [op for part in _PROGRAM_PARTS[program] for op in self.parts.get(part, ())]
 
     def _row(self, op):
         operands = []
@@ -333,11 +443,11 @@ class Plan:
         return types.float32 if self.dtype == np.float32 else types.float64
 
     def _load(self):
-        """Compile, or fetch from the disk cache, all that this plan's walks call."""
-        for entry in ENTRIES.values():
-            entry.load()
-        for ops in self.lowered.parts.values():
-            for op in ops:
+        """Compile, or fetch from the disk cache, what first derivatives call; second ones follow at their first call."""
+        for function in ("forward", "value", "value_and_grad", "backward"):
+            ENTRIES[function].load()
+        for program in range(table.VJP_INPUT + 1):
+            for op in self.ops(program):
                 op.kernel.load(self.numba_dtype)
 
     def __reduce__(self):

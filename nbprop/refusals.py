@@ -3,6 +3,8 @@
 Compiled checks (arguments.py) give a status; only then does Python look at the arguments again.
 """
 
+import math
+
 import numpy as np
 
 from nbprop import arguments as arg
@@ -50,9 +52,18 @@ def refusal(function, plan, values, status):
     argument, problem = divmod(status, 64)
     if problem == arg.NO_LOSS or (argument == arg.TARGET and plan.loss is None):
         return ValueError(f"{function}: this plan has no loss; make one with nbprop.plan(net, loss=...)")
+    if problem == arg.NO_TANGENT:
+        return ValueError(
+            f"{function}: layer {plan.without_tangents} has no tangent kernels, which derivatives along a direction need; "
+            "use value_and_grad, vjp or jacobian, or a network without it"
+        )
     if argument == arg.PLAN:
         return RuntimeError(f"{function}: the plan was made by another version of nbprop; make it again")
     name, value = arg.NAMES[argument], values[argument]
+    if argument == arg.OUT and function in _OUTPUTS:
+        wanted = _OUTPUTS[function](plan, len(values[arg.X]))
+        if problem in (arg.LENGTH, arg.SHAPE_DIFFERS, arg.SAMPLES_DIFFER, arg.CAPACITY, arg.EMPTY):
+            return ValueError(f"{function}: out must have shape {wanted}, got {_got(value)}")
     problem = arg.MISSING if value is None else problem
     code, shape = _wanted(plan, argument)
     detail = ""
@@ -83,6 +94,14 @@ _SENTENCES = {
     arg.SAMPLES_DIFFER: (ValueError, "must bring as many samples as x, got {got}"),
     arg.CLASS_RANGE: (ValueError, "must hold classes in {detail}"),
     arg.ALIASED: (ValueError, "is written and shares memory with {detail}; pass separate buffers"),
+}
+
+
+# The shape of out where it is not that of the parameters.
+_OUTPUTS = {
+    "jvp": lambda plan, n: (n, *plan.output_shape),
+    "jacobian": lambda plan, n: (n * math.prod(plan.output_shape), plan.n_params),
+    "per_sample_grads": lambda plan, n: (n, plan.n_params),
 }
 
 

@@ -13,7 +13,7 @@ from nbprop import arguments as arg
 from nbprop import rules
 from nbprop.jit import FLAGS, Untyped, find, njit
 from nbprop.numerics.intrinsics import (
-    describe_array,
+    describe_arguments,
     indirect_call,
     load,
     load_double,
@@ -350,6 +350,15 @@ def check_types(function, real, given):
             raise TypingError(f"nbprop.{function}: {name} is written and must not be read-only; its type is {found}")
 
 
+def describer(*places):
+    """The intrinsic that describes the arrays of a tuple at these places of a block; a mask's element is one byte."""
+
+    def code_of(dtype):
+        return 1 if dtype == types.boolean else arg.element_code_of_type(dtype)
+
+    return describe_arguments(places, arg.DESCRIPTION, code_of)
+
+
 @overload(take_step, jit_options=FLAGS, strict=False, prefer_literal=True)
 def _take_step(
     name, params, grads, state, step, decay_mask, trainable, part, parts, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0
@@ -362,7 +371,7 @@ def _take_step(
     for label, number in (("step", step), ("part", part), ("parts", parts)):
         if not isinstance(number, (types.Integer, types.Omitted)):
             raise TypingError(f"nbprop.{function}: {label} must be an integer, got {number}")
-    real = arg.element_code_of_type(params.dtype)
+    describe = describer(PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE)
     RULES[function].kernel.load(params.dtype)
     float32, float64, slots, hyperparameters = _prepare(function)
 
@@ -370,11 +379,7 @@ def _take_step(
         name, params, grads, state, step, decay_mask, trainable, part, parts, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0
     ):
         block = stack_words(_BLOCK)
-        describe_array(block, PARAMS * _DESCRIPTION, real, params)
-        describe_array(block, GRADS * _DESCRIPTION, real, grads)
-        describe_array(block, STATE * _DESCRIPTION, real, state)
-        describe_array(block, DECAY_MASK * _DESCRIPTION, 1, decay_mask)
-        describe_array(block, TRAINABLE * _DESCRIPTION, 1, trainable)
+        describe(block, (params, grads, state, decay_mask, trainable))
         store(block, _STEP, step)
         store(block, _PART, part)
         store(block, _PARTS, parts)

@@ -22,6 +22,7 @@ Y_SHAPE = 20
 TARGET_SHAPE = 30
 TARGET_CODE = 40  # element code, ANY_INTEGER for classes, 0 without a loss
 TARGET_CLASSES = 41
+UNIT = 42  # where in the workspace one row of the output stands, for unit vectors
 PROGRAMS = 48  # begin, end of each program, in words from the start of the table
 HEADER = 80
 
@@ -33,7 +34,12 @@ VALUE = 1  # params, x, target -> loss
 VALUE_AND_GRAD = 2  # params, x, target -> loss, grads
 BACKWARD = 3  # params, x, dy, what forward left in work -> grads
 BACKWARD_INPUT = 4  # the same, and dx
-N_PROGRAMS = 5
+VJP = 5  # forward and backward in one: params, x, dy -> grads
+VJP_INPUT = 6  # the same, and dx
+JVP = 7  # params, x, v or dx -> y'
+HVP = 8  # params, x, target, v -> Hv
+GAUSS_NEWTON = 9  # params, x, target, v -> J^T H_L J v, in grads
+N_PROGRAMS = 10
 
 # Row words.
 KERNEL = 0

@@ -114,9 +114,8 @@ def walk(frame_address, begin, end, pool, wanted):
 
 
 @njit
-def run_program(plan, block, program):
-    """Fill a frame from a checked call's block and walk a program."""
-    here = stack_words(_FRAME_WORDS)
+def fill_frame(here, block):
+    """Set a frame's bases and scalars from a checked call's block."""
     for argument, space in _SPACE_OF_ARGUMENT:
         store(here, space, load(block, argument * arg.DESCRIPTION + arg.DATA))
     store(here, frame.N, load(block, arg.SAMPLES))
@@ -124,10 +123,16 @@ def run_program(plan, block, program):
     store(here, frame.STEP, load(block, arg.STEP))
     store(here, frame.X_CODE, load(block, arg.X * arg.DESCRIPTION + arg.CODE))
     store(here, frame.TARGET_CODE, load(block, arg.TARGET * arg.DESCRIPTION + arg.CODE))
+
+
+@njit
+def run_program(plan, block, program):
+    """Walk a program with the arrays of a checked call's block."""
+    here = stack_words(_FRAME_WORDS)
+    fill_frame(here, block)
     begin = plan + 8 * load(plan, table.PROGRAMS + 2 * program)
     end = plan + 8 * load(plan, table.PROGRAMS + 2 * program + 1)
-    wanted = 1 if load(block, arg.ALONE) else load(plan, table.THREADS)
-    failed = walk(here, begin, end, symbol_address("nbprop_pool"), wanted)
+    failed = walk(here, begin, end, symbol_address("nbprop_pool"), load(plan, table.THREADS))
     store_double(block, arg.RESULT, load_double(here, frame.RESULT))
     return arg.FAILED + (failed - plan) // 8 if failed != 0 else 0
 
@@ -234,9 +239,14 @@ def _entry_signature(dtype):
     return types.int64(types.int64, types.int64)
 
 
+def entry(function):
+    """An entry as compiled code reaches it."""
+    return Untyped(function, _entry_signature)
+
+
 ENTRIES = {
-    "forward": Untyped(forward_entry, _entry_signature),
-    "value": Untyped(value_entry, _entry_signature),
-    "value_and_grad": Untyped(value_and_grad_entry, _entry_signature),
-    "backward": Untyped(backward_entry, _entry_signature),
+    "forward": entry(forward_entry),
+    "value": entry(value_entry),
+    "value_and_grad": entry(value_and_grad_entry),
+    "backward": entry(backward_entry),
 }

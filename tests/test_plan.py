@@ -26,7 +26,7 @@ LOWERED = {
 def lifetimes(plan):
     """{buffer: (first op, last op)} over the program with the longest story, and each buffer's size."""
     first, last, sizes = {}, {}, {}
-    parts = plan.lowered.parts
+    parts = plan.parts
     order = [op for part in ("forward", "loss", "backward_input") for op in parts.get(part, ())]
     for time, op in enumerate(order):
         for buffer in op.operands:

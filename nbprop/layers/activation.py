@@ -147,6 +147,41 @@ def _scale_by_derivative(d, s, code):
             d[i] *= like(d[i], 1.0) - s[i] * s[i]
 
 
+@njit
+def _add_curvature(d_dot, d, s, s_dot, code):
+    """d_dot += d (f')' with (f')' = the derivative of f' by s, times s_dot; s as in `_scale_by_derivative`."""
+    if code == ELU:
+        for i in range(d.size):
+            d_dot[i] += like(d[i], 0.0) if s[i] > 0 else d[i] * s_dot[i]
+    elif code == GELU:
+        for i in range(d.size):
+            x = s[i]
+            density = like(x, _ONE_OVER_ROOT_2_PI) * exp(like(x, -0.5) * x * x)
+            d_dot[i] += d[i] * s_dot[i] * density * (like(x, 2.0) - x * x)
+    elif code == GELU_TANH:
+        for i in range(d.size):
+            x = s[i]
+            t = _gelu_tanh_inner(x)
+            inner = like(x, _ROOT_2_OVER_PI) * (like(x, 1.0) + like(x, 3 * _CUBIC) * x * x)
+            bend = like(x, 6 * _CUBIC * _ROOT_2_OVER_PI) * x
+            rest = like(x, 1.0) - t * t
+            d_dot[i] += d[i] * s_dot[i] * rest * (inner + like(x, 0.5) * x * (bend - like(x, 2.0) * t * inner * inner))
+    elif code == SILU:
+        for i in range(d.size):
+            p = sigmoid(s[i])
+            twist = like(p, 2.0) + s[i] * (like(p, 1.0) - like(p, 2.0) * p)
+            d_dot[i] += d[i] * s_dot[i] * p * (like(p, 1.0) - p) * twist
+    elif code == SOFTPLUS:
+        for i in range(d.size):
+            d_dot[i] += d[i] * s_dot[i] * exp(-s[i])
+    elif code == SIGMOID:
+        for i in range(d.size):
+            d_dot[i] += d[i] * s_dot[i] * (like(d[i], 1.0) - like(d[i], 2.0) * s[i])
+    elif code == TANH:
+        for i in range(d.size):
+            d_dot[i] -= d[i] * s_dot[i] * like(d[i], 2.0) * s[i]
+
+
 @kernel
 def activation_forward(y, x, n, size, code, part, parts):
     """y = f(x). y OUT (n, size), x IN (n, size)."""
@@ -166,6 +201,19 @@ def activation_backward(d, s, n, size, code, part, parts):
     """d = d f'. d INOUT (n, size): dy, then dx; s IN (n, size): x for gelu, gelu_tanh and silu, else y."""
     start, stop = share_blocks(n * size, part, parts)
     _scale_by_derivative(d[start:stop], s[start:stop], code)
+
+
+@kernel
+def activation_second(d_dot, d, s, s_dot, n, size, code, part, parts):
+    """The tangent of `activation_backward`, and it: d_dot = d_dot f' + d (f')', then d = d f'.
+
+    d_dot and d INOUT (n, size); s and s_dot IN (n, size): x and x' for gelu, gelu_tanh and silu, else y and y'.
+    """
+    start, stop = share_blocks(n * size, part, parts)
+    d_dot, d, s, s_dot = d_dot[start:stop], d[start:stop], s[start:stop], s_dot[start:stop]
+    _scale_by_derivative(d_dot, s, code)
+    _add_curvature(d_dot, d, s, s_dot, code)
+    _scale_by_derivative(d, s, code)
 
 
 @njit
@@ -205,8 +253,27 @@ def softmax_backward(d, y, n, rows, size, part, parts):
             d_row[j] = y_row[j] * (d_row[j] - along)
 
 
+@kernel
+def softmax_second(d_dot, d, y, y_dot, n, rows, size, part, parts):
+    """The tangent of `softmax_backward`, and it. d_dot and d INOUT, y and y_dot IN (n * rows, size)."""
+    start, stop = share(n * rows, part, parts)
+    for i in range(start, stop):
+        here = slice(i * size, (i + 1) * size)
+        e_row, d_row, y_row, t_row = d_dot[here], d[here], y[here], y_dot[here]
+        along = d_row[0] * y_row[0]
+        change = e_row[0] * y_row[0] + d_row[0] * t_row[0]
+        for j in range(1, size):
+            along += d_row[j] * y_row[j]
+            change += e_row[j] * y_row[j] + d_row[j] * t_row[j]
+        for j in range(size):
+            e_row[j] = t_row[j] * (d_row[j] - along) + y_row[j] * (e_row[j] - change)
+            d_row[j] = y_row[j] * (d_row[j] - along)
+
+
 def activate(build, x, name, *, overwrite):
     """Emit y = f(x). overwrite: x's buffer may become y's (nobody else reads x)."""
+    from nbprop.layers.combine import copy
+
     code = ACTIVATIONS[name]
     if code == IDENTITY:
         return x
@@ -214,7 +281,7 @@ def activate(build, x, name, *, overwrite):
         y = build.value(x.shape)
         sizes = (x.size // x.shape[-1], x.shape[-1])
         build.emit(softmax_forward, (y.buffer,), (x.buffer,), sizes)
-        back, back_sizes, saved = softmax_backward, sizes, y.buffer
+        back, back_second, back_sizes, saved = softmax_backward, softmax_second, sizes, y.buffer
     else:
         if overwrite and code not in NEEDS_INPUT:
             y = type(x)(x.shape, x.buffer)
@@ -222,11 +289,22 @@ def activate(build, x, name, *, overwrite):
         else:
             y = build.value(x.shape)
             build.emit(activation_forward, (y.buffer,), (x.buffer,), (x.size, code))
-        back, back_sizes = activation_backward, (x.size, code)
+        back, back_second, back_sizes = activation_backward, activation_second, (x.size, code)
         saved = x.buffer if code in NEEDS_INPUT else y.buffer
 
+    if build.second:
+        # y' = f' x': the same elementwise product as on the way back.
+        if y.buffer is not x.buffer:
+            x_dot = build.whole_tangent(x.buffer)
+            build.emit(copy, (build.new_tangent(y.buffer),), (x_dot,), (x.size,))
+        build.emit(back, (), (saved,), back_sizes, inplace=(build.tangent(y.buffer),))
+
     def rule(dy):
-        build.emit(back, (), (saved,), back_sizes, inplace=(dy,))
+        if build.second:
+            pair = (build.tangent(dy), dy)
+            build.emit(back_second, (), (saved, build.tangent(saved)), back_sizes, inplace=pair)
+        else:
+            build.emit(back, (), (saved,), back_sizes, inplace=(dy,))
         build.contribute(x, dy)
 
     build.on_backward(y, rule)

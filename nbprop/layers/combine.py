@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from nbprop.jit import kernel, share, share_blocks
 from nbprop.network import Layer
+from nbprop.numerics.scalars import like
 
 
 @kernel
@@ -34,6 +35,20 @@ def copy(y, x, n, size, part, parts):
     """y = x. y OUT, x IN: (n, size)."""
     start, stop = share_blocks(n * size, part, parts)
     y, x = y[start:stop], x[start:stop]
+    for i in range(y.size):
+        y[i] = x[i]
+
+
+@kernel
+def copy_or_zero(y, x, n, size, part, parts):
+    """y = x, or 0 where x is empty. y OUT, x IN: (n, size)."""
+    start, stop = share_blocks(n * size, part, parts)
+    y = y[start:stop]
+    if x.size == 0:
+        for i in range(y.size):
+            y[i] = like(y[i], 0.0)
+        return
+    x = x[start:stop]
     for i in range(y.size):
         y[i] = x[i]
 
@@ -99,12 +114,12 @@ class Residual(Layer):
     def lower(self, build, x, path, names):
         f = lower_sequence(build, self.layers, x, path)
         y = build.value(x.shape)
-        build.emit(add_forward, (y.buffer,), (x.buffer, f.buffer), (x.size,))
+        build.linear(add_forward, (y.buffer,), (x.buffer, f.buffer), (x.size,))
 
         def rule(dy):
             # dy is both contributions; f's rules may overwrite theirs, so x gets a copy.
             dx = build.buffer(build.batch * x.size)
-            build.emit(copy, (dx,), (dy,), (x.size,))
+            build.linear(copy, (dx,), (dy,), (x.size,))
             build.contribute(x, dx)
             build.contribute(f, dy)
 
@@ -157,14 +172,14 @@ class Concat(Layer):
         for value in parts:
             places.append((value, first))
             sizes = (rows, width, first, value.shape[-1], 0, value.shape[-1])
-            build.emit(copy_columns, (), (value.buffer,), sizes, inplace=(y.buffer,))
+            build.linear(copy_columns, (), (value.buffer,), sizes, inplace=(y.buffer,))
             first += value.shape[-1]
 
         def rule(dy):
             for value, start in places:
                 dx = build.buffer(build.batch * value.size)
                 sizes = (rows, value.shape[-1], 0, width, start, value.shape[-1])
-                build.emit(copy_columns, (dx,), (dy,), sizes)
+                build.linear(copy_columns, (dx,), (dy,), sizes)
                 build.contribute(value, dx)
 
         build.on_backward(y, rule)

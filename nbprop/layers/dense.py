@@ -7,13 +7,50 @@ Backward, with dz = dy f'(z):  dW = x^T dz,  db = the sum of dz's rows,  dx = dz
 import math
 from dataclasses import dataclass
 
-from nbprop.jit import kernel, share
+from nbprop.jit import kernel, njit, share
 from nbprop.layers.activation import ACTIVATIONS, activate
 from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
 from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO, gemm_scratch, transpose
 from nbprop.numerics.product import GEMM, product
 from nbprop.numerics.scalars import like
 from nbprop.numerics.tile import pointer
+
+
+@njit
+def _times_weight(y, x, w, start, b, scratch, m, n_in, n_out, part, parts):
+    """y = start + x W: y (m, n_out), x (m, n_in), w (n_in, n_out); b is read when start is BIAS."""
+    product(
+        (
+            *(pointer(y, 0), n_out, pointer(x, 0), n_in, 1, pointer(w, 0), n_out, m, n_out, n_in),
+            *(start, pointer(b, 0), pointer(scratch, 0), part, parts),
+        )
+    )
+
+
+@njit
+def _weight_gradient(dw, x, dz, start, scratch, m, n_in, n_out, part, parts):
+    """dw = start + x^T dz: dw (n_in, n_out), x (m, n_in), dz (m, n_out)."""
+    product(
+        (
+            *(pointer(dw, 0), n_out, pointer(x, 0), 1, n_in, pointer(dz, 0), n_out, n_in, n_out, m),
+            *(start, pointer(dw, 0), pointer(scratch, 0), part, parts),
+        )
+    )
+
+
+@njit
+def _sum_of_rows(db, dz, adding, m, n_out, part, parts):
+    """db = the sum of dz's m rows, added to what db holds when `adding`; db (n_out,) or empty."""
+    first, last = share(n_out, part, parts)
+    if db.size > 0 and first < last:
+        sums = db[first:last]
+        if not adding:
+            for j in range(sums.size):
+                sums[j] = like(sums[j], 0.0)
+        for i in range(m):
+            row = dz[i * n_out + first : i * n_out + last]
+            for j in range(sums.size):
+                sums[j] += row[j]
 
 
 @kernel(uses=(GEMM,))
@@ -23,12 +60,22 @@ def dense_forward(y, scratch, x, w, b, n, rows, n_in, n_out, part, parts):
     y OUT (n * rows, n_out), x IN (n * rows, n_in), w IN (n_in, n_out), b IN (n_out,) or empty.
     """
     start = BIAS if b.size > 0 else ZERO
-    product(
-        (
-            *(pointer(y, 0), n_out, pointer(x, 0), n_in, 1, pointer(w, 0), n_out, n * rows, n_out, n_in),
-            *(start, pointer(b, 0), pointer(scratch, 0), part, parts),
-        )
-    )
+    _times_weight(y, x, w, start, b, scratch, n * rows, n_in, n_out, part, parts)
+
+
+@kernel(uses=(GEMM,))
+def dense_tangent(y_dot, scratch, x, x_dot, w, w_dot, b_dot, n, rows, n_in, n_out, part, parts):
+    """y' = x W' + b' + x' W, the derivative of y along x' and (W', b'); a direction that is empty is zero.
+
+    y_dot OUT (n * rows, n_out), x and x_dot IN (n * rows, n_in), w and w_dot IN (n_in, n_out), b_dot IN (n_out,).
+    """
+    start = ZERO
+    if w_dot.size > 0:
+        start = BIAS if b_dot.size > 0 else ZERO
+        _times_weight(y_dot, x, w_dot, start, b_dot, scratch, n * rows, n_in, n_out, part, parts)
+        start = ACCUMULATE
+    if x_dot.size > 0:
+        _times_weight(y_dot, x_dot, w, start, y_dot, scratch, n * rows, n_in, n_out, part, parts)
 
 
 @kernel(uses=(GEMM,))
@@ -38,22 +85,24 @@ def dense_backward_parameters(dw, db, scratch, x, dz, n, rows, n_in, n_out, w_ag
     dw OUT (n_in, n_out), db OUT (n_out,) or empty, x IN (n * rows, n_in), dz IN (n * rows, n_out).
     """
     start = ACCUMULATE if w_again + accumulate > 0 else ZERO
-    product(
-        (
-            *(pointer(dw, 0), n_out, pointer(x, 0), 1, n_in, pointer(dz, 0), n_out, n_in, n_out, n * rows),
-            *(start, pointer(dw, 0), pointer(scratch, 0), part, parts),
-        )
-    )
-    first, last = share(n_out, part, parts)
-    if db.size > 0 and first < last:
-        sums = db[first:last]
-        if b_again + accumulate == 0:
-            for j in range(sums.size):
-                sums[j] = like(sums[j], 0.0)
-        for i in range(n * rows):
-            row = dz[i * n_out + first : i * n_out + last]
-            for j in range(sums.size):
-                sums[j] += row[j]
+    _weight_gradient(dw, x, dz, start, scratch, n * rows, n_in, n_out, part, parts)
+    _sum_of_rows(db, dz, b_again + accumulate > 0, n * rows, n_out, part, parts)
+
+
+@kernel(uses=(GEMM,))
+def dense_parameters_tangent(
+    dw_dot, db_dot, scratch, x, x_dot, dz, dz_dot, n, rows, n_in, n_out, w_again, b_again, part, parts
+):
+    """(dW)' = x^T dz' + x'^T dz, (db)' = sum of the rows of dz'; added when theirs of `again` is 1.
+
+    dw_dot OUT (n_in, n_out), db_dot OUT (n_out,) or empty, x IN (n * rows, n_in), x_dot the same or empty (zero), dz and
+    dz_dot IN (n * rows, n_out).
+    """
+    start = ACCUMULATE if w_again > 0 else ZERO
+    _weight_gradient(dw_dot, x, dz_dot, start, scratch, n * rows, n_in, n_out, part, parts)
+    if x_dot.size > 0:
+        _weight_gradient(dw_dot, x_dot, dz, ACCUMULATE, scratch, n * rows, n_in, n_out, part, parts)
+    _sum_of_rows(db_dot, dz_dot, b_again > 0, n * rows, n_out, part, parts)
 
 
 @kernel
@@ -65,12 +114,17 @@ def dense_transpose(wt, w, n, n_in, n_out, part, parts):
 @kernel(uses=(GEMM,))
 def dense_backward_input(dx, scratch, dz, wt, n, rows, n_in, n_out, part, parts):
     """dx = dz W^T. dx OUT (n * rows, n_in), dz IN (n * rows, n_out), wt IN (n_out, n_in)."""
-    product(
-        (
-            *(pointer(dx, 0), n_in, pointer(dz, 0), n_out, 1, pointer(wt, 0), n_in, n * rows, n_in, n_out),
-            *(ZERO, pointer(dx, 0), pointer(scratch, 0), part, parts),
-        )
-    )
+    _times_weight(dx, dz, wt, ZERO, dx, scratch, n * rows, n_out, n_in, part, parts)
+
+
+@kernel(uses=(GEMM,))
+def dense_input_tangent(dx_dot, scratch, dz, dz_dot, wt, wt_dot, n, rows, n_in, n_out, part, parts):
+    """(dx)' = dz' W^T + dz W'^T.
+
+    dx_dot OUT (n * rows, n_in), dz and dz_dot IN (n * rows, n_out), wt and wt_dot IN (n_out, n_in).
+    """
+    _times_weight(dx_dot, dz_dot, wt, ZERO, dx_dot, scratch, n * rows, n_out, n_in, part, parts)
+    _times_weight(dx_dot, dz, wt_dot, ACCUMULATE, dx_dot, scratch, n * rows, n_out, n_in, part, parts)
 
 
 @dataclass(frozen=True, repr=False)
@@ -139,8 +193,22 @@ class Dense(Layer):
             size = gemm_scratch(m, n, k, build.threads)
             return build.buffer(size) if size else None
 
+        def transposed(matrix):
+            """The operand of W^T, and of W'^T for W'; a single column is its own transpose."""
+            if n_out == 1:
+                return matrix
+            turned = build.buffer(n_in * n_out)
+            build.emit(dense_transpose, (turned,), (matrix,), (n_in, n_out))
+            return turned
+
         z = build.value((*x.shape[:-1], n_out))
         build.emit(dense_forward, (z.buffer, scratch(total, n_out, n_in)), (x.buffer, w, b), sizes)
+        if build.second:
+            x_dot, w_dot = build.tangent(x.buffer), build.direction(weight)
+            b_dot = build.direction(bias) if bias else None
+            z_dot = build.new_tangent(z.buffer)
+            reads = (x.buffer, x_dot, w, w_dot, b_dot)
+            build.emit(dense_tangent, (z_dot, scratch(total, n_out, n_in)), reads, sizes)
 
         def rule(dz):
             dw, w_again = build.parameter_gradient(weight)
@@ -152,12 +220,22 @@ class Dense(Layer):
                 (*sizes, w_again, b_again),
                 barrier=False,
             )
-            wt = w
-            if n_out > 1:
-                wt = build.buffer(n_in * n_out)
-                build.emit(dense_transpose, (wt,), (w,), (n_in, n_out))
+            wt = transposed(w)
             dx = build.buffer(total * n_in)
             build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, wt), sizes)
+            if build.second:
+                dz_dot = build.tangent(dz)
+                dw_dot, w_again = build.parameter_tangent(weight)
+                db_dot, b_again = build.parameter_tangent(bias) if bias else (None, 0)
+                build.emit(
+                    dense_parameters_tangent,
+                    (dw_dot, db_dot, scratch(n_in, n_out, total)),
+                    (x.buffer, x_dot, dz, dz_dot),
+                    (*sizes, w_again, b_again),
+                )
+                wt_dot, dx_dot = transposed(w_dot), build.new_tangent(dx)
+                reads = (dz, dz_dot, wt, wt_dot)
+                build.emit(dense_input_tangent, (dx_dot, scratch(total, n_in, n_out)), reads, sizes)
             build.contribute(x, dx)
 
         build.on_backward(z, rule)

@@ -43,10 +43,11 @@ def loss_mean(losses, weights, n, rows):
 
 
 class Loss:
-    """A loss's description: a frozen dataclass; `kernel` computes losses and gradient (see `lower`)."""
+    """A loss's description: a frozen dataclass; `kernel` computes losses and gradient, `curvature` H y'."""
 
     kind = ""
     kernel = None
+    curvature = None
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -73,3 +74,12 @@ class Loss:
         target = None if classes else build.outside("target", build.batch * math.prod(shape))
         build.emit(self.kernel, (losses, dy), (y.buffer, target, weights), (rows, *self.sizes(y.shape)))
         build.emit(loss_mean, (), (losses, weights), (rows,))
+
+    def lower_curvature(self, build, y, y_dot, dy_dot):
+        """Emit dy_dot = H y_dot, H being the Hessian of the loss with respect to the output."""
+        rows = self.rows(y.shape)
+        weights = build.outside("weights", build.batch)
+        shape, classes = self.target(y.shape)
+        target = None if classes else build.outside("target", build.batch * math.prod(shape))
+        reads = (y_dot, y.buffer, target, weights)
+        build.emit(self.curvature, (dy_dot,), reads, (rows, *self.sizes(y.shape)))

@@ -30,10 +30,22 @@ def binary_cross_entropy_kernel(losses, dy, y, target, weights, n, rows, size, p
                 d_row[j] = factor * (sigmoid(y_row[j]) - t_row[j])
 
 
+@kernel
+def binary_cross_entropy_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, part, parts):
+    """dy_dot = p (1 - p) y_dot w / (sum(w) rows size), with p = sigmoid(y). Arrays as in the loss's kernel."""
+    first, last = share(n * rows, part, parts)
+    for i in range(first, last):
+        factor = like(y[0], row_scale(weights, n, rows, i) / size)
+        for j in range(i * size, (i + 1) * size):
+            p = sigmoid(y[j])
+            dy_dot[j] = factor * p * (like(p, 1.0) - p) * y_dot[j]
+
+
 @dataclass(frozen=True)
 class BinaryCrossEntropy(Loss):
     kind = "binary_cross_entropy"
     kernel = binary_cross_entropy_kernel
+    curvature = binary_cross_entropy_curvature
 
 
 def binary_cross_entropy():

@@ -34,10 +34,29 @@ def gaussian_nll_kernel(losses, dy, y, target, weights, n, rows, size, part, par
                 d_row[size + j] = factor * half * (like(half, 1.0) - error * error * precision)
 
 
+@kernel
+def gaussian_nll_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, part, parts):
+    """dy_dot = H y_dot: with e = m - t and r = exp(-s), H = [[r, -e r], [-e r, e^2 r / 2]] for each target.
+
+    dy_dot OUT, y_dot and y IN (n * rows, 2 k), target IN (n * rows, k), weights IN (n,) or empty; size is k.
+    """
+    first, last = share(n * rows, part, parts)
+    half = like(y[0], 0.5)
+    for i in range(first, last):
+        here = slice(2 * i * size, 2 * (i + 1) * size)
+        y_row, change, out, t_row = y[here], y_dot[here], dy_dot[here], target[i * size : (i + 1) * size]
+        factor = like(half, row_scale(weights, n, rows, i) / size)
+        for j in range(size):
+            error, precision = y_row[j] - t_row[j], exp(-y_row[size + j])
+            out[j] = factor * precision * (change[j] - error * change[size + j])
+            out[size + j] = factor * precision * error * (half * error * change[size + j] - change[j])
+
+
 @dataclass(frozen=True)
 class GaussianNLL(Loss):
     kind = "gaussian_nll"
     kernel = gaussian_nll_kernel
+    curvature = gaussian_nll_curvature
 
     def target(self, output_shape):
         if not output_shape or output_shape[-1] % 2:

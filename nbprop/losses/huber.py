@@ -36,11 +36,23 @@ def huber_kernel(losses, dy, y, target, weights, n, rows, size, delta_bits, part
                 d_row[j] = factor * (-delta if error < -delta else error)
 
 
+@kernel
+def huber_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, delta_bits, part, parts):
+    """dy_dot = y_dot w / (sum(w) rows size) where |y - t| <= delta, else 0. Arrays as in `huber_kernel`."""
+    first, last = share(n * rows, part, parts)
+    delta = like(y[0], double_of_word(delta_bits))
+    for i in range(first, last):
+        factor = like(delta, row_scale(weights, n, rows, i) / size)
+        for j in range(i * size, (i + 1) * size):
+            dy_dot[j] = factor * y_dot[j] if abs(y[j] - target[j]) <= delta else like(delta, 0.0)
+
+
 @dataclass(frozen=True)
 class Huber(Loss):
     delta: float = 1.0
     kind = "huber"
     kernel = huber_kernel
+    curvature = huber_curvature
 
     def __post_init__(self):
         if not 0 < self.delta < np.inf:

@@ -29,10 +29,21 @@ def mse_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
                 d_row[j] = factor * (y_row[j] - t_row[j])
 
 
+@kernel
+def mse_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, part, parts):
+    """dy_dot = 2 y_dot w / (sum(w) rows size). dy_dot OUT, y_dot IN (n * rows, size), weights IN (n,) or empty."""
+    first, last = share(n * rows, part, parts)
+    for i in range(first, last):
+        factor = like(y[0], 2.0 * row_scale(weights, n, rows, i) / size)
+        for j in range(i * size, (i + 1) * size):
+            dy_dot[j] = factor * y_dot[j]
+
+
 @dataclass(frozen=True)
 class MeanSquaredError(Loss):
     kind = "mse"
     kernel = mse_kernel
+    curvature = mse_curvature
 
 
 def mse():

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from nbprop.arguments import integer_at
 from nbprop.jit import kernel, share
+from nbprop.layers.activation import softmax_row
 from nbprop.losses.base import Loss, row_scale
 from nbprop.numerics.functions import exp, log
 from nbprop.numerics.scalars import like
@@ -44,10 +45,30 @@ def softmax_cross_entropy_kernel(
         losses[i] = log(total) + (top - z[chosen])
 
 
+@kernel
+def softmax_cross_entropy_curvature(dy_dot, y_dot, y, target, weights, n, rows, classes, part, parts):
+    """dy_dot = p (y_dot - sum(p y_dot)) w / (sum(w) rows) in each row, with p = softmax(y).
+
+    dy_dot OUT, y_dot and y IN (n * rows, classes), weights IN (n,) or empty.
+    """
+    first, last = share(n * rows, part, parts)
+    for i in range(first, last):
+        here = slice(i * classes, (i + 1) * classes)
+        p, change = dy_dot[here], y_dot[here]
+        softmax_row(p, y[here])
+        along = p[0] * change[0]
+        for j in range(1, classes):
+            along += p[j] * change[j]
+        factor = like(along, row_scale(weights, n, rows, i))
+        for j in range(classes):
+            p[j] *= factor * (change[j] - along)
+
+
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Loss):
     kind = "softmax_cross_entropy"
     kernel = softmax_cross_entropy_kernel
+    curvature = softmax_cross_entropy_curvature
 
     def target(self, output_shape):
         if not output_shape:

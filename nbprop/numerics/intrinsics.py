@@ -77,6 +77,18 @@ def store_double(typingctx, address, index, value):
     return types.void(address, types.int64, types.float64), codegen
 
 
+@intrinsic
+def store_float(typingctx, address, index, value):
+    """Write the float32 number `index` at `address`, rounded from a float64."""
+
+    def codegen(context, builder, signature, arguments):
+        narrow = builder.fptrunc(arguments[2], ir.FloatType())
+        builder.store(narrow, _pointer(builder, arguments[0], ir.FloatType(), arguments[1]))
+        return context.get_dummy_value()
+
+    return types.void(address, types.int64, types.float64), codegen
+
+
 @intrinsic(prefer_literal=True)
 def load_integer(typingctx, address, offset, width):
     """The integer of a literal width in bytes (negative: signed) at byte `offset`, widened to int64."""
@@ -249,16 +261,6 @@ def call_c(typingctx, address, arguments):
     return types.int64(types.int64, types.UniTuple(types.int64, len(arguments))), codegen
 
 
-@intrinsic
-def in_parallel_region(typingctx):
-    """Whether this is compiled as the body of a prange loop (1) or not (0)."""
-
-    def codegen(context, builder, signature, arguments):
-        return ir.Constant(WORD, int("__numba_parfor_gufunc" in builder.function.name))
-
-    return types.int64(), codegen
-
-
 # -- atomics, for the barrier and the pool -------------------------------------------------------------------
 
 
@@ -378,41 +380,40 @@ def kernel_arguments(arrays, scalars, frame_words):
     return bind
 
 
-@intrinsic(prefer_literal=True)
-def describe_array(typingctx, block, index, code, array):
-    """Write what compiled code needs to know of a typed array at word `index` of `block`.
+def describe_arguments(places, description, code_of):
+    """An intrinsic ``describe(block, arrays)``: write what compiled code needs to know of each array of a tuple.
 
-    Six words: data address, rank, address of the shape, element code, flags (1 contiguous, 2 writable,
-    4 aligned), 0. An argument that was not given (None) leaves the words 0.
+    Array number i goes to word `places[i] * description` of the block, as six words: data address, rank, address of the
+    shape, element code (`code_of` its Numba type), flags (1 contiguous, 2 writable, 4 aligned), 0. An argument that was not
+    given (None) leaves its words alone.
     """
-    if not isinstance(code, types.Literal):
-        return None
-    typed = array
-    given = isinstance(typed, types.Array)
-    element = code.literal_value
-    flags = 0
-    if given:
-        flags = (typed.layout == "C" or typed.ndim == 0) * 1 + typed.mutable * 2 + typed.aligned * 4
 
-    def codegen(context, builder, signature, values):
-        if not given:
+    @intrinsic
+    def describe(typingctx, block, arrays):
+        def codegen(context, builder, signature, values):
+            given = cgutils.unpack_tuple(builder, values[1], len(arrays.types))
+            for place, typed, array in zip(places, arrays.types, given, strict=True):
+                if not isinstance(typed, types.Array):
+                    continue
+                value = cgutils.create_struct_proxy(typed)(context, builder, array)
+                shape = cgutils.alloca_once(builder, value.shape.type)
+                builder.store(value.shape, shape)
+                flags = (typed.layout == "C" or typed.ndim == 0) * 1 + typed.mutable * 2 + typed.aligned * 4
+                words = [
+                    builder.ptrtoint(value.data, WORD),
+                    ir.Constant(WORD, typed.ndim),
+                    builder.ptrtoint(shape, WORD),
+                    ir.Constant(WORD, code_of(typed.dtype)),
+                    ir.Constant(WORD, flags),
+                ]
+                for k, word in enumerate(words):
+                    position = ir.Constant(WORD, place * description + k)
+                    builder.store(word, _pointer(builder, values[0], WORD, position))
             return context.get_dummy_value()
-        value = cgutils.create_struct_proxy(typed)(context, builder, values[3])
-        shape = cgutils.alloca_once(builder, value.shape.type)
-        builder.store(value.shape, shape)
-        words = [
-            builder.ptrtoint(value.data, WORD),
-            ir.Constant(WORD, typed.ndim),
-            builder.ptrtoint(shape, WORD),
-            ir.Constant(WORD, element),
-            ir.Constant(WORD, flags),
-        ]
-        for k, word in enumerate(words):
-            position = builder.add(values[1], ir.Constant(WORD, k))
-            builder.store(word, _pointer(builder, values[0], WORD, position))
-        return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, code, array), codegen
+        return types.void(block, arrays), codegen
+
+    return describe
 
 
 @intrinsic

@@ -1,0 +1,207 @@
+"""Derivatives beyond the gradient, exact, from Python and from @njit: products with the Jacobian and the Hessian.
+
+Directions go forward with every op and come back with it (Pearlmutter 1994, "Fast exact multiplication by the Hessian");
+a product costs two to three gradients and no matrix is ever formed. Errors are those of `value_and_grad`; a network with
+a layer that has no tangent kernels is refused by the layer's name.
+"""
+
+from numba.extending import overload
+
+from nbprop import arguments as arg
+from nbprop.calls import check_types, describer, enter, entry_fingerprint, run_entry
+from nbprop.directions import ENTRIES
+from nbprop.jit import FLAGS
+from nbprop.numerics.intrinsics import stack_words
+from nbprop.plan import plan_address
+
+_BLOCK = arg.BLOCK
+
+
+def _loaded(function):
+    """The entry's name, with its code loaded."""
+    if not ENTRIES[function].address:
+        ENTRIES[function].load()
+    return function
+
+
+def jvp(plan, params, v, x, dx, out, work):
+    """The outputs' derivative along a direction: out = J_params v + J_x dx.
+
+    Parameters
+    ----------
+    plan : Plan
+    params : (n_params,) array of the plan's dtype
+    v : (n_params,) array or None (zero), a direction in parameter space
+    x : (n, *input_shape) array
+    dx : (n, *input_shape) array or None (zero), a direction in input space
+    out : (n, *output_shape) array, overwritten
+    work : 1-D array from `workspace(plan)`, overwritten
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `value_and_grad`.
+    """
+    values = (params, x, None, None, work, None, None, None, None, dx, v, out)
+    run_entry(_loaded("jvp"), plan, values)
+
+
+def vjp(plan, params, x, dy, grads, dx, work, accumulate=False):
+    """`forward` and `backward` in one call: grads = dy^T J_params and, unless dx is None, dx = dy^T J_x.
+
+    Parameters
+    ----------
+    plan, params, x, work : as `value_and_grad` takes them
+    dy : (n, *output_shape) array
+    grads : (n_params,) array, overwritten, or added to with accumulate=True
+    dx : (n, *input_shape) array, overwritten, or None
+    """
+    values = (params, x, None, grads, work, None, None, None, dy, dx, None, None)
+    run_entry(_loaded("vjp"), plan, values, accumulate)
+
+
+def hvp(plan, params, v, x, target, out, work, weights=None):
+    """Hessian-vector product: out = H v, H the second derivative of the (weighted) loss by the parameters.
+
+    Parameters
+    ----------
+    plan, params, x, target, work, weights : as `value_and_grad` takes them
+    v : (n_params,) array
+    out : (n_params,) array, overwritten
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1, bias=False))
+    >>> plan = nbprop.plan(net, loss="mse", batch=1)
+    >>> out = np.empty(1)
+    >>> x = np.full((1, 1), 3.0)
+    >>> nbprop.hvp(plan, np.ones(1), np.ones(1), x, x, out, nbprop.workspace(plan))
+    >>> out
+    array([18.])
+    """
+    values = (params, x, target, None, work, weights, None, None, None, None, v, out)
+    run_entry(_loaded("hvp"), plan, values)
+
+
+def gauss_newton_product(plan, params, v, x, target, out, work, weights=None):
+    """Gauss-Newton product: out = J^T H_L J v, H_L the Hessian of the loss by the output; positive semidefinite.
+
+    Arguments as `hvp`. Source: Schraudolph 2002, "Fast curvature matrix-vector products".
+    """
+    values = (params, x, target, None, work, weights, None, None, None, None, v, out)
+    run_entry(_loaded("gauss_newton_product"), plan, values)
+
+
+def jacobian(plan, params, x, out, work):
+    """The outputs' derivatives by the parameters, row by row.
+
+    Parameters
+    ----------
+    plan, params, x, work : as `forward` takes them
+    out : (n * outputs, n_params) array, overwritten: row i * outputs + k belongs to output k of sample i
+    """
+    values = (params, x, None, None, work, None, None, None, None, None, None, out)
+    run_entry(_loaded("jacobian"), plan, values)
+
+
+def per_sample_grads(plan, params, x, target, out, work):
+    """The gradient of each sample's own loss.
+
+    Parameters
+    ----------
+    plan, params, x, target, work : as `value_and_grad` takes them
+    out : (n, n_params) array, overwritten; the mean of its rows is the gradient of the batch
+    """
+    values = (params, x, target, None, work, None, None, None, None, None, None, out)
+    run_entry(_loaded("per_sample_grads"), plan, values)
+
+
+# -- the same names inside @njit -----------------------------------------------------------------------------
+
+
+@overload(jvp, jit_options=FLAGS, strict=False)
+def _jvp(plan, params, v, x, dx, out, work):
+    check_types("jvp", plan, 0, params=params, v_or_none=v, x=x, dx=dx, out=out, work=work)
+    entry = entry_fingerprint("jvp")
+    describe = describer(arg.PARAMS, arg.V, arg.X, arg.DX, arg.OUT, arg.WORK)
+
+    def run(plan, params, v, x, dx, out, work):
+        block = stack_words(_BLOCK)
+        describe(block, (params, v, x, dx, out, work))
+        enter(entry, plan_address(plan), block, False, 0)
+
+    return run
+
+
+@overload(vjp, jit_options=FLAGS, strict=False)
+def _vjp(plan, params, x, dy, grads, dx, work, accumulate=False):
+    check_types("vjp", plan, 0, params=params, x=x, dy=dy, grads=grads, dx_out=dx, work=work)
+    entry = entry_fingerprint("vjp")
+    describe = describer(arg.PARAMS, arg.X, arg.DY, arg.GRADS, arg.DX, arg.WORK)
+
+    def run(plan, params, x, dy, grads, dx, work, accumulate=False):
+        block = stack_words(_BLOCK)
+        describe(block, (params, x, dy, grads, dx, work))
+        enter(entry, plan_address(plan), block, accumulate, 0)
+
+    return run
+
+
+def _product(function, plan, params, v, x, target, out, work, weights):
+    """What the two products' faces in compiled code share: (fingerprint, describer)."""
+    given = {"params": params, "v": v, "x": x, "target": target, "out": out, "work": work}
+    check_types(function, plan, 0, **given, weights=weights)
+    return entry_fingerprint(function), describer(arg.PARAMS, arg.V, arg.X, arg.TARGET, arg.OUT, arg.WORK, arg.WEIGHTS)
+
+
+@overload(hvp, jit_options=FLAGS, strict=False)
+def _hvp(plan, params, v, x, target, out, work, weights=None):
+    entry, describe = _product("hvp", plan, params, v, x, target, out, work, weights)
+
+    def run(plan, params, v, x, target, out, work, weights=None):
+        block = stack_words(_BLOCK)
+        describe(block, (params, v, x, target, out, work, weights))
+        enter(entry, plan_address(plan), block, False, 0)
+
+    return run
+
+
+@overload(gauss_newton_product, jit_options=FLAGS, strict=False)
+def _gauss_newton_product(plan, params, v, x, target, out, work, weights=None):
+    entry, describe = _product("gauss_newton_product", plan, params, v, x, target, out, work, weights)
+
+    def run(plan, params, v, x, target, out, work, weights=None):
+        block = stack_words(_BLOCK)
+        describe(block, (params, v, x, target, out, work, weights))
+        enter(entry, plan_address(plan), block, False, 0)
+
+    return run
+
+
+@overload(jacobian, jit_options=FLAGS, strict=False)
+def _jacobian(plan, params, x, out, work):
+    check_types("jacobian", plan, 0, params=params, x=x, out=out, work=work)
+    entry = entry_fingerprint("jacobian")
+    describe = describer(arg.PARAMS, arg.X, arg.OUT, arg.WORK)
+
+    def run(plan, params, x, out, work):
+        block = stack_words(_BLOCK)
+        describe(block, (params, x, out, work))
+        enter(entry, plan_address(plan), block, False, 0)
+
+    return run
+
+
+@overload(per_sample_grads, jit_options=FLAGS, strict=False)
+def _per_sample_grads(plan, params, x, target, out, work):
+    check_types("per_sample_grads", plan, 0, params=params, x=x, target=target, out=out, work=work)
+    entry = entry_fingerprint("per_sample_grads")
+    describe = describer(arg.PARAMS, arg.X, arg.TARGET, arg.OUT, arg.WORK)
+
+    def run(plan, params, x, target, out, work):
+        block = stack_words(_BLOCK)
+        describe(block, (params, x, target, out, work))
+        enter(entry, plan_address(plan), block, False, 0)
+
+    return run

@@ -1,0 +1,215 @@
+"""Entries of the derivatives along a direction and one by one: jvp, vjp, hvp, Gauss-Newton, Jacobian, samples' gradients.
+
+As the entries in walk.py: they check a call's block, then walk the plan's programs.
+"""
+
+from nbprop import arguments as arg
+from nbprop import frame, table
+from nbprop.arguments import check_aliasing, check_array, check_flat, check_samples
+from nbprop.jit import find, njit
+from nbprop.numerics.intrinsics import load, stack_words, store, store_double, store_float
+from nbprop.walk import ENTRIES, check_inputs, check_target, check_written, entry, fill_frame, run_program, walk_alone
+
+_FRAME_WORDS = frame.WORDS
+
+
+@njit
+def given(block, argument):
+    """Whether an argument was given."""
+    return load(block, argument * arg.DESCRIPTION + arg.SHAPE) != 0
+
+
+@njit
+def load_kernels(plan, program):
+    """Find every kernel of a program before threads set off: a first find may compile, which needs the interpreter.
+
+    A status: 0, or that a layer has no tangents.
+    """
+    row = plan + 8 * load(plan, table.PROGRAMS + 2 * program)
+    end = plan + 8 * load(plan, table.PROGRAMS + 2 * program + 1)
+    if row == end:
+        return arg.PLAN * 64 + arg.NO_TANGENT
+    while row < end:
+        find(load(row, table.KERNEL))
+        row += 8 * load(row, table.LENGTH)
+    return 0
+
+
+@njit
+def jvp_entry(plan, block):
+    """out = the derivative of the output along v in parameter space and dx in input space."""
+    status = check_inputs(plan, block)
+    if status == 0 and (given(block, arg.V) or not given(block, arg.DX)):
+        status = check_flat(plan, block, arg.V, load(plan, table.N_PARAMS), False, False)
+    if status == 0 and given(block, arg.DX):
+        status = check_samples(plan, block, arg.DX, load(plan, table.DTYPE), table.X_SHAPE, False)
+    if status == 0:
+        status = check_samples(plan, block, arg.OUT, load(plan, table.DTYPE), table.Y_SHAPE, True)
+    if status == 0:
+        status = check_written(block, arg.OUT, arg.WORK)
+    if status == 0:
+        status = load_kernels(plan, table.JVP)
+    return run_program(plan, block, table.JVP) if status == 0 else status
+
+
+@njit
+def _check_product(plan, block, program):
+    """What a matrix-free product with a second derivative takes."""
+    status = check_inputs(plan, block)
+    if status == 0:
+        status = check_target(plan, block)
+    if status == 0:
+        status = check_flat(plan, block, arg.V, load(plan, table.N_PARAMS), False, False)
+    if status == 0:
+        status = check_flat(plan, block, arg.OUT, load(plan, table.N_PARAMS), False, True)
+    if status == 0:
+        status = check_written(block, arg.OUT, arg.WORK)
+    return load_kernels(plan, program) if status == 0 else status
+
+
+@njit
+def hvp_entry(plan, block):
+    """out = H v, H the Hessian of the loss with respect to the parameters."""
+    status = _check_product(plan, block, table.HVP)
+    return run_program(plan, block, table.HVP) if status == 0 else status
+
+
+@njit
+def gauss_newton_product_entry(plan, block):
+    """out = J^T H_L J v."""
+    status = _check_product(plan, block, table.GAUSS_NEWTON)
+    if status != 0:
+        return status
+    # The program ends as a gradient does, and so writes to grads.
+    store(block, arg.GRADS * arg.DESCRIPTION + arg.DATA, load(block, arg.OUT * arg.DESCRIPTION + arg.DATA))
+    return run_program(plan, block, table.GAUSS_NEWTON)
+
+
+@njit
+def vjp_entry(plan, block):
+    """grads (and dx, when given) = the transposed Jacobian times dy, with forward in the same call."""
+    status = check_inputs(plan, block)
+    if status == 0:
+        status = check_samples(plan, block, arg.DY, load(plan, table.DTYPE), table.Y_SHAPE, False)
+    if status == 0:
+        status = check_flat(plan, block, arg.GRADS, load(plan, table.N_PARAMS), False, True)
+    if status == 0 and given(block, arg.DX):
+        status = check_samples(plan, block, arg.DX, load(plan, table.DTYPE), table.X_SHAPE, True)
+    if status == 0:
+        status = check_written(block, arg.GRADS, arg.DX)
+    if status == 0:
+        status = check_aliasing(block, arg.WORK)
+    if status != 0:
+        return status
+    return run_program(plan, block, table.VJP_INPUT if given(block, arg.DX) else table.VJP)
+
+
+# -- one row at a time ---------------------------------------------------------------------------------------
+
+
+@njit
+def _check_rows(plan, block, outputs):
+    """out is (samples * outputs, n_params)."""
+    status = check_array(block, arg.OUT, load(plan, table.DTYPE), True)
+    words = arg.OUT * arg.DESCRIPTION
+    if status != 0:
+        return status
+    shape = load(block, words + arg.SHAPE)
+    if load(block, words + arg.RANK) != 2:
+        return arg.OUT * 64 + arg.SHAPE_DIFFERS
+    if load(shape, 0) != load(block, arg.SAMPLES) * outputs or load(shape, 1) != load(plan, table.N_PARAMS):
+        return arg.OUT * 64 + arg.SHAPE_DIFFERS
+    return check_written(block, arg.OUT, arg.WORK)
+
+
+@njit
+def _bytes_of_sample(block, argument):
+    words = argument * arg.DESCRIPTION
+    width = abs(load(block, words + arg.CODE)) % 100
+    return load(block, words + arg.ELEMENTS) // load(block, arg.SAMPLES) * width
+
+
+@njit
+def _walk_sample(plan, here, program):
+    begin = plan + 8 * load(plan, table.PROGRAMS + 2 * program)
+    end = plan + 8 * load(plan, table.PROGRAMS + 2 * program + 1)
+    failed = walk_alone(here, begin, end)
+    return arg.FAILED + (failed - plan) // 8 if failed != 0 else 0
+
+
+@njit
+def per_sample_grads_entry(plan, block):
+    """Row i of out = the gradient of sample i's own loss."""
+    status = check_inputs(plan, block)
+    if status == 0:
+        status = check_target(plan, block)
+    if status == 0:
+        status = _check_rows(plan, block, 1)
+    if status != 0:
+        return status
+    here = stack_words(_FRAME_WORDS)
+    fill_frame(here, block)
+    store(here, frame.N, 1)
+    width = abs(load(plan, table.DTYPE)) % 100
+    x_step, target_step = _bytes_of_sample(block, arg.X), _bytes_of_sample(block, arg.TARGET)
+    for i in range(load(block, arg.SAMPLES)):
+        store(here, frame.X, load(block, arg.X * arg.DESCRIPTION + arg.DATA) + i * x_step)
+        store(here, frame.TARGET, load(block, arg.TARGET * arg.DESCRIPTION + arg.DATA) + i * target_step)
+        row = i * load(plan, table.N_PARAMS) * width
+        store(here, frame.GRADS, load(block, arg.OUT * arg.DESCRIPTION + arg.DATA) + row)
+        status = _walk_sample(plan, here, table.VALUE_AND_GRAD)
+        if status != 0:
+            return status
+    return 0
+
+
+@njit
+def _store_unit(address, code, index, number):
+    """Write a number of the plan's dtype at an address."""
+    if code == arg.FLOAT64:
+        store_double(address, index, number)
+    else:
+        store_float(address, index, number)
+
+
+@njit
+def jacobian_entry(plan, block):
+    """Row i * outputs + k of out = the gradient of sample i's output k."""
+    status = check_inputs(plan, block)
+    outputs = 1
+    for axis in range(load(plan, table.Y_SHAPE)):
+        outputs *= load(plan, table.Y_SHAPE + 1 + axis)
+    if status == 0:
+        status = _check_rows(plan, block, outputs)
+    if status != 0:
+        return status
+    here = stack_words(_FRAME_WORDS)
+    fill_frame(here, block)
+    store(here, frame.N, 1)
+    code, width = load(plan, table.DTYPE), abs(load(plan, table.DTYPE)) % 100
+    unit = load(block, arg.WORK * arg.DESCRIPTION + arg.DATA) + load(plan, table.UNIT) * width
+    store(here, frame.DY, unit)
+    for k in range(outputs):
+        _store_unit(unit, code, k, 0.0)
+    x_step = _bytes_of_sample(block, arg.X)
+    for i in range(load(block, arg.SAMPLES)):
+        store(here, frame.X, load(block, arg.X * arg.DESCRIPTION + arg.DATA) + i * x_step)
+        for k in range(outputs):
+            row = (i * outputs + k) * load(plan, table.N_PARAMS) * width
+            store(here, frame.GRADS, load(block, arg.OUT * arg.DESCRIPTION + arg.DATA) + row)
+            _store_unit(unit, code, k, 1.0)
+            status = _walk_sample(plan, here, table.VJP if k == 0 else table.BACKWARD)
+            _store_unit(unit, code, k, 0.0)
+            if status != 0:
+                return status
+    return 0
+
+
+ENTRIES |= {
+    "jvp": entry(jvp_entry),
+    "vjp": entry(vjp_entry),
+    "hvp": entry(hvp_entry),
+    "gauss_newton_product": entry(gauss_newton_product_entry),
+    "jacobian": entry(jacobian_entry),
+    "per_sample_grads": entry(per_sample_grads_entry),
+}
