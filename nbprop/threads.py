@@ -21,7 +21,6 @@ from nbprop.numerics.intrinsics import (
     atomic_add,
     atomic_exchange,
     atomic_load,
-    atomic_store,
     call_c,
     load,
     spin_pause,
@@ -30,15 +29,14 @@ from nbprop.numerics.intrinsics import (
 
 MAX_WORKERS = 255
 _LINE = 8  # words in a cache line: words that different threads write stand on lines of their own
-BUSY = 0 * _LINE  # 1 while a walk owns the pool
+ACTIVE = 0 * _LINE  # walks under way of plans that want more than one thread; the first of them owns the pool
 ARRIVED = 1 * _LINE  # how often threads have come to a barrier in this walk
-FAILED = 2 * _LINE  # 1 + the row at which a kernel failed, 0 while all is well
+FAILED = 2 * _LINE  # the address of a row whose kernel failed, 0 while all is well
 FINISHED = 3 * _LINE  # workers that are done with this walk
 WORKERS = 4 * _LINE  # workers alive
 JOB = 5 * _LINE  # frame, begin, end, parts
 ACQUIRE, RELEASE, YIELD = 6 * _LINE, 6 * _LINE + 1, 6 * _LINE + 2  # addresses of C functions
-ACTIVE = 7 * _LINE  # walks under way of plans that want more than one thread
-_TICKET = 8 * _LINE  # a line for each worker: ticket, parked, lock
+_TICKET = 7 * _LINE  # a line for each worker: ticket, parked, lock
 TICKET, PARKED, LOCK = 0, 1, 2
 WORDS = _TICKET + (MAX_WORKERS + 1) * _LINE
 
@@ -109,9 +107,7 @@ def next_ticket(pool, line, seen):
 
 @njit
 def hire(pool, frame_address, begin, end, parts):
-    """Try to take the pool for a walk; False when another walk has it. On success the workers set off."""
-    if atomic_exchange(pool, BUSY, 1) != 0:
-        return False
+    """Send the workers off on a walk; the caller owns the pool and walks along as part 0."""
     store(pool, ARRIVED, 0)
     store(pool, FAILED, 0)
     store(pool, FINISHED, 0)
@@ -124,19 +120,16 @@ def hire(pool, frame_address, begin, end, parts):
         atomic_add(pool, line + TICKET, 1)
         if atomic_exchange(pool, line + PARKED, 0) == 1:
             call_c(load(pool, RELEASE), (load(pool, line + LOCK),))
-    return True
 
 
 @njit
 def dismiss(pool, parts):
-    """Wait for the workers to be done with the walk and free the pool; returns the failed row + 1, or 0."""
+    """Wait for the workers to be done with the walk; returns the row that failed, or 0."""
     spins = 0
     while atomic_load(pool, FINISHED) < parts - 1:
         pause_or_yield(pool, spins)
         spins += 1
-    failed = load(pool, FAILED)
-    atomic_store(pool, BUSY, 0)
-    return failed
+    return load(pool, FAILED)
 
 
 def _work(pool, worker):

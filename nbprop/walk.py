@@ -104,9 +104,10 @@ def walk(frame_address, begin, end, pool, wanted):
         return walk_alone(frame_address, begin, end)
     parts = min(wanted, load(pool, threads.WORKERS) + 1)
     others = atomic_add(pool, threads.ACTIVE, 1)
-    if others > 0 or parts == 1 or not threads.hire(pool, frame_address, begin, end, parts):
+    if others > 0 or parts == 1:
         failed = walk_alone(frame_address, begin, end)
     else:
+        threads.hire(pool, frame_address, begin, end, parts)
         walk_part(pool, frame_address, begin, end, 0, parts)
         failed = threads.dismiss(pool, parts)
     atomic_add(pool, threads.ACTIVE, -1)

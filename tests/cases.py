@@ -40,7 +40,7 @@ NETWORKS |= {f"alone_{name}": nbprop.network((5,), nbprop.activation(name), dens
 
 
 def _bump(x):
-    """(1 + x) / 2 + x exp(-x^2 / 2): LLVM fuses products and sums one way in vector bodies, another way in tails."""
+    """(1 + x) / 2 + x exp(-x^2 / 2)"""
     return like(x, 0.5) * (like(x, 1.0) + x) + x * exp(like(x, -0.5) * x * x)
 
 

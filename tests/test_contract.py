@@ -9,6 +9,9 @@ import pytest
 from cases import CASES, Buffers, close, data, kinked, same_bits
 
 import nbprop
+from nbprop.jit import njit, share_blocks
+from nbprop.numerics.functions import exp
+from nbprop.numerics.scalars import like
 
 pytestmark = pytest.mark.usefixtures("four_cores")
 TOLERANCE = 1e-7
@@ -124,6 +127,26 @@ def test_any_split_of_a_large_network(dtype):
         assert np.isfinite(value).all()
         for other in results[1:]:
             same_bits(name, other[name], value)
+
+
+@njit
+def bump(y, x):
+    """y = (1 + x) / 2 + x exp(-x^2 / 2): fused one way in the vector body, another way in the tail."""
+    for i in range(y.size):
+        y[i] = like(x[i], 0.5) * (like(x[i], 1.0) + x[i]) + x[i] * exp(like(x[i], -0.5) * x[i] * x[i])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_shares_in_blocks_keep_an_elementwise_loops_bits(dtype):
+    x = np.random.default_rng(10).standard_normal(333).astype(dtype)
+    whole = np.empty_like(x)
+    bump(whole, x)
+    for parts in (2, 3, 7, 50):
+        y, stop = np.full_like(x, np.nan), 0
+        for part in range(parts):
+            start, stop = share_blocks(x.size, part, parts)
+            bump(y[start:stop], x[start:stop])
+        same_bits(f"{parts} parts", y, whole)
 
 
 @pytest.mark.parametrize("where", ["x", "params", "target"])
