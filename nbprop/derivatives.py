@@ -1,8 +1,8 @@
 """Derivatives beyond the gradient, exact, from Python and from @njit: products with the Jacobian and the Hessian.
 
-Directions go forward with every op and come back with it (Pearlmutter 1994, "Fast exact multiplication by the Hessian");
-a product costs two to three gradients and no matrix is ever formed. Errors are those of `value_and_grad`; a network with
-a layer that has no tangent kernels is refused by the layer's name.
+Directions go forward with every op and come back with it (Pearlmutter 1994, "Fast exact multiplication by the
+Hessian"); a product costs two to three gradients and no matrix is ever formed. Errors are those of `value_and_grad`; a
+network with a layer that has no tangent kernels is refused by the layer's name.
 """
 
 from numba.extending import overload

@@ -1,4 +1,4 @@
-"""Entries of the derivatives along a direction and one by one: jvp, vjp, hvp, Gauss-Newton, Jacobian, samples' gradients.
+"""Entries of jvp, vjp, the products with the Hessian and the Gauss-Newton matrix, the Jacobian, samples' gradients.
 
 As the entries in walk.py: they check a call's block, then walk the plan's programs.
 """

@@ -69,7 +69,7 @@ class Layer:
     """
 
     kind = ""
-    tangents = True  # whether `lower` emits tangents where the builder asks for second derivatives
+    tangents = False  # whether `lower` emits tangents where the builder asks for them: hvp, jvp
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)

@@ -75,7 +75,6 @@ class Builder:
     written: set = field(default_factory=set)
     second: bool = False  # also emit the tangents of every op: second derivatives
     tangents: dict = field(default_factory=dict)
-    reached: list = field(default_factory=list)  # values that have a gradient
 
     def value(self, shape):
         """A new value of a shape (per sample)."""
@@ -169,18 +168,10 @@ class Builder:
         """Say that `dx` (a buffer of x's size) holds a contribution to x's gradient; several add up."""
         if x.gradient is None:
             x.gradient = dx
-            self.reached.append(x)
         else:
             from nbprop.layers.combine import add_into
 
             self.linear(add_into, (), (dx,), (x.size,), inplace=(x.gradient,))
-
-    def forget_gradients(self):
-        """Make ready for another way back."""
-        for value in self.reached:
-            value.gradient = None
-        self.reached.clear()
-        self.written.clear()
 
     def reverse(self):
         """Emit the backward ops."""
@@ -243,41 +234,31 @@ def lower(net, loss, batch, dtype, threads_wanted):
     return Lowered(parts, work_size, bound)
 
 
-def lower_second(net, loss, batch, dtype, threads_wanted):
-    """Lower the programs that take derivatives along a direction: y', Hv and the Gauss-Newton product.
+def lower_along(program, net, loss, batch, dtype, threads_wanted):
+    """Lower a program that takes derivatives along a direction: "jvp", "hvp" or "gauss_newton".
 
-    Forward over reverse (Pearlmutter 1994): every op is followed by its derivative along (v, x'), on the way back too. The
-    Gauss-Newton product needs no tangent on the way back: it is the gradient for dy = H_L y', H_L being the loss's
-    Hessian by the output.
+    Every op is followed by its derivative along (v, x'); for Hv on the way back too, forward over reverse (Pearlmutter
+    1994). The Gauss-Newton product is the plain gradient for dy = H_L y', H_L being the loss's Hessian by the output.
     """
     from nbprop.layers.combine import copy
 
     build = Builder(net, batch, dtype, threads_wanted, second=True)
     _, y = _lower_layers(build, net)
-    both = _take(build)
     y_dot = build.whole_tangent(y.buffer)
-    build.emit(copy, (build.outside("out", batch * y.size),), (y_dot,), (y.size,))
-    jvp = _take(build)
-    parts = {"jvp": _needed([*both, *jvp], frame.OUT)}
-    timeline = [*both, *jvp]
-    if loss is not None:
-        build.label, build.second = "loss", False
+    if program == "jvp":
+        build.emit(copy, (build.outside("out", batch * y.size),), (y_dot,), (y.size,))
+    else:
+        build.label = "loss"
         y.gradient = build.buffer(batch * y.size)
-        loss.lower_curvature(build, y, y_dot, y.gradient)
+        if program == "hvp":
+            loss.lower(build, y, y.gradient)
+            loss.lower_curvature(build, y, y_dot, build.new_tangent(y.gradient))
+        else:
+            build.second = False
+            loss.lower_curvature(build, y, y_dot, y.gradient)
         build.reverse()
-        gauss_newton = _take(build)
-        parts["gauss_newton"] = _needed([*both, *gauss_newton], frame.GRADS)
-        build.label, build.second = "loss", True
-        build.forget_gradients()
-        y.gradient = build.buffer(batch * y.size)
-        loss.lower(build, y, y.gradient)
-        loss.lower_curvature(build, y, y_dot, build.new_tangent(y.gradient))
-        build.reverse()
-        hvp = _take(build)
-        parts["hvp"] = _needed([*both, *hvp], frame.OUT)
-        timeline += [*gauss_newton, *hvp]
-    work_size, bound = _place(timeline, dtype.itemsize)
-    return Lowered(parts, work_size, bound)
+    ops = _needed(_take(build), frame.GRADS if program == "gauss_newton" else frame.OUT)
+    return Lowered({program: ops}, *_place(ops, dtype.itemsize))
 
 
 def lower_layer(build, path, layer, x):
@@ -369,9 +350,10 @@ class Plan:
         self.parts, work, bound = lowered.parts, lowered.work_size, lowered.bound
         self.without_tangents = next((path for path, layer in net.nodes if not layer.tangents), None)
         if self.without_tangents is None:
-            second = lower_second(net, loss, batch, dtype, threads_wanted)
-            self.parts = self.parts | second.parts
-            work, bound = max(work, second.work_size), max(bound, second.bound)
+            for program in ("jvp", "hvp", "gauss_newton") if loss is not None else ("jvp",):
+                along = lower_along(program, net, loss, batch, dtype, threads_wanted)
+                self.parts = self.parts | along.parts
+                work, bound = max(work, along.work_size), max(bound, along.bound)
         self.n_params, self.state_size = net.n_params, net.state_size
         # One row of the output behind the rest: the unit vectors that make a Jacobian.
         self.unit_offset, self.unit_size = work, math.prod(net.output_shape)
@@ -443,7 +425,7 @@ class Plan:
         return types.float32 if self.dtype == np.float32 else types.float64
 
     def _load(self):
-        """Compile, or fetch from the disk cache, what first derivatives call; second ones follow at their first call."""
+        """Compile, or fetch from the disk cache, what first derivatives call; others follow at their first call."""
         for function in ("forward", "value", "value_and_grad", "backward"):
             ENTRIES[function].load()
         for program in range(table.VJP_INPUT + 1):

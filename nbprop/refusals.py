@@ -54,7 +54,7 @@ def refusal(function, plan, values, status):
         return ValueError(f"{function}: this plan has no loss; make one with nbprop.plan(net, loss=...)")
     if problem == arg.NO_TANGENT:
         return ValueError(
-            f"{function}: layer {plan.without_tangents} has no tangent kernels, which derivatives along a direction need; "
+            f"{function}: layer {plan.without_tangents} has no tangent kernels, which second derivatives need; "
             "use value_and_grad, vjp or jacobian, or a network without it"
         )
     if argument == arg.PLAN:

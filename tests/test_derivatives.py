@@ -1,4 +1,4 @@
-"""Products with Jacobian, Hessian and Gauss-Newton matrix against JAX's stored ones, and against gradients' differences."""
+"""Products with Jacobian, Hessian and Gauss-Newton matrix against JAX's stored ones and differences of gradients."""
 
 import build
 import numba

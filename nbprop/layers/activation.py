@@ -315,6 +315,7 @@ def activate(build, x, name, *, overwrite):
 class Activation(Layer):
     name: str = "identity"
     kind = "activation"
+    tangents = True
 
     def __post_init__(self):
         choose("activation", self.name, ACTIVATIONS)

@@ -94,6 +94,7 @@ def _check_layers(name, layers):
 class Residual(Layer):
     layers: tuple = ()
     kind = "residual"
+    tangents = True
 
     def __post_init__(self):
         _check_layers("residual", self.layers)
@@ -141,6 +142,7 @@ def residual(*layers):
 class Concat(Layer):
     branches: tuple = ()
     kind = "concat"
+    tangents = True
 
     def __post_init__(self):
         if len(self.branches) < 2:

@@ -41,7 +41,6 @@ class CustomLayer(Layer):
     """One use of a user's layer; `recipe` belongs to the class, `options` to the use."""
 
     recipe: Recipe
-    tangents = False
 
     def __init__(self, **options):
         self.options = options

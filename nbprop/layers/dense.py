@@ -95,8 +95,8 @@ def dense_parameters_tangent(
 ):
     """(dW)' = x^T dz' + x'^T dz, (db)' = sum of the rows of dz'; added when theirs of `again` is 1.
 
-    dw_dot OUT (n_in, n_out), db_dot OUT (n_out,) or empty, x IN (n * rows, n_in), x_dot the same or empty (zero), dz and
-    dz_dot IN (n * rows, n_out).
+    dw_dot OUT (n_in, n_out), db_dot OUT (n_out,) or empty, x IN (n * rows, n_in), x_dot the same or empty (zero), dz
+    and dz_dot IN (n * rows, n_out).
     """
     start = ACCUMULATE if w_again > 0 else ZERO
     _weight_gradient(dw_dot, x, dz_dot, start, scratch, n * rows, n_in, n_out, part, parts)
@@ -135,6 +135,7 @@ class Dense(Layer):
     init: str | None = None
     share: str | None = None
     kind = "dense"
+    tangents = True
 
     def __post_init__(self):
         object.__setattr__(self, "units", positive("units", self.units))

@@ -9,6 +9,7 @@ from nbprop.network import Layer
 @dataclass(frozen=True, repr=False)
 class Flatten(Layer):
     kind = "flatten"
+    tangents = True
 
     def __repr__(self):
         return "flatten()"

@@ -384,8 +384,8 @@ def describe_arguments(places, description, code_of):
     """An intrinsic ``describe(block, arrays)``: write what compiled code needs to know of each array of a tuple.
 
     Array number i goes to word `places[i] * description` of the block, as six words: data address, rank, address of the
-    shape, element code (`code_of` its Numba type), flags (1 contiguous, 2 writable, 4 aligned), 0. An argument that was not
-    given (None) leaves its words alone.
+    shape, element code (`code_of` its Numba type), flags (1 contiguous, 2 writable, 4 aligned), 0. An argument that
+    was not given (None) leaves its words alone.
     """
 
     @intrinsic
