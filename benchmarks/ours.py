@@ -46,15 +46,15 @@ def step(row: Row, threads: int, compiled: bool) -> Work:
     if compiled:
 
         @numba.njit(nogil=True)
-        def loop(plan, params, x, target, grads, work, state, first, n):
+        def loop(plan, params, x, target, grads, work, state, first, n, threads):
             loss = 0.0
             for i in range(first, first + n):
                 loss = nbprop.value_and_grad(plan, params, x, target, grads, work)
-                nbprop.adam(params, grads, state, i, RATE)
+                nbprop.adam(params, grads, state, i, RATE, 0.9, 0.999, 1e-8, 0.0, None, None, threads)
             return loss
 
         def run(n: int) -> float:
-            loss = loop(plan, params, x, target, grads, work, state, done[0], n)
+            loss = loop(plan, params, x, target, grads, work, state, done[0], n, threads)
             done[0] += n
             return loss
 
@@ -64,7 +64,7 @@ def step(row: Row, threads: int, compiled: bool) -> Work:
             loss = 0.0
             for i in range(done[0], done[0] + n):
                 loss = nbprop.value_and_grad(plan, params, x, target, grads, work)
-                nbprop.adam(params, grads, state, i, RATE)
+                nbprop.adam(params, grads, state, i, RATE, threads=threads)
             done[0] += n
             return loss
 

@@ -31,6 +31,7 @@ ROW = 5
 _LANES = 256
 
 _DESCRIPTION = arg.DESCRIPTION
+_call_kernel = indirect_call(types.int64(types.int64, types.int64, types.int64, types.int64))
 _LIMIT, _NORM = steps.SCALARS, steps.SCALARS + 1
 _BLOCK = steps.SCALARS + 2
 
@@ -108,7 +109,7 @@ def clip_entry(block, float32, float64):
     kernel = find(float32 if code == arg.FLOAT32 else float64)
     if kernel == 0:
         return GRADS * 64 + NO_KERNEL
-    steps.call_kernel(kernel, (0, row, 0, 1))
+    _call_kernel(kernel, (0, row, 0, 1))
     store(block, _NORM, load(row, ROW_NORM))
     return 0
 

@@ -7,8 +7,7 @@ decay_mask : (n,) bool or uint8, or None
     Parameters that weight decay applies to; all when None.
 trainable : (n,) bool or uint8, or None
     Parameters to update; the bits of the others, and of their state, stay as they are.
-part, parts : int
-    Update only this share, for threads that each call the function; the bits do not depend on the split.
+X only this share, for threads that each call the function; the bits do not depend on the split.
 
 Each raises TypeError or ValueError for an argument that does not fit (in @njit a wrong dtype or order is a typing
 error), and nothing has been written then.
@@ -39,9 +38,9 @@ def optimizer_state(optimizer, n_params, dtype=np.float64):
     return np.zeros(rule.slots * int(n_params), as_dtype(dtype))
 
 
-def sgd(params, grads, state, step, lr=1e-2, weight_decay=0.0, decay_mask=None, trainable=None, part=0, parts=1):
+def sgd(params, grads, state, step, lr=1e-2, weight_decay=0.0, decay_mask=None, trainable=None, threads=1):
     """Gradient descent, in place: p -= lr (g + weight_decay p). `state` is (0,)."""
-    take_step("sgd", params, grads, state, step, decay_mask, trainable, part, parts, lr, weight_decay)
+    take_step("sgd", params, grads, state, step, decay_mask, trainable, threads, lr, weight_decay)
 
 
 def momentum(
@@ -55,8 +54,7 @@ def momentum(
     rumelhart=False,
     decay_mask=None,
     trainable=None,
-    part=0,
-    parts=1,
+    threads=1,
 ):
     """Gradient descent with momentum, in place: v = momentum v + g; p -= lr v. `state` is (n,), the velocities.
 
@@ -71,8 +69,7 @@ def momentum(
         step,
         decay_mask,
         trainable,
-        part,
-        parts,
+        threads,
         lr,
         momentum,
         weight_decay,
@@ -90,14 +87,13 @@ def nesterov(
     weight_decay=0.0,
     decay_mask=None,
     trainable=None,
-    part=0,
-    parts=1,
+    threads=1,
 ):
     """Nesterov's momentum, in place: v = momentum v + g; p -= lr (g + momentum v). `state` is (n,), the velocities.
 
     Sutskever et al. 2013, in PyTorch's form. Weight decay is added to the gradient.
     """
-    take_step("nesterov", params, grads, state, step, decay_mask, trainable, part, parts, lr, momentum, weight_decay)
+    take_step("nesterov", params, grads, state, step, decay_mask, trainable, threads, lr, momentum, weight_decay)
 
 
 def rmsprop(
@@ -111,24 +107,23 @@ def rmsprop(
     weight_decay=0.0,
     decay_mask=None,
     trainable=None,
-    part=0,
-    parts=1,
+    threads=1,
 ):
     """RMSprop, in place: v = decay v + (1 - decay) g^2; p -= lr g / (sqrt(v) + eps). `state` is (n,), the v.
 
     Hinton, Coursera lecture 6e, 2012. Weight decay is added to the gradient.
     """
-    take_step("rmsprop", params, grads, state, step, decay_mask, trainable, part, parts, lr, decay, eps, weight_decay)
+    take_step("rmsprop", params, grads, state, step, decay_mask, trainable, threads, lr, decay, eps, weight_decay)
 
 
 def adagrad(
-    params, grads, state, step, lr=1e-2, eps=1e-10, weight_decay=0.0, decay_mask=None, trainable=None, part=0, parts=1
+    params, grads, state, step, lr=1e-2, eps=1e-10, weight_decay=0.0, decay_mask=None, trainable=None, threads=1
 ):
     """AdaGrad, in place: v += g^2; p -= lr g / (sqrt(v) + eps). `state` is (n,), the sums v.
 
     Duchi, Hazan and Singer 2011. Weight decay is added to the gradient.
     """
-    take_step("adagrad", params, grads, state, step, decay_mask, trainable, part, parts, lr, eps, weight_decay)
+    take_step("adagrad", params, grads, state, step, decay_mask, trainable, threads, lr, eps, weight_decay)
 
 
 def adam(
@@ -143,8 +138,7 @@ def adam(
     weight_decay=0.0,
     decay_mask=None,
     trainable=None,
-    part=0,
-    parts=1,
+    threads=1,
 ):
     """One step of Adam, in place.
 
@@ -163,7 +157,7 @@ def adam(
         Added to the gradient as weight_decay * p; `adamw` has it apart from the gradient.
     decay_mask, trainable : (n,) bool or uint8 arrays, or None
         Which parameters decay, and which are updated at all; None means all.
-    part, parts : int
+    threads : int
         Update only this share of the parameters, for threads; the bits do not depend on it.
 
     Raises
@@ -187,8 +181,7 @@ def adam(
         step,
         decay_mask,
         trainable,
-        part,
-        parts,
+        threads,
         lr,
         beta1,
         beta2,
@@ -209,8 +202,7 @@ def adamw(
     weight_decay=1e-2,
     decay_mask=None,
     trainable=None,
-    part=0,
-    parts=1,
+    threads=1,
 ):
     """Adam with decoupled weight decay, in place: p -= lr weight_decay p first, then `adam`'s step. `state` is (2n,).
 
@@ -224,8 +216,7 @@ def adamw(
         step,
         decay_mask,
         trainable,
-        part,
-        parts,
+        threads,
         lr,
         beta1,
         beta2,
@@ -247,8 +238,7 @@ def rprop(
     weight_decay=0.0,
     decay_mask=None,
     trainable=None,
-    part=0,
-    parts=1,
+    threads=1,
 ):
     """Rprop, in place, for gradients of the whole data: p -= sign(g) size, each parameter with a size of its own.
 
@@ -264,8 +254,7 @@ def rprop(
         step,
         decay_mask,
         trainable,
-        part,
-        parts,
+        threads,
         lr,
         shrink,
         grow,
@@ -286,14 +275,13 @@ def lion(
     weight_decay=0.0,
     decay_mask=None,
     trainable=None,
-    part=0,
-    parts=1,
+    threads=1,
 ):
     """Lion, in place: p -= lr (sign(beta1 m + (1 - beta1) g) + weight_decay p); m = beta2 m + (1 - beta2) g.
 
     `state` is (n,), the m. Chen et al. 2023, algorithm 2; weight decay is decoupled.
     """
-    take_step("lion", params, grads, state, step, decay_mask, trainable, part, parts, lr, beta1, beta2, weight_decay)
+    take_step("lion", params, grads, state, step, decay_mask, trainable, threads, lr, beta1, beta2, weight_decay)
 
 
 OPTIMIZERS = {

@@ -10,7 +10,8 @@ from numba.core.errors import TypingError
 from numba.extending import overload
 
 from nbprop import arguments as arg
-from nbprop import rules
+from nbprop import rules, table
+from nbprop import threads as pool
 from nbprop.jit import FLAGS, Untyped, find, njit
 from nbprop.numerics.intrinsics import (
     describe_arguments,
@@ -22,29 +23,29 @@ from nbprop.numerics.intrinsics import (
     stack_words,
     store,
     store_double,
+    symbol_address,
 )
 from nbprop.rules import RULES
+from nbprop.walk import walk
 
 # Arguments, in the order of their descriptions in a call's block; then scalars. A status is argument * 64 + problem,
 # where the argument is the place of its name in NAMES.
 PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE = range(5)
-STEP, PART, LIMIT = 5, 6, 7
+STEP, THREADS, LIMIT = 5, 6, 7
 _HYPERPARAMETERS = tuple(dict.fromkeys(name for rule in RULES.values() for name in rule.hyperparameters))
-NAMES = ("params", "grads", "state", "decay_mask", "trainable", "step", "part", "limit", *_HYPERPARAMETERS)
+NAMES = ("params", "grads", "state", "decay_mask", "trainable", "step", "threads", "limit", *_HYPERPARAMETERS)
 SCALARS = arg.ARGUMENTS * arg.DESCRIPTION
-_STEP, _PART, _PARTS = SCALARS, SCALARS + 1, SCALARS + 2
-_HYPER = SCALARS + 3
+_STEP, _THREADS = SCALARS, SCALARS + 1
+_HYPER = SCALARS + 2
 _BLOCK = _HYPER + rules.MOST_HYPERPARAMETERS
-_DESCRIPTION, _ROW = arg.DESCRIPTION, rules.ROW
+_DESCRIPTION, _ROW = arg.DESCRIPTION, table.OPERANDS + rules.ROW
 
 # Problems beside those of arguments.py; a hyperparameter's is _KIND + what it must be (rules.KINDS).
-REAL_DTYPE, MASK_DTYPE, NEGATIVE, NO_SHARE, NOT_POSITIVE, NO_KERNEL = range(40, 46)
+REAL_DTYPE, MASK_DTYPE, NEGATIVE, NO_THREADS, NOT_POSITIVE, NO_KERNEL = range(40, 46)
 _KIND = 50
 
 _entry_signature = types.int64(types.int64, types.int64, types.int64, types.int64, types.int64)
-_kernel_signature = types.int64(types.int64, types.int64, types.int64, types.int64)
 _call_entry = indirect_call(_entry_signature)
-call_kernel = indirect_call(_kernel_signature)
 NDARRAY = id(np.ndarray)
 
 
@@ -129,8 +130,7 @@ def _check_scalars(block, hyperparameters):
             return (packed >> 4) * 64 + _KIND + (packed & 15)
     if load(block, _STEP) < 0:
         return STEP * 64 + NEGATIVE
-    part, parts = load(block, _PART), load(block, _PARTS)
-    return PART * 64 + NO_SHARE if parts < 1 or part < 0 or part >= parts else 0
+    return THREADS * 64 + NO_THREADS if load(block, _THREADS) < 1 else 0
 
 
 @njit
@@ -141,17 +141,21 @@ def step_entry(block, float32, float64, slots, hyperparameters):
         status = _check_scalars(block, hyperparameters)
     if status != 0:
         return status
+    # A table of one row, so that the pool can walk it.
     row = stack_words(_ROW)
-    for k in range(5):
-        store(row, k, load(block, k * _DESCRIPTION + arg.DATA))
-    store(row, rules.N, load(block, arg.ELEMENTS))
-    store(row, rules.STEP, load(block, _STEP))
-    for k in range(rules.MOST_HYPERPARAMETERS):
-        store(row, rules.HYPERPARAMETERS + k, load(block, _HYPER + k))
-    kernel = find(float32 if load(block, arg.CODE) == arg.FLOAT32 else float64)
-    if kernel == 0:
+    kernel = float32 if load(block, arg.CODE) == arg.FLOAT32 else float64
+    if find(kernel) == 0:
         return PARAMS * 64 + NO_KERNEL
-    return call_kernel(kernel, (0, row, load(block, _PART), load(block, _PARTS)))[1]
+    store(row, table.KERNEL, kernel)
+    store(row, table.LENGTH, _ROW)
+    for k in range(5):
+        store(row, table.OPERANDS + k, load(block, k * _DESCRIPTION + arg.DATA))
+    store(row, table.OPERANDS + rules.N, load(block, arg.ELEMENTS))
+    store(row, table.OPERANDS + rules.STEP, load(block, _STEP))
+    for k in range(rules.MOST_HYPERPARAMETERS):
+        store(row, table.OPERANDS + rules.HYPERPARAMETERS + k, load(block, _HYPER + k))
+    walk(0, row, row + 8 * _ROW, symbol_address("nbprop_pool"), load(block, _THREADS))
+    return 0
 
 
 _ENTRY = Untyped(step_entry, lambda dtype: _entry_signature)
@@ -178,7 +182,7 @@ def _prepare(name):
 
 
 @njit
-def _call(entry, objects, step, part, parts, h0, h1, h2, h3, h4, h5, float32, float64, slots, hyperparameters, ndarray):
+def _call(entry, objects, step, wanted, h0, h1, h2, h3, h4, h5, float32, float64, slots, hyperparameters, ndarray):
     """Describe Python objects (by address, 0: not given) and call the entry."""
     block = stack_words(_BLOCK)
     for argument in range(3):
@@ -190,8 +194,7 @@ def _call(entry, objects, step, part, parts, h0, h1, h2, h3, h4, h5, float32, fl
         if status != 0:
             return status
     store(block, _STEP, step)
-    store(block, _PART, part)
-    store(block, _PARTS, parts)
+    store(block, _THREADS, wanted)
     for k, value in enumerate((h0, h1, h2, h3, h4, h5)):
         store_double(block, _HYPER + k, value)
     return _call_entry(entry, (block, float32, float64, slots, hyperparameters))[1]
@@ -209,9 +212,7 @@ def _load(name, dtype):
     _prepared[name, dtype] = tuple(int(word) for word in _prepare(name))
 
 
-def take_step(
-    name, params, grads, state, step, decay_mask, trainable, part, parts, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0
-):
+def take_step(name, params, grads, state, step, decay_mask, trainable, threads, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0):
     """One step of the optimizer `name`; h0 ... are its hyperparameters in the order of its rule."""
     dtype = getattr(params, "dtype", None)
     if (name, dtype) not in _prepared:
@@ -224,16 +225,18 @@ def take_step(
         0 if trainable is None else id(trainable),
     )
     hyper = h0, h1, h2, h3, h4, h5
-    numbers = (step, part, parts)
-    if not (type(step) is type(part) is type(parts) is int and {*map(type, hyper)} == _FLOAT):
+    numbers = (step, threads)
+    if not (type(step) is type(threads) is int and {*map(type, hyper)} == _FLOAT):
         hyper = _as_floats(name, hyper)
-        numbers = [_as_integer(name, *pair) for pair in zip(("step", "part", "parts"), numbers, strict=True)]
+        numbers = [_as_integer(name, *pair) for pair in zip(("step", "threads"), numbers, strict=True)]
+    if numbers[1] > 1:
+        pool.ensure(numbers[1])
     status = _call(_ENTRY.address, objects, *numbers, *hyper, *_prepared[name, dtype], NDARRAY)
     if status != 0:
         values = [plain(value) for value in (params, grads, state, decay_mask, trainable)]
         if any(new is not old for new, old in zip(values, (params, grads, state, decay_mask, trainable), strict=True)):
-            return take_step(name, *values[:3], numbers[0], *values[3:], *numbers[1:], *hyper)
-        raise refusal(name, [*values, *numbers[:2], None, *hyper], status)
+            return take_step(name, *values[:3], numbers[0], *values[3:], numbers[1], *hyper)
+        raise refusal(name, [*values, *numbers, None, *hyper], status)
     return None
 
 
@@ -285,7 +288,7 @@ def refusal(function, values, status):
         arg.READ_ONLY: (ValueError, f"is written and must not be read-only, got a read-only {got}; pass a copy"),
                 arg.ALIASED: (ValueError, "is written and shares memory with another argument; pass separate buffers"),
         NEGATIVE: (ValueError, f"counts from 0 and must not be negative, got {got}"),
-        NO_SHARE: (ValueError, f"must lie in 0..parts - 1, got {got}"),
+        NO_THREADS: (ValueError, f"must be at least 1, got {got}"),
         NOT_POSITIVE: (ValueError, f"must be above 0, got {got}"),
     }[problem]  # fmt: skip
     return kind(f"{function}: {name} {text}")
@@ -328,7 +331,12 @@ _RAISE_FINGERPRINT, _ENTRY_FINGERPRINT = np.int64(_RAISE.fingerprint()), np.int6
 def check_status(status):
     """Raise unless the status is 0."""
     if status != 0:
-        _call_raise(find(_RAISE_FINGERPRINT), (status,))
+        refuse = find(_RAISE_FINGERPRINT)
+        if refuse == 0:
+            raise RuntimeError(
+                "this function was cached with another version of nbprop; clear the cache of your own functions"
+            )
+        _call_raise(refuse, (status,))
 
 
 def check_types(function, real, given):
@@ -361,28 +369,25 @@ def describer(*places):
 
 @overload(take_step, jit_options=FLAGS, strict=False, prefer_literal=True)
 def _take_step(
-    name, params, grads, state, step, decay_mask, trainable, part, parts, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0
+    name, params, grads, state, step, decay_mask, trainable, threads, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0
 ):
     if not isinstance(name, types.StringLiteral):
         return None
     function = name.literal_value
     given = [("params", params, "written"), ("grads", grads, "read"), ("state", state, "written")]
     check_types(function, params, [*given, ("decay_mask", decay_mask, "mask"), ("trainable", trainable, "mask")])
-    for label, number in (("step", step), ("part", part), ("parts", parts)):
+    for label, number in (("step", step), ("threads", threads)):
         if not isinstance(number, (types.Integer, types.Omitted)):
             raise TypingError(f"nbprop.{function}: {label} must be an integer, got {number}")
     describe = describer(PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE)
     RULES[function].kernel.load(params.dtype)
     float32, float64, slots, hyperparameters = _prepare(function)
 
-    def run(
-        name, params, grads, state, step, decay_mask, trainable, part, parts, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0
-    ):
+    def run(name, params, grads, state, step, decay_mask, trainable, threads, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0):
         block = stack_words(_BLOCK)
         describe(block, (params, grads, state, decay_mask, trainable))
         store(block, _STEP, step)
-        store(block, _PART, part)
-        store(block, _PARTS, parts)
+        store(block, _THREADS, threads)
         store_double(block, _HYPER, float(h0))
         store_double(block, _HYPER + 1, float(h1))
         store_double(block, _HYPER + 2, float(h2))

@@ -8,7 +8,7 @@ import pytest
 import stored
 
 import nbprop
-from nbprop import clipping, optimizers, rules, schedules
+from nbprop import clipping, optimizers, rules, schedules, threads
 from nbprop.optimizers import OPTIMIZERS
 
 TRAJECTORIES = stored.load("optimizers")
@@ -84,16 +84,12 @@ def three_steps(function, params, grads, state, **options):
 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
-def test_parts_give_the_same_bits(name):
+def test_threads_give_the_same_bits(name, monkeypatch):
+    monkeypatch.setattr(threads, "processor_share", lambda: 4)
     n, function = 1003, OPTIMIZERS[name]
     whole = three_steps(function, *sample(n, np.float32, name))
-    for parts in (2, 3, 64):
-        params, grads, state = sample(n, np.float32, name)
-        for step in range(3):
-            for part in reversed(range(parts)):
-                gradient = grads if step != 1 else -grads / 2
-                function(params, gradient, state, step, weight_decay=0.01, part=part, parts=parts)
-        assert whole == (params.tobytes(), state.tobytes())
+    for count in (2, 3, 4):
+        assert whole == three_steps(function, *sample(n, np.float32, name), threads=count)
 
 
 @pytest.mark.parametrize("mask_type", [bool, np.uint8])
@@ -253,7 +249,7 @@ WRONG = [
     ({"beta1": 1.0}, ValueError, "beta1 must be at least 0 and below 1"),
     ({"decay_mask": np.ones(5)}, TypeError, "decay_mask must hold bool or uint8"),
     ({"trainable": np.ones(4, bool)}, ValueError, r"trainable must have shape \(5,\)"),
-    ({"part": 2, "parts": 2}, ValueError, "part must lie in"),
+    ({"threads": 0}, ValueError, "threads must be at least 1"),
 ]
 
 
@@ -288,8 +284,8 @@ def test_tables_agree():
     """Each public function has the hyperparameters of its rule, in its order."""
     for name, function in OPTIMIZERS.items():
         parameters = list(inspect.signature(function).parameters)
-        assert parameters[4:-4] == list(rules.RULES[name].hyperparameters)
-        assert parameters[-4:] == ["decay_mask", "trainable", "part", "parts"]
+        assert parameters[4:-3] == list(rules.RULES[name].hyperparameters)
+        assert parameters[-3:] == ["decay_mask", "trainable", "threads"]
 
 
 def test_number_types_compile_nothing_new():
