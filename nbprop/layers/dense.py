@@ -7,12 +7,12 @@ Backward, with dz = dy f'(z):  dW = x^T dz,  db = the sum of dz's rows,  dx = dz
 import math
 from dataclasses import dataclass
 
-from nbprop.jit import kernel, njit, share
+from nbprop.jit import kernel, njit
 from nbprop.layers.activation import ACTIVATIONS, activate
 from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
 from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO, gemm_scratch, transpose
+from nbprop.numerics.intrinsics import pointer_to_one
 from nbprop.numerics.product import GEMM, product
-from nbprop.numerics.scalars import like
 from nbprop.numerics.tile import pointer
 
 
@@ -40,17 +40,18 @@ def _weight_gradient(dw, x, dz, start, scratch, m, n_in, n_out, part, parts):
 
 @njit
 def _sum_of_rows(db, dz, adding, m, n_out, part, parts):
-    """db = the sum of dz's m rows, added to what db holds when `adding`; db (n_out,) or empty."""
-    first, last = share(n_out, part, parts)
-    if db.size > 0 and first < last:
-        sums = db[first:last]
-        if not adding:
-            for j in range(sums.size):
-                sums[j] = like(sums[j], 0.0)
-        for i in range(m):
-            row = dz[i * n_out + first : i * n_out + last]
-            for j in range(sums.size):
-                sums[j] += row[j]
+    """db = the sum of dz's m rows, added to what db holds when `adding`; db (n_out,) or empty.
+
+    A product with a row of ones: the tile keeps the sums in registers, a loop over rows would store them m times.
+    """
+    if db.size > 0:
+        start = ACCUMULATE if adding else ZERO
+        product(
+            (
+                *(pointer(db, 0), n_out, pointer_to_one(db), 0, 0, pointer(dz, 0), n_out, 1, n_out, m),
+                *(start, pointer(db, 0), pointer(db, 0), part, parts),
+            )
+        )
 
 
 @kernel(uses=(GEMM,))

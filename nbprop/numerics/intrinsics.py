@@ -460,3 +460,14 @@ def register_address_type(numba_type, attribute, words):
         return types.int64(value), codegen
 
     return address
+
+
+@intrinsic
+def pointer_to_one(typingctx, array):
+    """A pointer to a constant 1 of the array's dtype: with strides of 0, a matrix of ones that costs no memory."""
+
+    def codegen(context, builder, signature, arguments):
+        element = context.get_data_type(array.dtype)
+        return cgutils.global_constant(builder, "nbprop_one", ir.Constant(element, 1.0))
+
+    return types.CPointer(array.dtype)(array), codegen
