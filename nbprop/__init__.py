@@ -8,8 +8,10 @@ from nbprop.gradcheck import gradcheck
 from nbprop.initial import init
 from nbprop.jit import share
 from nbprop.layers import activation, concat, custom, dense, elementwise, flatten, residual
+from nbprop.least_squares import least_squares
 from nbprop.losses import binary_cross_entropy, gaussian_nll, huber, mse, softmax_cross_entropy
 from nbprop.network import Network, network, views
+from nbprop.operators import gauss_newton_operator, hessian, hessian_operator, jacobian_operator
 from nbprop.optimizers import adagrad, adam, adamw, lion, momentum, nesterov, optimizer_state, rmsprop, rprop, sgd
 from nbprop.plan import Plan, plan, workspace
 from nbprop.running import History
@@ -37,14 +39,19 @@ __all__ = [
     "fit",
     "flatten",
     "forward",
+    "gauss_newton_operator",
     "gauss_newton_product",
     "gaussian_nll",
     "gradcheck",
+    "hessian",
+    "hessian_operator",
     "huber",
     "hvp",
     "init",
     "jacobian",
+    "jacobian_operator",
     "jvp",
+    "least_squares",
     "lion",
     "load",
     "minimize",

@@ -15,6 +15,7 @@ import numpy as np
 from nbprop.bounds import limits
 from nbprop.calls import value_and_grad
 from nbprop.checks import check_dataset, check_vector
+from nbprop.derivatives import hvp
 from nbprop.network import choose, nearest
 from nbprop.plan import workspace
 
@@ -45,6 +46,24 @@ class Objective:
             loss, gradient = self._converted(theta)
         # Line searches step back from infinity, but every comparison with NaN is false and sends them astray.
         return (loss if math.isfinite(loss) else math.inf), gradient
+
+    def hessp(self, theta, v):
+        """The Hessian-vector product at theta: (n_params,) float64 arrays in, a fresh one out; exact, no matrix.
+
+        Chunks and a float32 plan are handled as in a call. Raises as a call, and ValueError for a network with a layer
+        that has no tangents.
+        """
+        self._check(theta)
+        check_vector("objective", "v", v, self.n_params, np.dtype(np.float64))
+        with np.errstate(over="ignore"):
+            params, direction = theta.astype(self.plan.dtype, copy=False), v.astype(self.plan.dtype, copy=False)
+        if np.may_share_memory(params, direction):
+            direction = direction.copy()
+        product, part = np.zeros(self.n_params), np.empty(self.n_params, self.plan.dtype)
+        for x, target, weights, share in self._chunks:
+            hvp(self.plan, params, direction, x, target, part, self._work, weights)
+            product += share * part.astype(np.float64)
+        return product
 
     def _check(self, theta):
         check_vector("objective", "theta", theta, self.n_params, np.dtype(np.float64))
@@ -97,8 +116,8 @@ def objective(plan, x, target, weights=None):
     -------
     Objective
         fun(theta), where theta is a (n_params,) float64 array whatever the plan's dtype, returns a float and a fresh
-        (n_params,) float64 array. A loss that is not finite comes back as infinity. One objective serves one thread at
-        a time.
+        (n_params,) float64 array. A loss that is not finite comes back as infinity. fun.hessp(theta, v) is the exact
+        Hessian-vector product, what SciPy's Newton methods take as hessp. One objective serves one thread at a time.
 
     Raises
     ------
@@ -130,16 +149,45 @@ def _objective(function, plan, x, target, weights):
 
 @dataclass(frozen=True)
 class Method:
-    """What a method of scipy.optimize.minimize takes; a method that needs first derivatives only is one row below."""
+    """What a method of scipy.optimize.minimize takes."""
 
-    bounds: bool
     options: tuple
+    bounds: bool = False
+    constraints: bool = False
+    hessp: bool = False
 
 
+_TRUST = ("initial_trust_radius", "max_trust_radius", "eta", "gtol", "maxiter", "disp", "return_all")
+_CONSTR = ("gtol", "xtol", "barrier_tol", "maxiter", "verbose", "initial_tr_radius", "initial_constr_penalty")
+_TNC = (
+    "scale",
+    "offset",
+    "maxCGit",
+    "eta",
+    "stepmx",
+    "accuracy",
+    "minfev",
+    "ftol",
+    "xtol",
+    "gtol",
+    "rescale",
+    "maxfun",
+)
 METHODS = {
-    "L-BFGS-B": Method(True, ("maxcor", "ftol", "gtol", "maxfun", "maxiter", "maxls")),
-    "BFGS": Method(False, ("gtol", "norm", "maxiter", "disp", "return_all", "xrtol", "c1", "c2", "hess_inv0")),
-    "CG": Method(False, ("gtol", "norm", "maxiter", "disp", "return_all", "c1", "c2")),
+    "L-BFGS-B": Method(("maxcor", "ftol", "gtol", "maxfun", "maxiter", "maxls"), bounds=True),
+    "BFGS": Method(("gtol", "norm", "maxiter", "disp", "return_all", "xrtol", "c1", "c2", "hess_inv0")),
+    "CG": Method(("gtol", "norm", "maxiter", "disp", "return_all", "c1", "c2")),
+    "TNC": Method(_TNC, bounds=True),
+    "SLSQP": Method(("ftol", "maxiter", "disp"), bounds=True, constraints=True),
+    "Newton-CG": Method(("xtol", "maxiter", "disp", "return_all", "c1", "c2"), hessp=True),
+    "trust-ncg": Method(_TRUST, hessp=True),
+    "trust-krylov": Method((*_TRUST, "inexact"), hessp=True),
+    "trust-constr": Method(
+        (*_CONSTR, "initial_barrier_parameter", "initial_barrier_tolerance", "factorization_method", "disp"),
+        bounds=True,
+        constraints=True,
+        hessp=True,
+    ),
 }
 
 
@@ -150,8 +198,8 @@ class _NotFinite(Exception):
 class _Search:
     """An objective over the free parameters that remembers the best point it was asked for."""
 
-    def __init__(self, fun, start, free):
-        self.fun, self.start, self.free = fun, start, free
+    def __init__(self, fun, start, free, bounds):
+        self.fun, self.start, self.free, self.bounds = fun, start, free, bounds
         self.theta = start.copy()
         self.first = self.best = math.inf
         self.best_theta = start
@@ -165,9 +213,21 @@ class _Search:
             if loss == math.inf:
                 raise _NotFinite
             self.first = loss
-        if loss < self.best:
+        if loss < self.best and self._allowed(theta):
             self.best, self.best_theta = loss, whole.copy()
         return loss, gradient if self.free is None else gradient[self.free]
+
+    def _allowed(self, theta):
+        """Whether a point lies within the bounds; trust-constr asks for others, too."""
+        return self.bounds is None or bool((theta >= self.bounds[0]).all() and (theta <= self.bounds[1]).all())
+
+    def hessp(self, theta, v):
+        """H v over the free parameters."""
+        if self.free is None:
+            return self.fun.hessp(theta, np.ascontiguousarray(v, np.float64))
+        direction = np.zeros(self.start.size)
+        direction[self.free] = v
+        return self.fun.hessp(self.whole(theta), direction)[self.free]
 
     def whole(self, theta):
         """All parameters, from the free ones; overwritten by the next call where some are frozen."""
@@ -175,14 +235,6 @@ class _Search:
             return theta
         self.theta[self.free] = theta
         return self.theta
-
-    def whole_gradient(self, gradient):
-        """The gradient of all parameters, from that of the free ones; 0 at the frozen ones."""
-        if self.free is None:
-            return gradient
-        whole = np.zeros(self.start.size)
-        whole[self.free] = gradient
-        return whole
 
 
 def minimize(
@@ -198,6 +250,7 @@ def minimize(
     tol=None,
     maxiter=None,
     options=None,
+    constraints=(),
 ):
     """Fit parameters to data with one of SciPy's optimizers, in place.
 
@@ -207,15 +260,18 @@ def minimize(
     params : (n_params,) array of the plan's dtype, the start; overwritten with the best parameters found
     x, target, weights : as `objective` takes them; more samples than the plan's batch are taken in chunks
     method : "L-BFGS-B" (Byrd et al. 1995; memory for a few vectors), "BFGS" (Nocedal and Wright 2006, section 6.1;
-        memory for an n_params x n_params matrix) or "CG" (the same, section 5.2)
+        memory for an n_params x n_params matrix), "CG" (the same, section 5.2), "TNC" or "SLSQP" from gradients;
+        "Newton-CG", "trust-ncg", "trust-krylov" or "trust-constr" from exact Hessian-vector products too
     bounds : scipy.optimize.Bounds, a tuple (lo, hi) of numbers or (n_params,) arrays, or a list of n_params pairs in
-        which None is open; None for no bounds. L-BFGS-B only. Rounded to the plan's dtype.
+        which None is open; None for no bounds. L-BFGS-B, TNC, SLSQP, trust-constr. Rounded to the plan's dtype.
     callback : function called after each iteration, as SciPy calls it: callback(theta), or
         callback(intermediate_result) when its parameter has that name; theta holds all parameters. It stops the search
         by raising StopIteration.
     trainable : (n_params,) array of bool, or None; the bits of parameters that are False stay as they are
     tol, options : as in scipy.optimize.minimize
     maxiter : most iterations; the same as options={"maxiter": ...}
+    constraints : scipy.optimize.LinearConstraint, NonlinearConstraint, a dict for SLSQP, or a list of them, on all
+        parameters; SLSQP and trust-constr. Not together with trainable.
 
     Returns
     -------
@@ -247,12 +303,17 @@ def minimize(
             raise ValueError(f"minimize: params is written and shares memory with {name}; pass separate buffers")
     name, options = _settings(method, bounds, maxiter, options)
     free = _free(trainable, plan.n_params)
+    constraints = _constraints(name, constraints, plan.n_params, free)
+    if METHODS[name].hessp and plan.without_tangents is not None:
+        raise ValueError(
+            f"minimize: {name} needs second derivatives and layer {plan.without_tangents} has none; use L-BFGS-B"
+        )
     low_and_high = limits(bounds, params, free)
     if callback is not None and not callable(callback):
         raise TypeError(f"minimize: callback must be a function, got {type(callback).__name__}")
-    search = _Search(fun, params.astype(np.float64), free)
+    search = _Search(fun, params.astype(np.float64), free, low_and_high)
     try:
-        result = _run(search, name, low_and_high, callback, tol, options)
+        result = _run(search, name, low_and_high, constraints, callback, tol, options)
     except _NotFinite:
         raise ValueError(_start_message(params)) from None
     except BaseException:
@@ -262,7 +323,7 @@ def minimize(
     return result
 
 
-def _run(search, name, bounds, callback, tol, options):
+def _run(search, name, bounds, constraints, callback, tol, options):
     """Run SciPy's method; its result, made to hold all parameters, at the best point if it ended at a worse one."""
     import scipy.optimize
 
@@ -273,27 +334,33 @@ def _run(search, name, bounds, callback, tol, options):
                 search.start if search.free is None else search.start[search.free],
                 jac=True,
                 method=name,
+                hessp=search.hessp if METHODS[name].hessp else None,
                 bounds=None if bounds is None else scipy.optimize.Bounds(*bounds),
+                constraints=constraints,
                 tol=tol,
                 options=options,
                 callback=_counted(search, callback),
             )
-    except KeyboardInterrupt:
-        message = f"interrupted after {search.iterations} iterations; params hold the best point found"
+    except (KeyboardInterrupt, StopIteration) as stopped:
+        reason = "stopped by the callback" if isinstance(stopped, StopIteration) else "interrupted"
+        message = f"{reason} after {search.iterations} iterations; params hold the best point found"
         result = scipy.optimize.OptimizeResult(
             success=False, status=-1, message=message, fun=math.inf, nit=search.iterations
         )
         result.update(nfev=search.evaluations, njev=search.evaluations)
-    if result.fun <= (search.first if result.success else search.best):
-        theta, gradient = search.whole(result.x).copy(), search.whole_gradient(result.jac)
+    # With constraints the lowest loss may lie where they do not hold: there SciPy's word counts.
+    if (constraints and math.isfinite(result.fun)) or result.fun <= (search.first if result.success else search.best):
+        theta = search.whole(result.x).copy()
     else:
         theta, result.success = search.best_theta, False
-        result.fun, gradient = search.fun(theta)
-        gradient = search.whole_gradient(gradient if search.free is None else gradient[search.free])
+        result.fun = search.fun(theta)[0]
         if result.status != -1:
             result.message = f"{result.message.rstrip('.')}; params hold the best point found"
-    # A float32 plan has seen theta rounded: that is the point whose loss stands in the result.
-    result.x, result.jac = theta.astype(search.fun.plan.dtype).astype(np.float64), gradient
+    # A float32 plan has seen theta rounded: that is the point whose loss stands in the result. The gradient is computed
+    # again, since not every method of SciPy's leaves the last point's.
+    result.x, result.jac = theta.astype(search.fun.plan.dtype).astype(np.float64), search.fun(theta)[1]
+    if search.free is not None:
+        result.jac[np.setdiff1d(np.arange(theta.size), search.free)] = 0.0
     return result
 
 
@@ -306,12 +373,16 @@ def _write(params, theta, free):
 
 def _counted(search, callback):
     """SciPy's callback: counts iterations and calls the user's one with all parameters."""
+    from scipy.optimize import OptimizeResult
+
     wants_result = callback is not None and "intermediate_result" in inspect.signature(callback).parameters
 
     def counted(intermediate_result):
         search.iterations += 1
         if callback is None:
             return
+        if isinstance(intermediate_result, np.ndarray):  # TNC's way
+            intermediate_result = OptimizeResult(x=intermediate_result)
         intermediate_result.x = search.whole(intermediate_result.x).copy()
         if wants_result:
             callback(intermediate_result=intermediate_result)
@@ -348,6 +419,26 @@ def _settings(method, bounds, maxiter, options):
         if options.setdefault("maxiter", int(maxiter)) != maxiter:
             raise ValueError("minimize: maxiter is given twice; leave it out of options")
     return name, options
+
+
+def _constraints(name, constraints, n_params, free):
+    """The constraints as a list, the linear ones checked for their shape."""
+    import scipy.optimize
+
+    kinds = (scipy.optimize.LinearConstraint, scipy.optimize.NonlinearConstraint, dict)
+    listed = [constraints] if isinstance(constraints, kinds) else list(constraints)
+    if listed and not METHODS[name].constraints:
+        able = ", ".join(other for other, row in METHODS.items() if row.constraints)
+        raise ValueError(f"minimize: method {name} takes no constraints; use {able}")
+    if listed and free is not None:
+        raise ValueError("minimize: constraints hold for all parameters; leave trainable out, or use bounds")
+    for constraint in listed:
+        if not isinstance(constraint, kinds):
+            raise TypeError(f"minimize: constraints must be SciPy's, got {type(constraint).__name__}")
+        if isinstance(constraint, kinds[0]) and constraint.A.shape[-1] != n_params:
+            shape = constraint.A.shape
+            raise ValueError(f"minimize: a linear constraint's A must have {n_params} columns, got shape {shape}")
+    return listed
 
 
 def _free(trainable, n_params):

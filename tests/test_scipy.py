@@ -438,3 +438,108 @@ def test_refused_arguments(options, error, said):
         nbprop.minimize(plan_of(), x=X, target=TARGET, **given)
     if kept is not None:
         assert given["params"].tobytes() == kept.tobytes()
+
+
+# -- second order ----------------------------------------------------------------------------------------------
+
+
+def second_order_problem(dtype=np.float64, batch=40):
+    net = nbprop.network((2,), nbprop.dense(5, activation="tanh"), nbprop.dense(1))
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((40, 2)).astype(dtype)
+    target = np.sin(x[:, :1]) + x[:, 1:] ** 2
+    return nbprop.plan(net, loss="mse", batch=batch, dtype=dtype), nbprop.init(net, seed=2, dtype=dtype), x, target
+
+
+@pytest.mark.parametrize("batch", [40, 7])
+def test_hessp_is_the_derivative_of_the_gradient(batch):
+    plan, params, x, target = second_order_problem(batch=batch)
+    weights = np.random.default_rng(1).uniform(0.5, 2, len(x))
+    fun = nbprop.objective(plan, x, target, weights)
+    v, step = np.random.default_rng(0).standard_normal(params.size), 1e-6
+    difference = (fun(params + step * v)[1] - fun(params - step * v)[1]) / (2 * step)
+    product = fun.hessp(params, v)
+    assert product.dtype == np.float64
+    assert np.abs(product - difference).max() <= 1e-7 * np.abs(difference).max()
+    assert np.array_equal(fun.hessp(v, v), fun.hessp(v, v.copy()))
+
+
+def test_hessp_through_a_float32_plan():
+    plan, params, x, target = second_order_problem(np.float32)
+    exact, *_ = second_order_problem()
+    v = np.random.default_rng(0).standard_normal(params.size)
+    product = nbprop.objective(plan, x, target).hessp(params.astype(np.float64), v)
+    double = nbprop.objective(exact, x.astype(np.float64), target.astype(np.float64)).hessp(
+        params.astype(np.float64), v
+    )
+    assert np.abs(product - double).max() <= 1e-5 * np.abs(double).max()
+
+
+@pytest.mark.parametrize("method", ["TNC", "SLSQP", "Newton-CG", "trust-ncg", "trust-krylov", "trust-constr"])
+def test_every_method_goes_down(method):
+    plan, params, x, target = second_order_problem()
+    before, seen = nbprop.objective(plan, x, target)(params)[0], []
+    result = nbprop.minimize(plan, params, x, target, method=method, callback=lambda theta: seen.append(theta.copy()))
+    after, gradient = nbprop.objective(plan, x, target)(params)
+    assert after == result.fun < before / 20
+    assert np.array_equal(result.x, params)
+    assert np.abs(gradient - result.jac).max() <= 1e-12
+    assert seen
+    assert seen[0].shape == params.shape
+
+
+@pytest.mark.parametrize("method", ["TNC", "SLSQP", "trust-constr"])
+def test_bounds_hold_for_every_method_that_takes_them(method):
+    plan, params, x, target = second_order_problem()
+    params = params.clip(-0.9, 0.9)
+    options = {"maxfun": 400} if method == "TNC" else {"maxiter": 60}
+    result = nbprop.minimize(plan, params, x, target, method=method, bounds=(-0.9, 0.9), options=options)
+    assert np.abs(params).max() <= 0.9
+    assert np.isfinite(result.fun)
+
+
+@pytest.mark.parametrize("method", ["SLSQP", "trust-constr"])
+def test_a_linear_constraint_holds(method):
+    from scipy.optimize import LinearConstraint
+
+    plan, params, x, target = second_order_problem()
+    total = LinearConstraint(np.ones((1, params.size)), 0.5, 0.5)
+    nbprop.minimize(plan, params, x, target, method=method, constraints=total, maxiter=200)
+    assert abs(params.sum() - 0.5) <= 1e-6
+
+
+def test_newton_with_frozen_parameters():
+    plan, params, x, target = second_order_problem()
+    trainable = np.arange(params.size) % 4 != 0
+    before = params.copy()
+    nbprop.minimize(plan, params, x, target, method="trust-ncg", trainable=trainable)
+    assert np.array_equal(params[~trainable], before[~trainable])
+    assert (params[trainable] != before[trainable]).all()
+
+
+def test_second_order_refusals():
+    from scipy.optimize import LinearConstraint
+
+    plan, params, x, target = second_order_problem()
+    constraint = LinearConstraint(np.ones((1, 3)), 0, 1)
+    with pytest.raises(ValueError, match=r"A must have 21 columns, got shape \(1, 3\)"):
+        nbprop.minimize(plan, params, x, target, method="SLSQP", constraints=constraint)
+    with pytest.raises(ValueError, match="BFGS takes no constraints; use SLSQP, trust-constr"):
+        nbprop.minimize(plan, params, x, target, method="BFGS", constraints=constraint)
+    with pytest.raises(TypeError, match="constraints must be SciPy's, got float"):
+        nbprop.minimize(plan, params, x, target, method="SLSQP", constraints=[1.0])
+    fun = nbprop.objective(plan, x, target)
+    with pytest.raises(ValueError, match=r"objective: v must have shape \(21,\)"):
+        fun.hessp(params, params[:3])
+
+
+def test_a_callback_stops_every_method():
+    def stop(theta):
+        raise StopIteration
+
+    for method in ("TNC", "trust-ncg", "L-BFGS-B"):
+        plan, params, x, target = second_order_problem()
+        before = nbprop.objective(plan, x, target)(params)[0]
+        result = nbprop.minimize(plan, params, x, target, method=method, callback=stop)
+        assert nbprop.objective(plan, x, target)(params)[0] <= before
+        assert result.nit <= 2

@@ -1,0 +1,120 @@
+"""Second derivatives and Jacobians as SciPy's LinearOperators, products without a matrix; and the Hessian whole."""
+
+import numpy as np
+
+from nbprop.calls import forward
+from nbprop.checks import check_data, check_dataset, check_vector
+from nbprop.derivatives import gauss_newton_product, hvp, jvp, vjp
+from nbprop.plan import Plan, workspace
+
+
+def _pieces(plan, *arrays):
+    """The arrays in pieces of at most the plan's batch; views."""
+    for start in range(0, len(arrays[0]), plan.batch):
+        yield tuple(None if array is None else array[start : start + plan.batch] for array in arrays)
+
+
+def _symmetric(function, product, plan, params, x, target, weights):
+    from scipy.sparse.linalg import LinearOperator
+
+    x, target, weights = check_dataset(function, plan, x, target, weights)
+    check_vector(function, "params", params, plan.n_params, plan.dtype)
+    params, work, part = params.copy(), workspace(plan), np.empty(plan.n_params, plan.dtype)
+    total = len(x) if weights is None else weights.sum(dtype=np.float64)
+
+    def matvec(v):
+        direction, result = np.array(v, plan.dtype).reshape(-1), np.zeros(plan.n_params)
+        for x_k, target_k, weights_k in _pieces(plan, x, target, weights):
+            share = (len(x_k) if weights is None else weights_k.sum(dtype=np.float64)) / total
+            if share > 0:
+                product(plan, params, direction, x_k, target_k, part, work, weights_k)
+                result += share * part.astype(np.float64)
+        return result
+
+    shape = (plan.n_params, plan.n_params)
+    return LinearOperator(shape, matvec=matvec, rmatvec=matvec, dtype=np.dtype(np.float64))
+
+
+def hessian_operator(plan, params, x, target, weights=None):
+    """The Hessian of the loss at `params` as a symmetric scipy.sparse.linalg.LinearOperator.
+
+    Arguments as `objective` takes them; params (n_params,) of the plan's dtype are copied. Products are float64.
+
+    >>> import nbprop, numpy as np
+    >>> net, x = nbprop.network((1,), nbprop.dense(1)), np.array([[1.0], [3.0]])
+    >>> nbprop.hessian_operator(nbprop.plan(net, loss="mse", batch=2), nbprop.init(net), x, x) @ np.array([1.0, 0.0])
+    array([10.,  4.])
+    """
+    return _symmetric("hessian_operator", hvp, plan, params, x, target, weights)
+
+
+def gauss_newton_operator(plan, params, x, target, weights=None):
+    """The Gauss-Newton matrix J^T H_L J at `params` as a LinearOperator; arguments as `hessian_operator`."""
+    return _symmetric("gauss_newton_operator", gauss_newton_product, plan, params, x, target, weights)
+
+
+def jacobian_operator(plan, params, x):
+    """The outputs' Jacobian by the parameters, (n * outputs, n_params), as a LinearOperator.
+
+    plan : Plan, with or without a loss
+    params : (n_params,) array of the plan's dtype, copied
+    x : (n, *input_shape) array; more samples than the plan's batch are taken in chunks
+    """
+    from scipy.sparse.linalg import LinearOperator
+
+    function = "jacobian_operator"
+    if not isinstance(plan, Plan):
+        raise TypeError(f"{function}: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
+    x = check_data(function, "x", x, plan.x_code, plan.input_shape, plan.x_classes)
+    check_vector(function, "params", params, plan.n_params, plan.dtype)
+    params, work = params.copy(), workspace(plan)
+
+    def matvec(v):
+        direction = np.array(v, plan.dtype).reshape(-1)
+        out = np.empty((len(x), *plan.output_shape), plan.dtype)
+        for x_k, out_k in _pieces(plan, x, out):
+            jvp(plan, params, direction, x_k, None, out_k, work)
+        return out.reshape(-1).astype(np.float64)
+
+    def rmatvec(u):
+        dy = np.array(u, plan.dtype).reshape(len(x), *plan.output_shape)
+        part, result = np.empty(plan.n_params, plan.dtype), np.zeros(plan.n_params)
+        for x_k, dy_k in _pieces(plan, x, dy):
+            vjp(plan, params, x_k, dy_k, part, None, work)
+            result += part.astype(np.float64)
+        return result
+
+    shape = (len(x) * plan.unit_size, plan.n_params)
+    return LinearOperator(shape, matvec=matvec, rmatvec=rmatvec, dtype=np.dtype(np.float64))
+
+
+def outputs(plan, params, x, work):
+    """The network's outputs for any number of samples: (n, *output_shape), float64."""
+    y = np.empty((len(x), *plan.output_shape), plan.dtype)
+    for x_k, y_k in _pieces(plan, x, y):
+        forward(plan, params, x_k, y_k, work)
+    return y.astype(np.float64)
+
+
+def hessian(plan, params, x, target, out, work, weights=None):
+    """The whole Hessian of the loss by the parameters, a product with each unit vector.
+
+    Parameters
+    ----------
+    plan, params, x, target, work, weights : as `hvp` takes them
+    out : (n_params, n_params) array of the plan's dtype, overwritten; symmetric up to rounding
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `hvp`.
+    """
+    shape = (plan.n_params, plan.n_params)
+    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != plan.dtype or not out.flags.c_contiguous:
+        got = f"{out.dtype} array of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ValueError(f"hessian: out must be a contiguous {plan.dtype} array of shape {shape}, got {got}")
+    unit = np.zeros(plan.n_params, plan.dtype)
+    for row in range(plan.n_params):
+        unit[row] = 1.0
+        hvp(plan, params, unit, x, target, out[row], work, weights)
+        unit[row] = 0.0

@@ -1,0 +1,106 @@
+"""least_squares and the LinearOperators, against finite differences, whole matrices and known optima."""
+
+import numpy as np
+import pytest
+
+import nbprop
+from nbprop.least_squares import Residuals
+
+NET = nbprop.network((2,), nbprop.dense(6, activation="tanh"), nbprop.dense(2))
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((30, 2))
+TARGET = np.stack([np.sin(X[:, 0]), X[:, 0] * X[:, 1]], 1)
+WEIGHTS = RNG.uniform(0.5, 2, 30)
+
+
+def plan_of(batch=30, dtype=np.float64, loss="mse"):
+    return nbprop.plan(NET, loss=loss, batch=batch, dtype=dtype)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("batch", [30, 8])
+def test_residuals_and_their_jacobian(batch, weights):
+    plan, theta = plan_of(batch), nbprop.init(NET, seed=1)
+    residuals = Residuals(plan, X, TARGET, weights)
+    total = 30 if weights is None else weights.sum()
+    value = nbprop.objective(plan, X, TARGET, weights)(theta)[0]
+    assert np.isclose(residuals(theta) @ residuals(theta) / (2 * total), value, rtol=1e-13)
+    matrix, step = residuals.jacobian(theta), 1e-6
+    for column in range(0, theta.size, 5):
+        unit = step * (np.arange(theta.size) == column)
+        difference = (residuals(theta + unit) - residuals(theta - unit)) / (2 * step)
+        assert np.abs(difference - matrix[:, column]).max() <= 1e-8
+    v, u = RNG.standard_normal(theta.size), RNG.standard_normal(len(matrix))
+    operator = residuals.operator(theta)
+    assert np.abs(operator @ v - matrix @ v).max() <= 1e-12
+    assert np.abs(operator.T @ u - matrix.T @ u).max() <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("method", "jac"),
+    [("trf", "dense"), ("trf", "operator"), ("dogbox", "dense"), ("dogbox", "operator"), ("lm", "dense")],
+)
+def test_every_method_goes_down(method, jac):
+    plan, params = plan_of(), nbprop.init(NET, seed=3)
+    before = nbprop.objective(plan, X, TARGET)(params)[0]
+    result = nbprop.least_squares(plan, params, X, TARGET, method=method, jac=jac, max_nfev=300)
+    after, gradient = nbprop.objective(plan, X, TARGET)(params)
+    assert after < before / 10
+    assert np.isclose(result.cost, after * 30, rtol=1e-10)
+    if method != "dogbox":  # whose rectangular trust region stalls where the Jacobian has no full rank
+        assert np.abs(gradient).max() <= 1e-3
+
+
+def test_same_optimum_as_finite_differences():
+    import scipy.optimize
+
+    net = nbprop.network((1,), nbprop.dense(2, activation="tanh"), nbprop.dense(1))
+    x = np.linspace(-2, 2, 25)[:, None]
+    target, params = np.tanh(1.5 * x - 0.3) - 0.5 * np.tanh(x + 1), nbprop.init(net, seed=2)
+    plan = nbprop.plan(net, loss="mse", batch=25)
+    start = params.copy()
+    ours = nbprop.least_squares(plan, params, x, target, method="lm", ftol=1e-14, xtol=1e-14, gtol=1e-14)
+    theirs = scipy.optimize.least_squares(Residuals(plan, x, target, None), start, method="lm", jac="2-point")
+    assert ours.cost <= theirs.cost + 1e-12
+    assert ours.cost < 1e-12
+
+
+def test_bounds_robust_loss_and_float32():
+    plan = plan_of(dtype=np.float32)
+    params = nbprop.init(NET, seed=1, dtype=np.float32).clip(-0.6, 0.6)
+    x, target = X.astype(np.float32), TARGET.astype(np.float32)
+    before = nbprop.objective(plan, x, target)(params.astype(np.float64))[0]
+    result = nbprop.least_squares(plan, params, x, target, bounds=(-0.7, 0.7), loss="soft_l1", max_nfev=40)
+    assert np.abs(params).max() <= np.float32(0.7)
+    assert result.x.dtype == np.float64
+    assert nbprop.objective(plan, x, target)(params.astype(np.float64))[0] < before
+
+
+def test_operators_are_the_matrices():
+    plan, theta = plan_of(), nbprop.init(NET, seed=1)
+    matrix, work = np.full((theta.size, theta.size), np.nan), nbprop.workspace(plan)
+    nbprop.hessian(plan, theta, X, TARGET, matrix, work, WEIGHTS)
+    assert np.abs(matrix - matrix.T).max() <= 1e-14
+    v = RNG.standard_normal(theta.size)
+    for batch in (30, 7):
+        operator = nbprop.hessian_operator(plan_of(batch), theta, X, TARGET, WEIGHTS)
+        assert np.abs(operator @ v - matrix @ v).max() <= 1e-12
+        rows = Residuals(plan, X, TARGET, WEIGHTS).jacobian(theta)
+        newton = nbprop.gauss_newton_operator(plan_of(batch), theta, X, TARGET, WEIGHTS)
+        assert np.abs(newton @ v - rows.T @ (rows @ v) / WEIGHTS.sum()).max() <= 1e-12
+
+
+def test_refusals():
+    plan, params = plan_of(), nbprop.init(NET, seed=1)
+    with pytest.raises(ValueError, match="huber is no sum of squared residuals"):
+        nbprop.least_squares(plan_of(loss="huber"), params, X, TARGET)
+    with pytest.raises(ValueError, match="unknown name 'trff'; did you mean 'trf'"):
+        nbprop.least_squares(plan, params, X, TARGET, method="trff")
+    with pytest.raises(ValueError, match="method lm takes no bounds"):
+        nbprop.least_squares(plan, params, X, TARGET, method="lm", bounds=(-1, 1))
+    with pytest.raises(ValueError, match="at least as many residuals as parameters, got 6 for 32"):
+        nbprop.least_squares(plan, params, X[:3], TARGET[:3], method="lm")
+    with pytest.raises(ValueError, match="residuals at the start are not finite"):
+        nbprop.least_squares(plan, np.full(params.size, 1e308), X, TARGET)
+    with pytest.raises(ValueError, match=r"out must be a contiguous float64 array of shape \(32, 32\)"):
+        nbprop.hessian(plan, params, X, TARGET, np.empty((3, 3)), nbprop.workspace(plan))
