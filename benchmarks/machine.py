@@ -71,7 +71,7 @@ def describe() -> dict[str, object]:
         "architecture": platform.machine(),
         "cores": cores(),
         "memory_gib": memory_gib(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
     }
 
 
