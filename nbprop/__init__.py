@@ -16,6 +16,7 @@ from nbprop.optimizers import adagrad, adam, adamw, lion, momentum, nesterov, op
 from nbprop.plan import Plan, plan, workspace
 from nbprop.running import History
 from nbprop.scipy_bridge import minimize, objective
+from nbprop.solvers import lbfgs_state, lbfgs_step
 from nbprop.storage import load, save
 from nbprop.summary import summary
 from nbprop.training import fit
@@ -51,6 +52,8 @@ __all__ = [
     "jacobian",
     "jacobian_operator",
     "jvp",
+    "lbfgs_state",
+    "lbfgs_step",
     "least_squares",
     "lion",
     "load",

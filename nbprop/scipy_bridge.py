@@ -18,6 +18,7 @@ from nbprop.checks import check_dataset, check_vector
 from nbprop.derivatives import hvp
 from nbprop.network import choose, nearest
 from nbprop.plan import workspace
+from nbprop.solvers import lbfgs
 
 
 class Objective:
@@ -174,6 +175,7 @@ _TNC = (
     "maxfun",
 )
 METHODS = {
+    "L-BFGS": Method(("memory", "gtol", "ftol", "maxiter")),  # nbprop's own, see solvers.py
     "L-BFGS-B": Method(("maxcor", "ftol", "gtol", "maxfun", "maxiter", "maxls"), bounds=True),
     "BFGS": Method(("gtol", "norm", "maxiter", "disp", "return_all", "xrtol", "c1", "c2", "hess_inv0")),
     "CG": Method(("gtol", "norm", "maxiter", "disp", "return_all", "c1", "c2")),
@@ -259,8 +261,8 @@ def minimize(
     plan : Plan made with a loss; float64 for a fit to full precision
     params : (n_params,) array of the plan's dtype, the start; overwritten with the best parameters found
     x, target, weights : as `objective` takes them; more samples than the plan's batch are taken in chunks
-    method : "L-BFGS-B" (Byrd et al. 1995; memory for a few vectors), "BFGS" (Nocedal and Wright 2006, section 6.1;
-        memory for an n_params x n_params matrix), "CG" (the same, section 5.2), "TNC" or "SLSQP" from gradients;
+    method : "L-BFGS" (nbprop's own, see solvers.py), "L-BFGS-B" (Byrd et al. 1995; memory for a few vectors), "BFGS"
+        (Nocedal and Wright 2006, section 6.1; memory for an n_params x n_params matrix), "CG" (the same, section 5.2), "TNC" or "SLSQP" from gradients;
         "Newton-CG", "trust-ncg", "trust-krylov" or "trust-constr" from exact Hessian-vector products too
     bounds : scipy.optimize.Bounds, a tuple (lo, hi) of numbers or (n_params,) arrays, or a list of n_params pairs in
         which None is open; None for no bounds. L-BFGS-B, TNC, SLSQP, trust-constr. Rounded to the plan's dtype.
@@ -329,18 +331,23 @@ def _run(search, name, bounds, constraints, callback, tol, options):
 
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # SciPy's arithmetic on losses that are infinite
-            result = scipy.optimize.minimize(
-                search,
-                search.start if search.free is None else search.start[search.free],
-                jac=True,
-                method=name,
-                hessp=search.hessp if METHODS[name].hessp else None,
-                bounds=None if bounds is None else scipy.optimize.Bounds(*bounds),
-                constraints=constraints,
-                tol=tol,
-                options=options,
-                callback=_counted(search, callback),
-            )
+            start = search.start if search.free is None else search.start[search.free]
+            if name == "L-BFGS":
+                options = options if tol is None else {"gtol": tol, **options}
+                result = lbfgs(search, start, **options, callback=_counted(search, callback))
+            else:
+                result = scipy.optimize.minimize(
+                    search,
+                    start,
+                    jac=True,
+                    method=name,
+                    hessp=search.hessp if METHODS[name].hessp else None,
+                    bounds=None if bounds is None else scipy.optimize.Bounds(*bounds),
+                    constraints=constraints,
+                    tol=tol,
+                    options=options,
+                    callback=_counted(search, callback),
+                )
     except (KeyboardInterrupt, StopIteration) as stopped:
         reason = "stopped by the callback" if isinstance(stopped, StopIteration) else "interrupted"
         message = f"{reason} after {search.iterations} iterations; params hold the best point found"

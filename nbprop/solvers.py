@@ -1,0 +1,281 @@
+"""L-BFGS in compiled code, for any objective: the caller evaluates, `lbfgs_step` says where next.
+
+Nocedal and Wright 2006, algorithms 7.4 and 7.5, with the line search of Moré and Thuente (line_search.py). The solver
+never calls the objective: it takes the loss and gradient at theta and moves theta to where it wants them next. So it
+needs no function as an argument, works on any loss in any compiled loop, stops and resumes anywhere, and a thousand of
+them can run side by side. All it remembers is one flat float64 vector.
+"""
+
+import numpy as np
+from numba import types
+from numba.core.errors import TypingError
+from numba.extending import overload
+
+from nbprop import line_search
+from nbprop.checks import check_vector
+from nbprop.jit import FLAGS, Untyped, find, njit
+from nbprop.network import positive
+from nbprop.numerics.intrinsics import address_of, array_at, as_frame, indirect_call
+
+# What lbfgs_step returns.
+GO_ON, GRADIENT, SLOW, NO_STEP, NOT_FINITE = range(5)
+REASONS = (
+    "goes on",
+    "the largest gradient is at most gtol",
+    "the loss falls by at most ftol of itself",
+    "the line search finds no lower point",
+    "the loss at the start is not finite",
+)
+
+# The state's head: sizes and progress, then the line search's block; behind it the vectors.
+_N, _MEMORY, _STORED, _NEWEST, _STARTED, ITERATIONS, EVALUATIONS, LOSS, _GTOL, _FTOL = range(10)
+_SEARCH = 10
+_HEAD = _SEARCH + line_search.WORDS
+
+
+def lbfgs_state(n_params, memory=10, gtol=1e-8, ftol=0.0):
+    """A new state for `lbfgs_step`: a float64 vector of (2 memory + 3) n_params + 2 memory numbers and a head.
+
+    n_params : int
+    memory : int, how many past steps the Hessian is approximated from
+    gtol : stop when no component of the gradient is larger
+    ftol : stop when an iteration lowers the loss by at most this fraction of it; 0: never
+
+    >>> import nbprop
+    >>> state = nbprop.lbfgs_state(1249)
+    """
+    n, memory = positive("n_params", n_params), positive("memory", memory)
+    for name, value in (("gtol", gtol), ("ftol", ftol)):
+        if not 0 <= value < np.inf:
+            raise ValueError(f"lbfgs_state: {name} must be at least 0 and finite, got {value!r}")
+    state = np.zeros(_HEAD + (2 * memory + 3) * n + 2 * memory)
+    state[[_N, _MEMORY, _GTOL, _FTOL]] = n, memory, gtol, ftol
+    return state
+
+
+@njit
+def _dot(a, b):
+    """a . b in eight running sums, so that it vectorises and its bits do not depend on the processor."""
+    whole = a.size // 8 * 8
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
+    for i in range(0, whole, 8):
+        s0 += a[i] * b[i]
+        s1 += a[i + 1] * b[i + 1]
+        s2 += a[i + 2] * b[i + 2]
+        s3 += a[i + 3] * b[i + 3]
+        s4 += a[i + 4] * b[i + 4]
+        s5 += a[i + 5] * b[i + 5]
+        s6 += a[i + 6] * b[i + 6]
+        s7 += a[i + 7] * b[i + 7]
+    total = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+    for i in range(whole, a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@njit
+def _add_scaled(y, scale, x):
+    """y += scale x."""
+    for i in range(y.size):
+        y[i] += scale * x[i]
+
+
+@njit
+def _direction(d, g, steps, changes, rho, alpha, memory, stored, newest):
+    """d = -H g by the two-loop recursion (algorithm 7.4); H starts as s.y / y.y times the identity (equation 7.20)."""
+    n = d.size
+    for i in range(n):
+        d[i] = -g[i]
+    for back in range(stored):
+        k = (newest - back) % memory
+        alpha[k] = rho[k] * _dot(steps[k * n : (k + 1) * n], d)
+        _add_scaled(d, -alpha[k], changes[k * n : (k + 1) * n])
+    if stored > 0:
+        y = changes[newest * n : (newest + 1) * n]
+        scale = 1.0 / (rho[newest] * _dot(y, y))
+        for i in range(n):
+            d[i] *= scale
+    for back in range(stored - 1, -1, -1):
+        k = (newest - back) % memory
+        beta = rho[k] * _dot(changes[k * n : (k + 1) * n], d)
+        _add_scaled(d, alpha[k] - beta, steps[k * n : (k + 1) * n])
+
+
+@njit
+def _largest(g):
+    top = 0.0
+    for i in range(g.size):
+        top = max(top, abs(g[i]))
+    return top
+
+
+@njit
+def _advance(state, theta, loss, grad):
+    """One call of `lbfgs_step` on arrays."""
+    n, memory = int(state[_N]), int(state[_MEMORY])
+    search = state[_SEARCH:_HEAD]
+    x0, g0, d = state[_HEAD : _HEAD + n], state[_HEAD + n : _HEAD + 2 * n], state[_HEAD + 2 * n : _HEAD + 3 * n]
+    steps = state[_HEAD + 3 * n : _HEAD + (3 + memory) * n]
+    changes = state[_HEAD + (3 + memory) * n : _HEAD + (3 + 2 * memory) * n]
+    rho, alpha = state[_HEAD + (3 + 2 * memory) * n :][:memory], state[_HEAD + (3 + 2 * memory) * n + memory :]
+    state[EVALUATIONS] += 1
+    if state[_STARTED] == 0:
+        if not np.isfinite(loss):
+            return NOT_FINITE
+        state[_STARTED] = 1.0
+    else:
+        outcome = line_search.advance(search, loss, _dot(grad, d))
+        if outcome == line_search.GO_ON:
+            for i in range(n):
+                theta[i] = x0[i] + search[line_search.STEP] * d[i]
+            return GO_ON
+        if outcome == line_search.FAILED and not loss < state[LOSS]:
+            # Once more from the steepest descent, unless that is what has just failed.
+            for i in range(n):
+                theta[i], grad[i] = x0[i], g0[i]
+            if state[_STORED] == 0:
+                return NO_STEP
+            state[_STORED] = 0.0
+            loss = state[LOSS]
+        else:
+            state[ITERATIONS] += 1
+            newest = (int(state[_NEWEST]) + 1) % memory
+            s, y = steps[newest * n : (newest + 1) * n], changes[newest * n : (newest + 1) * n]
+            for i in range(n):
+                s[i] = theta[i] - x0[i]
+                y[i] = grad[i] - g0[i]
+            curvature = _dot(s, y)
+            if curvature > 2.2e-16 * _dot(y, y):
+                rho[newest] = 1.0 / curvature
+                state[_NEWEST] = newest
+                state[_STORED] = min(state[_STORED] + 1, memory)
+            if state[LOSS] - loss <= state[_FTOL] * max(abs(state[LOSS]), abs(loss)) and state[_FTOL] > 0:
+                return SLOW
+    if _largest(grad) <= state[_GTOL]:
+        return GRADIENT
+    state[LOSS] = loss
+    for i in range(n):
+        x0[i], g0[i] = theta[i], grad[i]
+    _direction(d, grad, steps, changes, rho, alpha, memory, int(state[_STORED]), int(state[_NEWEST]))
+    slope = _dot(grad, d)
+    if not slope < 0:
+        state[_STORED] = 0.0
+        for i in range(n):
+            d[i] = -grad[i]
+        slope = -_dot(grad, grad)
+    first = min(1.0, 1.0 / np.sqrt(-slope)) if state[_STORED] == 0 else 1.0
+    line_search.begin(search, first, loss, slope)
+    for i in range(n):
+        theta[i] = x0[i] + first * d[i]
+    return GO_ON
+
+
+def lbfgs_entry(state, theta, grad, n, loss):
+    """`_advance` on addresses, as compiled code calls it."""
+    numbers = as_frame(0, np.float64)
+    head = array_at(numbers, state, _HEAD)
+    memory = int(head[_MEMORY])
+    whole = array_at(numbers, state, _HEAD + (2 * memory + 3) * n + 2 * memory)
+    return _advance(whole, array_at(numbers, theta, n), loss, array_at(numbers, grad, n))
+
+
+_signature = types.int64(types.int64, types.int64, types.int64, types.int64, types.float64)
+_ENTRY = Untyped(lbfgs_entry, lambda dtype: _signature)
+_FINGERPRINT = np.int64(_ENTRY.fingerprint())
+_call = indirect_call(_signature)
+_UNKNOWN = "this function was cached with another version of nbprop; clear the cache of your own functions"
+
+
+@njit
+def _from_python(entry, state, theta, grad, loss):
+    return _call(entry, (address_of(state), address_of(theta), address_of(grad), theta.size, loss))[1]
+
+
+def lbfgs_step(state, theta, loss, grad):
+    """Take the loss and the gradient at theta; move theta to where they are wanted next.
+
+    Parameters
+    ----------
+    state : float64 vector from `lbfgs_state`
+    theta : (n_params,) float64 array, overwritten
+    loss : float, at theta; one that is not finite makes the search step back
+    grad : (n_params,) float64 array, the gradient at theta
+
+    Returns
+    -------
+    int
+        0 to go on: evaluate at the new theta and call again. Else theta is the result, and the number is the reason:
+        `nbprop.solvers.REASONS[number]`. state[nbprop.solvers.ITERATIONS] counts iterations.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an array that does not fit; in @njit a wrong dtype or order is a typing error, a wrong length a ValueError.
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> theta = np.array([3.0, -2.0])
+    >>> state = nbprop.lbfgs_state(2)
+    >>> while nbprop.lbfgs_step(state, theta, theta @ theta, 2 * theta) == 0:
+    ...     pass
+    >>> np.abs(theta).max() < 1e-8
+    np.True_
+    """
+    check_vector("lbfgs_step", "theta", theta, getattr(theta, "size", 0), np.dtype(np.float64), written=True)
+    check_vector("lbfgs_step", "grad", grad, theta.size, np.dtype(np.float64), written=True)
+    memory = int(state[_MEMORY]) if isinstance(state, np.ndarray) and state.size > _HEAD else 0
+    check_vector("lbfgs_step", "state", state, _words(theta.size, memory), np.dtype(np.float64), written=True)
+    return _from_python(_ENTRY.address or _ENTRY.load(), state, theta, grad, float(loss))
+
+
+def _words(n, memory):
+    return _HEAD + (2 * memory + 3) * n + 2 * memory
+
+
+@overload(lbfgs_step, jit_options=FLAGS, strict=False)
+def _lbfgs_step(state, theta, loss, grad):
+    for name, found in (("state", state), ("theta", theta), ("grad", grad)):
+        if not (isinstance(found, types.Array) and found.ndim == 1 and found.layout == "C" and found.mutable):
+            raise TypingError(f"nbprop.lbfgs_step: {name} must be a contiguous writable vector, got {found}")
+        if found.dtype != types.float64:
+            raise TypingError(f"nbprop.lbfgs_step: {name} must hold float64, got {found.dtype}")
+
+    def step(state, theta, loss, grad):
+        memory = int(state[_MEMORY]) if state.size > _HEAD else 0
+        if grad.size != theta.size or state.size != _HEAD + (2 * memory + 3) * theta.size + 2 * memory:
+            raise ValueError("lbfgs_step: state, theta and grad do not fit each other; nbprop.lbfgs_state makes state")
+        entry = find(_FINGERPRINT)
+        if entry == 0:
+            raise RuntimeError(_UNKNOWN)
+        return _call(entry, (address_of(state), address_of(theta), address_of(grad), theta.size, float(loss)))[1]
+
+    return step
+
+
+def lbfgs(fun, start, memory=10, gtol=1e-8, ftol=0.0, maxiter=1000, callback=None):
+    """Minimise fun(theta) -> (loss, float64 gradient) from Python with `lbfgs_step`; a scipy OptimizeResult.
+
+    `minimize(..., method="L-BFGS")` runs this on a plan's loss. The point in the result is the best one. callback(intermediate_result) is called after each iteration.
+    """
+    from scipy.optimize import OptimizeResult
+
+    theta, state = start.copy(), lbfgs_state(start.size, memory, gtol, ftol)
+    outcome, evaluations, iterations, best, lowest = GO_ON, 0, 0, theta.copy(), np.inf
+    while outcome == GO_ON and iterations < maxiter:
+        at = theta.copy()
+        loss, gradient = fun(at)
+        evaluations += 1
+        if loss < lowest:
+            lowest, best, at_best = loss, at, gradient.copy()
+        outcome = lbfgs_step(state, theta, loss, gradient)
+        if int(state[ITERATIONS]) > iterations:
+            iterations = int(state[ITERATIONS])
+            if callback is not None:
+                callback(OptimizeResult(x=best, fun=lowest, nit=iterations))
+    reached = outcome == GO_ON
+    message = f"{maxiter} iterations, the most allowed" if reached else REASONS[outcome]
+    success = not reached and outcome in (GRADIENT, SLOW)
+    result = OptimizeResult(x=best, fun=lowest, jac=at_best, nit=iterations, nfev=evaluations, njev=evaluations)
+    result.update(success=success, status=int(outcome) if not reached else 1, message=message)
+    return result
