@@ -109,7 +109,7 @@ _REMEDY = {
     arg.PARAMS: "nbprop.init(net, seed) makes them",
     arg.GRADS: "np.empty_like(params) makes one",
     arg.WORK: "nbprop.workspace(plan) makes one",
-    arg.STATE: "nbprop.layer_state(net) makes one",
+    arg.STATE: "np.zeros(plan.state_size, plan.dtype) makes one",
 }
 
 

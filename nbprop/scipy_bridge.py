@@ -261,9 +261,10 @@ def minimize(
     plan : Plan made with a loss; float64 for a fit to full precision
     params : (n_params,) array of the plan's dtype, the start; overwritten with the best parameters found
     x, target, weights : as `objective` takes them; more samples than the plan's batch are taken in chunks
-    method : "L-BFGS" (nbprop's own, see solvers.py), "L-BFGS-B" (Byrd et al. 1995; memory for a few vectors), "BFGS"
-        (Nocedal and Wright 2006, section 6.1; memory for an n_params x n_params matrix), "CG" (the same, section 5.2), "TNC" or "SLSQP" from gradients;
-        "Newton-CG", "trust-ncg", "trust-krylov" or "trust-constr" from exact Hessian-vector products too
+    method : "L-BFGS" (nbprop's own, see solvers.py), "L-BFGS-B" (Byrd et al. 1995), both with memory for a few vectors;
+        "BFGS" (Nocedal and Wright 2006, section 6.1; memory for an n_params x n_params matrix), "CG" (the same, section
+        5.2), "TNC" or "SLSQP" from gradients; "Newton-CG", "trust-ncg", "trust-krylov" or "trust-constr" from exact
+        Hessian-vector products too
     bounds : scipy.optimize.Bounds, a tuple (lo, hi) of numbers or (n_params,) arrays, or a list of n_params pairs in
         which None is open; None for no bounds. L-BFGS-B, TNC, SLSQP, trust-constr. Rounded to the plan's dtype.
     callback : function called after each iteration, as SciPy calls it: callback(theta), or

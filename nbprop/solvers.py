@@ -256,7 +256,8 @@ def _lbfgs_step(state, theta, loss, grad):
 def lbfgs(fun, start, memory=10, gtol=1e-8, ftol=0.0, maxiter=1000, callback=None):
     """Minimise fun(theta) -> (loss, float64 gradient) from Python with `lbfgs_step`; a scipy OptimizeResult.
 
-    `minimize(..., method="L-BFGS")` runs this on a plan's loss. The point in the result is the best one. callback(intermediate_result) is called after each iteration.
+    `minimize(..., method="L-BFGS")` runs this on a plan's loss. The point in the result is the best one.
+    callback(intermediate_result) is called after each iteration.
     """
     from scipy.optimize import OptimizeResult
 
