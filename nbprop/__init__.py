@@ -10,6 +10,7 @@ from nbprop.jit import share
 from nbprop.layers import activation, concat, custom, dense, elementwise, flatten, residual
 from nbprop.least_squares import least_squares
 from nbprop.losses import binary_cross_entropy, gaussian_nll, huber, mse, softmax_cross_entropy
+from nbprop.marquardt import lm_state, lm_step
 from nbprop.network import Network, network, views
 from nbprop.operators import gauss_newton_operator, hessian, hessian_operator, jacobian_operator
 from nbprop.optimizers import adagrad, adam, adamw, lion, momentum, nesterov, optimizer_state, rmsprop, rprop, sgd
@@ -56,6 +57,8 @@ __all__ = [
     "lbfgs_step",
     "least_squares",
     "lion",
+    "lm_state",
+    "lm_step",
     "load",
     "minimize",
     "momentum",

@@ -7,11 +7,12 @@ import numpy as np
 from nbprop.bounds import limits
 from nbprop.checks import check_dataset, check_vector
 from nbprop.derivatives import jacobian
+from nbprop.marquardt import levenberg_marquardt
 from nbprop.network import choose
 from nbprop.operators import jacobian_operator, outputs
 from nbprop.plan import workspace
 
-_METHODS = ("trf", "dogbox", "lm")
+_METHODS = ("trf", "dogbox", "lm", "marquardt")
 _LOSSES = ("linear", "soft_l1", "huber", "cauchy", "arctan")
 
 
@@ -79,8 +80,8 @@ def least_squares(
     plan : Plan made with loss="mse", whose residuals are the outputs' errors
     params : (n_params,) array of the plan's dtype, the start; overwritten with the result
     x, target, weights : as `objective` takes them; a sample's residuals are sqrt(w) (y - t)
-    method : "trf", "dogbox" (both take bounds) or "lm" (MINPACK's Levenberg-Marquardt; as many residuals as parameters
-        are needed)
+    method : "trf", "dogbox" (both take bounds), "lm" (MINPACK's Levenberg-Marquardt; as many residuals as parameters
+        are needed) or "marquardt" (nbprop's own, see marquardt.py)
     jac : "dense", the matrix (n * outputs, n_params), or "operator", products only (trf and dogbox)
     loss, f_scale : SciPy's robust loss ("linear", "soft_l1", "huber", "cauchy", "arctan") and its scale
     bounds : as `minimize` takes them
@@ -118,8 +119,8 @@ def least_squares(
     choose("least_squares: method", method, _METHODS)
     choose("least_squares: loss", loss, _LOSSES)
     choose("least_squares: jac", jac, ("dense", "operator"))
-    if method == "lm" and (bounds is not None or jac == "operator" or loss != "linear"):
-        raise ValueError("least_squares: method lm takes no bounds, no operator and no robust loss; use trf")
+    if method in ("lm", "marquardt") and (bounds is not None or jac == "operator" or loss != "linear"):
+        raise ValueError(f"least_squares: method {method} takes no bounds, no operator and no robust loss; use trf")
     residuals, start = Residuals(plan, x, target, weights), params.astype(np.float64)
     if method == "lm" and residuals.scale.size < start.size:
         raise ValueError(
@@ -129,20 +130,21 @@ def least_squares(
     if not np.isfinite(residuals(start)).all():
         raise ValueError("least_squares: the residuals at the start are not finite; start from smaller parameters")
     low_and_high = limits(bounds, params, None) or (-math.inf, math.inf)
+    tolerances = {"ftol": ftol, "xtol": xtol, "gtol": gtol, "max_nfev": max_nfev}
     with np.errstate(over="ignore", invalid="ignore"):
-        result = scipy.optimize.least_squares(
-            residuals,
-            start,
-            jac=residuals.jacobian if jac == "dense" else residuals.operator,
-            bounds=low_and_high,
-            method=method,
-            ftol=ftol,
-            xtol=xtol,
-            gtol=gtol,
-            loss=loss,
-            f_scale=f_scale,
-            max_nfev=max_nfev,
-        )
+        if method == "marquardt":
+            result = levenberg_marquardt(residuals, residuals.jacobian, start, **tolerances)
+        else:
+            result = scipy.optimize.least_squares(
+                residuals,
+                start,
+                jac=residuals.jacobian if jac == "dense" else residuals.operator,
+                bounds=low_and_high,
+                method=method,
+                loss=loss,
+                f_scale=f_scale,
+                **tolerances,
+            )
     rounded = result.x.astype(plan.dtype)
     if np.isfinite(result.cost) and np.isfinite(rounded).all():
         params[:] = rounded

@@ -38,7 +38,14 @@ def test_residuals_and_their_jacobian(batch, weights):
 
 @pytest.mark.parametrize(
     ("method", "jac"),
-    [("trf", "dense"), ("trf", "operator"), ("dogbox", "dense"), ("dogbox", "operator"), ("lm", "dense")],
+    [
+        ("trf", "dense"),
+        ("trf", "operator"),
+        ("dogbox", "dense"),
+        ("dogbox", "operator"),
+        ("lm", "dense"),
+        ("marquardt", "dense"),
+    ],
 )
 def test_every_method_goes_down(method, jac):
     plan, params = plan_of(), nbprop.init(NET, seed=3)
