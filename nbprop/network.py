@@ -65,7 +65,7 @@ class Layer:
     """A layer's description: a frozen dataclass whose fields are its constructor's arguments.
 
     Subclasses give `kind` (the name in the registry, in views and in JSON), `output_shape(input_shape)`,
-    `parameters(input_shape)`, and `lower(build, x, parameters)`, which emits its ops (see plan.py).
+    `parameters(input_shape)`, and `lower(build, x, parameters)`, which emits its ops (see lowering.py).
     """
 
     kind = ""

@@ -68,7 +68,7 @@ def copy_columns(y, x, n, rows, y_width, y_first, x_width, x_first, width, part,
 
 def lower_sequence(build, layers, x, path):
     """Emit layers one after another; their paths end in their positions."""
-    from nbprop.plan import lower_layer
+    from nbprop.lowering import lower_layer
 
     for index, layer in enumerate(layers):
         x = lower_layer(build, f"{path}.{index}.{layer.kind}", layer, x)

@@ -1,0 +1,316 @@
+"""Lowering: how a network becomes ops with their buffers placed.
+
+Each layer emits its forward ops through a `Builder` and leaves a rule for the way back; the backward program is made by
+taking those rules in reverse. Buffers get their offsets in the workspace from their lifetimes, so that two that never
+live together share memory. The ops that only serve the input's gradient are dropped from the programs that do not
+ask for it.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from nbprop import frame
+from nbprop.network import Network
+
+# Buffers start on multiples of this many bytes from the start of the workspace: a cache line.
+_ALIGNMENT = 64
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A piece of memory that ops read and write; its place in the workspace is fixed by liveness."""
+
+    size: int
+    space: int = frame.WORK
+    offset: int = -1
+    name: str = ""
+
+
+@dataclass(eq=False)
+class Value:
+    """An array (n, *shape) that flows through the network: its buffer and, on the way back, its gradient's."""
+
+    shape: tuple[int, ...]
+    buffer: Buffer
+    gradient: Buffer | None = None
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+
+@dataclass(eq=False)
+class Op:
+    """A row of the table: a kernel with its operands and sizes."""
+
+    kernel: object
+    operands: tuple
+    sizes: tuple
+    writes: tuple
+    label: str
+    barrier: bool = True
+
+
+@dataclass
+class Builder:
+    """What a layer's `lower` talks to."""
+
+    net: Network
+    batch: int
+    dtype: np.dtype
+    threads: int
+    ops: list = field(default_factory=list)
+    rules: list = field(default_factory=list)
+    label: str = ""
+    state_used: int = 0
+    written: set = field(default_factory=set)
+    second: bool = False  # also emit the tangents of every op: second derivatives
+    tangents: dict = field(default_factory=dict)
+
+    def value(self, shape):
+        """A new value of a shape (per sample)."""
+        return Value(tuple(shape), self.buffer(self.batch * math.prod(shape)))
+
+    def buffer(self, size):
+        """A new buffer of `size` elements (count the batch in)."""
+        return Buffer(int(size))
+
+    def parameter(self, path):
+        """The operand of a parameter, by its name in `views`."""
+        slot = self.net.slots[path]
+        return Buffer(slot.parameter.size, frame.PARAMS, slot.offset, path)
+
+    def parameter_gradient(self, path):
+        """(operand of a parameter's gradient, 1 when it must be added to because an op before has written it)."""
+        slot = self.net.slots[path]
+        seen = path in self.written
+        self.written.add(path)
+        return Buffer(slot.parameter.size, frame.GRADS, slot.offset, path), int(seen)
+
+    def direction(self, path):
+        """The operand of a parameter's part of the direction v."""
+        slot = self.net.slots[path]
+        return Buffer(slot.parameter.size, frame.TANGENT, slot.offset, path)
+
+    def parameter_tangent(self, path):
+        """As `parameter_gradient`, for the derivative of that gradient along v."""
+        slot, key = self.net.slots[path], f"{path}'"
+        seen = key in self.written
+        self.written.add(key)
+        return Buffer(slot.parameter.size, frame.OUT, slot.offset, path), int(seen)
+
+    def new_tangent(self, buffer):
+        """A new buffer for the derivative of a buffer along the direction."""
+        self.tangents[id(buffer)] = self.buffer(buffer.size)
+        return self.tangents[id(buffer)]
+
+    def tangent(self, buffer):
+        """The derivative of a buffer along the direction; x's may be absent when a walk gives none."""
+        return self.tangents[id(buffer)]
+
+    def whole_tangent(self, buffer):
+        """The same, never absent: where x's is, it is filled with zeros."""
+        from nbprop.layers.combine import copy_or_zero
+
+        tangent = self.tangents[id(buffer)]
+        if tangent.space == frame.WORK:
+            return tangent
+        self.emit(copy_or_zero, (self.new_tangent(buffer),), (tangent,), (buffer.size // self.batch,))
+        return self.tangents[id(buffer)]
+
+    def linear(self, kernel, writes, reads, sizes, inplace=()):
+        """Emit an op that is linear in all its operands; its tangent is the same op on tangents."""
+        self.emit(kernel, writes, reads, sizes, inplace)
+        if self.second:
+            reads = tuple(self.whole_tangent(buffer) for buffer in reads)
+            inplace = tuple(self.tangents.get(id(buffer)) or self.new_tangent(buffer) for buffer in inplace)
+            self.emit(kernel, tuple(self.new_tangent(buffer) for buffer in writes), reads, sizes, inplace)
+
+    def outside(self, space, size):
+        """The operand of a caller's array."""
+        return Buffer(int(size), frame.SPACES[space], 0, space)
+
+    def state(self, size):
+        """A piece of the caller's layer state."""
+        self.state_used += size
+        return Buffer(size, frame.STATE, self.state_used - size)
+
+    def emit(self, kernel, writes, reads, sizes=(), inplace=(), barrier=True):
+        """Append an op. Operands are `writes`, then `inplace` (read and written), then `reads`; None is absent.
+
+        barrier=False: the op after it may start on another thread before this one ends, because it touches nothing
+        that this one writes.
+        """
+        operands = (*writes, *inplace, *reads)
+        if len(operands) != len(kernel.arrays) or len(sizes) != len(kernel.sizes):
+            raise TypeError(
+                f"{self.label}: kernel {kernel.name} takes arrays {kernel.arrays} and sizes {kernel.sizes}, "
+                f"got {len(operands)} operands and {len(sizes)} sizes"
+            )
+        written = tuple(buffer for buffer in (*writes, *inplace) if buffer is not None)
+        sizes = tuple(int(size) for size in sizes)
+        self.ops.append(Op(kernel, operands, sizes, written, self.label, barrier))
+
+    def on_backward(self, y, rule):
+        """Call ``rule(dy)`` on the way back, with the buffer of y's gradient; it emits ops and calls `contribute`."""
+        self.rules.append((self.label, y, rule))
+
+    def contribute(self, x, dx):
+        """Say that `dx` (a buffer of x's size) holds a contribution to x's gradient; several add up."""
+        if x.gradient is None:
+            x.gradient = dx
+        else:
+            from nbprop.layers.combine import add_into
+
+            self.linear(add_into, (), (dx,), (x.size,), inplace=(x.gradient,))
+
+    def reverse(self):
+        """Emit the backward ops."""
+        for label, y, rule in reversed(self.rules):
+            self.label = label
+            if y.gradient is not None:
+                rule(y.gradient)
+
+
+@dataclass
+class Lowered:
+    """The ops of the parts that programs are made of, with every buffer placed."""
+
+    parts: dict
+    work_size: int
+    bound: int
+
+
+def _lower_layers(build, net):
+    """Emit every layer; (x, y)."""
+    x = y = Value(net.input_shape, build.outside("x", build.batch * math.prod(net.input_shape)))
+    if build.second:
+        build.tangents[id(x.buffer)] = build.outside("dx", x.buffer.size)
+    for index, layer in enumerate(net.layers):
+        y = lower_layer(build, f"{index}.{layer.kind}", layer, y)
+    return x, y
+
+
+def lower(net, loss, batch, dtype, threads_wanted):
+    """Lower a network; see `Lowered`."""
+    from nbprop.layers.combine import copy
+
+    build = Builder(net, batch, dtype, threads_wanted)
+    x, y = _lower_layers(build, net)
+    parts = {"forward": _take(build)}
+    build.label = "output"
+    build.emit(copy, (build.outside("y", batch * y.size),), (y.buffer,), (y.size,))
+    parts["copy_y"] = _take(build)
+    dy = build.buffer(batch * y.size)
+    build.emit(copy, (dy,), (build.outside("dy", batch * y.size),), (y.size,))
+    parts["copy_dy"] = _take(build)
+    if loss is not None:
+        build.label = "loss"
+        loss.lower(build, y, None)
+        parts["value"] = _take(build)
+        loss.lower(build, y, dy)
+        parts["loss"] = _take(build)
+    y.gradient = dy
+    build.reverse()
+    if x.gradient is not None and x.gradient.space == frame.WORK:
+        build.label = "input"
+        build.emit(copy, (build.outside("dx", batch * x.size),), (x.gradient,), (x.size,))
+    parts["backward_input"] = _take(build)
+    parts["backward"] = _needed(parts["backward_input"], frame.GRADS)
+    # One timeline serves all programs: forward, the output's copy, the loss (or the caller's dy), backward.
+    order = ("forward", "copy_y", "value", "copy_dy", "loss", "backward_input")
+    timeline = [op for part in order for op in parts.get(part, ())]
+    # What forward leaves survives backward, so that one forward serves several: a Jacobian's rows, another dy.
+    work_size, bound = _place(timeline, dtype.itemsize, parts["forward"])
+    return Lowered(parts, work_size, bound)
+
+
+def lower_along(program, net, loss, batch, dtype, threads_wanted):
+    """Lower a program that takes derivatives along a direction: "jvp", "hvp" or "gauss_newton".
+
+    Every op is followed by its derivative along (v, x'); for Hv on the way back too, forward over reverse (Pearlmutter
+    1994). The Gauss-Newton product is the plain gradient for dy = H_L y', H_L being the loss's Hessian by the output.
+    """
+    from nbprop.layers.combine import copy
+
+    build = Builder(net, batch, dtype, threads_wanted, second=True)
+    _, y = _lower_layers(build, net)
+    y_dot = build.whole_tangent(y.buffer)
+    if program == "jvp":
+        build.emit(copy, (build.outside("out", batch * y.size),), (y_dot,), (y.size,))
+    else:
+        build.label = "loss"
+        y.gradient = build.buffer(batch * y.size)
+        if program == "hvp":
+            loss.lower(build, y, y.gradient)
+            loss.lower_curvature(build, y, y_dot, build.new_tangent(y.gradient))
+        else:
+            build.second = False
+            loss.lower_curvature(build, y, y_dot, y.gradient)
+        build.reverse()
+    ops = _needed(_take(build), frame.GRADS if program == "gauss_newton" else frame.OUT)
+    return Lowered({program: ops}, *_place(ops, dtype.itemsize))
+
+
+def lower_layer(build, path, layer, x):
+    """Emit one layer's ops; layers with layers inside call this for each of those."""
+    outer, build.label = build.label, path
+    names = [f"{path}.{parameter.name}" for parameter in layer.parameters(x.shape)]
+    y = layer.lower(build, x, path, names)
+    build.label = outer
+    return y
+
+
+def _take(build):
+    ops, build.ops = build.ops, []
+    return ops
+
+
+def _needed(ops, space):
+    """The ops that what lands in `space` depends on."""
+    wanted, kept, follower = set(), [], None
+    for op, following in zip(reversed(ops), [None, *reversed(ops)], strict=False):
+        if any(buffer.space == space or id(buffer) in wanted for buffer in op.writes):
+            # An op may go without a barrier only before the very op that it was emitted before.
+            barrier = op.barrier or following is not follower
+            follower = op
+            kept.append(replace(op, barrier=barrier))
+            wanted.update(id(buffer) for buffer in op.operands if buffer is not None)
+    return kept[::-1]
+
+
+def _place(timeline, itemsize, kept=()):
+    """Give every workspace buffer an offset by when it lives; (elements in all, the most that live at once).
+
+    What the ops in `kept` write lives to the end if it is read after them.
+    """
+    first, last, buffers = {}, {}, {}
+    for time, op in enumerate(timeline):
+        for buffer in op.operands:
+            if buffer is not None and buffer.space == frame.WORK:
+                buffers[id(buffer)] = buffer
+                first.setdefault(id(buffer), time)
+                # Without a barrier, threads may still be in this op while others are in the next.
+                last[id(buffer)] = time if op.barrier else time + 1
+    for buffer in (buffer for op in kept for buffer in op.writes if buffer.space == frame.WORK):
+        if last[id(buffer)] >= len(kept):
+            last[id(buffer)] = len(timeline)
+    unit = max(1, _ALIGNMENT // itemsize)
+    placed = []
+    for key in sorted(buffers, key=lambda k: (-buffers[k].size, first[k])):
+        size = -(-buffers[key].size // unit) * unit
+        offset = 0
+        for other, start, stop in sorted(placed, key=lambda p: p[1]):
+            together = first[key] <= last[other] and first[other] <= last[key]
+            if together and start < offset + size and offset < stop:
+                offset = stop
+        buffers[key].offset = offset
+        placed.append((key, offset, offset + size))
+    total = max((stop for _, _, stop in placed), default=0)
+    alive = [
+        sum(stop - start for key, start, stop in placed if first[key] <= time <= last[key])
+        for time in range(len(timeline))
+    ]
+    return total, max(alive, default=0)
