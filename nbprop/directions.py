@@ -5,18 +5,23 @@ As the entries in walk.py: they check a call's block, then walk the plan's progr
 
 from nbprop import arguments as arg
 from nbprop import frame, table
-from nbprop.arguments import check_aliasing, check_array, check_flat, check_samples
+from nbprop.arguments import check_array, check_flat, check_samples
 from nbprop.jit import find, njit
 from nbprop.numerics.intrinsics import load, stack_words, store, store_double, store_float
-from nbprop.walk import ENTRIES, check_inputs, check_target, check_written, entry, fill_frame, run_program, walk_alone
+from nbprop.walk import (
+    ENTRIES,
+    check_backward,
+    check_inputs,
+    check_target,
+    check_written,
+    entry,
+    fill_frame,
+    given,
+    run_program,
+    walk_alone,
+)
 
 _FRAME_WORDS = frame.WORDS
-
-
-@njit
-def given(block, argument):
-    """Whether an argument was given."""
-    return load(block, argument * arg.DESCRIPTION + arg.SHAPE) != 0
 
 
 @njit
@@ -88,17 +93,7 @@ def gauss_newton_product_entry(plan, block):
 @njit
 def vjp_entry(plan, block):
     """grads (and dx, when given) = the transposed Jacobian times dy, with forward in the same call."""
-    status = check_inputs(plan, block)
-    if status == 0:
-        status = check_samples(plan, block, arg.DY, load(plan, table.DTYPE), table.Y_SHAPE, False)
-    if status == 0:
-        status = check_flat(plan, block, arg.GRADS, load(plan, table.N_PARAMS), False, True)
-    if status == 0 and given(block, arg.DX):
-        status = check_samples(plan, block, arg.DX, load(plan, table.DTYPE), table.X_SHAPE, True)
-    if status == 0:
-        status = check_written(block, arg.GRADS, arg.DX)
-    if status == 0:
-        status = check_aliasing(block, arg.WORK)
+    status = check_backward(plan, block)
     if status != 0:
         return status
     return run_program(plan, block, table.VJP_INPUT if given(block, arg.DX) else table.VJP)

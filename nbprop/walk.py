@@ -142,6 +142,12 @@ def run_program(plan, block, program):
 
 
 @njit
+def given(block, argument):
+    """Whether an argument was given."""
+    return load(block, argument * arg.DESCRIPTION + arg.SHAPE) != 0
+
+
+@njit
 def check_inputs(plan, block):
     """What every entry takes: params, x, work, and state where the network has one."""
     if load(plan, table.VERSION) != table.TABLE_VERSION:
@@ -167,7 +173,7 @@ def check_target(plan, block):
     status = check_samples(plan, block, arg.TARGET, code, table.TARGET_SHAPE, False)
     if status == 0 and code == arg.ANY_INTEGER:
         status = check_classes(block, arg.TARGET, load(plan, table.TARGET_CLASSES))
-    if status == 0 and load(block, arg.WEIGHTS * arg.DESCRIPTION + arg.SHAPE) != 0:
+    if status == 0 and given(block, arg.WEIGHTS):
         status = check_flat(plan, block, arg.WEIGHTS, load(block, arg.SAMPLES), False, False)
     return status
 
@@ -176,7 +182,7 @@ def check_target(plan, block):
 def check_written(block, first, second):
     """Aliasing of what an entry writes (an argument that was not given writes nothing)."""
     status = check_aliasing(block, first)
-    if status == 0 and load(block, second * arg.DESCRIPTION + arg.SHAPE) != 0:
+    if status == 0 and given(block, second):
         status = check_aliasing(block, second)
     return status
 
@@ -217,23 +223,27 @@ def value_and_grad_entry(plan, block):
 
 
 @njit
-def backward_entry(plan, block):
-    """grads (and dx, when given) from dy, after forward on the same work."""
+def check_backward(plan, block):
+    """What a way back from the caller's dy takes and writes."""
     status = check_inputs(plan, block)
     if status == 0:
         status = check_samples(plan, block, arg.DY, load(plan, table.DTYPE), table.Y_SHAPE, False)
     if status == 0:
         status = check_flat(plan, block, arg.GRADS, load(plan, table.N_PARAMS), False, True)
-    with_input = load(block, arg.DX * arg.DESCRIPTION + arg.SHAPE) != 0
-    if status == 0 and with_input:
+    if status == 0 and given(block, arg.DX):
         status = check_samples(plan, block, arg.DX, load(plan, table.DTYPE), table.X_SHAPE, True)
     if status == 0:
         status = check_written(block, arg.GRADS, arg.DX)
-    if status == 0:
-        status = check_aliasing(block, arg.WORK)
+    return check_aliasing(block, arg.WORK) if status == 0 else status
+
+
+@njit
+def backward_entry(plan, block):
+    """grads (and dx, when given) from dy, after forward on the same work."""
+    status = check_backward(plan, block)
     if status != 0:
         return status
-    return run_program(plan, block, table.BACKWARD_INPUT if with_input else table.BACKWARD)
+    return run_program(plan, block, table.BACKWARD_INPUT if given(block, arg.DX) else table.BACKWARD)
 
 
 def _entry_signature(dtype):
