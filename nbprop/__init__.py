@@ -15,6 +15,7 @@ from nbprop.network import Network, network, views
 from nbprop.operators import gauss_newton_operator, hessian, hessian_operator, jacobian_operator
 from nbprop.optimizers import adagrad, adam, adamw, lion, momentum, nesterov, optimizer_state, rmsprop, rprop, sgd
 from nbprop.plan import Plan, plan, workspace
+from nbprop.rollouts import rollout, rollout_adjoint, rollout_buffers
 from nbprop.running import History
 from nbprop.scipy_bridge import minimize, objective
 from nbprop.solvers import lbfgs_state, lbfgs_step
@@ -71,6 +72,9 @@ __all__ = [
     "plan",
     "residual",
     "rmsprop",
+    "rollout",
+    "rollout_adjoint",
+    "rollout_buffers",
     "rprop",
     "save",
     "schedules",

@@ -1,0 +1,116 @@
+"""Gradients through a simulation: the forward and the adjoint sweep of a user's own compiled dynamics.
+
+A system steps x[t+1] = f(x[t], t). Its adjoint goes back: lam[t] = dL/dx[t] + (df/dx)^T lam[t+1] (Bryson and Ho
+1975, section 2.2; Werbos 1990). Only every k-th state is kept; the states between are computed again, a segment at a
+time, when the adjoint comes by: with k near sqrt(steps) the memory is about 2 sqrt(steps) states, for one more forward
+sweep.
+
+The functions are the user's, so each new set of them is compiled anew, in every process.
+"""
+
+import numba
+import numpy as np
+
+from nbprop.jit import FLAGS
+from nbprop.network import positive
+
+
+def rollout_buffers(steps, n_states, every=1):
+    """(kept, segment, lam): the arrays that `rollout` and `rollout_adjoint` take, float64, uninitialised.
+
+    steps : int, time steps
+    n_states : int, numbers in a state
+    every : int, keep each every-th state; 1 keeps all
+
+    >>> [a.shape for a in rollout_buffers(200, 4, every=14)]
+    [(15, 4), (15, 4), (2, 4)]
+    """
+    steps, n_states, every = positive("steps", steps), positive("n_states", n_states), positive("every", every)
+    return np.empty((-(-steps // every), n_states)), np.empty((every + 1, n_states)), np.empty((2, n_states))
+
+
+@numba.njit(**FLAGS)
+def _check(steps, kept, segment):
+    every = segment.shape[0] - 1
+    if steps < 1 or every < 1:
+        raise ValueError("rollout: steps must be at least 1, and segment must have at least two rows")
+    if kept.shape[0] != (steps + every - 1) // every or kept.shape[1] != segment.shape[1]:
+        raise ValueError(
+            "rollout: kept and segment do not fit; nbprop.rollout_buffers(steps, n_states, every) makes them"
+        )
+    return every
+
+
+@numba.njit(**FLAGS)
+def _sweep(step, first, steps, segment, data):
+    """Fill segment[1:] from segment[0], the state at time `first`; how many steps were taken."""
+    count = min(segment.shape[0] - 1, steps - first)
+    for i in range(count):
+        step(segment[i + 1], segment[i], first + i, data)
+    return count
+
+
+@numba.njit(**FLAGS)
+def rollout(step, start, steps, kept, segment, data):
+    """Simulate: x[0] = start, x[t + 1] = f(x[t], t), keeping every k-th state.
+
+    Parameters
+    ----------
+    step : @njit function (x_next, x, t, data), writes x_next (n_states,)
+    start : (n_states,) array
+    steps : int
+    kept, segment : from `rollout_buffers(steps, n_states, every)`, overwritten
+    data : anything that Numba takes, handed to step: a tuple of arrays, a plan, numbers
+
+    Returns
+    -------
+    (n_states,) view into segment
+        The last state.
+
+    Raises
+    ------
+    ValueError
+        When the buffers do not fit.
+    """
+    every = _check(steps, kept, segment)
+    segment[0] = start
+    count = 0
+    for k in range(kept.shape[0]):
+        if k > 0:
+            segment[0] = segment[every]
+        kept[k] = segment[0]
+        count = _sweep(step, k * every, steps, segment, data)
+    return segment[count]
+
+
+@numba.njit(**FLAGS)
+def rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, data):
+    """Go back after `rollout` with the same arguments: a loss's gradient by the start, and by what adjoint sums up.
+
+    Parameters
+    ----------
+    step, steps, kept, segment, data : as `rollout` had them
+    adjoint : @njit function (lam_x, lam_next, x, t, data)
+        Writes lam_x = (df/dx)^T lam_next at x[t], and adds (df/dp)^T lam_next to gradients of its own, in data.
+    loss_gradient : @njit function (lam, x, t, data), adds dL/dx[t] to lam, for t = 0 ... steps
+    lam : (2, n_states) from `rollout_buffers`, overwritten
+
+    Returns
+    -------
+    (n_states,) view into lam
+        dL/dx[0].
+    """
+    every = _check(steps, kept, segment)
+    now, other = lam[0], lam[1]
+    now[:] = 0
+    last = kept.shape[0] - 1
+    for k in range(last, -1, -1):
+        segment[0] = kept[k]
+        count = _sweep(step, k * every, steps, segment, data)
+        if k == last:
+            loss_gradient(now, segment[count], steps, data)
+        for i in range(count - 1, -1, -1):
+            adjoint(other, now, segment[i], k * every + i, data)
+            now, other = other, now
+            loss_gradient(now, segment[i], k * every + i, data)
+    return now
