@@ -4,6 +4,7 @@ from nbprop import schedules
 from nbprop.calls import backward, forward, value, value_and_grad
 from nbprop.clipping import clip_norm, clip_value
 from nbprop.derivatives import gauss_newton_product, hvp, jacobian, jvp, per_sample_grads, vjp
+from nbprop.fleets import fit_many
 from nbprop.gradcheck import gradcheck
 from nbprop.initial import init
 from nbprop.jit import share
@@ -40,6 +41,7 @@ __all__ = [
     "dense",
     "elementwise",
     "fit",
+    "fit_many",
     "flatten",
     "forward",
     "gauss_newton_operator",
