@@ -43,7 +43,14 @@ def curve_fit_bounds(text):
     assert text
 
 
-CHECKS = {check.__name__: check for check in (xor, digits, simulation, own_layer, curve_fit_bounds)}
+def neural_ode(text):
+    exact, tried = number(r"adjoint (\S+),", text), number(r"central difference (\S+)", text)
+    assert abs(exact - tried) < 1e-6 * abs(tried)
+    assert number(r"-> (\S+) in", text) < 0.002
+    assert number(r"largest error (\S+) within", text) < 0.1
+
+
+CHECKS = {check.__name__: check for check in (xor, digits, simulation, own_layer, curve_fit_bounds, neural_ode)}
 
 
 def test_every_example_has_a_check():
