@@ -50,7 +50,15 @@ def neural_ode(text):
     assert number(r"largest error (\S+) within", text) < 0.1
 
 
-CHECKS = {check.__name__: check for check in (xor, digits, simulation, own_layer, curve_fit_bounds, neural_ode)}
+def curve_fit_lm(text):
+    losses = {name: number(rf"{name} +loss (\S+) after", text) for name in ("Levenberg-Marquardt", "L-BFGS-B", "Adam")}
+    assert all(loss < 0.0125 for loss in losses.values())
+    assert losses["Levenberg-Marquardt"] == min(losses.values())
+
+
+CHECKS = {
+    check.__name__: check for check in (xor, digits, simulation, own_layer, curve_fit_bounds, curve_fit_lm, neural_ode)
+}
 
 
 def test_every_example_has_a_check():

@@ -1,0 +1,96 @@
+"""One regression, three ways: Levenberg-Marquardt, L-BFGS-B and Adam on the same network, data and start.
+
+A sum of squares has a Jacobian, and Levenberg-Marquardt uses it: each of its steps costs much more than a gradient, and
+gets much further. The losses over time are printed, and drawn when matplotlib is there.
+"""
+
+import time
+
+import numpy as np
+
+import nbprop
+from nbprop.least_squares import Residuals
+from nbprop.marquardt import levenberg_marquardt
+
+SAMPLES, NOISE = 1000, 0.1
+rng = np.random.default_rng(0)
+x = np.sort(rng.uniform(-3, 3, (SAMPLES, 1)), axis=0)
+target = np.sin(2 * x) * np.exp(-x / 4) + NOISE * rng.standard_normal(x.shape)
+
+net = nbprop.network((1,), nbprop.dense(20, activation="tanh"), nbprop.dense(1))
+plan = nbprop.plan(net, loss="mse", batch=SAMPLES)
+start = nbprop.init(net, seed=1)
+
+
+class Trace:
+    """(seconds, lowest loss so far) of a run."""
+
+    def __init__(self):
+        self.begin, self.seconds, self.losses = time.perf_counter(), [], []
+
+    def add(self, loss):
+        self.seconds.append(time.perf_counter() - self.begin)
+        self.losses.append(min([loss, *self.losses[-1:]]))
+
+
+def marquardt():
+    residuals, trace = Residuals(plan, x, target, None), Trace()
+
+    def traced(theta):
+        r = residuals(theta)
+        trace.add(float(r @ r) / SAMPLES)
+        return r
+
+    levenberg_marquardt(traced, residuals.jacobian, start, max_nfev=60)
+    return trace
+
+
+def lbfgs():
+    params, trace = start.copy(), Trace()
+    options = {"maxfun": 2000, "ftol": 1e-12}
+
+    def note(intermediate_result):
+        trace.add(intermediate_result.fun)
+
+    nbprop.minimize(plan, params, x, target, method="L-BFGS-B", maxiter=600, callback=note, options=options)
+    return trace
+
+
+def adam():
+    params, grads, work = start.copy(), np.empty_like(start), nbprop.workspace(plan)
+    state, trace = nbprop.optimizer_state("adam", params.size), Trace()
+    for step in range(1500):
+        trace.add(nbprop.value_and_grad(plan, params, x, target, grads, work))
+        nbprop.adam(params, grads, state, step, 1e-2)
+    return trace
+
+
+def draw(traces, path="curve_fit_lm.png"):
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for name, trace in traces.items():
+        axes.loglog(trace.seconds, trace.losses, label=name)
+    axes.axhline(NOISE**2, color="grey", linestyle=":", label="noise")
+    axes.set(xlabel="seconds", ylabel="mean squared error")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    print(f"picture: {path}")
+
+
+def main():
+    traces = {}
+    for name, run in {"Levenberg-Marquardt": marquardt, "L-BFGS-B": lbfgs, "Adam": adam}.items():
+        run()  # the first run may compile
+        traces[name] = run()
+        print(f"{name:20} loss {traces[name].losses[-1]:.6f} after {len(traces[name].losses)} evaluations")
+    draw(traces)
+
+
+if __name__ == "__main__":
+    main()
