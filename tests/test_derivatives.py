@@ -83,14 +83,15 @@ def test_products(case, dtype):
 
 
 def every_layer(name):
-    """Residual, concat, tied and standalone layers around one activation, on inputs (n, 2, 3)."""
+    """Residual, concat, slicing, tied and standalone layers around one activation, on inputs (n, 2, 3)."""
     return nbprop.network(
         (2, 3),
         nbprop.activation(name),
         nbprop.dense(3, activation=name),
         nbprop.residual(nbprop.activation(name), nbprop.dense(3, activation=name)),
         nbprop.dense(3, activation=name, share="1.dense.weight"),
-        nbprop.concat([], nbprop.dense(2, bias=False)),
+        nbprop.concat([nbprop.slicing(1, 3)], nbprop.slicing(0, 2), nbprop.dense(2, bias=False)),
+        nbprop.reshape((3, 4)),
         nbprop.flatten(),
         nbprop.dense(4),
     )

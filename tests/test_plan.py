@@ -178,6 +178,19 @@ DESCRIPTIONS = {
         lambda: network((3,), dense(4), dense(4, share="0.dense")),
         r"layer 1.dense: share='0.dense' needs shape \(4, 4\), but 0.dense.weight has \(3, 4\)",
     ),
+    "slice beyond the axis": (
+        lambda: network((4,), nbprop.slicing(2, 5)),
+        r"layer 0.slicing on an input of shape \(4,\): slicing up to 5 needs a last axis of at least 5",
+    ),
+    "slice from the back": (lambda: nbprop.slicing(-2, 3), "needs 0 <= start < stop, got start -2, stop 3"),
+    "empty slice": (lambda: nbprop.slicing(2, 2), "needs 0 <= start < stop, got start 2, stop 2"),
+    "slice to the end": (lambda: nbprop.slicing(2, None), "slicing: stop must be an integer, got None"),
+    "reshape to another size": (
+        lambda: network((4, 3), nbprop.reshape((5, 2))),
+        r"reshape to \(5, 2\) holds 10 numbers a sample, but \(4, 3\) holds 12",
+    ),
+    "reshape without extents": (lambda: nbprop.reshape(()), r"reshape: shape must be a tuple of positive integers"),
+    "reshape, -1": (lambda: nbprop.reshape((3, -1)), "reshape: shape must be a positive integer, got -1"),
     "activation": (lambda: dense(3, "rleu"), r"activation: unknown name 'rleu'; did you mean 'relu'"),
     "activation layer": (
         lambda: nbprop.activation("sigmiod"),

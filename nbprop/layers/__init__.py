@@ -4,6 +4,18 @@ from nbprop.layers.activation import ACTIVATIONS, activation
 from nbprop.layers.combine import concat, residual
 from nbprop.layers.custom import custom, elementwise
 from nbprop.layers.dense import dense
-from nbprop.layers.reshape import flatten
+from nbprop.layers.reshape import flatten, reshape
+from nbprop.layers.slicing import slicing
 
-__all__ = ["ACTIVATIONS", "activation", "concat", "custom", "dense", "elementwise", "flatten", "residual"]
+__all__ = [
+    "ACTIVATIONS",
+    "activation",
+    "concat",
+    "custom",
+    "dense",
+    "elementwise",
+    "flatten",
+    "reshape",
+    "residual",
+    "slicing",
+]

@@ -1,9 +1,16 @@
-"""Flatten: a view of each sample as one axis. No kernel, no copy: the buffers stay where they are."""
+"""Flatten and reshape: views of each sample with other axes. No kernel, no copy: the buffers stay where they are."""
 
 import math
 from dataclasses import dataclass
 
-from nbprop.network import Layer
+from nbprop.network import Layer, positive
+
+
+def _lower_view(build, x, shape):
+    """The value x under another shape."""
+    y = type(x)(shape, x.buffer)
+    build.on_backward(y, lambda dy: build.contribute(x, dy))
+    return y
 
 
 @dataclass(frozen=True, repr=False)
@@ -18,9 +25,7 @@ class Flatten(Layer):
         return (math.prod(input_shape),)
 
     def lower(self, build, x, path, names):
-        y = type(x)((x.size,), x.buffer)
-        build.on_backward(y, lambda dy: build.contribute(x, dy))
-        return y
+        return _lower_view(build, x, (x.size,))
 
 
 def flatten():
@@ -30,3 +35,45 @@ def flatten():
     flatten()
     """
     return Flatten()
+
+
+@dataclass(frozen=True, repr=False)
+class Reshape(Layer):
+    shape: tuple = ()
+    kind = "reshape"
+    tangents = True
+
+    def __post_init__(self):
+        if isinstance(self.shape, int):
+            object.__setattr__(self, "shape", (self.shape,))
+        if not isinstance(self.shape, (tuple, list)) or not self.shape:
+            raise ValueError(f"reshape: shape must be a tuple of positive integers, got {self.shape!r}")
+        object.__setattr__(self, "shape", tuple(positive("reshape: shape", extent) for extent in self.shape))
+
+    def __repr__(self):
+        return f"reshape({self.shape})"
+
+    def output_shape(self, input_shape):
+        if math.prod(self.shape) != math.prod(input_shape):
+            raise ValueError(
+                f"reshape to {self.shape} holds {math.prod(self.shape):,} numbers a sample, "
+                f"but {input_shape} holds {math.prod(input_shape):,}; they must agree"
+            )
+        return self.shape
+
+    def lower(self, build, x, path, names):
+        return _lower_view(build, x, self.shape)
+
+
+def reshape(shape):
+    """A layer that gives each sample other axes, in C order: (784,) becomes (28, 28, 1).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of one sample, without the batch; it must hold as many numbers as the input's.
+
+    >>> reshape((28, 28, 1))
+    reshape((28, 28, 1))
+    """
+    return Reshape(shape)

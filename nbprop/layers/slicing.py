@@ -1,0 +1,86 @@
+"""Slicing: y = x[..., start:stop], a part of the last axis.
+
+With `concat`, a layer sees only some of its inputs: each branch begins with its own slice. The way back puts dy into
+its place and zeros around it; several slices of one value add up.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from nbprop.jit import kernel, share
+from nbprop.layers.combine import copy_columns
+from nbprop.network import Layer
+from nbprop.numerics.scalars import like
+
+
+@kernel
+def slicing_backward(dx, dy, n, rows, size, first, width, part, parts):
+    """dx[:, first : first + width] = dy, 0 elsewhere. dx OUT (n * rows, size), dy IN (n * rows, width)."""
+    start, stop = share(n * rows, part, parts)
+    for i in range(start, stop):
+        dx_row, dy_row = dx[i * size : (i + 1) * size], dy[i * width : (i + 1) * width]
+        for j in range(size):
+            dx_row[j] = like(dx_row[j], 0.0)
+        inside = dx_row[first : first + width]
+        for j in range(width):
+            inside[j] = dy_row[j]
+
+
+@dataclass(frozen=True, repr=False)
+class Slicing(Layer):
+    start: int
+    stop: int
+    kind = "slicing"
+    tangents = True
+
+    def __post_init__(self):
+        for name in ("start", "stop"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise ValueError(f"slicing: {name} must be an integer, got {value!r}")
+            object.__setattr__(self, name, int(value))
+        if not 0 <= self.start < self.stop:
+            raise ValueError(
+                f"slicing: needs 0 <= start < stop, got start {self.start}, stop {self.stop}; count from the front"
+            )
+
+    def __repr__(self):
+        return f"slicing({self.start}, {self.stop})"
+
+    def output_shape(self, input_shape):
+        if not input_shape or input_shape[-1] < self.stop:
+            raise ValueError(
+                f"slicing up to {self.stop} needs a last axis of at least {self.stop}, got shape {input_shape}"
+            )
+        return (*input_shape[:-1], self.stop - self.start)
+
+    def lower(self, build, x, path, names):
+        rows, size, width = math.prod(x.shape[:-1]), x.shape[-1], self.stop - self.start
+        y = build.value((*x.shape[:-1], width))
+        build.linear(copy_columns, (y.buffer,), (x.buffer,), (rows, width, 0, size, self.start, width))
+
+        def rule(dy):
+            dx = build.buffer(build.batch * x.size)
+            build.linear(slicing_backward, (dx,), (dy,), (rows, size, self.start, width))
+            build.contribute(x, dx)
+
+        build.on_backward(y, rule)
+        return y
+
+
+def slicing(start, stop):
+    """A layer that takes a part of the last axis: y = x[..., start:stop].
+
+    Parameters
+    ----------
+    start, stop : int
+        0 <= start < stop, at most the size of the axis.
+
+    >>> from nbprop.layers.combine import concat
+    >>> from nbprop.layers.dense import dense
+    >>> concat([slicing(0, 24), dense(6)], [slicing(24, 36), dense(6)])
+    concat([slicing(0, 24), dense(6)], [slicing(24, 36), dense(6)])
+    """
+    return Slicing(start, stop)
