@@ -15,7 +15,7 @@ from nbprop.marquardt import lm_state, lm_step
 from nbprop.network import Network, network, views
 from nbprop.operators import gauss_newton_operator, hessian, hessian_operator, jacobian_operator
 from nbprop.optimizers import adagrad, adam, adamw, lion, momentum, nesterov, optimizer_state, rmsprop, rprop, sgd
-from nbprop.plan import Plan, plan, workspace
+from nbprop.plan import Plan, layer_state, plan, workspace
 from nbprop.rollouts import rollout, rollout_adjoint, rollout_buffers
 from nbprop.running import History
 from nbprop.scipy_bridge import minimize, objective
@@ -56,6 +56,7 @@ __all__ = [
     "jacobian",
     "jacobian_operator",
     "jvp",
+    "layer_state",
     "lbfgs_state",
     "lbfgs_step",
     "least_squares",

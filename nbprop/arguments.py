@@ -15,10 +15,10 @@ from nbprop.jit import njit
 from nbprop.numerics.intrinsics import load, load_integer, store
 
 # Arguments, in the order of their descriptions in a call's block.
-PARAMS, X, TARGET, GRADS, WORK, WEIGHTS, STATE, Y, DY, DX, V, OUT = range(12)
-NAMES = ("params", "x", "target", "grads", "work", "weights", "state", "y", "dy", "dx", "v", "out")
-PLAN = 12
+PARAMS, X, TARGET, GRADS, WORK, WEIGHTS, STATE, Y, DY, DX, V, OUT, LENGTHS = range(13)
+NAMES = ("params", "x", "target", "grads", "work", "weights", "state", "y", "dy", "dx", "v", "out", "lengths")
 ARGUMENTS = len(NAMES)
+PLAN, CALL_STEP = ARGUMENTS, ARGUMENTS + 1  # what a status may name beside the arrays
 
 # A description's words. Compiled code indexes the block by word number: an address computed first, block + 8 * offset,
 # lets LLVM take the offset for the pointer, and where it is a constant 0 call the access undefined and drop it.
@@ -31,11 +31,12 @@ ACCUMULATE = ARGUMENTS * DESCRIPTION
 STEP = ACCUMULATE + 1
 RESULT = ACCUMULATE + 3  # float64
 SAMPLES = ACCUMULATE + 4
-BLOCK = 80
+BLOCK = 88
 
 # Problems.
 NOT_AN_ARRAY, MISSING, DTYPE, ORDER, MISALIGNED, READ_ONLY, LENGTH, SHAPE_DIFFERS = range(1, 9)
 EMPTY, CAPACITY, SAMPLES_DIFFER, CLASS_RANGE, ALIASED, NO_TANGENT, OUTDATED, NO_LOSS = range(9, 17)
+NO_LENGTHS, LENGTH_RANGE, NO_DERIVATIVE, FORWARD_ONLY, POSITION_RANGE = range(17, 22)
 
 # Statuses from here up are walks that a kernel stopped: FAILED + the row's number in the table.
 FAILED = 1 << 20
@@ -189,6 +190,32 @@ def check_classes(block, argument, classes):
         value = integer_at(address, code, index)
         if value < 0 or value >= classes:
             return argument * 64 + CLASS_RANGE
+    return 0
+
+
+@njit
+def length_at(address, code, sample, longest):
+    """How many positions of a sample count: `longest` where the caller gave no lengths (address 0)."""
+    return longest if address == 0 else integer_at(address, code, sample)
+
+
+@njit
+def check_lengths(plan, block):
+    """lengths: (n,) integers in 1..T, for a network with a layer that takes them."""
+    longest = load(plan, table.LENGTHS)
+    if longest == 0:
+        return LENGTHS * 64 + NO_LENGTHS
+    status = check_array(block, LENGTHS, ANY_INTEGER, False)
+    if status != 0:
+        return status
+    words = LENGTHS * DESCRIPTION
+    if load(block, words + RANK) != 1 or load(block, words + ELEMENTS) != load(block, SAMPLES):
+        return LENGTHS * 64 + SAMPLES_DIFFER
+    address, code = load(block, words + DATA), load(block, words + CODE)
+    for sample in range(load(block, SAMPLES)):
+        length = integer_at(address, code, sample)
+        if length < 1 or length > longest:
+            return LENGTHS * 64 + LENGTH_RANGE
     return 0
 
 

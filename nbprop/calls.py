@@ -33,10 +33,12 @@ _BLOCK = arg.BLOCK
 
 
 @njit
-def _call(entry, plan, params, x, target, grads, work, weights, state, y, dy, dx, v, out, accumulate, step, ndarray):
+def _call(
+    entry, plan, params, x, target, grads, work, weights, state, y, dy, dx, v, out, lengths, accumulate, step, ndarray
+):
     """Describe Python objects (by address, 0: not given), call an entry; (status, result)."""
     block = stack_words(_BLOCK)
-    objects = (params, x, target, grads, work, weights, state, y, dy, dx, v, out)
+    objects = (params, x, target, grads, work, weights, state, y, dy, dx, v, out, lengths)
     for argument in range(arg.ARGUMENTS):
         status = arg.describe_object(block, argument, objects[argument], ndarray)
         if status != 0:
@@ -86,7 +88,7 @@ def _table(function, plan):
 # -- the public functions ------------------------------------------------------------------------------------
 
 
-def forward(plan, params, x, y, work, state=None, step=0):
+def forward(plan, params, x, y, work, state=None, step=0, lengths=None):
     """Run the network: writes y.
 
     Parameters
@@ -96,8 +98,9 @@ def forward(plan, params, x, y, work, state=None, step=0):
     x : (n, *input_shape) array, n at most the plan's batch
     y : (n, *output_shape) array, overwritten; logits for a network under a cross-entropy loss
     work : 1-D array from `workspace(plan)`, overwritten; `backward` needs what this call leaves there
-    state : 1-D array of layer state, where the network has one
-    step : int, keys the random numbers of dropout
+    state : 1-D array from `layer_state(plan)`, changed, where the network has one
+    step : int, keys the random numbers of dropout; the position of a decoding plan
+    lengths : (n,) integers or None, how many positions of each sample count (None: all), for networks over sequences
 
     Raises
     ------
@@ -115,24 +118,22 @@ def forward(plan, params, x, y, work, state=None, step=0):
     >>> y.max()
     np.float64(0.0)
     """
-    run_entry("forward", plan, (params, x, None, None, work, None, state, y, None, None, None, None), False, step)
+    values = (params, x, None, None, work, None, state, y, None, None, None, None, lengths)
+    run_entry("forward", plan, values, False, step)
 
 
-def value(plan, params, x, target, work, weights=None, state=None, step=0):
+def value(plan, params, x, target, work, weights=None, state=None, step=0, lengths=None):
     """The loss: the mean over the batch, weighted as sum(w l) / sum(w); in nats for likelihoods.
 
     Arguments and errors as `value_and_grad`, without gradients.
     """
-    return run_entry(
-        "value",
-        plan,
-        (params, x, target, None, work, weights, state, None, None, None, None, None),
-        False,
-        step,
-    )
+    values = (params, x, target, None, work, weights, state, None, None, None, None, None, lengths)
+    return run_entry("value", plan, values, False, step)
 
 
-def value_and_grad(plan, params, x, target, grads, work, weights=None, accumulate=False, state=None, step=0):
+def value_and_grad(
+    plan, params, x, target, grads, work, weights=None, accumulate=False, state=None, step=0, lengths=None
+):
     """The loss and its gradient with respect to the parameters.
 
     Parameters
@@ -145,8 +146,9 @@ def value_and_grad(plan, params, x, target, grads, work, weights=None, accumulat
     work : 1-D array from `workspace(plan)`, overwritten
     weights : (n,) array or None; the loss is sum(w l) / sum(w)
     accumulate : bool
-    state : 1-D array of layer state, where the network has one
+    state : 1-D array from `layer_state(plan)`, changed, where the network has one
     step : int, keys the random numbers of dropout
+    lengths : (n,) integers or None, how many positions of each sample count
 
     Returns
     -------
@@ -185,20 +187,21 @@ def value_and_grad(plan, params, x, target, grads, work, weights=None, accumulat
         0,
         0,
         0,
+        0 if lengths is None else id(lengths),
         1 if accumulate else 0,
         step if type(step) is int else _integer("value_and_grad", step),
         _NDARRAY,
     )
     if status == 0:
         return loss
-    values = (params, x, target, grads, work, weights, state, None, None, None, None, None)
+    values = (params, x, target, grads, work, weights, state, None, None, None, None, None, lengths)
     return _slow("value_and_grad", plan, values, accumulate, step, status)
 
 
 _VALUE_AND_GRAD = ENTRIES["value_and_grad"]
 
 
-def backward(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0):
+def backward(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0, lengths=None):
     """From dy = dL/dy to the gradients, after `forward` with the same params, x and work.
 
     Parameters
@@ -206,20 +209,15 @@ def backward(plan, params, x, dy, grads, dx, work, accumulate=False, state=None,
     dy : (n, *output_shape) array; with respect to the logits for a network under a cross-entropy loss
     grads : (n_params,) array, overwritten, or added to with accumulate=True
     dx : (n, *input_shape) array, overwritten, or None
-    plan, params, x, work, state, step : as `forward` had them
+    plan, params, x, work, state, step, lengths : as `forward` had them
 
     Raises
     ------
     TypeError, ValueError
         As `value_and_grad`.
     """
-    run_entry(
-        "backward",
-        plan,
-        (params, x, None, grads, work, None, state, None, dy, dx, None, None),
-        accumulate,
-        step,
-    )
+    values = (params, x, None, grads, work, None, state, None, dy, dx, None, None, lengths)
+    run_entry("backward", plan, values, accumulate, step)
 
 
 # -- the same names inside @njit -----------------------------------------------------------------------------
@@ -234,6 +232,10 @@ def _raise_status(status):
         raise ValueError("this plan has no loss; make one with nbprop.plan(net, loss=...)")
     if argument == arg.PLAN and problem == arg.NO_TANGENT:
         raise ValueError("a layer of this plan has no tangent kernels, which second derivatives need")
+    if argument == arg.PLAN and problem == arg.FORWARD_ONLY:
+        raise ValueError("a decoding plan only runs forward")
+    if argument == arg.CALL_STEP:
+        raise ValueError("step must be a position that the decoding plan's network has")
     if argument == arg.PLAN:
         raise RuntimeError("the plan was made by another version of nbprop; make it again")
     raise ValueError(arg.NAMES[argument] + " " + _SAID[problem])
@@ -254,6 +256,12 @@ _SAID = (
     "must bring as many samples as x",
     "must hold classes that the network has",
     "is written and shares memory with another argument",
+    "",
+    "",
+    "",
+    "is for networks with a layer that takes lengths, which this one has not",
+    "must hold lengths from 1 to the network's longest",
+    "does not exist where x holds integers; pass None",
 )
 
 _raise_signature = types.void(types.int64)
@@ -277,6 +285,7 @@ _ROLES = {
     "v": "array",
     "v_or_none": "optional",
     "out": "written",
+    "lengths": "integers or None",
 }
 
 
@@ -289,14 +298,18 @@ def check_types(function, plan, step, **given):
     for key, found in given.items():
         role, name = _ROLES[key], key.split("_")[0]
         absent = found is None or isinstance(found, (types.NoneType, types.Omitted))
-        if absent and role in ("optional", "written or None"):
+        if absent and (role == "optional" or role.endswith("or None")):
             continue
         if not isinstance(found, types.Array):
             raise TypingError(f"nbprop.{function}: {name} must be an array, got {found}")
-        if found.dtype != plan.dtype and not (role == "data" and isinstance(found.dtype, types.Integer)):
-            raise TypingError(f"nbprop.{function}: {name} must hold {plan.dtype} as the plan does, got {found.dtype}")
         if found.layout != "C" and found.ndim > 0:
             raise TypingError(f"nbprop.{function}: {name} must be C-contiguous; its type is {found}")
+        if role == "integers or None" and not isinstance(found.dtype, types.Integer):
+            raise TypingError(f"nbprop.{function}: {name} must hold integers, got {found.dtype}")
+        if role == "integers or None":
+            continue
+        if found.dtype != plan.dtype and not (role == "data" and isinstance(found.dtype, types.Integer)):
+            raise TypingError(f"nbprop.{function}: {name} must hold {plan.dtype} as the plan does, got {found.dtype}")
         if role.startswith("written") and not found.mutable:
             raise TypingError(f"nbprop.{function}: {name} is written and must not be read-only; its type is {found}")
 
@@ -333,57 +346,61 @@ def entry_fingerprint(function):
 
 
 @overload(forward, jit_options=FLAGS, strict=False)
-def _forward(plan, params, x, y, work, state=None, step=0):
-    check_types("forward", plan, step, params=params, x=x, y=y, work=work, state=state)
+def _forward(plan, params, x, y, work, state=None, step=0, lengths=None):
+    check_types("forward", plan, step, params=params, x=x, y=y, work=work, state=state, lengths=lengths)
     entry = entry_fingerprint("forward")
-    describe = describer(arg.PARAMS, arg.X, arg.Y, arg.WORK, arg.STATE)
+    describe = describer(arg.PARAMS, arg.X, arg.Y, arg.WORK, arg.STATE, arg.LENGTHS)
 
-    def run(plan, params, x, y, work, state=None, step=0):
+    def run(plan, params, x, y, work, state=None, step=0, lengths=None):
         block = stack_words(_BLOCK)
-        describe(block, (params, x, y, work, state))
+        describe(block, (params, x, y, work, state, lengths))
         enter(entry, plan_address(plan), block, False, step)
 
     return run
 
 
 @overload(value, jit_options=FLAGS, strict=False)
-def _value(plan, params, x, target, work, weights=None, state=None, step=0):
-    check_types("value", plan, step, params=params, x=x, target=target, work=work, weights=weights, state=state)
+def _value(plan, params, x, target, work, weights=None, state=None, step=0, lengths=None):
+    given = {"params": params, "x": x, "target": target, "work": work}
+    check_types("value", plan, step, **given, weights=weights, state=state, lengths=lengths)
     entry = entry_fingerprint("value")
-    describe = describer(arg.PARAMS, arg.X, arg.TARGET, arg.WORK, arg.WEIGHTS, arg.STATE)
+    describe = describer(arg.PARAMS, arg.X, arg.TARGET, arg.WORK, arg.WEIGHTS, arg.STATE, arg.LENGTHS)
 
-    def run(plan, params, x, target, work, weights=None, state=None, step=0):
+    def run(plan, params, x, target, work, weights=None, state=None, step=0, lengths=None):
         block = stack_words(_BLOCK)
-        describe(block, (params, x, target, work, weights, state))
+        describe(block, (params, x, target, work, weights, state, lengths))
         return enter(entry, plan_address(plan), block, False, step)
 
     return run
 
 
 @overload(value_and_grad, jit_options=FLAGS, strict=False)
-def _value_and_grad(plan, params, x, target, grads, work, weights=None, accumulate=False, state=None, step=0):
+def _value_and_grad(
+    plan, params, x, target, grads, work, weights=None, accumulate=False, state=None, step=0, lengths=None
+):
     given = {"params": params, "x": x, "target": target, "grads": grads, "work": work}
-    check_types("value_and_grad", plan, step, **given, weights=weights, state=state)
+    check_types("value_and_grad", plan, step, **given, weights=weights, state=state, lengths=lengths)
     entry = entry_fingerprint("value_and_grad")
-    describe = describer(arg.PARAMS, arg.X, arg.TARGET, arg.GRADS, arg.WORK, arg.WEIGHTS, arg.STATE)
+    describe = describer(arg.PARAMS, arg.X, arg.TARGET, arg.GRADS, arg.WORK, arg.WEIGHTS, arg.STATE, arg.LENGTHS)
 
-    def run(plan, params, x, target, grads, work, weights=None, accumulate=False, state=None, step=0):
+    def run(plan, params, x, target, grads, work, weights=None, accumulate=False, state=None, step=0, lengths=None):
         block = stack_words(_BLOCK)
-        describe(block, (params, x, target, grads, work, weights, state))
+        describe(block, (params, x, target, grads, work, weights, state, lengths))
         return enter(entry, plan_address(plan), block, accumulate, step)
 
     return run
 
 
 @overload(backward, jit_options=FLAGS, strict=False)
-def _backward(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0):
-    check_types("backward", plan, step, params=params, x=x, dy=dy, grads=grads, dx_out=dx, work=work, state=state)
+def _backward(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0, lengths=None):
+    given = {"params": params, "x": x, "dy": dy, "grads": grads, "dx_out": dx, "work": work}
+    check_types("backward", plan, step, **given, state=state, lengths=lengths)
     entry = entry_fingerprint("backward")
-    describe = describer(arg.PARAMS, arg.X, arg.DY, arg.GRADS, arg.DX, arg.WORK, arg.STATE)
+    describe = describer(arg.PARAMS, arg.X, arg.DY, arg.GRADS, arg.DX, arg.WORK, arg.STATE, arg.LENGTHS)
 
-    def run(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0):
+    def run(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0, lengths=None):
         block = stack_words(_BLOCK)
-        describe(block, (params, x, dy, grads, dx, work, state))
+        describe(block, (params, x, dy, grads, dx, work, state, lengths))
         enter(entry, plan_address(plan), block, accumulate, step)
 
     return run

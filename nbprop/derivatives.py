@@ -24,7 +24,7 @@ def _loaded(function):
     return function
 
 
-def jvp(plan, params, v, x, dx, out, work):
+def jvp(plan, params, v, x, dx, out, work, state=None, step=0, lengths=None):
     """The outputs' derivative along a direction: out = J_params v + J_x dx.
 
     Parameters
@@ -36,36 +36,38 @@ def jvp(plan, params, v, x, dx, out, work):
     dx : (n, *input_shape) array or None (zero), a direction in input space
     out : (n, *output_shape) array, overwritten
     work : 1-D array from `workspace(plan)`, overwritten
+    state, step, lengths : as `value_and_grad` takes them; state is left as it is
 
     Raises
     ------
     TypeError, ValueError
         As `value_and_grad`.
     """
-    values = (params, x, None, None, work, None, None, None, None, dx, v, out)
-    run_entry(_loaded("jvp"), plan, values)
+    values = (params, x, None, None, work, None, state, None, None, dx, v, out, lengths)
+    run_entry(_loaded("jvp"), plan, values, False, step)
 
 
-def vjp(plan, params, x, dy, grads, dx, work, accumulate=False):
+def vjp(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0, lengths=None):
     """`forward` and `backward` in one call: grads = dy^T J_params and, unless dx is None, dx = dy^T J_x.
 
     Parameters
     ----------
-    plan, params, x, work : as `value_and_grad` takes them
+    plan, params, x, work, state, step, lengths : as `value_and_grad` takes them
     dy : (n, *output_shape) array
     grads : (n_params,) array, overwritten, or added to with accumulate=True
     dx : (n, *input_shape) array, overwritten, or None
     """
-    values = (params, x, None, grads, work, None, None, None, dy, dx, None, None)
-    run_entry(_loaded("vjp"), plan, values, accumulate)
+    values = (params, x, None, grads, work, None, state, None, dy, dx, None, None, lengths)
+    run_entry(_loaded("vjp"), plan, values, accumulate, step)
 
 
-def hvp(plan, params, v, x, target, out, work, weights=None):
+def hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
     """Hessian-vector product: out = H v, H the second derivative of the (weighted) loss by the parameters.
 
     Parameters
     ----------
-    plan, params, x, target, work, weights : as `value_and_grad` takes them
+    plan, params, x, target, work, weights, step, lengths : as `value_and_grad` takes them
+    state : the same, left as it is
     v : (n_params,) array
     out : (n_params,) array, overwritten
 
@@ -80,128 +82,147 @@ def hvp(plan, params, v, x, target, out, work, weights=None):
     >>> out
     array([18.])
     """
-    values = (params, x, target, None, work, weights, None, None, None, None, v, out)
-    run_entry(_loaded("hvp"), plan, values)
+    values = (params, x, target, None, work, weights, state, None, None, None, v, out, lengths)
+    run_entry(_loaded("hvp"), plan, values, False, step)
 
 
-def gauss_newton_product(plan, params, v, x, target, out, work, weights=None):
+def gauss_newton_product(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
     """Gauss-Newton product: out = J^T H_L J v, H_L the Hessian of the loss by the output; positive semidefinite.
 
     Arguments as `hvp`. Source: Schraudolph 2002, "Fast curvature matrix-vector products".
     """
-    values = (params, x, target, None, work, weights, None, None, None, None, v, out)
-    run_entry(_loaded("gauss_newton_product"), plan, values)
+    values = (params, x, target, None, work, weights, state, None, None, None, v, out, lengths)
+    run_entry(_loaded("gauss_newton_product"), plan, values, False, step)
 
 
-def jacobian(plan, params, x, out, work):
+def jacobian(plan, params, x, out, work, state=None, step=0, lengths=None):
     """The outputs' derivatives by the parameters, row by row.
 
     Parameters
     ----------
-    plan, params, x, work : as `forward` takes them
+    plan, params, x, work, state, step, lengths : as `forward` takes them
     out : (n * outputs, n_params) array, overwritten: row i * outputs + k belongs to output k of sample i
     """
-    values = (params, x, None, None, work, None, None, None, None, None, None, out)
-    run_entry(_loaded("jacobian"), plan, values)
+    values = (params, x, None, None, work, None, state, None, None, None, None, out, lengths)
+    run_entry(_loaded("jacobian"), plan, values, False, step)
 
 
-def per_sample_grads(plan, params, x, target, out, work):
+def per_sample_grads(plan, params, x, target, out, work, state=None, step=0, lengths=None):
     """The gradient of each sample's own loss.
 
     Parameters
     ----------
-    plan, params, x, target, work : as `value_and_grad` takes them
+    plan, params, x, target, work, state, step, lengths : as `value_and_grad` takes them
     out : (n, n_params) array, overwritten; the mean of its rows is the gradient of the batch
     """
-    values = (params, x, target, None, work, None, None, None, None, None, None, out)
-    run_entry(_loaded("per_sample_grads"), plan, values)
+    values = (params, x, target, None, work, None, state, None, None, None, None, out, lengths)
+    run_entry(_loaded("per_sample_grads"), plan, values, False, step)
 
 
 # -- the same names inside @njit -----------------------------------------------------------------------------
 
 
 @overload(jvp, jit_options=FLAGS, strict=False)
-def _jvp(plan, params, v, x, dx, out, work):
-    check_types("jvp", plan, 0, params=params, v_or_none=v, x=x, dx=dx, out=out, work=work)
+def _jvp(plan, params, v, x, dx, out, work, state=None, step=0, lengths=None):
+    check_types(
+        "jvp", plan, step, params=params, v_or_none=v, x=x, dx=dx, out=out, work=work, state=state, lengths=lengths
+    )
     entry = entry_fingerprint("jvp")
-    describe = describer(arg.PARAMS, arg.V, arg.X, arg.DX, arg.OUT, arg.WORK)
+    describe = describer(arg.PARAMS, arg.V, arg.X, arg.DX, arg.OUT, arg.WORK, arg.STATE, arg.LENGTHS)
 
-    def run(plan, params, v, x, dx, out, work):
+    def run(plan, params, v, x, dx, out, work, state=None, step=0, lengths=None):
         block = stack_words(_BLOCK)
-        describe(block, (params, v, x, dx, out, work))
-        enter(entry, plan_address(plan), block, False, 0)
+        describe(block, (params, v, x, dx, out, work, state, lengths))
+        enter(entry, plan_address(plan), block, False, step)
 
     return run
 
 
 @overload(vjp, jit_options=FLAGS, strict=False)
-def _vjp(plan, params, x, dy, grads, dx, work, accumulate=False):
-    check_types("vjp", plan, 0, params=params, x=x, dy=dy, grads=grads, dx_out=dx, work=work)
+def _vjp(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0, lengths=None):
+    check_types(
+        "vjp", plan, step, params=params, x=x, dy=dy, grads=grads, dx_out=dx, work=work, state=state, lengths=lengths
+    )
     entry = entry_fingerprint("vjp")
-    describe = describer(arg.PARAMS, arg.X, arg.DY, arg.GRADS, arg.DX, arg.WORK)
+    describe = describer(arg.PARAMS, arg.X, arg.DY, arg.GRADS, arg.DX, arg.WORK, arg.STATE, arg.LENGTHS)
 
-    def run(plan, params, x, dy, grads, dx, work, accumulate=False):
+    def run(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0, lengths=None):
         block = stack_words(_BLOCK)
-        describe(block, (params, x, dy, grads, dx, work))
-        enter(entry, plan_address(plan), block, accumulate, 0)
+        describe(block, (params, x, dy, grads, dx, work, state, lengths))
+        enter(entry, plan_address(plan), block, accumulate, step)
 
     return run
 
 
-def _product(function, plan, params, v, x, target, out, work, weights):
+def _product(function, plan, params, v, x, target, out, work, weights, state, step, lengths):
     """What the two products' faces in compiled code share: (fingerprint, describer)."""
     given = {"params": params, "v": v, "x": x, "target": target, "out": out, "work": work}
-    check_types(function, plan, 0, **given, weights=weights)
-    return entry_fingerprint(function), describer(arg.PARAMS, arg.V, arg.X, arg.TARGET, arg.OUT, arg.WORK, arg.WEIGHTS)
+    check_types(function, plan, step, **given, weights=weights, state=state, lengths=lengths)
+    return entry_fingerprint(function), describer(
+        arg.PARAMS, arg.V, arg.X, arg.TARGET, arg.OUT, arg.WORK, arg.WEIGHTS, arg.STATE, arg.LENGTHS
+    )
 
 
 @overload(hvp, jit_options=FLAGS, strict=False)
-def _hvp(plan, params, v, x, target, out, work, weights=None):
-    entry, describe = _product("hvp", plan, params, v, x, target, out, work, weights)
+def _hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
+    entry, describe = _product("hvp", plan, params, v, x, target, out, work, weights, state, step, lengths)
 
-    def run(plan, params, v, x, target, out, work, weights=None):
+    def run(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
         block = stack_words(_BLOCK)
-        describe(block, (params, v, x, target, out, work, weights))
-        enter(entry, plan_address(plan), block, False, 0)
+        describe(block, (params, v, x, target, out, work, weights, state, lengths))
+        enter(entry, plan_address(plan), block, False, step)
 
     return run
 
 
 @overload(gauss_newton_product, jit_options=FLAGS, strict=False)
-def _gauss_newton_product(plan, params, v, x, target, out, work, weights=None):
-    entry, describe = _product("gauss_newton_product", plan, params, v, x, target, out, work, weights)
+def _gauss_newton_product(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
+    entry, describe = _product(
+        "gauss_newton_product", plan, params, v, x, target, out, work, weights, state, step, lengths
+    )
 
-    def run(plan, params, v, x, target, out, work, weights=None):
+    def run(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
         block = stack_words(_BLOCK)
-        describe(block, (params, v, x, target, out, work, weights))
-        enter(entry, plan_address(plan), block, False, 0)
+        describe(block, (params, v, x, target, out, work, weights, state, lengths))
+        enter(entry, plan_address(plan), block, False, step)
 
     return run
 
 
 @overload(jacobian, jit_options=FLAGS, strict=False)
-def _jacobian(plan, params, x, out, work):
-    check_types("jacobian", plan, 0, params=params, x=x, out=out, work=work)
+def _jacobian(plan, params, x, out, work, state=None, step=0, lengths=None):
+    check_types("jacobian", plan, step, params=params, x=x, out=out, work=work, state=state, lengths=lengths)
     entry = entry_fingerprint("jacobian")
-    describe = describer(arg.PARAMS, arg.X, arg.OUT, arg.WORK)
+    describe = describer(arg.PARAMS, arg.X, arg.OUT, arg.WORK, arg.STATE, arg.LENGTHS)
 
-    def run(plan, params, x, out, work):
+    def run(plan, params, x, out, work, state=None, step=0, lengths=None):
         block = stack_words(_BLOCK)
-        describe(block, (params, x, out, work))
-        enter(entry, plan_address(plan), block, False, 0)
+        describe(block, (params, x, out, work, state, lengths))
+        enter(entry, plan_address(plan), block, False, step)
 
     return run
 
 
 @overload(per_sample_grads, jit_options=FLAGS, strict=False)
-def _per_sample_grads(plan, params, x, target, out, work):
-    check_types("per_sample_grads", plan, 0, params=params, x=x, target=target, out=out, work=work)
+def _per_sample_grads(plan, params, x, target, out, work, state=None, step=0, lengths=None):
+    check_types(
+        "per_sample_grads",
+        plan,
+        step,
+        params=params,
+        x=x,
+        target=target,
+        out=out,
+        work=work,
+        state=state,
+        lengths=lengths,
+    )
     entry = entry_fingerprint("per_sample_grads")
-    describe = describer(arg.PARAMS, arg.X, arg.TARGET, arg.OUT, arg.WORK)
+    describe = describer(arg.PARAMS, arg.X, arg.TARGET, arg.OUT, arg.WORK, arg.STATE, arg.LENGTHS)
 
-    def run(plan, params, x, target, out, work):
+    def run(plan, params, x, target, out, work, state=None, step=0, lengths=None):
         block = stack_words(_BLOCK)
-        describe(block, (params, x, target, out, work))
-        enter(entry, plan_address(plan), block, False, 0)
+        describe(block, (params, x, target, out, work, state, lengths))
+        enter(entry, plan_address(plan), block, False, step)
 
     return run

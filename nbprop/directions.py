@@ -30,6 +30,8 @@ def load_kernels(plan, program):
 
     A status: 0, or that a layer has no tangents.
     """
+    if load(plan, table.POSITIONS) > 0:
+        return arg.PLAN * 64 + arg.FORWARD_ONLY
     row = plan + 8 * load(plan, table.PROGRAMS + 2 * program)
     end = plan + 8 * load(plan, table.PROGRAMS + 2 * program + 1)
     if row == end:
@@ -46,6 +48,8 @@ def jvp_entry(plan, block):
     status = check_inputs(plan, block)
     if status == 0 and (given(block, arg.V) or not given(block, arg.DX)):
         status = check_flat(plan, block, arg.V, load(plan, table.N_PARAMS), False, False)
+    if status == 0 and given(block, arg.DX) and load(plan, table.X_CODE) == arg.ANY_INTEGER:
+        return arg.DX * 64 + arg.NO_DERIVATIVE
     if status == 0 and given(block, arg.DX):
         status = check_samples(plan, block, arg.DX, load(plan, table.DTYPE), table.X_SHAPE, False)
     if status == 0:
@@ -118,6 +122,14 @@ def _check_rows(plan, block, outputs):
 
 
 @njit
+def _take_sample(here, block, argument, space, i):
+    """Point a space at sample i of an argument, where it was given."""
+    base = load(block, argument * arg.DESCRIPTION + arg.DATA)
+    if base != 0:
+        store(here, space, base + i * _bytes_of_sample(block, argument))
+
+
+@njit
 def _bytes_of_sample(block, argument):
     words = argument * arg.DESCRIPTION
     width = abs(load(block, words + arg.CODE)) % 100
@@ -146,10 +158,10 @@ def per_sample_grads_entry(plan, block):
     fill_frame(here, block)
     store(here, frame.N, 1)
     width = abs(load(plan, table.DTYPE)) % 100
-    x_step, target_step = _bytes_of_sample(block, arg.X), _bytes_of_sample(block, arg.TARGET)
     for i in range(load(block, arg.SAMPLES)):
-        store(here, frame.X, load(block, arg.X * arg.DESCRIPTION + arg.DATA) + i * x_step)
-        store(here, frame.TARGET, load(block, arg.TARGET * arg.DESCRIPTION + arg.DATA) + i * target_step)
+        _take_sample(here, block, arg.X, frame.X, i)
+        _take_sample(here, block, arg.TARGET, frame.TARGET, i)
+        _take_sample(here, block, arg.LENGTHS, frame.LENGTHS, i)
         row = i * load(plan, table.N_PARAMS) * width
         store(here, frame.GRADS, load(block, arg.OUT * arg.DESCRIPTION + arg.DATA) + row)
         status = _walk_sample(plan, here, table.VALUE_AND_GRAD)
@@ -171,6 +183,8 @@ def _store_unit(address, code, index, number):
 def jacobian_entry(plan, block):
     """Row i * outputs + k of out = the gradient of sample i's output k."""
     status = check_inputs(plan, block)
+    if status == 0 and load(plan, table.POSITIONS) > 0:
+        return arg.PLAN * 64 + arg.FORWARD_ONLY
     outputs = 1
     for axis in range(load(plan, table.Y_SHAPE)):
         outputs *= load(plan, table.Y_SHAPE + 1 + axis)
@@ -186,9 +200,9 @@ def jacobian_entry(plan, block):
     store(here, frame.DY, unit)
     for k in range(outputs):
         _store_unit(unit, code, k, 0.0)
-    x_step = _bytes_of_sample(block, arg.X)
     for i in range(load(block, arg.SAMPLES)):
-        store(here, frame.X, load(block, arg.X * arg.DESCRIPTION + arg.DATA) + i * x_step)
+        _take_sample(here, block, arg.X, frame.X, i)
+        _take_sample(here, block, arg.LENGTHS, frame.LENGTHS, i)
         for k in range(outputs):
             row = (i * outputs + k) * load(plan, table.N_PARAMS) * width
             store(here, frame.GRADS, load(block, arg.OUT * arg.DESCRIPTION + arg.DATA) + row)

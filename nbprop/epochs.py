@@ -38,8 +38,8 @@ ENTRY, PLAN, N, BATCH, EPOCHS, SEED, SHUFFLES, STOPS, THREADS = range(12, 21)  #
 RATES, RECORDS, ORDER, PARAMS, BEST, PARAM_BYTES, MEMMOVE = range(21, 28)  # addresses; BEST: 0 when nobody wants it
 CLIP_VALUE, CLIP_NORM = 28, 29  # kernels' fingerprints, 0 for none
 WEIGHT_CODE = 30  # element code of the sample weights, 0 for none
-# Three columns of data (x, target, weights): base, bytes a row, batch buffer.
-COLUMNS = 32
+# Four columns of data (x, target, weights, lengths): base, bytes a row, batch buffer.
+COLUMNS, N_COLUMNS = 32, 4
 BASE, ROW_BYTES, BUFFER, COLUMN = 0, 1, 2, 3
 # Rows of an op table, three words of header each (see table.py): the gather and the update.
 GATHER = 44
@@ -48,10 +48,10 @@ UPDATE = GATHERED + 2
 UPDATED = UPDATE + table.OPERANDS
 CLIP_VALUE_ROW = UPDATED + rules.ROW
 CLIP_NORM_ROW = CLIP_VALUE_ROW + clipping.ROW
-# Shapes of x, target, weights in a batch, and the call's block.
+# Shapes of the columns in a batch, and the call's block.
 SHAPES = CLIP_NORM_ROW + clipping.ROW
 SHAPE = 1 + table.MAX_RANK
-CALL = SHAPES + 3 * SHAPE
+CALL = SHAPES + N_COLUMNS * SHAPE
 WORDS = CALL + arg.BLOCK
 
 MOST_RECORDS = 4096  # epochs in one call; two float64 each: mean loss, learning rate
@@ -65,7 +65,7 @@ _SMALL_ROW = 128  # bytes; a C call costs more than copying so few
 _SPLIT_PARAMS = 1 << 15  # an update of fewer parameters is over before another thread would have woken
 _SPLIT_BYTES = 1 << 15
 
-_ARGUMENTS = (arg.X, arg.TARGET, arg.WEIGHTS)
+ARGUMENTS = (arg.X, arg.TARGET, arg.WEIGHTS, arg.LENGTHS)
 _entry_signature = types.int64(types.int64, types.int64)
 _call_entry = indirect_call(_entry_signature)
 _call_kernel = indirect_call(types.int64(types.int64, types.int64, types.int64, types.int64))
@@ -89,7 +89,7 @@ def gather(frame, row, part, parts):
     first, last = share(n, part, parts)
     order = array_at(as_frame(0, np.uint32), load(job, ORDER), load(job, N))
     begin, memmove = load(job, POSITION), load(job, MEMMOVE)
-    for column in range(3):
+    for column in range(N_COLUMNS):
         here = COLUMNS + column * COLUMN
         base, count, buffer = load(job, here + BASE), load(job, here + ROW_BYTES), load(job, here + BUFFER)
         if base != 0:
@@ -135,12 +135,12 @@ def _take_batch(job, n):
         store(job, GATHERED + 1, n)
         large = n * load(job, COLUMNS + ROW_BYTES) >= _SPLIT_BYTES
         _run_op(job, GATHER, load(job, THREADS) if large else 1)
-    for column in range(3):
+    for column in range(N_COLUMNS):
         here = COLUMNS + column * COLUMN
         if load(job, here + BASE) != 0:
             place = load(job, here + BASE) + begin * load(job, here + ROW_BYTES)
             store(job, SHAPES + column * SHAPE, n)
-            words = CALL + _ARGUMENTS[column] * arg.DESCRIPTION
+            words = CALL + ARGUMENTS[column] * arg.DESCRIPTION
             store(job, words + arg.DATA, load(job, here + BUFFER) if load(job, SHUFFLES) else place)
     store(job, CALL + arg.SAMPLES, 0)
     store(job, CALL + arg.STEP, load(job, STEP))

@@ -19,6 +19,7 @@ STATE = 10
 TANGENT = 11  # v, a direction in parameter space
 X_TANGENT = 12  # a direction in input space
 OUT = 13  # a product with a derivative: Hv, Jv
+LENGTHS = 14  # integers: how many positions of each sample count
 
 SPACES = {
     "params": PARAMS,
@@ -34,14 +35,16 @@ SPACES = {
     "tangent": TANGENT,
     "x_tangent": X_TANGENT,
     "out": OUT,
+    "lengths": LENGTHS,
 }
 
 # Scalars.
 N = 16  # samples in this call
 ACCUMULATE = 17  # 1: gradients are added to what grads holds
-STEP = 18  # keys the random numbers of dropout
+STEP = 18  # keys the random numbers of dropout; the position of a decoding plan
 X_CODE = 19  # element code of x (see arguments.py)
 TARGET_CODE = 20
 RESULT = 21  # a float64: what the last kernel that returns a number returned (the loss)
+LENGTHS_CODE = 22  # element code of lengths
 
 WORDS = 24

@@ -394,6 +394,8 @@ _FRAME_WORDS = {
     "target_code": frame.TARGET_CODE,
     "x_address": frame.X,
     "target_address": frame.TARGET,
+    "lengths_address": frame.LENGTHS,
+    "lengths_code": frame.LENGTHS_CODE,
 }
 
 
@@ -421,7 +423,8 @@ class Kernel(Native):
 
     The parameters' names are the contract: arrays come first, then `n` (samples in this call), then sizes in the
     order in which the row holds them. Names with a meaning of their own are filled in by the walk: `accumulate`,
-    `step`, `x_code`, `x_address`, `target_code`, `target_address`, and at the end `part` and `parts`. A kernel
+    `step`, `x_code`, `x_address`, `target_code`, `target_address`, `lengths_code`, `lengths_address`, and at the end
+    `part` and `parts`. A kernel
     without `part` runs on one thread while the others wait. An array that the caller did not give has size 0.
     """
 

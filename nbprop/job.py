@@ -79,15 +79,21 @@ def _check_values(function, name, values, start, array, classes):
         raise ValueError(f"{function}: {name} holds NaN, first in sample {sample}; remove such samples or fill them in")
 
 
-def check_data(function, plan, x, target, weights, prefix=""):
-    """(x, target, weights) as plain arrays that fit the plan and each other."""
+def check_data(function, plan, x, target, weights=None, lengths=None, prefix=""):
+    """(x, target, weights, lengths) as plain arrays that fit the plan and each other."""
     x = check_column(function, f"{prefix}x", x, None, plan.input_shape, plan.dtype, plan.x_classes)
     target = check_column(function, f"{prefix}target", target, len(x), plan.target_shape, plan.dtype, plan.classes)
     if weights is not None:
         weights = check_column(function, f"{prefix}weights", weights, len(x), (), plan.dtype, 0)
         if weights.min() < 0 or not 0 < weights.sum(dtype=np.float64) < np.inf:
             raise ValueError(f"{function}: {prefix}weights must not be negative, and their sum positive and finite")
-    return x, target, weights
+    if lengths is not None:
+        if plan.longest == 0:
+            raise ValueError(f"{function}: {prefix}lengths is for networks with a layer that takes them")
+        lengths = check_column(function, f"{prefix}lengths", lengths, len(x), (), plan.dtype, plan.longest + 1)
+        if lengths.min() < 1:
+            raise ValueError(f"{function}: {prefix}lengths must hold 1..{plan.longest}, got {lengths.min()}")
+    return x, target, weights, lengths
 
 
 def hyperparameters(optimizer, lr, weight_decay, given):
@@ -170,7 +176,7 @@ class Job:
         words = self.words
         for argument, array in ((arg.PARAMS, self.params), (arg.GRADS, self.grads), (arg.WORK, self.work)):
             self._describe(argument, array, array.ctypes.shape_as(np.ctypeslib.ctypes.c_int64))
-        for column, (argument, array) in enumerate(zip((arg.X, arg.TARGET, arg.WEIGHTS), self.data, strict=True)):
+        for column, (argument, array) in enumerate(zip(epochs.ARGUMENTS, self.data, strict=True)):
             if array is not None:
                 here, shape = epochs.COLUMNS + column * epochs.COLUMN, epochs.SHAPES + column * epochs.SHAPE
                 words[here + epochs.BASE] = array.ctypes.data

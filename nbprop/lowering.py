@@ -64,7 +64,10 @@ class Builder:
     ops: list = field(default_factory=list)
     rules: list = field(default_factory=list)
     label: str = ""
-    state_used: int = 0
+    mode: str = "training"  # or "inference", or "decoding": one position a call, after those of the calls before
+    fixed_state: list = field(default_factory=list)  # (label, buffer, initial values) of states that layers have
+    sample_state: list = field(default_factory=list)  # the same, of states that each sample of the batch has
+    numbered: int = 0
     written: set = field(default_factory=set)
     second: bool = False  # also emit the tangents of every op: second derivatives
     tangents: dict = field(default_factory=dict)
@@ -132,10 +135,28 @@ class Builder:
         """The operand of a caller's array."""
         return Buffer(int(size), frame.SPACES[space], 0, space)
 
-    def state(self, size):
-        """A piece of the caller's layer state."""
-        self.state_used += size
-        return Buffer(size, frame.STATE, self.state_used - size)
+    def state(self, size, initial=0.0, *, each_sample=False):
+        """The operand of a piece of the caller's layer state, which calls carry on.
+
+        initial: a number or `size` numbers, what `nbprop.layer_state` puts there. each_sample: the piece is
+        (batch, size). A layer asks for its pieces in the same order in every mode. Offsets are fixed at the end.
+        """
+        found = self.sample_state if each_sample else self.fixed_state
+        found.append((self.label, Buffer(self.batch * size if each_sample else size, frame.STATE), initial))
+        return found[-1][1]
+
+    def place_state(self):
+        """Fix the offsets of all state, what does not depend on the batch first; its (label, buffer, initial)."""
+        size, pieces = 0, [*self.fixed_state, *self.sample_state]
+        for _, buffer, _ in pieces:
+            buffer.offset = size
+            size += buffer.size
+        return pieces
+
+    def number(self):
+        """A number of the layer's own, the same in every program: it keys the layer's random numbers."""
+        self.numbered += 1
+        return self.numbered - 1
 
     def emit(self, kernel, writes, reads, sizes=(), inplace=(), barrier=True):
         """Append an op. Operands are `writes`, then `inplace` (read and written), then `reads`; None is absent.
@@ -181,23 +202,32 @@ class Lowered:
     parts: dict
     work_size: int
     bound: int
+    input_shape: tuple = ()
+    output_shape: tuple = ()
+    state: tuple = ()  # (label, buffer, initial values) of each piece of layer state
 
 
 def _lower_layers(build, net):
     """Emit every layer; (x, y)."""
-    x = y = Value(net.input_shape, build.outside("x", build.batch * math.prod(net.input_shape)))
+    shape = (1, *net.input_shape[1:]) if build.mode == "decoding" else net.input_shape
+    x = y = Value(shape, build.outside("x", build.batch * math.prod(shape)))
     if build.second:
         build.tangents[id(x.buffer)] = build.outside("dx", x.buffer.size)
     for index, layer in enumerate(net.layers):
         y = lower_layer(build, f"{index}.{layer.kind}", layer, y)
+        if build.mode == "decoding" and y.shape != (1, *net.shapes[index + 1][1:]):
+            raise ValueError(
+                f"plan: layer {index}.{layer.kind} makes of one position {y.shape} and of all {net.shapes[index + 1]}; "
+                'mode="decoding" needs layers that keep the axis of positions'
+            )
     return x, y
 
 
-def lower(net, loss, batch, dtype, threads_wanted):
+def lower(net, loss, batch, dtype, threads_wanted, mode):
     """Lower a network; see `Lowered`."""
     from nbprop.layers.combine import copy
 
-    build = Builder(net, batch, dtype, threads_wanted)
+    build = Builder(net, batch, dtype, threads_wanted, mode=mode)
     x, y = _lower_layers(build, net)
     parts = {"forward": _take(build)}
     build.label = "output"
@@ -224,10 +254,10 @@ def lower(net, loss, batch, dtype, threads_wanted):
     timeline = [op for part in order for op in parts.get(part, ())]
     # What forward leaves survives backward, so that one forward serves several: a Jacobian's rows, another dy.
     work_size, bound = _place(timeline, dtype.itemsize, parts["forward"])
-    return Lowered(parts, work_size, bound)
+    return Lowered(parts, work_size, bound, x.shape, y.shape, tuple(build.place_state()))
 
 
-def lower_along(program, net, loss, batch, dtype, threads_wanted):
+def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
     """Lower a program that takes derivatives along a direction: "jvp", "hvp" or "gauss_newton".
 
     Every op is followed by its derivative along (v, x'); for Hv on the way back too, forward over reverse (Pearlmutter
@@ -235,7 +265,7 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted):
     """
     from nbprop.layers.combine import copy
 
-    build = Builder(net, batch, dtype, threads_wanted, second=True)
+    build = Builder(net, batch, dtype, threads_wanted, mode=mode, second=True)
     _, y = _lower_layers(build, net)
     y_dot = build.whole_tangent(y.buffer)
     if program == "jvp":
@@ -250,6 +280,7 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted):
             build.second = False
             loss.lower_curvature(build, y, y_dot, y.gradient)
         build.reverse()
+    build.place_state()
     ops = _needed(_take(build), frame.GRADS if program == "gauss_newton" else frame.OUT)
     return Lowered({program: ops}, *_place(ops, dtype.itemsize))
 

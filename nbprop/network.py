@@ -70,6 +70,8 @@ class Layer:
 
     kind = ""
     tangents = False  # whether `lower` emits tangents where the builder asks for them: hvp, jvp
+    modal = False  # whether `lower` heeds build.mode: training and inference differ (dropout, batch statistics)
+    takes_lengths = False  # whether its kernels heed the `lengths` of a call, over the first axis of the input
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -93,10 +95,6 @@ class Layer:
 
     def flops(self, input_shape):
         """Floating-point operations of the layer's own products, forward, one sample: multiply-adds count as 2."""
-        return 0
-
-    def state_size(self, input_shape):
-        """Elements of state that a step carries from call to call (running statistics)."""
         return 0
 
     def to_config(self):
@@ -163,7 +161,6 @@ class Network:
         self.slots: dict[str, Slot] = {}
         self.nodes: list[tuple[str, Layer]] = []  # every layer by its path, those inside others after them
         self.shapes = [self.input_shape]
-        self.state_size = 0
         for index, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
                 raise TypeError(
@@ -188,7 +185,6 @@ class Network:
         for name, child, child_input in layer.children(input_shape):
             self._add(f"{path}.{name}", child, child_input)
         self._check_shared(path, layer, input_shape)
-        self.state_size += layer.state_size(input_shape)
         return output_shape
 
     def _check_shared(self, path, layer, input_shape):

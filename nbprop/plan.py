@@ -11,7 +11,7 @@ from nbprop import arguments as arg
 from nbprop import table, threads
 from nbprop.losses import loss_named
 from nbprop.lowering import lower, lower_along
-from nbprop.network import Network, positive
+from nbprop.network import Network, choose, positive
 from nbprop.numerics.intrinsics import register_address_type
 from nbprop.walk import ENTRIES
 
@@ -35,23 +35,27 @@ class Plan:
     Immutable. Pickles by its description. Passes into @njit functions, as an argument or as a global.
     """
 
-    def __init__(self, net, loss, batch, dtype, threads_wanted):
-        self.net, self.batch, self.dtype, self.threads = net, batch, dtype, threads_wanted
+    def __init__(self, net, loss, batch, dtype, threads_wanted, mode="training"):
+        self.net, self.batch, self.dtype, self.threads, self.mode = net, batch, dtype, threads_wanted, mode
         self.loss = loss
-        lowered = lower(net, loss, batch, dtype, threads_wanted)
+        lowered = lower(net, loss, batch, dtype, threads_wanted, mode)
         self.parts, work, bound = lowered.parts, lowered.work_size, lowered.bound
         self.without_tangents = next((path for path, layer in net.nodes if not layer.tangents), None)
-        if self.without_tangents is None:
+        if self.without_tangents is None and mode != "decoding":
             for program in ("jvp", "hvp", "gauss_newton") if loss is not None else ("jvp",):
-                along = lower_along(program, net, loss, batch, dtype, threads_wanted)
+                along = lower_along(program, net, loss, batch, dtype, threads_wanted, mode)
                 self.parts = self.parts | along.parts
                 work, bound = max(work, along.work_size), max(bound, along.bound)
-        self.n_params, self.state_size = net.n_params, net.state_size
+        self.n_params = net.n_params
+        self.state_parts = lowered.state  # (label, buffer, initial values)
+        self.state_size = sum(buffer.size for _, buffer, _ in self.state_parts)
         # One row of the output behind the rest: the unit vectors that make a Jacobian.
-        self.unit_offset, self.unit_size = work, math.prod(net.output_shape)
+        self.input_shape, self.output_shape = lowered.input_shape, lowered.output_shape
+        self.unit_offset, self.unit_size = work, math.prod(self.output_shape)
         self.work_size, self.liveness_bound = work + self.unit_size, bound + self.unit_size
         self.element_code = arg.element_code(dtype)
-        self.input_shape, self.output_shape = net.input_shape, net.output_shape
+        self.longest = net.input_shape[0] if any(layer.takes_lengths for _, layer in net.nodes) else 0
+        self.positions = net.input_shape[0] if mode == "decoding" else 0
         self.x_classes = getattr(net.layers[0], "index_limit", 0)
         self.x_code = arg.ANY_INTEGER if self.x_classes else self.element_code
         self.target_shape, self.target_code, self.classes = (), 0, 0
@@ -86,6 +90,8 @@ class Plan:
         header[table.TARGET_CODE] = self.target_code
         header[table.TARGET_CLASSES] = self.classes
         header[table.UNIT] = self.unit_offset
+        header[table.LENGTHS] = 0 if self.positions else self.longest
+        header[table.POSITIONS] = self.positions
         words, labels = header.tolist(), {}
         for program in _PROGRAM_PARTS:
             begin = len(words)
@@ -125,11 +131,13 @@ class Plan:
                 op.kernel.load(self.numba_dtype)
 
     def __reduce__(self):
-        return Plan, (self.net, self.loss, self.batch, self.dtype, self.threads)
+        return Plan, (self.net, self.loss, self.batch, self.dtype, self.threads, self.mode)
 
     def __repr__(self):
         loss = self.loss.kind if self.loss else None
-        return f"plan({self.net!r}, loss={loss!r}, batch={self.batch}, dtype={self.dtype}, threads={self.threads})"
+        mode = "" if self.mode == "training" else f", mode={self.mode!r}"
+        sizes = f"batch={self.batch}, dtype={self.dtype}, threads={self.threads}"
+        return f"plan({self.net!r}, loss={loss!r}, {sizes}{mode})"
 
 
 def describe_failure(function, plan, row):
@@ -169,7 +177,10 @@ def as_dtype(dtype):
     return found
 
 
-def plan(net, loss=None, batch=1, dtype=np.float64, threads=1):
+MODES = ("training", "inference", "decoding")
+
+
+def plan(net, loss=None, batch=1, dtype=np.float64, threads=1, mode="training"):
     """Lower a network to the op table that the other functions walk.
 
     Parameters
@@ -184,6 +195,11 @@ def plan(net, loss=None, batch=1, dtype=np.float64, threads=1):
         Of parameters, inputs, gradients and workspace.
     threads : int
         Threads that walk together; capped at the process's cores when it runs. The bits do not depend on it.
+    mode : "training", "inference" or "decoding"
+        What layers that differ between training and use do in all functions of this plan: dropout draws or passes
+        through, batch normalization takes the batch's statistics or the running ones. "decoding" is inference one
+        position a call, for networks over a sequence (T, ...): x is (n, 1, ...), `step` the position, from 0, and what
+        the positions before left behind (keys and values, hidden states) is in the layer state. It only runs forward.
 
     Returns
     -------
@@ -192,17 +208,20 @@ def plan(net, loss=None, batch=1, dtype=np.float64, threads=1):
     Raises
     ------
     ValueError, TypeError
-        For an unknown loss, or one that does not fit the network's output.
+        For an unknown loss or mode, a loss that does not fit the network's output, a network that cannot decode.
     """
     if not isinstance(net, Network):
         raise TypeError(f"plan: net must be what nbprop.network(...) returns, got {type(net).__name__}")
     batch, threads = positive("batch", batch), positive("threads", threads)
-    return _plan(net, None if loss is None else loss_named(loss), batch, as_dtype(dtype), threads)
+    choose("mode", mode, MODES)
+    if mode == "decoding" and loss is not None:
+        raise ValueError('plan: mode="decoding" only runs forward; leave the loss out')
+    return _plan(net, None if loss is None else loss_named(loss), batch, as_dtype(dtype), threads, mode)
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(net, loss, batch, dtype, threads_wanted):
-    return Plan(net, loss, batch, dtype, threads_wanted)
+def _plan(net, loss, batch, dtype, threads_wanted, mode):
+    return Plan(net, loss, batch, dtype, threads_wanted, mode)
 
 
 def workspace(plan):
@@ -210,3 +229,18 @@ def workspace(plan):
     if not isinstance(plan, Plan):
         raise TypeError(f"workspace: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
     return np.empty(plan.work_size, plan.dtype)
+
+
+def layer_state(plan):
+    """New layer state for a plan: (plan.state_size,), its dtype, as it is before the first step.
+
+    Running statistics of batch normalization, hidden states that a recurrent layer carries from call to call, keys and
+    values of a decoding plan. The calls of a plan take it as `state` and change it. Its layout is that of every plan of
+    the same network and mode with the same batch; statistics come first, whatever the batch.
+    """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"layer_state: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
+    state = np.empty(plan.state_size, plan.dtype)
+    for _, buffer, initial in plan.state_parts:
+        state[buffer.offset : buffer.offset + buffer.size] = initial
+    return state

@@ -27,6 +27,8 @@ def _wanted(plan, argument):
         return code, f"({flat[argument]},)"
     if argument == arg.WORK:
         return code, f"({plan.work_size},) or longer"
+    if argument == arg.LENGTHS:
+        return arg.ANY_INTEGER, "(n,), one length a sample of x"
     if argument == arg.WEIGHTS:
         return code, "(n,), one weight a sample of x"
     shape, code = {
@@ -57,6 +59,10 @@ def refusal(function, plan, values, status):
             f"{function}: layer {plan.without_tangents} has no tangent kernels, which second derivatives need; "
             "use value_and_grad, vjp or jacobian, or a network without it"
         )
+    if problem == arg.FORWARD_ONLY:
+        return ValueError(f"{function}: a decoding plan only runs forward; make one with another mode")
+    if argument == arg.CALL_STEP:
+        return ValueError(f"{function}: step must be a position in 0..{plan.positions - 1}, which the caches hold")
     if argument == arg.PLAN:
         return RuntimeError(f"{function}: the plan was made by another version of nbprop; make it again")
     name, value = arg.NAMES[argument], values[argument]
@@ -71,6 +77,9 @@ def refusal(function, plan, values, status):
         detail = _wrong_class(plan, argument, value)
     elif problem == arg.ALIASED:
         detail = _partner(values, argument)
+    elif problem == arg.LENGTH_RANGE:
+        wrong = value[(value < 1) | (value > plan.longest)]
+        detail = f"1..{plan.longest}, got {wrong[0]}" if len(wrong) else f"1..{plan.longest}"
     kind, text = _SENTENCES[problem]
     words = {"got": _got(value), "shape": shape, "kind": _kind(code), "batch": plan.batch, "detail": detail}
     return kind(f"{function}: {name} " + text.format(remedy=_REMEDY.get(argument, "see the plan"), **words))
@@ -93,6 +102,12 @@ _SENTENCES = {
     ),
     arg.SAMPLES_DIFFER: (ValueError, "must bring as many samples as x, got {got}"),
     arg.CLASS_RANGE: (ValueError, "must hold classes in {detail}"),
+    arg.NO_LENGTHS: (
+        ValueError,
+        "is for networks with a layer that takes lengths, which this one has not; leave it out",
+    ),
+    arg.LENGTH_RANGE: (ValueError, "must hold lengths in {detail}"),
+    arg.NO_DERIVATIVE: (ValueError, "does not exist where x holds integers; pass None"),
     arg.ALIASED: (ValueError, "is written and shares memory with {detail}; pass separate buffers"),
 }
 
@@ -109,7 +124,7 @@ _REMEDY = {
     arg.PARAMS: "nbprop.init(net, seed) makes them",
     arg.GRADS: "np.empty_like(params) makes one",
     arg.WORK: "nbprop.workspace(plan) makes one",
-    arg.STATE: "np.zeros(plan.state_size, plan.dtype) makes one",
+    arg.STATE: "nbprop.layer_state(plan) makes one",
 }
 
 

@@ -17,6 +17,8 @@ import numpy as np
 from nbprop import arguments as arg
 from nbprop import calls, epochs, schedules
 from nbprop.checkpoints import read_checkpoint, write_checkpoint
+from nbprop.plan import plan as make_plan
+from nbprop.plan import workspace
 
 # Seconds that a compiled call should take: well below 0.2, since the next one may be slower.
 _PACE = 0.08
@@ -55,8 +57,18 @@ class Run:
         words = job.words
         words[epochs.EPOCHS] = most_epochs
         words[epochs.STOPS] = held_out is not None or callback is not None or patience is not None
+        if held_out is not None:
+            self._prepare_validation()
         # With validation the best epoch is not what compiled code can know.
         words[epochs.BEST] = job.best.ctypes.data if held_out is None else 0
+
+    def _prepare_validation(self):
+        """Held-out data is seen as in use; where that is no different, by the plan of the training."""
+        plan, self.validation_work = self.job.plan, self.job.work
+        self.validation_plan = plan
+        if any(layer.modal for _, layer in plan.net.nodes):
+            self.validation_plan = make_plan(plan.net, plan.loss, plan.batch, plan.dtype, plan.threads, "inference")
+            self.validation_work = workspace(self.validation_plan)
 
     def schedule(self, schedule, lr):
         """Choose the learning rate of each step; a constant one needs no calls."""
@@ -186,9 +198,9 @@ class Run:
 
     def _validate(self):
         """The mean loss on the held-out data, in batches."""
-        plan, job = self.job.plan, self.job
-        x, target, weights = self.held_out
-        layers = job.layers if plan.state_size > 0 else None
+        plan, job = self.validation_plan, self.job
+        x, target, weights, lengths = self.held_out
+        layers = job.layers.copy() if plan.state_size > 0 else None  # validation leaves no traces in it
         total = mass = 0.0
         for start in range(0, len(x), plan.batch):
             here = slice(start, start + plan.batch)
@@ -196,16 +208,23 @@ class Run:
             weight = float(len(x[here]) if part is None else part.sum(dtype=np.float64))
             if weight > 0:
                 loss = calls.value(
-                    plan, job.params, x[here], target[here], job.work, part, layers, int(job.words[epochs.STEP])
+                    plan,
+                    job.params,
+                    x[here],
+                    target[here],
+                    self.validation_work,
+                    part,
+                    layers,
+                    lengths=None if lengths is None else lengths[here],
                 )
                 total, mass = total + weight * loss, mass + weight
         return total / mass
 
     def _call_values(self):
         job = self.job
-        x, target, weights = job.data
+        x, target, weights, lengths = job.data
         layers = job.layers if job.plan.state_size > 0 else None
-        return [job.params, x, target, job.grads, job.work, weights, layers, None, None, None, None, None]
+        return [job.params, x, target, job.grads, job.work, weights, layers, None, None, None, None, None, lengths]
 
     # -- how it ends
 

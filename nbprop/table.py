@@ -16,13 +16,15 @@ N_PARAMS = 4
 WORK = 5  # elements of workspace
 X_CODE = 6  # element code of x, or ANY_INTEGER
 CLASSES = 7  # x: the number of valid indices when x is integer
-STATE = 8  # elements of layer state (running statistics)
+STATE = 8  # elements of layer state (running statistics, carried hidden states, caches)
 X_SHAPE = 10  # rank, then up to MAX_RANK extents of one sample
 Y_SHAPE = 20
 TARGET_SHAPE = 30
 TARGET_CODE = 40  # element code, ANY_INTEGER for classes, 0 without a loss
 TARGET_CLASSES = 41
 UNIT = 42  # where in the workspace one row of the output stands, for unit vectors
+LENGTHS = 43  # the longest sequence, where a layer takes lengths, else 0
+POSITIONS = 44  # of a decoding plan: positions that its caches hold, else 0
 PROGRAMS = 48  # begin, end of each program, in words from the start of the table
 HEADER = 80
 

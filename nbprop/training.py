@@ -41,6 +41,7 @@ def fit(
     resume=False,
     progress=None,
     state=None,
+    lengths=None,
     **others,
 ):
     """Train a network by mini-batches; updates `params` in place.
@@ -64,8 +65,8 @@ def fit(
     seed : int
     weights : (n,) array or None
         Sample weights; a batch's loss is sum(w l) / sum(w).
-    validation : (x, target), (x, target, weights) or None
-        Data to compute a loss on after each epoch.
+    validation : (x, target), (x, target, weights), (x, target, weights, lengths) or None
+        Data to compute a loss on after each epoch, as in use: without dropout, with running statistics.
     schedule : str, function or None
         "constant", "step", "cosine", "one_cycle" or "warm_up" for the whole run (see `schedules.named`), or a function
         of the step, from 0, that returns the learning rate.
@@ -89,7 +90,9 @@ def fit(
     progress : bool or None
         Show a bar with tqdm; None: when it is installed and the output is a terminal.
     state : array or None
-        Layer state, updated, for a network that has some.
+        Layer state, updated, for a network that has some: `layer_state(plan)` of a plan with the same batch.
+    lengths : (n,) integers or None
+        How many positions of each sample count, for networks over sequences.
     **others
         The optimizer's own arguments, such as beta1=0.8.
 
@@ -127,7 +130,7 @@ def fit(
         raise ValueError(f"fit: seed must be an integer in 0..2**63 - 1, got {seed!r}")
     samples = len(x) if isinstance(x, np.ndarray) and x.ndim > 0 else 1
     plan = make_plan(net, loss, max(1, min(batch, samples)), params.dtype, threads)
-    data = check_data("fit", plan, x, target, weights)
+    data = check_data("fit", plan, x, target, weights, lengths)
     held_out = None if validation is None else _check_validation(plan, validation)
     values = hyperparameters(optimizer, lr, weight_decay, others)
     masks = [_check_mask(net, *named) for named in (("decay_mask", decay_mask), ("trainable", trainable))]
@@ -159,9 +162,12 @@ def fit(
 
 
 def _check_validation(plan, validation):
-    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
-        raise TypeError(f"fit: validation must be (x, target) or (x, target, weights), got {type(validation).__name__}")
-    return check_data("fit", plan, *validation, *([None] if len(validation) == 2 else []), prefix="validation ")
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3, 4):
+        raise TypeError(
+            "fit: validation must be (x, target), (x, target, weights) or (x, target, weights, lengths), got "
+            f"{type(validation).__name__}"
+        )
+    return check_data("fit", plan, *validation, prefix="validation ")
 
 
 def _check_mask(net, name, mask):

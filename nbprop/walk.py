@@ -8,7 +8,7 @@ from numba import types
 
 from nbprop import arguments as arg
 from nbprop import frame, table, threads
-from nbprop.arguments import check_aliasing, check_classes, check_flat, check_samples
+from nbprop.arguments import check_aliasing, check_classes, check_flat, check_lengths, check_samples
 from nbprop.jit import Untyped, find, njit
 from nbprop.numerics.intrinsics import (
     atomic_add,
@@ -37,6 +37,7 @@ _SPACE_OF_ARGUMENT = (
     (arg.DX, frame.DX),
     (arg.V, frame.TANGENT),
     (arg.OUT, frame.OUT),
+    (arg.LENGTHS, frame.LENGTHS),
 )
 
 _call_kernel = indirect_call(types.int64(types.int64, types.int64, types.int64, types.int64))
@@ -124,6 +125,7 @@ def fill_frame(here, block):
     store(here, frame.STEP, load(block, arg.STEP))
     store(here, frame.X_CODE, load(block, arg.X * arg.DESCRIPTION + arg.CODE))
     store(here, frame.TARGET_CODE, load(block, arg.TARGET * arg.DESCRIPTION + arg.CODE))
+    store(here, frame.LENGTHS_CODE, load(block, arg.LENGTHS * arg.DESCRIPTION + arg.CODE))
 
 
 @njit
@@ -149,7 +151,7 @@ def given(block, argument):
 
 @njit
 def check_inputs(plan, block):
-    """What every entry takes: params, x, work, and state where the network has one."""
+    """What every entry takes: params, x, work, state where the network has one, lengths where they are given."""
     if load(plan, table.VERSION) != table.TABLE_VERSION:
         return arg.PLAN * 64 + arg.OUTDATED
     status = check_flat(plan, block, arg.PARAMS, load(plan, table.N_PARAMS), False, False)
@@ -161,6 +163,11 @@ def check_inputs(plan, block):
         status = check_flat(plan, block, arg.WORK, load(plan, table.WORK), True, True)
     if status == 0 and load(plan, table.STATE) > 0:
         status = check_flat(plan, block, arg.STATE, load(plan, table.STATE), False, True)
+    if status == 0 and given(block, arg.LENGTHS):
+        status = check_lengths(plan, block)
+    positions = load(plan, table.POSITIONS)
+    if status == 0 and positions > 0 and not 0 <= load(block, arg.STEP) < positions:
+        status = arg.CALL_STEP * 64 + arg.POSITION_RANGE
     return status
 
 
@@ -180,8 +187,10 @@ def check_target(plan, block):
 
 @njit
 def check_written(block, first, second):
-    """Aliasing of what an entry writes (an argument that was not given writes nothing)."""
-    status = check_aliasing(block, first)
+    """Aliasing of what an entry writes, layer state included (an argument that was not given writes nothing)."""
+    status = check_aliasing(block, arg.STATE) if given(block, arg.STATE) else 0
+    if status == 0:
+        status = check_aliasing(block, first)
     if status == 0 and given(block, second):
         status = check_aliasing(block, second)
     return status
@@ -205,7 +214,7 @@ def value_entry(plan, block):
     if status == 0:
         status = check_target(plan, block)
     if status == 0:
-        status = check_aliasing(block, arg.WORK)
+        status = check_written(block, arg.WORK, arg.STATE)
     return run_program(plan, block, table.VALUE) if status == 0 else status
 
 
@@ -226,6 +235,10 @@ def value_and_grad_entry(plan, block):
 def check_backward(plan, block):
     """What a way back from the caller's dy takes and writes."""
     status = check_inputs(plan, block)
+    if status == 0 and load(plan, table.POSITIONS) > 0:
+        return arg.PLAN * 64 + arg.FORWARD_ONLY
+    if status == 0 and given(block, arg.DX) and load(plan, table.X_CODE) == arg.ANY_INTEGER:
+        return arg.DX * 64 + arg.NO_DERIVATIVE
     if status == 0:
         status = check_samples(plan, block, arg.DY, load(plan, table.DTYPE), table.Y_SHAPE, False)
     if status == 0:

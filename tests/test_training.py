@@ -370,7 +370,7 @@ def test_steps_allocate_nothing():
     params = start()
     plan = nbprop.plan(NET, loss=LOSS, batch=32, dtype=np.float32)
     values = job.hyperparameters("adam", 0.01, None, {})
-    work = job.Job(plan, params, (X, Y, weights), 32, "adam", values, None, None)
+    work = job.Job(plan, params, (X, Y, weights, None), 32, "adam", values, None, None)
     work.shuffle(0)
     work.clip(clipping.CLIP_NORM, epochs.CLIP_NORM, epochs.CLIP_NORM_ROW, 1.0)
     work.words[epochs.EPOCHS], work.words[epochs.BEST] = 100, work.best.ctypes.data
