@@ -117,14 +117,17 @@ def fma_work(row: Row, threads: int) -> Work:
 
 
 def copy_work(row: Row, threads: int) -> Work:
-    """As many bytes, read and written, as the row must move."""
-    source, destination = np.ones(COPY_BYTES // 8), np.empty(COPY_BYTES // 8)
+    """As many bytes, read and written, as the row must move: one copy for several calls of small works, several copies
+    for one call of a work that moves more than the arrays here hold."""
+    units, passes = max(1, round(2 * COPY_BYTES / row.bytes)), max(1, round(row.bytes / (2 * COPY_BYTES)))
+    elements = round(row.bytes * units / passes / 16)
+    source, destination = np.ones(elements), np.empty(elements)
 
     def copy(n: int) -> None:
-        for _ in range(n):
+        for _ in range(n * passes):
             np.copyto(destination, source)
 
-    return Work(copy, units=max(1, round(2 * COPY_BYTES / row.bytes)))
+    return Work(copy, units=units)
 
 
 def blas_work(row: Row, threads: int) -> Work:

@@ -13,6 +13,7 @@ on a pipe (and costs nothing while it waits) until it is told to run one slice:
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -21,6 +22,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from rows import BY_NAME
 
 HERE = Path(__file__).resolve().parent
 MODULES = {
@@ -137,13 +140,24 @@ def timed_slice(work: Work, n: int) -> float:
     return (time.perf_counter() - start) / (n * work.units)
 
 
+def build(library: str, name: str, threads: int) -> Work:
+    """A row's work: from works/<module>.py where the row names one, by the function for this library; the machine's
+    limits and dense nets from the library's own module."""
+    module = "" if MODULES[library] == "ceilings" else BY_NAME[name].module
+    if not module:
+        return importlib.import_module(MODULES[library]).build(library, name, threads)
+    function = getattr(importlib.import_module(f"works.{module}"), library.replace("-", "_"), None)
+    if function is None:
+        raise NotImplementedError(f"works/{module}.py has nothing for {library}")
+    return function(BY_NAME[name], threads)
+
+
 def serve(library: str, threads: int) -> None:
     """Answer requests until the pipe closes. Whatever the libraries print goes to standard error, not to
     the pipe."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     pin(threads)
-    module = __import__(MODULES[library])
     prepared: dict[str, Work] = {}
     calls: dict[tuple[str, float], int] = {}
     for line in sys.stdin:
@@ -152,7 +166,7 @@ def serve(library: str, threads: int) -> None:
         try:
             start = time.perf_counter()
             if name not in prepared:
-                prepared[name] = module.build(library, name, threads)
+                prepared[name] = build(library, name, threads)
                 prepared[name].run(1)
             if "slice" not in request:
                 answer = {"check": prepared[name].check, "seconds": time.perf_counter() - start}

@@ -44,13 +44,15 @@ class Row:
     """One piece of work.
 
     kind: "step" (gradient and Adam update), "gradient", "sample" (one row through the net), "solver" (200
-    iterations of L-BFGS-B) or "gemm" (C = A B, widths = M, N, K).
+    iterations of L-BFGS-B) or "gemm" (C = A B, widths = M, N, K): of a dense net that `widths` tells. "own": what
+    works/<module>.py builds, a function for each contender; `own_flops` and `own_bytes` are then those of a call.
+    slow: a call takes so long that `make bench-quick` leaves the row out.
     """
 
     name: str
     title: str
     kind: str
-    widths: tuple[int, ...]
+    widths: tuple[int, ...] = ()
     activation: str = "tanh"
     batch: int = 1
     loss: str = "mse"
@@ -58,6 +60,10 @@ class Row:
     contenders: tuple[str, ...] = ()
     threads: tuple[int, ...] = (1,)
     targets: tuple[Target, ...] = ()
+    module: str = ""
+    own_flops: float = 0.0
+    own_bytes: float = 0.0
+    slow: bool = False
 
     @property
     def flops(self) -> float:
@@ -65,6 +71,8 @@ class Row:
 
         A training step does the forward product and two backward ones, less the gradient of the input.
         """
+        if self.kind == "own":
+            return self.own_flops
         if self.kind == "gemm":
             return 2.0 * np.prod(self.widths, dtype=float)
         products = [2.0 * self.batch * a * b for a, b in zip(self.widths, self.widths[1:], strict=False)]
@@ -77,6 +85,8 @@ class Row:
         """Bytes that must move at least once: operands and results of a product; for a step the parameters,
         the gradient and Adam's two moments (read and written) and the batch."""
         itemsize = np.dtype(self.dtype).itemsize
+        if self.kind == "own":
+            return self.own_bytes
         if self.kind == "gemm":
             m, n, k = self.widths
             return float(itemsize * (m * k + k * n + m * n))

@@ -106,7 +106,8 @@ def roofline(series: Sequence[Series]) -> dict:
     for key, point in last(series, SECONDS).items():
         name, library, threads = key.split("/")
         row = BY_NAME.get(name)
-        if row is None or threads != "1" or row.kind == "solver":  # a solver's calls are not counted
+        # A solver's calls are not counted, and some works have no arithmetic, or no bytes, worth counting.
+        if row is None or threads != "1" or row.kind == "solver" or not (row.flops and row.bytes):
             continue
         rate = row.flops / point.value
         if library == "fma":

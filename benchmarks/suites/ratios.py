@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 
-from rows import ROWS, comparisons
+from rows import ROWS as ALL_ROWS
+from rows import comparisons
 from session import measure, taking_part
 
 # set by `make bench-quick`: the same figures, wider spread
 QUICK = bool(os.environ.get("NBPROP_BENCH_QUICK"))
 SLICE, ROTATIONS = (0.05, 7) if QUICK else (0.2, 15)
 
-COMPARISONS = [f"{row.name}/{ours}/{peer}/{threads}" for row in ROWS for ours, peer, threads in comparisons(row)]
-CONTENDERS = ["/".join(map(str, (row.name, *two))) for row in ROWS for two in taking_part(row)]
+ROWS = [row for row in ALL_ROWS if not (QUICK and row.slow)]
+COMPARISONS = [f"{row.name}/{ours}/{peer}/{threads}" for row in ALL_ROWS for ours, peer, threads in comparisons(row)]
+CONTENDERS = ["/".join(map(str, (row.name, *two))) for row in ALL_ROWS for two in taking_part(row)]
 
 
 class Paired:

@@ -1,0 +1,41 @@
+"""The vectorised functions on their own: 4,096 numbers, which stay in the first-level cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from suites.feature import needed
+
+FUNCTIONS = ["exp", "expm1", "log", "tanh", "sigmoid", "softplus", "erf"]
+
+
+class Functions:
+    """In a loop that a user would write; what libm takes for the same stands beside it where NumPy has the function."""
+
+    params = (FUNCTIONS, ["float32", "float64"])
+    param_names = ("function", "dtype")
+
+    def setup(self, function: str, dtype: str) -> None:
+        with needed():
+            from nbprop.jit import njit
+            from nbprop.numerics import functions
+
+            chosen = getattr(functions, function)
+
+        def apply(y, x):
+            for i in range(y.size):
+                y[i] = chosen(x[i])
+
+        self.apply = njit(apply)
+        self.x = np.random.default_rng(0).uniform(0.1, 3, 4096).astype(dtype)
+        self.y = np.empty_like(self.x)
+        self.libm = getattr(np, function, None)
+        self.time_function(function, dtype)
+
+    def time_function(self, function: str, dtype: str) -> None:
+        self.apply(self.y, self.x)
+
+    def time_numpy(self, function: str, dtype: str) -> None:
+        if self.libm is None:
+            raise NotImplementedError(f"NumPy has no {function}")
+        self.libm(self.x, out=self.y)
