@@ -7,7 +7,8 @@ decay_mask : (n,) bool or uint8, or None
     Parameters that weight decay applies to; all when None.
 trainable : (n,) bool or uint8, or None
     Parameters to update; the bits of the others, and of their state, stay as they are.
-X only this share, for threads that each call the function; the bits do not depend on the split.
+threads : int
+    How many threads share the update; the bits do not depend on it.
 
 Each raises TypeError or ValueError for an argument that does not fit (in @njit a wrong dtype or order is a typing
 error), and nothing has been written then.

@@ -182,9 +182,11 @@ def _prepare(name):
 
 
 @njit
-def _call(entry, objects, step, wanted, h0, h1, h2, h3, h4, h5, float32, float64, slots, hyperparameters, ndarray):
-    """Describe Python objects (by address, 0: not given) and call the entry."""
+def _call(prepared, params, grads, state, decay_mask, trainable, step, wanted, h0, h1, h2, h3, h4, h5):
+    """Describe Python objects (by address, 0: not given) and call the entry. `prepared` is the address of the words in
+    `_Prepared`: each argument of a call from Python costs 20 ns, so what stays the same is passed as one."""
     block = stack_words(_BLOCK)
+    objects, ndarray = (params, grads, state, decay_mask, trainable), load(prepared, _NDARRAY_WORD)
     for argument in range(3):
         status = arg.describe_object(block, argument, objects[argument], ndarray)
         if status != 0:
@@ -197,50 +199,52 @@ def _call(entry, objects, step, wanted, h0, h1, h2, h3, h4, h5, float32, float64
     store(block, _THREADS, wanted)
     for k, value in enumerate((h0, h1, h2, h3, h4, h5)):
         store_double(block, _HYPER + k, value)
-    return _call_entry(entry, (block, float32, float64, slots, hyperparameters))[1]
+    rule = (load(prepared, 1), load(prepared, 2), load(prepared, 3), load(prepared, 4))
+    return _call_entry(load(prepared, 0), (block, *rule))[1]
 
 
-_prepared: dict[tuple, tuple] = {}
+_NDARRAY_WORD = 5
 
 
-def _load(name, dtype):
-    """Compile, or fetch from the disk cache, what a step needs; a dtype that does not fit is refused by the entry."""
-    _ENTRY.load()
-    for numba_type in (types.float32, types.float64):
-        if dtype == np.dtype(numba_type.name):
-            RULES[name].kernel.load(numba_type)
-    _prepared[name, dtype] = tuple(int(word) for word in _prepare(name))
+class _Prepared:
+    """What the steps of one optimizer and dtype share: the entry's address, what `_prepare` tells, `np.ndarray`'s."""
+
+    def __init__(self, name, dtype):
+        """Compile, or fetch from the disk cache, what a step needs; the entry refuses a dtype that does not fit."""
+        _ENTRY.load()
+        for numba_type in (types.float32, types.float64):
+            if dtype == np.dtype(numba_type.name):
+                RULES[name].kernel.load(numba_type)
+        self._words = np.array([_ENTRY.address, *_prepare(name), NDARRAY], np.int64)
+        self.address = self._words.ctypes.data
+
+
+_prepared: dict[tuple, _Prepared] = {}
 
 
 def take_step(name, params, grads, state, step, decay_mask, trainable, threads, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0):
     """One step of the optimizer `name`; h0 ... are its hyperparameters in the order of its rule."""
-    dtype = getattr(params, "dtype", None)
-    if (name, dtype) not in _prepared:
-        _load(name, dtype)
-    objects = (
-        id(params),
-        id(grads),
-        id(state),
-        0 if decay_mask is None else id(decay_mask),
-        0 if trainable is None else id(trainable),
-    )
-    hyper = h0, h1, h2, h3, h4, h5
-    numbers = (step, threads)
-    if not (type(step) is type(threads) is int and {*map(type, hyper)} == _FLOAT):
-        hyper = _as_floats(name, hyper)
-        numbers = [_as_integer(name, *pair) for pair in zip(("step", "threads"), numbers, strict=True)]
-    if numbers[1] > 1:
-        pool.ensure(numbers[1])
-    status = _call(_ENTRY.address, objects, *numbers, *hyper, *_prepared[name, dtype], NDARRAY)
+    key = name, getattr(params, "dtype", None)
+    prepared = _prepared.get(key)
+    if prepared is None:
+        prepared = _prepared[key] = _Prepared(*key)
+    if not (
+        (type(step) is type(threads) is int and type(h0) is type(h1) is float)
+        and (type(h2) is type(h3) is float and type(h4) is type(h5) is float)
+    ):
+        h0, h1, h2, h3, h4, h5 = _as_floats(name, (h0, h1, h2, h3, h4, h5))
+        step, threads = _as_integer(name, "step", step), _as_integer(name, "threads", threads)
+    if threads > 1:
+        pool.ensure(threads)
+    masks = 0 if decay_mask is None else id(decay_mask), 0 if trainable is None else id(trainable)
+    status = _call(prepared.address, id(params), id(grads), id(state), *masks, step, threads, h0, h1, h2, h3, h4, h5)
     if status != 0:
-        values = [plain(value) for value in (params, grads, state, decay_mask, trainable)]
-        if any(new is not old for new, old in zip(values, (params, grads, state, decay_mask, trainable), strict=True)):
-            return take_step(name, *values[:3], numbers[0], *values[3:], numbers[1], *hyper)
-        raise refusal(name, [*values, *numbers, None, *hyper], status)
+        hyper, vectors = (h0, h1, h2, h3, h4, h5), (params, grads, state, decay_mask, trainable)
+        values = [plain(value) for value in vectors]
+        if any(new is not old for new, old in zip(values, vectors, strict=True)):
+            return take_step(name, *values[:3], step, *values[3:], threads, *hyper)
+        raise refusal(name, [*values, step, threads, None, *hyper], status)
     return None
-
-
-_FLOAT = {float}
 
 
 def plain(value):
