@@ -8,7 +8,7 @@ from nbprop.fleets import fit_many
 from nbprop.gradcheck import gradcheck
 from nbprop.initial import init
 from nbprop.jit import share
-from nbprop.layers import activation, concat, custom, dense, elementwise, flatten, reshape, residual, slicing
+from nbprop.layers import activation, concat, custom, dense, dropout, elementwise, flatten, reshape, residual, slicing
 from nbprop.least_squares import least_squares
 from nbprop.losses import binary_cross_entropy, gaussian_nll, huber, mse, softmax_cross_entropy
 from nbprop.marquardt import lm_state, lm_step
@@ -39,6 +39,7 @@ __all__ = [
     "concat",
     "custom",
     "dense",
+    "dropout",
     "elementwise",
     "fit",
     "fit_many",

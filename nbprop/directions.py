@@ -159,6 +159,7 @@ def per_sample_grads_entry(plan, block):
     store(here, frame.N, 1)
     width = abs(load(plan, table.DTYPE)) % 100
     for i in range(load(block, arg.SAMPLES)):
+        store(here, frame.FIRST_SAMPLE, i)
         _take_sample(here, block, arg.X, frame.X, i)
         _take_sample(here, block, arg.TARGET, frame.TARGET, i)
         _take_sample(here, block, arg.LENGTHS, frame.LENGTHS, i)
@@ -201,6 +202,7 @@ def jacobian_entry(plan, block):
     for k in range(outputs):
         _store_unit(unit, code, k, 0.0)
     for i in range(load(block, arg.SAMPLES)):
+        store(here, frame.FIRST_SAMPLE, i)
         _take_sample(here, block, arg.X, frame.X, i)
         _take_sample(here, block, arg.LENGTHS, frame.LENGTHS, i)
         for k in range(outputs):

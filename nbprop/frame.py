@@ -46,5 +46,6 @@ X_CODE = 19  # element code of x (see arguments.py)
 TARGET_CODE = 20
 RESULT = 21  # a float64: what the last kernel that returns a number returned (the loss)
 LENGTHS_CODE = 22  # element code of lengths
+FIRST_SAMPLE = 23  # the place in the caller's batch of sample 0 of this walk: functions that take rows one by one
 
 WORDS = 24

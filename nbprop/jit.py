@@ -390,6 +390,7 @@ _FRAME_WORDS = {
     "n": frame.N,
     "accumulate": frame.ACCUMULATE,
     "step": frame.STEP,
+    "first_sample": frame.FIRST_SAMPLE,
     "x_code": frame.X_CODE,
     "target_code": frame.TARGET_CODE,
     "x_address": frame.X,
@@ -423,9 +424,10 @@ class Kernel(Native):
 
     The parameters' names are the contract: arrays come first, then `n` (samples in this call), then sizes in the
     order in which the row holds them. Names with a meaning of their own are filled in by the walk: `accumulate`,
-    `step`, `x_code`, `x_address`, `target_code`, `target_address`, `lengths_code`, `lengths_address`, and at the end
-    `part` and `parts`. A kernel
-    without `part` runs on one thread while the others wait. An array that the caller did not give has size 0.
+    `step`, `first_sample` (the place of sample 0 in the caller's batch, where a function walks one sample at a time),
+    `x_code`, `x_address`, `target_code`, `target_address`, `lengths_code`, `lengths_address`, and at the end `part` and
+    `parts`. A kernel without `part` runs on one thread while the others wait. An array that the caller did not give
+    has size 0.
     """
 
     def __init__(self, function, uses=(), name=None):

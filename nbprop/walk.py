@@ -123,6 +123,7 @@ def fill_frame(here, block):
     store(here, frame.N, load(block, arg.SAMPLES))
     store(here, frame.ACCUMULATE, load(block, arg.ACCUMULATE))
     store(here, frame.STEP, load(block, arg.STEP))
+    store(here, frame.FIRST_SAMPLE, 0)
     store(here, frame.X_CODE, load(block, arg.X * arg.DESCRIPTION + arg.CODE))
     store(here, frame.TARGET_CODE, load(block, arg.TARGET * arg.DESCRIPTION + arg.CODE))
     store(here, frame.LENGTHS_CODE, load(block, arg.LENGTHS * arg.DESCRIPTION + arg.CODE))

@@ -37,6 +37,7 @@ NETWORKS = {
         (2, 7), nbprop.concat([nbprop.slicing(2, 7), dense(3, activation="tanh")], nbprop.slicing(0, 3)), dense(3)
     ),
     "reshape": nbprop.network((2, 3), dense(5, activation="tanh"), nbprop.reshape((5, 2)), dense(3)),
+    "dropout": nbprop.network((3,), nbprop.dropout(0.3), dense(17, "tanh"), nbprop.dropout(0.5, seed=3), dense(3)),
     "no_parameters": nbprop.network((5,), nbprop.activation("tanh")),
 }
 NETWORKS |= {f"fused_{name}": nbprop.network((3,), dense(5, activation=name), dense(3)) for name in ACTIVATIONS}

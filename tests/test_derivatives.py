@@ -88,6 +88,7 @@ def every_layer(name):
         (2, 3),
         nbprop.activation(name),
         nbprop.dense(3, activation=name),
+        nbprop.dropout(0.2),
         nbprop.residual(nbprop.activation(name), nbprop.dense(3, activation=name)),
         nbprop.dense(3, activation=name, share="1.dense.weight"),
         nbprop.concat([nbprop.slicing(1, 3)], nbprop.slicing(0, 2), nbprop.dense(2, bias=False)),

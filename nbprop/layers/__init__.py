@@ -4,6 +4,7 @@ from nbprop.layers.activation import ACTIVATIONS, activation
 from nbprop.layers.combine import concat, residual
 from nbprop.layers.custom import custom, elementwise
 from nbprop.layers.dense import dense
+from nbprop.layers.dropout import dropout
 from nbprop.layers.reshape import flatten, reshape
 from nbprop.layers.slicing import slicing
 
@@ -13,6 +14,7 @@ __all__ = [
     "concat",
     "custom",
     "dense",
+    "dropout",
     "elementwise",
     "flatten",
     "reshape",
