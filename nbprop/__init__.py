@@ -4,6 +4,7 @@ from nbprop import schedules
 from nbprop.calls import backward, forward, value, value_and_grad
 from nbprop.clipping import clip_norm, clip_value
 from nbprop.derivatives import gauss_newton_product, hvp, jacobian, jvp, per_sample_grads, vjp
+from nbprop.explain import Contributions, Explanation, explain
 from nbprop.fleets import fit_many
 from nbprop.gradcheck import gradcheck
 from nbprop.initial import init
@@ -25,6 +26,8 @@ from nbprop.summary import summary
 from nbprop.training import fit
 
 __all__ = [
+    "Contributions",
+    "Explanation",
     "History",
     "Network",
     "Plan",
@@ -41,6 +44,7 @@ __all__ = [
     "dense",
     "dropout",
     "elementwise",
+    "explain",
     "fit",
     "fit_many",
     "flatten",

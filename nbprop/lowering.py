@@ -71,6 +71,8 @@ class Builder:
     written: set = field(default_factory=set)
     second: bool = False  # also emit the tangents of every op: second derivatives
     tangents: dict = field(default_factory=dict)
+    watch: bool = False  # also keep every layer's output and its gradient, to be looked at
+    watched: dict = field(default_factory=dict)  # a layer's path: (output shape, buffer of it, buffer of its gradient)
 
     def value(self, shape):
         """A new value of a shape (per sample)."""
@@ -187,6 +189,16 @@ class Builder:
 
             self.linear(add_into, (), (dx,), (x.size,), inplace=(x.gradient,))
 
+    def keep(self, path, y):
+        """Emit copies of a layer's output and, on the way back, of its whole gradient; nothing overwrites them."""
+        from nbprop.layers.combine import copy
+
+        output, gradient = self.buffer(self.batch * y.size), self.buffer(self.batch * y.size)
+        self.emit(copy, (output,), (y.buffer,), (y.size,))
+        # Rules run in reverse: when this one's turn comes, all that read y have contributed.
+        self.on_backward(y, lambda dy: self.emit(copy, (gradient,), (dy,), (y.size,)))
+        self.watched[path] = (y.shape, output, gradient)
+
     def reverse(self):
         """Emit the backward ops."""
         for label, y, rule in reversed(self.rules):
@@ -205,6 +217,7 @@ class Lowered:
     input_shape: tuple = ()
     output_shape: tuple = ()
     state: tuple = ()  # (label, buffer, initial values) of each piece of layer state
+    watched: dict = field(default_factory=dict)  # as in Builder
 
 
 def _lower_layers(build, net):
@@ -223,11 +236,11 @@ def _lower_layers(build, net):
     return x, y
 
 
-def lower(net, loss, batch, dtype, threads_wanted, mode):
-    """Lower a network; see `Lowered`."""
+def lower(net, loss, batch, dtype, threads_wanted, mode, watch=False):
+    """Lower a network; see `Lowered`. watch: backward with dx also keeps each layer's output and gradient."""
     from nbprop.layers.combine import copy
 
-    build = Builder(net, batch, dtype, threads_wanted, mode=mode)
+    build = Builder(net, batch, dtype, threads_wanted, mode=mode, watch=watch)
     x, y = _lower_layers(build, net)
     parts = {"forward": _take(build)}
     build.label = "output"
@@ -253,8 +266,9 @@ def lower(net, loss, batch, dtype, threads_wanted, mode):
     order = ("forward", "copy_y", "value", "copy_dy", "loss", "backward_input")
     timeline = [op for part in order for op in parts.get(part, ())]
     # What forward leaves survives backward, so that one forward serves several: a Jacobian's rows, another dy.
-    work_size, bound = _place(timeline, dtype.itemsize, parts["forward"])
-    return Lowered(parts, work_size, bound, x.shape, y.shape, tuple(build.place_state()))
+    watched = [buffer for _, *kept in build.watched.values() for buffer in kept]
+    work_size, bound = _place(timeline, dtype.itemsize, parts["forward"], watched)
+    return Lowered(parts, work_size, bound, x.shape, y.shape, tuple(build.place_state()), build.watched)
 
 
 def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
@@ -290,6 +304,8 @@ def lower_layer(build, path, layer, x):
     outer, build.label = build.label, path
     names = [f"{path}.{parameter.name}" for parameter in layer.parameters(x.shape)]
     y = layer.lower(build, x, path, names)
+    if build.watch:
+        build.keep(path, y)
     build.label = outer
     return y
 
@@ -312,10 +328,10 @@ def _needed(ops, space):
     return kept[::-1]
 
 
-def _place(timeline, itemsize, kept=()):
+def _place(timeline, itemsize, kept=(), watched=()):
     """Give every workspace buffer an offset by when it lives; (elements in all, the most that live at once).
 
-    What the ops in `kept` write lives to the end if it is read after them.
+    What the ops in `kept` write lives to the end if it is read after them, and so do the buffers in `watched`.
     """
     first, last, buffers = {}, {}, {}
     for time, op in enumerate(timeline):
@@ -328,6 +344,7 @@ def _place(timeline, itemsize, kept=()):
     for buffer in (buffer for op in kept for buffer in op.writes if buffer.space == frame.WORK):
         if last[id(buffer)] >= len(kept):
             last[id(buffer)] = len(timeline)
+    last |= {id(buffer): len(timeline) for buffer in watched}
     unit = max(1, _ALIGNMENT // itemsize)
     placed = []
     for key in sorted(buffers, key=lambda k: (-buffers[k].size, first[k])):

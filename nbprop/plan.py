@@ -32,16 +32,18 @@ _PROGRAM_PARTS = {
 class Plan:
     """A network lowered for a loss, a batch capacity, a dtype and a thread count; made by `plan`.
 
-    Immutable. Pickles by its description. Passes into @njit functions, as an argument or as a global.
+    Immutable. Pickles by its description. Passes into @njit functions, as an argument or as a global. With watch,
+    every layer's output and gradient stay in the workspace, at the places in `watched`.
     """
 
-    def __init__(self, net, loss, batch, dtype, threads_wanted, mode="training"):
+    def __init__(self, net, loss, batch, dtype, threads_wanted, mode="training", watch=False):
         self.net, self.batch, self.dtype, self.threads, self.mode = net, batch, dtype, threads_wanted, mode
         self.loss = loss
-        lowered = lower(net, loss, batch, dtype, threads_wanted, mode)
+        lowered = lower(net, loss, batch, dtype, threads_wanted, mode, watch)
+        self.watch, self.watched = watch, lowered.watched
         self.parts, work, bound = lowered.parts, lowered.work_size, lowered.bound
         self.without_tangents = next((path for path, layer in net.nodes if not layer.tangents), None)
-        if self.without_tangents is None and mode != "decoding":
+        if self.without_tangents is None and mode != "decoding" and not watch:
             for program in ("jvp", "hvp", "gauss_newton") if loss is not None else ("jvp",):
                 along = lower_along(program, net, loss, batch, dtype, threads_wanted, mode)
                 self.parts = self.parts | along.parts
@@ -131,7 +133,7 @@ class Plan:
                 op.kernel.load(self.numba_dtype)
 
     def __reduce__(self):
-        return Plan, (self.net, self.loss, self.batch, self.dtype, self.threads, self.mode)
+        return Plan, (self.net, self.loss, self.batch, self.dtype, self.threads, self.mode, self.watch)
 
     def __repr__(self):
         loss = self.loss.kind if self.loss else None

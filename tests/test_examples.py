@@ -56,8 +56,17 @@ def curve_fit_lm(text):
     assert losses["Levenberg-Marquardt"] == min(losses.values())
 
 
+def explain(text):
+    told = re.findall(r"answer (\d): the image raised its logit by (\S+), pixels sum to (\S+), units to (\S+);", text)
+    assert [answer for answer, *_ in told] == ["3", "0", "7"]
+    for _, *numbers in told:
+        made, pixels, units = map(float, numbers)
+        assert abs(pixels - made) + abs(units - made) < 2e-3 * made
+
+
 CHECKS = {
-    check.__name__: check for check in (xor, digits, simulation, own_layer, curve_fit_bounds, curve_fit_lm, neural_ode)
+    check.__name__: check
+    for check in (xor, digits, simulation, own_layer, curve_fit_bounds, curve_fit_lm, neural_ode, explain)
 }
 
 
