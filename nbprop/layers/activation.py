@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from nbprop.jit import kernel, njit, share, share_blocks
 from nbprop.network import Layer, choose
 from nbprop.numerics.functions import erf, exp, expm1, sigmoid, softplus, tanh
+from nbprop.numerics.rows import row_dot, row_max, row_sum
 from nbprop.numerics.scalars import like
 
 IDENTITY, RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SOFTPLUS, SIGMOID, TANH, SOFTMAX = range(11)
@@ -216,28 +217,52 @@ def activation_second(d_dot, d, s, s_dot, n, size, code, part, parts):
     _scale_by_derivative(d, s, code)
 
 
+# Rows up to this size are taken in groups of about _GROUP elements: exp of ten elements at a time would not vectorise.
+_SHORT, _GROUP = 128, 1024
+
+
+@njit
+def _normalize(y):
+    """y /= its sum."""
+    scale = like(y[0], 1.0) / row_sum(y)
+    for j in range(y.size):
+        y[j] *= scale
+
+
 @njit
 def softmax_row(y, x):
     """y = softmax(x) of one row, shifted by its maximum so that nothing overflows."""
-    top = x[0]
-    for j in range(1, x.size):
-        top = x[j] if x[j] > top or x[j] != x[j] else top
+    top = row_max(x)
     for j in range(x.size):
         y[j] = exp(x[j] - top)
-    total = y[0]
-    for j in range(1, y.size):
-        total += y[j]
-    scale = like(total, 1.0) / total
-    for j in range(y.size):
-        y[j] *= scale
+    _normalize(y)
+
+
+@njit
+def _softmax_short_rows(y, x, size):
+    """y = softmax(x) of several rows of `size` elements, each step on all of them."""
+    for first in range(0, x.size, size):
+        y_row, x_row = y[first : first + size], x[first : first + size]
+        top = row_max(x_row)
+        for j in range(size):
+            y_row[j] = x_row[j] - top
+    for i in range(y.size):
+        y[i] = exp(y[i])
+    for first in range(0, y.size, size):
+        _normalize(y[first : first + size])
 
 
 @kernel
 def softmax_forward(y, x, n, rows, size, part, parts):
     """y = softmax(x) over the last axis. y OUT, x IN (n * rows, size)."""
     start, stop = share(n * rows, part, parts)
-    for i in range(start, stop):
-        softmax_row(y[i * size : (i + 1) * size], x[i * size : (i + 1) * size])
+    group = 1 if size > _SHORT else max(1, _GROUP // size)
+    for i in range(start, stop, group):
+        here = slice(i * size, min(i + group, stop) * size)
+        if size > _SHORT:
+            softmax_row(y[here], x[here])
+        else:
+            _softmax_short_rows(y[here], x[here], size)
 
 
 @kernel
@@ -246,9 +271,7 @@ def softmax_backward(d, y, n, rows, size, part, parts):
     start, stop = share(n * rows, part, parts)
     for i in range(start, stop):
         d_row, y_row = d[i * size : (i + 1) * size], y[i * size : (i + 1) * size]
-        along = d_row[0] * y_row[0]
-        for j in range(1, size):
-            along += d_row[j] * y_row[j]
+        along = row_dot(d_row, y_row)
         for j in range(size):
             d_row[j] = y_row[j] * (d_row[j] - along)
 
@@ -260,11 +283,8 @@ def softmax_second(d_dot, d, y, y_dot, n, rows, size, part, parts):
     for i in range(start, stop):
         here = slice(i * size, (i + 1) * size)
         e_row, d_row, y_row, t_row = d_dot[here], d[here], y[here], y_dot[here]
-        along = d_row[0] * y_row[0]
-        change = e_row[0] * y_row[0] + d_row[0] * t_row[0]
-        for j in range(1, size):
-            along += d_row[j] * y_row[j]
-            change += e_row[j] * y_row[j] + d_row[j] * t_row[j]
+        along = row_dot(d_row, y_row)
+        change = row_dot(e_row, y_row) + row_dot(d_row, t_row)
         for j in range(size):
             e_row[j] = t_row[j] * (d_row[j] - along) + y_row[j] * (e_row[j] - change)
             d_row[j] = y_row[j] * (d_row[j] - along)

@@ -7,6 +7,7 @@ from nbprop.jit import kernel, share
 from nbprop.layers.activation import softmax_row
 from nbprop.losses.base import Loss, row_scale
 from nbprop.numerics.functions import exp, log
+from nbprop.numerics.rows import row_dot, row_max
 from nbprop.numerics.scalars import like
 
 
@@ -23,9 +24,7 @@ def softmax_cross_entropy_kernel(
     for i in range(first, last):
         z = y[i * classes : (i + 1) * classes]
         chosen = integer_at(target_address, target_code, i)
-        top = z[0]
-        for j in range(1, classes):
-            top = z[j] if z[j] > top or z[j] != z[j] else top
+        top = row_max(z)
         if dy.size > 0:
             p = dy[i * classes : (i + 1) * classes]
             for j in range(classes):
@@ -56,9 +55,7 @@ def softmax_cross_entropy_curvature(dy_dot, y_dot, y, target, weights, n, rows, 
         here = slice(i * classes, (i + 1) * classes)
         p, change = dy_dot[here], y_dot[here]
         softmax_row(p, y[here])
-        along = p[0] * change[0]
-        for j in range(1, classes):
-            along += p[j] * change[j]
+        along = row_dot(p, change)
         factor = like(along, row_scale(weights, n, rows, i))
         for j in range(classes):
             p[j] *= factor * (change[j] - along)
