@@ -9,7 +9,20 @@ from nbprop.fleets import fit_many
 from nbprop.gradcheck import gradcheck
 from nbprop.initial import init
 from nbprop.jit import share
-from nbprop.layers import activation, concat, custom, dense, dropout, elementwise, flatten, reshape, residual, slicing
+from nbprop.layers import (
+    activation,
+    concat,
+    conv1d,
+    conv2d,
+    custom,
+    dense,
+    dropout,
+    elementwise,
+    flatten,
+    reshape,
+    residual,
+    slicing,
+)
 from nbprop.least_squares import least_squares
 from nbprop.losses import binary_cross_entropy, gaussian_nll, huber, mse, softmax_cross_entropy
 from nbprop.marquardt import lm_state, lm_step
@@ -40,6 +53,8 @@ __all__ = [
     "clip_norm",
     "clip_value",
     "concat",
+    "conv1d",
+    "conv2d",
     "custom",
     "dense",
     "dropout",

@@ -2,6 +2,7 @@
 
 from nbprop.layers.activation import ACTIVATIONS, activation
 from nbprop.layers.combine import concat, residual
+from nbprop.layers.conv import conv1d, conv2d
 from nbprop.layers.custom import custom, elementwise
 from nbprop.layers.dense import dense
 from nbprop.layers.dropout import dropout
@@ -12,6 +13,8 @@ __all__ = [
     "ACTIVATIONS",
     "activation",
     "concat",
+    "conv1d",
+    "conv2d",
     "custom",
     "dense",
     "dropout",

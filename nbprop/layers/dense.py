@@ -39,7 +39,7 @@ def _weight_gradient(dw, x, dz, start, scratch, m, n_in, n_out, part, parts):
 
 
 @njit
-def _sum_of_rows(db, dz, adding, m, n_out, part, parts):
+def sum_of_rows(db, dz, adding, m, n_out, part, parts):
     """db = the sum of dz's m rows, added to what db holds when `adding`; db (n_out,) or empty.
 
     A product with a row of ones: the tile keeps the sums in registers, a loop over rows would store them m times.
@@ -87,7 +87,7 @@ def dense_backward_parameters(dw, db, scratch, x, dz, n, rows, n_in, n_out, w_ag
     """
     start = ACCUMULATE if w_again + accumulate > 0 else ZERO
     _weight_gradient(dw, x, dz, start, scratch, n * rows, n_in, n_out, part, parts)
-    _sum_of_rows(db, dz, b_again + accumulate > 0, n * rows, n_out, part, parts)
+    sum_of_rows(db, dz, b_again + accumulate > 0, n * rows, n_out, part, parts)
 
 
 @kernel(uses=(GEMM,))
@@ -103,7 +103,7 @@ def dense_parameters_tangent(
     _weight_gradient(dw_dot, x, dz_dot, start, scratch, n * rows, n_in, n_out, part, parts)
     if x_dot.size > 0:
         _weight_gradient(dw_dot, x_dot, dz, ACCUMULATE, scratch, n * rows, n_in, n_out, part, parts)
-    _sum_of_rows(db_dot, dz_dot, b_again > 0, n * rows, n_out, part, parts)
+    sum_of_rows(db_dot, dz_dot, b_again > 0, n * rows, n_out, part, parts)
 
 
 @kernel
@@ -160,7 +160,7 @@ class Dense(Layer):
 
     def every_parameter(self, input_shape):
         """The weight and the bias, its own or another layer's."""
-        init = self.init or ("he_normal" if self.activation in _RECTIFIERS else "glorot_uniform")
+        init = self.init or ("he_normal" if self.activation in RECTIFIERS else "glorot_uniform")
         weight = Parameter("weight", (input_shape[-1], self.units), init)
         return (weight, Parameter("bias", (self.units,), "zeros")) if self.bias else (weight,)
 
@@ -183,68 +183,72 @@ class Dense(Layer):
         return 2 * math.prod(input_shape) * self.units
 
     def lower(self, build, x, path, names):
-        n_in, n_out = x.shape[-1], self.units
-        rows = math.prod(x.shape[:-1])
-        sizes, total = (rows, n_in, n_out), build.batch * rows
         paths = {parameter.name: f"{path}.{parameter.name}" for parameter in self.parameters(x.shape)}
         paths |= {parameter.name: owner for owner, parameter in self.shared(x.shape)}
-        weight, bias = paths["weight"], paths.get("bias")
-        w, b = build.parameter(weight), build.parameter(bias) if bias else None
-
-        def scratch(m, n, k):
-            size = gemm_scratch(m, n, k, build.threads)
-            return build.buffer(size) if size else None
-
-        def transposed(matrix):
-            """The operand of W^T, and of W'^T for W'; a single column is its own transpose."""
-            if n_out == 1:
-                return matrix
-            turned = build.buffer(n_in * n_out)
-            build.emit(dense_transpose, (turned,), (matrix,), (n_in, n_out))
-            return turned
-
-        z = build.value((*x.shape[:-1], n_out))
-        build.emit(dense_forward, (z.buffer, scratch(total, n_out, n_in)), (x.buffer, w, b), sizes)
-        if build.second:
-            x_dot, w_dot = build.tangent(x.buffer), build.direction(weight)
-            b_dot = build.direction(bias) if bias else None
-            z_dot = build.new_tangent(z.buffer)
-            reads = (x.buffer, x_dot, w, w_dot, b_dot)
-            build.emit(dense_tangent, (z_dot, scratch(total, n_out, n_in)), reads, sizes)
-
-        def rule(dz):
-            dw, w_again = build.parameter_gradient(weight)
-            db, b_again = build.parameter_gradient(bias) if bias else (None, 0)
-            build.emit(
-                dense_backward_parameters,
-                (dw, db, scratch(n_in, n_out, total)),
-                (x.buffer, dz),
-                (*sizes, w_again, b_again),
-                barrier=False,
-            )
-            wt = transposed(w)
-            dx = build.buffer(total * n_in)
-            build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, wt), sizes)
-            if build.second:
-                dz_dot = build.tangent(dz)
-                dw_dot, w_again = build.parameter_tangent(weight)
-                db_dot, b_again = build.parameter_tangent(bias) if bias else (None, 0)
-                build.emit(
-                    dense_parameters_tangent,
-                    (dw_dot, db_dot, scratch(n_in, n_out, total)),
-                    (x.buffer, x_dot, dz, dz_dot),
-                    (*sizes, w_again, b_again),
-                )
-                wt_dot, dx_dot = transposed(w_dot), build.new_tangent(dx)
-                reads = (dz, dz_dot, wt, wt_dot)
-                build.emit(dense_input_tangent, (dx_dot, scratch(total, n_in, n_out)), reads, sizes)
-            build.contribute(x, dx)
-
-        build.on_backward(z, rule)
+        z = lower_dense(build, x, self.units, paths["weight"], paths.get("bias"))
         return activate(build, z, self.activation, overwrite=True)
 
 
-_RECTIFIERS = frozenset({"relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus"})
+def lower_dense(build, x, n_out, weight, bias):
+    """Emit z = x W + b over the last axis; `weight` and `bias` (or None) are parameters' names in `views`."""
+    n_in, rows = x.shape[-1], math.prod(x.shape[:-1])
+    sizes, total = (rows, n_in, n_out), build.batch * rows
+    w, b = build.parameter(weight), build.parameter(bias) if bias else None
+
+    def scratch(m, n, k):
+        size = gemm_scratch(m, n, k, build.threads)
+        return build.buffer(size) if size else None
+
+    def transposed(matrix):
+        """The operand of W^T, and of W'^T for W'; a single column is its own transpose."""
+        if n_out == 1:
+            return matrix
+        turned = build.buffer(n_in * n_out)
+        build.emit(dense_transpose, (turned,), (matrix,), (n_in, n_out))
+        return turned
+
+    z = build.value((*x.shape[:-1], n_out))
+    build.emit(dense_forward, (z.buffer, scratch(total, n_out, n_in)), (x.buffer, w, b), sizes)
+    if build.second:
+        x_dot, w_dot = build.tangent(x.buffer), build.direction(weight)
+        b_dot = build.direction(bias) if bias else None
+        z_dot = build.new_tangent(z.buffer)
+        reads = (x.buffer, x_dot, w, w_dot, b_dot)
+        build.emit(dense_tangent, (z_dot, scratch(total, n_out, n_in)), reads, sizes)
+
+    def rule(dz):
+        dw, w_again = build.parameter_gradient(weight)
+        db, b_again = build.parameter_gradient(bias) if bias else (None, 0)
+        build.emit(
+            dense_backward_parameters,
+            (dw, db, scratch(n_in, n_out, total)),
+            (x.buffer, dz),
+            (*sizes, w_again, b_again),
+            barrier=False,
+        )
+        wt = transposed(w)
+        dx = build.buffer(total * n_in)
+        build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, wt), sizes)
+        if build.second:
+            dz_dot = build.tangent(dz)
+            dw_dot, w_again = build.parameter_tangent(weight)
+            db_dot, b_again = build.parameter_tangent(bias) if bias else (None, 0)
+            build.emit(
+                dense_parameters_tangent,
+                (dw_dot, db_dot, scratch(n_in, n_out, total)),
+                (x.buffer, x_dot, dz, dz_dot),
+                (*sizes, w_again, b_again),
+            )
+            wt_dot, dx_dot = transposed(w_dot), build.new_tangent(dx)
+            reads = (dz, dz_dot, wt, wt_dot)
+            build.emit(dense_input_tangent, (dx_dot, scratch(total, n_in, n_out)), reads, sizes)
+        build.contribute(x, dx)
+
+    build.on_backward(z, rule)
+    return z
+
+
+RECTIFIERS = frozenset({"relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus"})
 
 
 def dense(units, activation=None, bias=True, init=None, share=None):

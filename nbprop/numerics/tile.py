@@ -350,29 +350,44 @@ def _add_lanes(emit, vectors):
 @intrinsic
 def copy(typingctx, out, ld_out, source, ld_source, rows, columns):
     """out[i, j] = source[i, j]; ld_out and ld_source elements lie between the rows of the two."""
+    return _move(out, source, False)
+
+
+@intrinsic
+def add(typingctx, out, ld_out, source, ld_source, rows, columns):
+    """out[i, j] += source[i, j], a row after the other: rows of out may overlap."""
+    return _move(out, source, True)
+
+
+def _move(out, source, adding):
     size = types.intp
     signature = types.void(out, size, source, size, size, size)
 
     def codegen(context, builder, signature, args):
-        call(builder, "copy", _emit_copy, signature.args[0], args)
+        call(builder, "move", _emit_move, signature.args[0], args, adding)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-def _emit_copy(builder, pointer_type, out, ld_out, source, ld_source, rows, columns):
+def _emit_move(builder, pointer_type, adding, out, ld_out, source, ld_source, rows, columns):
     emit = Vectors(builder, pointer_type, VECTOR_BYTES)
     lanes = INT(emit.lanes)
     whole = builder.and_(columns, INT(-emit.lanes))
     cut = builder.icmp_signed("<", whole, columns)
     mask = emit.mask(builder.sub(columns, whole))
+
+    def move(to, come_from, mask=None):
+        value = emit.load(come_from, mask)
+        emit.store(builder.fadd(emit.load(to, mask), value) if adding else value, to, mask)
+
     with cgutils.for_range(builder, rows) as row:
         to = builder.gep(out, [builder.mul(ld_out, row.index)])
         come_from = builder.gep(source, [builder.mul(ld_source, row.index)])
         with cgutils.for_range_slice(builder, INT(0), whole, lanes, inc=True) as (j, _):
-            emit.store(emit.load(builder.gep(come_from, [j])), builder.gep(to, [j]))
+            move(builder.gep(to, [j]), builder.gep(come_from, [j]))
         with builder.if_then(cut):
-            emit.store(emit.load(builder.gep(come_from, [whole]), mask), builder.gep(to, [whole]), mask)
+            move(builder.gep(to, [whole]), builder.gep(come_from, [whole]), mask)
 
 
 @intrinsic

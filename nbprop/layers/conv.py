@@ -1,0 +1,287 @@
+"""Convolutions: y[p, q, f] = b[f] + sum over i, j, c of W[i, j, c, f] x[stride p + dilation i - padding, ..., c].
+
+x is 0 outside the image, and the second axis goes as the first. It is a cross-correlation, as everywhere in the field.
+With groups, the filters of a group see the channels of that group alone (Krizhevsky et al. 2012, section 3.5). LeCun et
+al. 1989, "Backpropagation applied to handwritten zip code recognition", section 3.
+
+Weights are (kernel rows, kernel columns, channels / groups, filters). The products (forward, dW, dx) are those of
+numerics/windows.py; a convolution of 1 x 1 is a dense layer over the last axis, and runs as one.
+"""
+
+import math
+from dataclasses import dataclass
+
+from nbprop.jit import kernel, share
+from nbprop.layers.activation import ACTIVATIONS, activate
+from nbprop.layers.dense import RECTIFIERS, dense_transpose, lower_dense, sum_of_rows
+from nbprop.layers.image import as_image, clear, crop_image, out_extent, pad_image, plain, spans
+from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
+from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO
+from nbprop.numerics.product import GEMM
+from nbprop.numerics.tile import pointer
+from nbprop.numerics.windows import Windows, windows_gradient, windows_product, windows_scatter, windows_scratch
+
+# The sizes of all three kernels: filters, the fields of `Windows`, then what to add to. height and width are the padded
+# image's.
+
+
+@kernel(uses=(GEMM,))
+def conv_forward(
+    y, scratch, x, w, b, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
+    dilation_w, groups, out_h, out_w, adding, part, parts
+):  # fmt: skip
+    """y = b + W * x, or y += W * x when `adding`; an empty w is zero, and so is an empty b.
+
+    y OUT (n, out_h, out_w, filters), x IN (n, height, width, channels), w IN (kernel_h, kernel_w, channels / groups,
+    filters), b IN (filters,).
+    """
+    if w.size == 0:
+        start, stop = share(n * out_h * out_w * filters if adding == 0 else 0, part, parts)
+        clear(y[start:stop])
+        return
+    windows = Windows(
+        height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups, out_h, out_w
+    )
+    start = ACCUMULATE if adding > 0 else BIAS if b.size > 0 else ZERO
+    windows_product(
+        *(pointer(y, 0), pointer(x, 0), pointer(w, 0), pointer(b, 0), pointer(scratch, 0), n, filters, windows),
+        *(start, part, parts),
+    )
+
+
+@kernel(uses=(GEMM,))
+def conv_backward_parameters(
+    dw, db, scratch, x, dz, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
+    dilation_w, groups, out_h, out_w, w_again, b_again, accumulate, part, parts
+):  # fmt: skip
+    """dW = the sum over the pixels of window^T dz, db = the sum of dz.
+
+    Added to what dw and db hold when theirs of `again`, or `accumulate`, is 1. dw OUT as w, db OUT (filters,) or empty,
+    x IN as in `conv_forward`, dz IN (n, out_h, out_w, filters).
+    """
+    windows = Windows(
+        height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups, out_h, out_w
+    )
+    start = ACCUMULATE if w_again + accumulate > 0 else ZERO
+    windows_gradient(
+        *(pointer(dw, 0), pointer(x, 0), pointer(dz, 0), pointer(scratch, 0), n, filters, windows, start, part, parts)
+    )
+    sum_of_rows(db, dz, b_again + accumulate > 0, n * out_h * out_w, filters, part, parts)
+
+
+@kernel(uses=(GEMM,))
+def conv_backward_input(
+    dx, scratch, dz, wt, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
+    dilation_w, groups, out_h, out_w, adding, part, parts
+):  # fmt: skip
+    """dx = the sum over the windows, each at its place, of dz W^T; added to what dx holds when `adding`.
+
+    dx OUT (n, height, width, channels), dz IN (n, out_h, out_w, filters), wt IN the matrix w (.., filters), transposed.
+    """
+    windows = Windows(
+        height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups, out_h, out_w
+    )
+    if adding == 0:
+        start, stop = share(n, part, parts)
+        clear(dx[start * height * width * channels : stop * height * width * channels])
+    windows_scatter(
+        *(pointer(dx, 0), pointer(dz, 0), pointer(wt, 0), pointer(scratch, 0), n, filters, windows, part, parts)
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class Convolution(Layer):
+    """What `conv2d` and `conv1d` share; a sequence is an image of one row."""
+
+    filters: int
+    kernel: tuple
+    stride: tuple | int = 1
+    padding: tuple | int | str = 0
+    dilation: tuple | int = 1
+    groups: int = 1
+    activation: str = "identity"
+    bias: bool = True
+    init: str | None = None
+    axes = 2
+    tangents = True
+
+    def __post_init__(self):
+        for name in ("filters", "groups"):
+            object.__setattr__(self, name, positive(name, getattr(self, name)))
+        for name in ("kernel", "stride", "dilation"):
+            object.__setattr__(self, name, plain(spans(name, getattr(self, name), self.axes)))
+        if isinstance(self.padding, str):
+            choose("padding", self.padding, ("same",))
+        else:
+            object.__setattr__(self, "padding", plain(spans("padding", self.padding, self.axes, least=0)))
+        if self.filters % self.groups:
+            raise ValueError(f"groups={self.groups} must divide the {self.filters} filters")
+        choose("activation", self.activation, ACTIVATIONS)
+        if self.init is not None:
+            choose("init", self.init, INITIALIZERS)
+
+    def __repr__(self):
+        options = "".join(
+            f", {name}={getattr(self, name)!r}"
+            for name, default in (
+                *(("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1), ("activation", "identity")),
+                *(("bias", True), ("init", None)),
+            )
+            if getattr(self, name) != default
+        )
+        return f"{self.kind}({self.filters}, {self.kernel!r}{options})"
+
+    def _pair(self, name):
+        """(rows, columns) of a setting."""
+        value = getattr(self, name)
+        neutral = (0,) if name == "padding" else (1,)
+        return neutral * (2 - self.axes) + spans(name, value, self.axes, least=0)
+
+    def _borders(self, height, width):
+        """((top, bottom), (left, right)) rows and columns of zeros."""
+        if self.padding != "same":
+            return tuple((size, size) for size in self._pair("padding"))
+        borders = []
+        for extent, size, stride, dilation in zip(
+            (height, width), self._pair("kernel"), self._pair("stride"), self._pair("dilation"), strict=True
+        ):
+            total = max(0, (-(-extent // stride) - 1) * stride + dilation * (size - 1) + 1 - extent)
+            borders.append((total // 2, total - total // 2))
+        return tuple(borders)
+
+    def windows(self, input_shape):
+        """((top, left), `Windows`) for an input of a shape."""
+        height, width, channels = as_image(self.kind, input_shape, self.axes)
+        if channels % self.groups:
+            raise ValueError(f"groups={self.groups} must divide the input's {channels} channels")
+        (kh, kw), (sh, sw), (dh, dw) = (self._pair(name) for name in ("kernel", "stride", "dilation"))
+        vertical, horizontal = self._borders(height, width)
+        out_h = out_extent(height, kh, sh, dh, vertical, "height")
+        out_w = out_extent(width, kw, sw, dw, horizontal, "width" if self.axes == 2 else "length")
+        padded = height + sum(vertical), width + sum(horizontal)
+        return (vertical[0], horizontal[0]), Windows(
+            *padded, channels, kh, kw, sh, sw, dh, dw, self.groups, out_h, out_w
+        )
+
+    def output_shape(self, input_shape):
+        _, windows = self.windows(input_shape)
+        return (windows.out_h, windows.out_w, self.filters)[2 - self.axes :]
+
+    def parameters(self, input_shape):
+        kernel = spans("kernel", self.kernel, self.axes)
+        init = self.init or ("he_normal" if self.activation in RECTIFIERS else "glorot_uniform")
+        weight = Parameter("weight", (*kernel, input_shape[-1] // self.groups, self.filters), init)
+        return (weight, Parameter("bias", (self.filters,), "zeros")) if self.bias else (weight,)
+
+    def flops(self, input_shape):
+        return 2 * math.prod(self.output_shape(input_shape)) * math.prod(self.parameters(input_shape)[0].shape[:-1])
+
+    def lower(self, build, x, path, names):
+        weight, bias = (*names, None)[:2]
+        corner, windows = self.windows(x.shape)
+        trivial = windows.kernel_h * windows.kernel_w * windows.stride_h * windows.stride_w * windows.groups == 1
+        if trivial and self.output_shape(x.shape)[:-1] == x.shape[:-1]:
+            z = lower_dense(build, x, self.filters, weight, bias)
+        else:
+            z = lower_convolution(build, x, self.output_shape(x.shape), corner, windows, weight, bias)
+        return activate(build, z, self.activation, overwrite=True)
+
+
+def lower_convolution(build, x, shape, corner, windows, weight, bias):
+    """Emit z = b + W * x, with x padded so that it begins at `corner`; `weight` and `bias` are names in `views`."""
+    filters = shape[-1]
+    sizes = (filters, *windows)
+    image, elements = windows.height * windows.width * windows.channels, build.net.slots[weight].parameter.size
+    *extents, channels = (1, *x.shape)[-3:]
+    border = (*extents, channels, *corner, windows.height, windows.width)
+    padded = image != x.size
+    w, b = build.parameter(weight), build.parameter(bias) if bias else None
+
+    def scratch():
+        return build.buffer(windows_scratch(build.threads))
+
+    def transposed(matrix):
+        turned = build.buffer(elements)
+        build.emit(dense_transpose, (turned,), (matrix,), (elements // filters, filters))
+        return turned
+
+    source = x.buffer
+    if padded:
+        source = build.buffer(build.batch * image)
+        build.linear(pad_image, (source,), (x.buffer,), border)
+    z = build.value(shape)
+    build.emit(conv_forward, (z.buffer, scratch()), (source, w, b), (*sizes, 0))
+    if build.second:
+        # y' = W' * x + b', and then W * x' onto it: the same kernel.
+        w_dot, b_dot = build.direction(weight), build.direction(bias) if bias else None
+        source_dot, z_dot = build.whole_tangent(source), build.new_tangent(z.buffer)
+        build.emit(conv_forward, (z_dot, scratch()), (source, w_dot, b_dot), (*sizes, 0))
+        build.emit(conv_forward, (), (source_dot, w, None), (*sizes, 1), inplace=(z_dot, scratch()))
+
+    def rule(dz):
+        dw, w_again = build.parameter_gradient(weight)
+        db, b_again = build.parameter_gradient(bias) if bias else (None, 0)
+        writes = (dw, db, scratch())
+        build.emit(conv_backward_parameters, writes, (source, dz), (*sizes, w_again, b_again), barrier=False)
+        wt, dsource = transposed(w), build.buffer(build.batch * image)
+        build.emit(conv_backward_input, (dsource, scratch()), (dz, wt), (*sizes, 0))
+        if build.second:
+            dz_dot = build.tangent(dz)
+            dw_dot, w_again = build.parameter_tangent(weight)
+            db_dot, b_again = build.parameter_tangent(bias) if bias else (None, 0)
+            writes = (dw_dot, db_dot, scratch())
+            build.emit(conv_backward_parameters, writes, (source, dz_dot), (*sizes, w_again, b_again))
+            inplace = (dw_dot, None, scratch())
+            build.emit(conv_backward_parameters, (), (source_dot, dz), (*sizes, 1, 0), inplace=inplace)
+            wt_dot, dsource_dot = transposed(w_dot), build.new_tangent(dsource)
+            build.emit(conv_backward_input, (dsource_dot, scratch()), (dz_dot, wt), (*sizes, 0))
+            build.emit(conv_backward_input, (), (dz, wt_dot), (*sizes, 1), inplace=(dsource_dot, scratch()))
+        dx = dsource
+        if padded:
+            dx = build.buffer(build.batch * x.size)
+            build.linear(crop_image, (dx,), (dsource,), border)
+        build.contribute(x, dx)
+
+    build.on_backward(z, rule)
+    return z
+
+
+class Conv2d(Convolution):
+    kind = "conv2d"
+
+
+class Conv1d(Convolution):
+    kind, axes = "conv1d", 1
+
+
+def conv2d(filters, kernel, stride=1, padding=0, dilation=1, groups=1, activation=None, bias=True, init=None):
+    """A convolution of images (height, width, channels) to (out height, out width, filters).
+
+    Parameters
+    ----------
+    filters : int
+        Output channels.
+    kernel, stride, dilation : int or (rows, columns)
+        The window's pixels, the step from window to window, the step from pixel to pixel inside one.
+    padding : int, (rows, columns) or "same"
+        Zeros on each side. "same": as many as make the output ceil(extent / stride), an odd one at the end.
+    groups : int
+        Channels and filters are cut into so many groups; each group of filters sees its channels alone.
+    activation, bias, init
+        As for `nbprop.dense`. The weight is (rows, columns, channels / groups, filters), the bias (filters,).
+
+    >>> conv2d(16, 5, padding=2, activation="relu")
+    conv2d(16, 5, padding=2, activation='relu')
+    """
+    return Conv2d(filters, kernel, stride, padding, dilation, groups, activation or "identity", bias, init)
+
+
+def conv1d(filters, kernel, stride=1, padding=0, dilation=1, groups=1, activation=None, bias=True, init=None):
+    """A convolution of sequences (time, channels) to (out time, filters); arguments as for `nbprop.conv2d`.
+
+    The weight is (kernel, channels / groups, filters).
+
+    >>> conv1d(8, 3, padding="same", dilation=2)
+    conv1d(8, 3, padding='same', dilation=2)
+    """
+    return Conv1d(filters, kernel, stride, padding, dilation, groups, activation or "identity", bias, init)

@@ -1,0 +1,89 @@
+"""What the layers on images and sequences share: sizes, their checks, and borders of zeros.
+
+Images are NHWC, (n, height, width, channels); sequences (n, time, channels) are images of one row.
+"""
+
+from nbprop.jit import kernel, njit, share
+from nbprop.network import positive
+from nbprop.numerics.scalars import like
+
+
+def spans(argument, value, axes, *, least=1):
+    """A size for each axis, from one integer or one for each; a tuple."""
+    values = (value,) * axes if not isinstance(value, tuple | list) else tuple(value)
+    if len(values) != axes:
+        raise ValueError(f"{argument} must be an integer or {axes} of them, got {value!r}")
+    if least == 0:
+        bad = any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in values)
+        if bad:
+            raise ValueError(f"{argument} must be an integer of at least 0, or {axes} of them, got {value!r}")
+        return values
+    return tuple(positive(argument, item) for item in values)
+
+
+def plain(values):
+    """As the caller would write it: one number where all are equal."""
+    return values[0] if isinstance(values, tuple) and len(set(values)) == 1 else values
+
+
+def as_image(kind, shape, axes):
+    """(height, width, channels) of an input of `axes` axes and channels."""
+    if len(shape) != axes + 1:
+        wanted = "images (height, width, channels)" if axes == 2 else "sequences (time, channels)"
+        raise ValueError(f"{kind} needs {wanted}: an input of {axes + 1} axes, got {len(shape)}")
+    return (1,) * (2 - axes) + tuple(shape)
+
+
+def out_extent(extent, kernel, stride, dilation, padding, name):
+    """Windows along one axis of a padded image."""
+    reach = dilation * (kernel - 1) + 1
+    padded = extent + sum(padding)
+    if reach > padded:
+        raise ValueError(
+            f"a window of {reach} does not fit the {name} of {extent} with padding {padding[0]} + {padding[1]}; "
+            "use a smaller kernel or dilation, or more padding"
+        )
+    return (padded - reach) // stride + 1
+
+
+@njit
+def clear(y):
+    """y = 0, 1-D."""
+    for i in range(y.size):
+        y[i] = like(y[i], 0.0)
+
+
+@kernel
+def pad_image(y, x, n, height, width, channels, top, left, padded_h, padded_w, part, parts):
+    """y = x with rows and columns of zeros around it, `top` rows above and `left` columns to the left.
+
+    y OUT (n, padded_h, padded_w, channels), x IN (n, height, width, channels).
+    """
+    start, stop = share(n * padded_h, part, parts)
+    size, before, length = width * channels, left * channels, padded_w * channels
+    for i in range(start, stop):
+        line, row = y[i * length : (i + 1) * length], i % padded_h - top
+        if row < 0 or row >= height:
+            clear(line)
+            continue
+        first = (i // padded_h * height + row) * size
+        source, inside = x[first : first + size], line[before : before + size]
+        clear(line[:before])
+        for j in range(size):
+            inside[j] = source[j]
+        clear(line[before + size :])
+
+
+@kernel
+def crop_image(y, x, n, height, width, channels, top, left, padded_h, padded_w, part, parts):
+    """The transpose of `pad_image`: y = x without its border.
+
+    y OUT (n, height, width, channels), x IN (n, padded_h, padded_w, channels).
+    """
+    start, stop = share(n * height, part, parts)
+    size = width * channels
+    for i in range(start, stop):
+        first = ((i // height * padded_h + i % height + top) * padded_w + left) * channels
+        line, source = y[i * size : (i + 1) * size], x[first : first + size]
+        for j in range(size):
+            line[j] = source[j]
