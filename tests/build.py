@@ -16,8 +16,10 @@ def _layer(description, path_of):
         return nbprop.flatten()
     if kind == "residual":
         return nbprop.residual(*(_layer(inner, path_of) for inner in description["layers"]))
-    assert kind == "concat", kind
-    return nbprop.concat(*([_layer(inner, path_of) for inner in branch] for branch in description["branches"]))
+    if kind == "concat":
+        return nbprop.concat(*([_layer(inner, path_of) for inner in branch] for branch in description["branches"]))
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in description.items()}
+    return getattr(nbprop, options.pop("type"))(**options)
 
 
 def network(description):

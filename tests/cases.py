@@ -14,7 +14,7 @@ REGRESSOR = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dens
 dense = nbprop.dense
 
 # A first or second derivative jumps at 0: central differences are only right away from there.
-_KINKED = ("'relu'", "'leaky_relu'", "'elu'")
+_KINKED = ("'relu'", "'leaky_relu'", "'elu'", "max_pool")
 
 # name -> network. Odd sizes throughout: no width is a multiple of a vector's.
 NETWORKS = {
@@ -38,6 +38,25 @@ NETWORKS = {
     ),
     "reshape": nbprop.network((2, 3), dense(5, activation="tanh"), nbprop.reshape((5, 2)), dense(3)),
     "dropout": nbprop.network((3,), nbprop.dropout(0.3), dense(17, "tanh"), nbprop.dropout(0.5, seed=3), dense(3)),
+    "conv2d": nbprop.network((5, 6, 3), nbprop.conv2d(5, 3, padding=1, activation="tanh"), nbprop.conv2d(2, (2, 3))),
+    "conv2d_options": nbprop.network(
+        (6, 5, 4),
+        nbprop.conv2d(6, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2, activation="gelu"),
+        nbprop.conv2d(3, 2, padding="same", stride=2, bias=False),
+    ),
+    "conv2d_pointwise": nbprop.network((2, 3, 3), nbprop.conv2d(5, 1, activation="tanh"), nbprop.conv2d(2, 1)),
+    "conv1d": nbprop.network((7, 2), nbprop.conv1d(3, 3, padding="same", activation="tanh"), nbprop.conv1d(2, 2, 2)),
+    "max_pool2d": nbprop.network((5, 4, 3), nbprop.max_pool2d(2), nbprop.flatten(), dense(3, activation="tanh")),
+    "max_pool2d_overlap": nbprop.network(
+        (5, 6, 3), nbprop.conv2d(3, 2), nbprop.max_pool2d(3, stride=(2, 1), padding=1)
+    ),
+    "max_pool1d": nbprop.network((7, 3), nbprop.max_pool1d(2, stride=3), dense(3, activation="tanh")),
+    "avg_pool2d": nbprop.network((5, 4, 3), nbprop.avg_pool2d(2), dense(3, activation="tanh")),
+    "avg_pool2d_overlap": nbprop.network((4, 5, 3), nbprop.avg_pool2d((3, 2), stride=1, padding=1), dense(3)),
+    "avg_pool1d": nbprop.network((7, 3), dense(3, activation="tanh"), nbprop.avg_pool1d(3, stride=2)),
+    "global_max_pool": nbprop.network((3, 4, 5), nbprop.conv2d(5, 1), nbprop.global_max_pool(), dense(3)),
+    "global_avg_pool": nbprop.network((4, 3), dense(5, activation="tanh"), nbprop.global_avg_pool(), dense(3)),
+    "local_response_norm": nbprop.network((3, 7), nbprop.local_response_norm(4, alpha=0.5, k=1), dense(3)),
     "no_parameters": nbprop.network((5,), nbprop.activation("tanh")),
 }
 NETWORKS |= {f"fused_{name}": nbprop.network((3,), dense(5, activation=name), dense(3)) for name in ACTIVATIONS}

@@ -6,6 +6,7 @@ each weight (n_in, n_out) row-major, then its bias; a tied array is not stored a
 """
 
 import naive
+import naive_images
 import numpy as np
 
 
@@ -77,6 +78,7 @@ LAYERS = {
     "flatten": flatten,
     "residual": residual,
     "concat": concat,
+    **naive_images.LAYERS,
 }
 
 

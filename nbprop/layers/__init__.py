@@ -6,12 +6,16 @@ from nbprop.layers.conv import conv1d, conv2d
 from nbprop.layers.custom import custom, elementwise
 from nbprop.layers.dense import dense
 from nbprop.layers.dropout import dropout
+from nbprop.layers.local_response_norm import local_response_norm
+from nbprop.layers.pool import avg_pool1d, avg_pool2d, global_avg_pool, global_max_pool, max_pool1d, max_pool2d
 from nbprop.layers.reshape import flatten, reshape
 from nbprop.layers.slicing import slicing
 
 __all__ = [
     "ACTIVATIONS",
     "activation",
+    "avg_pool1d",
+    "avg_pool2d",
     "concat",
     "conv1d",
     "conv2d",
@@ -20,6 +24,11 @@ __all__ = [
     "dropout",
     "elementwise",
     "flatten",
+    "global_avg_pool",
+    "global_max_pool",
+    "local_response_norm",
+    "max_pool1d",
+    "max_pool2d",
     "reshape",
     "residual",
     "slicing",

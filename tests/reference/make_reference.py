@@ -1,4 +1,4 @@
-"""Write networks.npz, optimizers.npz, schedules.npz and second_order.npz: results of PyTorch and JAX.
+"""Write networks.npz, images.npz, optimizers.npz, schedules.npz and second_order.npz: results of PyTorch and JAX.
 
 Run from the repository root, in an environment with torch 2.13 and jax (the package's extra "peers"):
 
@@ -10,6 +10,7 @@ README.md in this folder defines the format. Neither nbprop nor the tests' own r
 import json
 from pathlib import Path
 
+import images_torch
 import networks_torch
 import numpy as np
 import optimizers_torch
@@ -18,6 +19,7 @@ import second_order_jax
 FOLDER = Path(__file__).parent
 FILES = {
     "networks": networks_torch.cases,
+    "images": images_torch.cases,
     "optimizers": optimizers_torch.trajectories,
     "schedules": optimizers_torch.schedules,
     "second_order": second_order_jax.cases,

@@ -68,28 +68,16 @@ class Parameters:
         return leaf
 
     def flat(self):
-        return np.concatenate([leaf.detach().numpy().ravel() for leaf in self.leaves])
+        return np.concatenate([np.empty(0), *(leaf.detach().numpy().ravel() for leaf in self.leaves)])
 
     def flat_grad(self):
-        return np.concatenate([leaf.grad.numpy().ravel() for leaf in self.leaves])
+        return np.concatenate([np.empty(0), *(leaf.grad.numpy().ravel() for leaf in self.leaves)])
 
 
 def run(layers, x, parameters):
     """Return the output of a list of layers."""
     for layer in layers:
-        kind = layer["type"]
-        if kind == "dense":
-            x = run_dense(layer, x, parameters)
-        elif kind == "activation":
-            x = ACTIVATIONS[layer["activation"]](x)
-        elif kind == "flatten":
-            x = x.flatten(1)
-        elif kind == "residual":
-            x = x + run(layer["layers"], x, parameters)
-        elif kind == "concat":
-            x = torch.cat([run(branch, x, parameters) for branch in layer["branches"]], dim=-1)
-        else:
-            raise ValueError(f"no such layer: {kind}")
+        x = LAYERS[layer["type"]](layer, x, parameters)
     return x
 
 
@@ -104,6 +92,18 @@ def run_dense(layer, x, parameters):
     # F.linear wants (out, in); the leaf stays (in, out).
     z = F.linear(x, arrays["weight"].T, arrays["bias"])
     return ACTIVATIONS[layer.get("activation", "identity")](z)
+
+
+# type -> function (layer, x, parameters) -> output; other files add theirs
+LAYERS = {
+    "dense": run_dense,
+    "activation": lambda layer, x, parameters: ACTIVATIONS[layer["activation"]](x),
+    "flatten": lambda layer, x, parameters: x.flatten(1),
+    "residual": lambda layer, x, parameters: x + run(layer["layers"], x, parameters),
+    "concat": lambda layer, x, parameters: torch.cat(
+        [run(branch, x, parameters) for branch in layer["branches"]], dim=-1
+    ),
+}
 
 
 def sample_losses(loss, y, target):

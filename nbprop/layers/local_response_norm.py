@@ -1,0 +1,212 @@
+"""Local response normalization: y_i = x_i / d_i^beta with d_i = k + alpha times the sum of x_j^2 over channels near i.
+
+Krizhevsky, Sutskever and Hinton 2012, "ImageNet classification with deep convolutional neural networks", section 3.3,
+with their k = 2, n = 5, alpha = 1e-4 and beta = 0.75. "Near" are the n channels from i - n // 2 to i + (n - 1) // 2
+that exist. PyTorch and Caffe divide alpha by n: their alpha is n times the one here.
+
+Backward, with q_j = y_j / d_j:  dx_i = dy_i / d_i^beta - 2 alpha beta x_i times the sum of dy_j q_j over all j that
+i is near to.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from nbprop.jit import kernel, njit, share
+from nbprop.network import Layer, positive
+from nbprop.numerics.functions import exp, log
+from nbprop.numerics.intrinsics import double_of_word
+from nbprop.numerics.scalars import like
+
+# Rows (pixels) that are taken together: powers are then computed over a long stretch, a row being short for vectors.
+_ROWS = 16
+
+
+@njit
+def _add_sums(out, a, b, factor, first, last, channels):
+    """out_i += factor times the sum of a_j b_j over the channels j from i + first to i + last, in every row."""
+    for row in range(out.size // channels):
+        start = row * channels
+        for offset in range(max(first, 1 - channels), min(last, channels - 1) + 1):
+            low, high = start + max(0, -offset), start + min(channels, channels - offset)
+            to, a_near, b_near = out[low:high], a[low + offset : high + offset], b[low + offset : high + offset]
+            for i in range(to.size):
+                to[i] += factor * a_near[i] * b_near[i]
+
+
+@njit
+def _fill(out, value):
+    for i in range(out.size):
+        out[i] = like(out[i], value)
+
+
+@njit
+def _power(d, beta):
+    """d^beta, d > 0."""
+    return exp(like(d, beta) * log(d))
+
+
+@njit
+def _stretches(n, pixels, part, parts):
+    """The range of stretches of `_ROWS` rows that falls to a thread."""
+    return share((n * pixels + _ROWS - 1) // _ROWS, part, parts)
+
+
+@njit
+def _stretch(index, n, pixels, channels):
+    return slice(index * _ROWS * channels, min((index + 1) * _ROWS, n * pixels) * channels)
+
+
+@kernel
+def norm_forward(y, d, x, n, pixels, channels, size, alpha_bits, beta_bits, k_bits, part, parts):
+    """d = k + alpha times the sum of x^2 nearby, y = x / d^beta. y and d OUT, x IN (n, pixels, channels)."""
+    alpha, beta, k = double_of_word(alpha_bits), double_of_word(beta_bits), double_of_word(k_bits)
+    start, stop = _stretches(n, pixels, part, parts)
+    for index in range(start, stop):
+        here = _stretch(index, n, pixels, channels)
+        y_here, d_here, x_here = y[here], d[here], x[here]
+        _fill(d_here, k)
+        _add_sums(d_here, x_here, x_here, like(y[0], alpha), -(size // 2), (size - 1) // 2, channels)
+        for i in range(y_here.size):
+            y_here[i] = x_here[i] * _power(d_here[i], -beta)
+
+
+@kernel
+def norm_tangent(
+    y_dot, d_dot, x, x_dot, d, n, pixels, channels, size, alpha_bits, beta_bits, k_bits, part, parts
+):  # fmt: skip
+    """d' = 2 alpha times the sum of x x' nearby, y' = (x' - beta x d' / d) / d^beta. Arrays as in `norm_forward`."""
+    alpha, beta = double_of_word(alpha_bits), double_of_word(beta_bits)
+    start, stop = _stretches(n, pixels, part, parts)
+    for index in range(start, stop):
+        here = _stretch(index, n, pixels, channels)
+        y_here, d_dot_here, x_here, x_dot_here, d_here = y_dot[here], d_dot[here], x[here], x_dot[here], d[here]
+        _fill(d_dot_here, 0.0)
+        _add_sums(d_dot_here, x_here, x_dot_here, like(d[0], 2 * alpha), -(size // 2), (size - 1) // 2, channels)
+        for i in range(y_here.size):
+            change = like(d[0], beta) * x_here[i] * d_dot_here[i] / d_here[i]
+            y_here[i] = (x_dot_here[i] - change) * _power(d_here[i], -beta)
+
+
+@kernel
+def norm_backward(dx, scratch, dy, x, y, d, n, pixels, channels, size, alpha_bits, beta_bits, k_bits, part, parts):
+    """dx = dy / d^beta - 2 alpha beta x times the sum of dy y / d nearby.
+
+    dx OUT, dy, x, y, d IN (n, pixels, channels).
+    """
+    alpha, beta = double_of_word(alpha_bits), double_of_word(beta_bits)
+    start, stop = _stretches(n, pixels, part, parts)
+    room = _ROWS * channels
+    scratch = scratch[part * 2 * room : (part + 1) * 2 * room]
+    for index in range(start, stop):
+        here = _stretch(index, n, pixels, channels)
+        dx_here, dy_here, x_here, y_here, d_here = dx[here], dy[here], x[here], y[here], d[here]
+        q, s = scratch[: dx_here.size], scratch[room : room + dx_here.size]
+        for i in range(q.size):
+            q[i] = y_here[i] / d_here[i]
+            s[i] = like(q[i], 0.0)
+        _add_sums(s, dy_here, q, like(d[0], -2 * alpha * beta), -((size - 1) // 2), size // 2, channels)
+        for i in range(q.size):
+            dx_here[i] = dy_here[i] * _power(d_here[i], -beta) + x_here[i] * s[i]
+
+
+@kernel
+def norm_second(
+    dx_dot, scratch, dy, dy_dot, x, x_dot, y, y_dot, d, d_dot, n, pixels, channels, size, alpha_bits, beta_bits, k_bits,
+    part, parts
+):  # fmt: skip
+    """The tangent of `norm_backward`, with q' = (y' - q d') / d. dx_dot OUT, all others IN (n, pixels, channels)."""
+    alpha, beta = double_of_word(alpha_bits), double_of_word(beta_bits)
+    factor = like(d[0], -2 * alpha * beta)
+    first, last = -((size - 1) // 2), size // 2
+    start, stop = _stretches(n, pixels, part, parts)
+    room = _ROWS * channels
+    scratch = scratch[part * 4 * room : (part + 1) * 4 * room]
+    for index in range(start, stop):
+        here = _stretch(index, n, pixels, channels)
+        out, dy_here, dy_dot_here = dx_dot[here], dy[here], dy_dot[here]
+        y_here, y_dot_here, d_here, d_dot_here = y[here], y_dot[here], d[here], d_dot[here]
+        q, q_dot = scratch[: out.size], scratch[room : room + out.size]
+        s, s_dot = scratch[2 * room : 2 * room + out.size], scratch[3 * room : 3 * room + out.size]
+        for i in range(out.size):
+            q[i] = y_here[i] / d_here[i]
+            q_dot[i] = (y_dot_here[i] - q[i] * d_dot_here[i]) / d_here[i]
+            s[i] = s_dot[i] = like(q[i], 0.0)
+        _add_sums(s, dy_here, q, factor, first, last, channels)
+        _add_sums(s_dot, dy_dot_here, q, factor, first, last, channels)
+        _add_sums(s_dot, dy_here, q_dot, factor, first, last, channels)
+        x_here, x_dot_here = x[here], x_dot[here]
+        for i in range(out.size):
+            change = dy_dot_here[i] - like(d[0], beta) * dy_here[i] * d_dot_here[i] / d_here[i]
+            out[i] = change * _power(d_here[i], -beta) + x_dot_here[i] * s[i] + x_here[i] * s_dot[i]
+
+
+@dataclass(frozen=True, repr=False)
+class LocalResponseNorm(Layer):
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 2.0
+    kind = "local_response_norm"
+    tangents = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "size", positive("size", self.size))
+        for name, low in (("alpha", 0.0), ("beta", 0.0), ("k", None)):
+            value = getattr(self, name)
+            numeric = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not numeric or (value <= 0 if low is None else value < low):
+                bound = "positive" if low is None else "at least 0"
+                raise ValueError(f"local_response_norm: {name} must be a finite number, {bound}, got {value!r}")
+            object.__setattr__(self, name, float(value))
+
+    def __repr__(self):
+        return f"local_response_norm({self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k})"
+
+    def output_shape(self, input_shape):
+        if not input_shape:
+            raise ValueError("local_response_norm needs an axis of channels")
+        return input_shape
+
+    def lower(self, build, x, path, names):
+        channels, pixels = x.shape[-1], math.prod(x.shape[:-1])
+        settings = (int(np.float64(value).view(np.int64)) for value in (self.alpha, self.beta, self.k))
+        sizes = (pixels, channels, self.size, *settings)
+        room = build.threads * _ROWS * channels
+        y, d = build.value(x.shape), build.buffer(build.batch * x.size)
+        build.emit(norm_forward, (y.buffer, d), (x.buffer,), sizes)
+        if build.second:
+            x_dot = build.whole_tangent(x.buffer)
+            y_dot, d_dot = build.new_tangent(y.buffer), build.new_tangent(d)
+            build.emit(norm_tangent, (y_dot, d_dot), (x.buffer, x_dot, d), sizes)
+
+        def rule(dy):
+            dx = build.buffer(build.batch * x.size)
+            build.emit(norm_backward, (dx, build.buffer(2 * room)), (dy, x.buffer, y.buffer, d), sizes)
+            if build.second:
+                pairs = ((buffer, build.tangent(buffer)) for buffer in (dy, x.buffer, y.buffer, d))
+                reads = tuple(buffer for pair in pairs for buffer in pair)
+                build.emit(norm_second, (build.new_tangent(dx), build.buffer(4 * room)), reads, sizes)
+            build.contribute(x, dx)
+
+        build.on_backward(y, rule)
+        return y
+
+
+def local_response_norm(size=5, alpha=1e-4, beta=0.75, k=2.0):
+    """Local response normalization over the last axis: y_i = x_i / (k + alpha sum of x_j^2)^beta.
+
+    Parameters
+    ----------
+    size : int
+        Channels in the sum: j from i - size // 2 to i + (size - 1) // 2, as far as they exist.
+    alpha, beta, k : float
+        As in the paper. PyTorch's alpha is `size` times this one: it is divided by `size` there.
+
+    Krizhevsky et al. 2012, section 3.3.
+
+    >>> local_response_norm()
+    local_response_norm(5, alpha=0.0001, beta=0.75, k=2.0)
+    """
+    return LocalResponseNorm(size, alpha, beta, k)

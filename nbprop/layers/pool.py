@@ -1,0 +1,354 @@
+"""Pooling: the largest number, or the mean, of each window, channel by channel.
+
+Windows may overlap (stride below kernel; Krizhevsky et al. 2012, section 3.4) or leave gaps. As in PyTorch: windows
+that would cross the far edge are left out; padding counts as minus infinity for the maximum and as zeros for the mean;
+of equal numbers the first in row-major order is the maximum, and gets the gradient; a NaN is the maximum wherever it
+is, and of several the last.
+
+Means: LeCun et al. 1998, "Gradient-based learning applied to document recognition", section II.B (there with a trained
+weight). Maxima: Ranzato et al. 2007, "Unsupervised learning of invariant feature hierarchies", section 2.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nbprop.jit import kernel, njit, share
+from nbprop.layers.image import as_image, clear, out_extent, plain, spans
+from nbprop.network import Layer
+from nbprop.numerics.scalars import like
+
+# The sizes of all kernels are the fields of `Pools`. A window's pixels are numbered in row-major order, those that lie
+# in the padding too.
+
+
+class Pools(NamedTuple):
+    """Images (n, height, width, channels), and how the windows of (n, out_h, out_w) pixels lie in them."""
+
+    height: int
+    width: int
+    channels: int
+    kernel_h: int
+    kernel_w: int
+    stride_h: int
+    stride_w: int
+    top: int
+    left: int
+    out_h: int
+    out_w: int
+
+
+@njit
+def _inside(pixel, stride, before, kernel, extent):
+    """The window of an output pixel along one axis: where it begins, and the range of it that lies in the image."""
+    first = pixel * stride - before
+    return first, max(0, -first), min(kernel, extent - first)
+
+
+@njit
+def _windows_over(row, stride, before, kernel, out):
+    """The range of output pixels whose windows hold a row of the image."""
+    return max(0, (row + before - kernel) // stride + 1), min(out, (row + before) // stride + 1)
+
+
+@njit
+def _keep_larger(y, taken, x, tap):
+    """y = max(y, x), and taken = tap where x is larger; a NaN is larger than all."""
+    for c in range(y.size):
+        larger = x[c] > y[c] or x[c] != x[c]
+        y[c] = x[c] if larger else y[c]
+        taken[c] = tap if larger else taken[c]
+
+
+@njit
+def _add_scaled(y, x, scale):
+    """y += scale x."""
+    for c in range(y.size):
+        y[c] += scale * x[c]
+
+
+@kernel
+def max_pool_forward(
+    y, taken, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w,
+    part, parts
+):  # fmt: skip
+    """y = the largest number of each window, taken = the number of its pixel in the window.
+
+    y and taken OUT (n, out_h, out_w, channels), x IN (n, height, width, channels).
+    """
+    start, stop = share(n * out_h, part, parts)
+    for row in range(start, stop):
+        y_first, i_first, i_stop = _inside(row % out_h, stride_h, top, kernel_h, height)
+        image = (row // out_h * height + y_first) * width
+        for q in range(out_w):
+            x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
+            here = (row * out_w + q) * channels
+            y_here, taken_here = y[here : here + channels], taken[here : here + channels]
+            source = (image + i_first * width + x_first + j_first) * channels
+            tap = like(y[0], i_first * kernel_w + j_first)
+            for c in range(channels):
+                y_here[c] = x[source + c]
+                taken_here[c] = tap
+            for i in range(i_first, i_stop):
+                for j in range(j_first, j_stop):
+                    source = (image + i * width + x_first + j) * channels
+                    _keep_larger(y_here, taken_here, x[source : source + channels], like(y[0], i * kernel_w + j))
+
+
+@kernel
+def max_pool_tangent(
+    y, taken, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w,
+    part, parts
+):  # fmt: skip
+    """y = the number of x that was taken from each window. y OUT, taken IN, x IN as in `max_pool_forward`."""
+    start, stop = share(n * out_h, part, parts)
+    for row in range(start, stop):
+        image = (row // out_h * height + row % out_h * stride_h - top) * width
+        for q in range(out_w):
+            corner = image + q * stride_w - left
+            here = (row * out_w + q) * channels
+            for c in range(channels):
+                tap = int(taken[here + c])
+                y[here + c] = x[(corner + tap // kernel_w * width + tap % kernel_w) * channels + c]
+
+
+@kernel
+def max_pool_backward(
+    dx, dy, taken, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w, part,
+    parts
+):  # fmt: skip
+    """dx = the sum of dy over the windows that took the number. dx OUT as x, dy and taken IN as y of the forward."""
+    start, stop = share(n * height, part, parts)
+    for row in range(start, stop):
+        line = dx[row * width * channels : (row + 1) * width * channels]
+        clear(line)
+        p_first, p_stop = _windows_over(row % height, stride_h, top, kernel_h, out_h)
+        for p in range(p_first, p_stop):
+            i = row % height - p * stride_h + top
+            for q in range(out_w):
+                x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
+                here = ((row // height * out_h + p) * out_w + q) * channels
+                dy_here, taken_here = dy[here : here + channels], taken[here : here + channels]
+                for j in range(j_first, j_stop):
+                    tap = like(dy[0], i * kernel_w + j)
+                    dx_here = line[(x_first + j) * channels : (x_first + j + 1) * channels]
+                    for c in range(channels):
+                        dx_here[c] += dy_here[c] if taken_here[c] == tap else like(tap, 0.0)
+
+
+@kernel
+def avg_pool_forward(
+    y, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w, part, parts
+):  # fmt: skip
+    """y = the mean of each window. y OUT (n, out_h, out_w, channels), x IN (n, height, width, channels)."""
+    start, stop = share(n * out_h, part, parts)
+    scale = like(y[0], 1.0) / like(y[0], kernel_h * kernel_w)
+    for row in range(start, stop):
+        y_first, i_first, i_stop = _inside(row % out_h, stride_h, top, kernel_h, height)
+        image = (row // out_h * height + y_first) * width
+        for q in range(out_w):
+            x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
+            here = (row * out_w + q) * channels
+            y_here = y[here : here + channels]
+            clear(y_here)
+            for i in range(i_first, i_stop):
+                for j in range(j_first, j_stop):
+                    source = (image + i * width + x_first + j) * channels
+                    _add_scaled(y_here, x[source : source + channels], scale)
+
+
+@kernel
+def avg_pool_backward(
+    dx, dy, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w, part, parts
+):  # fmt: skip
+    """The transpose of `avg_pool_forward`. dx OUT as x, dy IN as y there."""
+    start, stop = share(n * height, part, parts)
+    scale = like(dx[0], 1.0) / like(dx[0], kernel_h * kernel_w)
+    for row in range(start, stop):
+        line = dx[row * width * channels : (row + 1) * width * channels]
+        clear(line)
+        p_first, p_stop = _windows_over(row % height, stride_h, top, kernel_h, out_h)
+        for p in range(p_first, p_stop):
+            for q in range(out_w):
+                x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
+                here = ((row // height * out_h + p) * out_w + q) * channels
+                for j in range(j_first, j_stop):
+                    dx_here = line[(x_first + j) * channels : (x_first + j + 1) * channels]
+                    _add_scaled(dx_here, dy[here : here + channels], scale)
+
+
+def lower_pool(build, x, shape, pools, largest):
+    """Emit the pooling of x, an image as `pools` says, into a value of a shape."""
+    y = build.value(shape)
+    if not largest:
+        build.linear(avg_pool_forward, (y.buffer,), (x.buffer,), pools)
+    else:
+        taken = build.buffer(build.batch * y.size)
+        build.emit(max_pool_forward, (y.buffer, taken), (x.buffer,), pools)
+        if build.second:
+            x_dot = build.whole_tangent(x.buffer)
+            build.emit(max_pool_tangent, (build.new_tangent(y.buffer),), (taken, x_dot), pools)
+
+    def rule(dy):
+        dx = build.buffer(build.batch * x.size)
+        if not largest:
+            build.linear(avg_pool_backward, (dx,), (dy,), pools)
+        else:
+            build.emit(max_pool_backward, (dx,), (dy, taken), pools)
+            if build.second:
+                build.emit(max_pool_backward, (build.new_tangent(dx),), (build.tangent(dy), taken), pools)
+        build.contribute(x, dx)
+
+    build.on_backward(y, rule)
+    return y
+
+
+@dataclass(frozen=True, repr=False)
+class Pool(Layer):
+    kernel: tuple | int
+    stride: tuple | int | None = None
+    padding: tuple | int = 0
+    axes, largest = 2, True
+    tangents = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "kernel", plain(spans("kernel", self.kernel, self.axes)))
+        stride = self.kernel if self.stride is None else plain(spans("stride", self.stride, self.axes))
+        object.__setattr__(self, "stride", stride)
+        object.__setattr__(self, "padding", plain(spans("padding", self.padding, self.axes, least=0)))
+        sizes, kernel = spans("padding", self.padding, self.axes, least=0), spans("kernel", self.kernel, self.axes)
+        if any(2 * size > extent for size, extent in zip(sizes, kernel, strict=True)):
+            raise ValueError(f"padding {self.padding} must be at most half of the kernel {self.kernel}")
+
+    def __repr__(self):
+        stride = "" if self.stride == self.kernel else f", stride={self.stride!r}"
+        padding = "" if self.padding == 0 else f", padding={self.padding!r}"
+        return f"{self.kind}({self.kernel!r}{stride}{padding})"
+
+    def pools(self, input_shape):
+        """The `Pools` of an input's shape."""
+        height, width, channels = as_image(self.kind, input_shape, self.axes)
+        missing = 2 - self.axes
+        kh, kw = (1,) * missing + spans("kernel", self.kernel, self.axes)
+        sh, sw = (1,) * missing + spans("stride", self.stride, self.axes)
+        top, left = (0,) * missing + spans("padding", self.padding, self.axes, least=0)
+        out_h = out_extent(height, kh, sh, 1, (top, top), "height")
+        out_w = out_extent(width, kw, sw, 1, (left, left), "width" if self.axes == 2 else "length")
+        return Pools(height, width, channels, kh, kw, sh, sw, top, left, out_h, out_w)
+
+    def output_shape(self, input_shape):
+        pools = self.pools(input_shape)
+        return (pools.out_h, pools.out_w, pools.channels)[2 - self.axes :]
+
+    def lower(self, build, x, path, names):
+        return lower_pool(build, x, self.output_shape(x.shape), self.pools(x.shape), self.largest)
+
+
+class MaxPool2d(Pool):
+    kind = "max_pool2d"
+
+
+class MaxPool1d(Pool):
+    kind, axes = "max_pool1d", 1
+
+
+class AvgPool2d(Pool):
+    kind, largest = "avg_pool2d", False
+
+
+class AvgPool1d(Pool):
+    kind, axes, largest = "avg_pool1d", 1, False
+
+
+@dataclass(frozen=True, repr=False)
+class GlobalPool(Layer):
+    tangents, largest = True, True
+
+    def __repr__(self):
+        return f"{self.kind}()"
+
+    def output_shape(self, input_shape):
+        if len(input_shape) not in (2, 3):
+            raise ValueError(
+                f"{self.kind} needs images (height, width, channels) or sequences (time, channels), got {input_shape}"
+            )
+        return input_shape[-1:]
+
+    def lower(self, build, x, path, names):
+        height, width, channels = (1, *x.shape)[-3:]
+        pools = Pools(height, width, channels, height, width, height, width, 0, 0, 1, 1)
+        return lower_pool(build, x, (channels,), pools, self.largest)
+
+
+class GlobalMaxPool(GlobalPool):
+    kind = "global_max_pool"
+
+
+class GlobalAvgPool(GlobalPool):
+    kind, largest = "global_avg_pool", False
+
+
+def max_pool2d(kernel, stride=None, padding=0):
+    """The largest number of each window of an image (height, width, channels).
+
+    Parameters
+    ----------
+    kernel : int or (rows, columns)
+        The window.
+    stride : int, (rows, columns) or None
+        From window to window; None: the kernel, so that windows touch.
+    padding : int or (rows, columns)
+        Pixels of minus infinity on each side, at most half of the kernel.
+
+    The first of equal numbers gets the gradient; a NaN is the largest.
+
+    >>> max_pool2d(3, stride=2)
+    max_pool2d(3, stride=2)
+    """
+    return MaxPool2d(kernel, stride, padding)
+
+
+def max_pool1d(kernel, stride=None, padding=0):
+    """The largest number of each window of a sequence (time, channels); see `nbprop.max_pool2d`.
+
+    >>> max_pool1d(2)
+    max_pool1d(2)
+    """
+    return MaxPool1d(kernel, stride, padding)
+
+
+def avg_pool2d(kernel, stride=None, padding=0):
+    """The mean of each window of an image (height, width, channels); see `nbprop.max_pool2d`.
+
+    Padding is zeros that count in the mean.
+
+    >>> avg_pool2d((2, 3))
+    avg_pool2d((2, 3))
+    """
+    return AvgPool2d(kernel, stride, padding)
+
+
+def avg_pool1d(kernel, stride=None, padding=0):
+    """The mean of each window of a sequence (time, channels); see `nbprop.avg_pool2d`.
+
+    >>> avg_pool1d(2)
+    avg_pool1d(2)
+    """
+    return AvgPool1d(kernel, stride, padding)
+
+
+def global_max_pool():
+    """The largest number of each channel of an image or a sequence: (..., channels) becomes (channels,).
+
+    >>> global_max_pool()
+    global_max_pool()
+    """
+    return GlobalMaxPool()
+
+
+def global_avg_pool():
+    """The mean of each channel of an image or a sequence: (..., channels) becomes (channels,).
+
+    >>> global_avg_pool()
+    global_avg_pool()
+    """
+    return GlobalAvgPool()
