@@ -57,6 +57,8 @@ NETWORKS = {
     "global_max_pool": nbprop.network((3, 4, 5), nbprop.conv2d(5, 1), nbprop.global_max_pool(), dense(3)),
     "global_avg_pool": nbprop.network((4, 3), dense(5, activation="tanh"), nbprop.global_avg_pool(), dense(3)),
     "local_response_norm": nbprop.network((3, 7), nbprop.local_response_norm(4, alpha=0.5, k=1), dense(3)),
+    "layernorm": nbprop.network((2, 3), dense(7, "tanh"), nbprop.layernorm(), dense(3, "tanh"), nbprop.layernorm(0.1)),
+    "rmsnorm": nbprop.network((2, 3), nbprop.rmsnorm(0.1), dense(19), nbprop.rmsnorm(0.01), dense(3)),
     "no_parameters": nbprop.network((5,), nbprop.activation("tanh")),
 }
 NETWORKS |= {f"fused_{name}": nbprop.network((3,), dense(5, activation=name), dense(3)) for name in ACTIVATIONS}

@@ -7,6 +7,7 @@ each weight (n_in, n_out) row-major, then its bias; a tied array is not stored a
 
 import naive
 import naive_images
+import naive_norms
 import numpy as np
 
 
@@ -79,6 +80,7 @@ LAYERS = {
     "residual": residual,
     "concat": concat,
     **naive_images.LAYERS,
+    **naive_norms.LAYERS,
 }
 
 

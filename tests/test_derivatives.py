@@ -89,10 +89,12 @@ def every_layer(name):
         nbprop.activation(name),
         nbprop.dense(3, activation=name),
         nbprop.dropout(0.2),
+        nbprop.layernorm(0.1),
         nbprop.residual(nbprop.activation(name), nbprop.dense(3, activation=name)),
         nbprop.dense(3, activation=name, share="1.dense.weight"),
         nbprop.concat([nbprop.slicing(1, 3)], nbprop.slicing(0, 2), nbprop.dense(2, bias=False)),
         nbprop.reshape((3, 4)),
+        nbprop.rmsnorm(0.1),
         nbprop.flatten(),
         nbprop.dense(4),
     )

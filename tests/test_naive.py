@@ -42,7 +42,7 @@ def result_of(description, arrays):
 
 # Networks, activations and losses against PyTorch
 
-EVERY = NETWORKS | load("images")
+EVERY = NETWORKS | load("images") | load("norms")
 
 
 @pytest.mark.parametrize("case", EVERY)

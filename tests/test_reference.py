@@ -10,7 +10,7 @@ from cases import Buffers, close, same_bits
 import nbprop
 
 pytestmark = pytest.mark.usefixtures("four_cores")
-CASES = stored.load("networks") | stored.load("images")
+CASES = stored.load("networks") | stored.load("images") | stored.load("norms")
 # float64: both sum in other orders. float32: against float64's result, from inputs that both hold exactly.
 TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
 

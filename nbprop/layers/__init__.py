@@ -6,6 +6,7 @@ from nbprop.layers.conv import conv1d, conv2d
 from nbprop.layers.custom import custom, elementwise
 from nbprop.layers.dense import dense
 from nbprop.layers.dropout import dropout
+from nbprop.layers.layernorm import layernorm, rmsnorm
 from nbprop.layers.local_response_norm import local_response_norm
 from nbprop.layers.pool import avg_pool1d, avg_pool2d, global_avg_pool, global_max_pool, max_pool1d, max_pool2d
 from nbprop.layers.reshape import flatten, reshape
@@ -26,10 +27,12 @@ __all__ = [
     "flatten",
     "global_avg_pool",
     "global_max_pool",
+    "layernorm",
     "local_response_norm",
     "max_pool1d",
     "max_pool2d",
     "reshape",
     "residual",
+    "rmsnorm",
     "slicing",
 ]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import images_torch
 import networks_torch
+import norms_torch
 import numpy as np
 import optimizers_torch
 import second_order_jax
@@ -20,6 +21,7 @@ FOLDER = Path(__file__).parent
 FILES = {
     "networks": networks_torch.cases,
     "images": images_torch.cases,
+    "norms": norms_torch.cases,
     "optimizers": optimizers_torch.trajectories,
     "schedules": optimizers_torch.schedules,
     "second_order": second_order_jax.cases,
