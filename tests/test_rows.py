@@ -7,7 +7,7 @@ import pytest
 from cases import same_bits
 
 from nbprop.jit import njit
-from nbprop.numerics.rows import row_dot, row_max, row_sum
+from nbprop.numerics.rows import row_dot, row_dots_about, row_max, row_moments, row_sum
 
 SIZES = [*range(1, 20), 31, 32, 33, 63, 64, 65, 127, 128, 129, 1000]
 DTYPES = [np.float32, np.float64]
@@ -16,6 +16,11 @@ DTYPES = [np.float32, np.float64]
 @njit
 def reductions(x, y):
     return row_sum(x), row_dot(x, y), row_max(x)
+
+
+@njit
+def about(x, y, mean):
+    return *row_moments(x, mean), *row_dots_about(y, x, mean)
 
 
 def in_order(terms, join):
@@ -47,6 +52,10 @@ def test_reductions(size, dtype):
     scale = np.finfo(dtype).eps * np.abs(terms).sum()
     assert abs(along - math.fsum(terms)) <= 8 * scale
     assert top == x.max()
+    mean = dtype(100.25)
+    distance = (x + mean).astype(np.float64) - mean
+    for got, terms in zip(about(x + mean, y, mean), (distance, distance**2, y, y * distance), strict=True):
+        assert abs(got - math.fsum(terms)) <= 8 * np.finfo(dtype).eps * np.abs(terms).sum()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -19,7 +19,7 @@ import numpy as np
 from nbprop.jit import kernel, njit, share, share_blocks
 from nbprop.network import Layer, Parameter
 from nbprop.numerics.intrinsics import double_of_word
-from nbprop.numerics.rows import row_dot, row_sum
+from nbprop.numerics.rows import row_dot, row_dots_about, row_moments, row_sum
 from nbprop.numerics.scalars import like
 
 _BLOCK = 32  # rows whose products are added up before anything else is
@@ -27,17 +27,14 @@ _STATISTICS = 3  # of a row: mean, rest, r
 
 
 @njit
-def _statistics(row, x, epsilon, centered):
-    """Write x - mean (rmsnorm: x) to `row`; returns (mean, the mean of what `row` now holds, r)."""
-    size, mean, rest = like(x[0], x.size), like(x[0], 0.0), like(x[0], 0.0)
+def _statistics(x, epsilon, centered):
+    """(mean, the mean of x - mean, r) of a row."""
+    size, mean = like(x[0], x.size), like(x[0], 0.0)
     if centered > 0:
         mean = row_sum(x) / size
-    for j in range(x.size):
-        row[j] = x[j] - mean
-    if centered > 0:
-        rest = row_sum(row) / size
-    variance = row_dot(row, row) / size - rest * rest
-    return mean, rest, like(mean, 1.0) / np.sqrt(variance + epsilon)
+    total, squares = row_moments(x, mean)
+    rest = total / size if centered > 0 else like(mean, 0.0)
+    return mean, rest, like(mean, 1.0) / np.sqrt(squares / size - rest * rest + epsilon)
 
 
 @njit
@@ -90,18 +87,20 @@ def layernorm_forward(y, statistics, x, s, b, n, rows, size, epsilon_bits, cente
     start, stop = share(n * rows, part, parts)
     epsilon = like(x[0], double_of_word(epsilon_bits))
     for i in range(start, stop):
-        y_row, kept = y[i * size : (i + 1) * size], statistics[i * _STATISTICS : (i + 1) * _STATISTICS]
-        mean, rest, r = _statistics(y_row, x[i * size : (i + 1) * size], epsilon, centered)
+        y_row, x_row, kept = y[i * size : (i + 1) * size], x[i * size : (i + 1) * size], statistics[i * _STATISTICS :]
+        mean, rest, r = _statistics(x_row, epsilon, centered)
         kept[0], kept[1], kept[2] = mean, rest, r
-        if s.size > 0:
+        if s.size > 0 and b.size > 0:
             for j in range(size):
-                y_row[j] = (y_row[j] - rest) * r * s[j]
+                y_row[j] = ((x_row[j] - mean) - rest) * r * s[j] + b[j]
         else:
-            for j in range(size):
-                y_row[j] = (y_row[j] - rest) * r
-        if b.size > 0:
-            for j in range(size):
-                y_row[j] += b[j]
+            _normalized(y_row, x_row, kept)
+            if s.size > 0:
+                for j in range(size):
+                    y_row[j] *= s[j]
+            if b.size > 0:
+                for j in range(size):
+                    y_row[j] += b[j]
 
 
 @kernel
@@ -115,7 +114,7 @@ def layernorm_tangent(
     start, stop = share(n * rows, part, parts)
     h = scratch[part * size : (part + 1) * size]
     for i in range(start, stop):
-        here, kept = slice(i * size, (i + 1) * size), statistics[i * _STATISTICS : (i + 1) * _STATISTICS]
+        here, kept = slice(i * size, (i + 1) * size), statistics[i * _STATISTICS :]
         y_row = y_dot[here]
         _normalized(h, x[here], kept)
         _along(y_row, h, x_dot[here], kept[2], centered)
@@ -128,32 +127,43 @@ def layernorm_tangent(
                 y_row[j] += b_dot[j]
 
 
+@njit
+def _block_of_sums(sums, block, size):
+    """(ds, db) of a block of rows, set to 0."""
+    both = sums[2 * block * size : 2 * (block + 1) * size]
+    for j in range(both.size):
+        both[j] = like(both[j], 0.0)
+    return both[:size], both[size:]
+
+
+@njit
+def _backward_row(dx, ds, db, dy, x, statistics, s, centered):
+    """dx of one row, and its products added to ds and db."""
+    mean, rest, r = statistics[0], statistics[1], statistics[2]
+    for j in range(x.size):
+        ds[j] += dy[j] * (((x[j] - mean) - rest) * r)
+        db[j] += dy[j]
+    _scaled(dx, dy, s)
+    total, along = row_dots_about(dx, x, mean)
+    # The sum of g x^ from that of g (x - mean).
+    along = (along - rest * total) * r / like(r, x.size)
+    total = total / like(r, x.size) if centered > 0 else like(r, 0.0)
+    for j in range(x.size):
+        dx[j] = r * (dx[j] - total - ((x[j] - mean) - rest) * r * along)
+
+
 @kernel
-def layernorm_backward(dx, sums, scratch, dy, x, statistics, s, n, rows, size, centered, part, parts):
+def layernorm_backward(dx, sums, dy, x, statistics, s, n, rows, size, centered, part, parts):
     """dx = r (g - m(g) - x^ m(g x^)) with g = dy s, and each block's sums of dy x^ and of dy.
 
-    dx OUT, dy and x IN (n * rows, size); sums OUT (blocks of 32 rows, 2, size); s IN (size,) or empty; scratch: a row
-    for each thread.
+    dx OUT, dy and x IN (n * rows, size); sums OUT (blocks of 32 rows, 2, size); s IN (size,) or empty.
     """
     first, last = share((n * rows + _BLOCK - 1) // _BLOCK, part, parts)
-    h, width = scratch[part * size : (part + 1) * size], like(dy[0], size)
     for block in range(first, last):
-        ds, db = sums[2 * block * size : (2 * block + 1) * size], sums[(2 * block + 1) * size : (2 * block + 2) * size]
-        for j in range(size):
-            ds[j] = like(width, 0.0)
-            db[j] = like(width, 0.0)
+        ds, db = _block_of_sums(sums, block, size)
         for i in range(block * _BLOCK, min(n * rows, (block + 1) * _BLOCK)):
-            here, kept = slice(i * size, (i + 1) * size), statistics[i * _STATISTICS : (i + 1) * _STATISTICS]
-            dx_row, dy_row, r = dx[here], dy[here], kept[2]
-            _normalized(h, x[here], kept)
-            for j in range(size):
-                ds[j] += dy_row[j] * h[j]
-                db[j] += dy_row[j]
-            _scaled(dx_row, dy_row, s)
-            mean = row_sum(dx_row) / width if centered > 0 else like(width, 0.0)
-            along = row_dot(dx_row, h) / width
-            for j in range(size):
-                dx_row[j] = r * (dx_row[j] - mean - h[j] * along)
+            here = slice(i * size, (i + 1) * size)
+            _backward_row(dx[here], ds, db, dy[here], x[here], statistics[i * _STATISTICS :], s, centered)
 
 
 @kernel
@@ -170,12 +180,9 @@ def layernorm_second(
     mine = scratch[3 * part * size : 3 * (part + 1) * size]
     h, k, g = mine[:size], mine[size : 2 * size], mine[2 * size :]
     for block in range(first, last):
-        ds, db = sums[2 * block * size : (2 * block + 1) * size], sums[(2 * block + 1) * size : (2 * block + 2) * size]
-        for j in range(size):
-            ds[j] = like(width, 0.0)
-            db[j] = like(width, 0.0)
+        ds, db = _block_of_sums(sums, block, size)
         for i in range(block * _BLOCK, min(n * rows, (block + 1) * _BLOCK)):
-            here, kept = slice(i * size, (i + 1) * size), statistics[i * _STATISTICS : (i + 1) * _STATISTICS]
+            here, kept = slice(i * size, (i + 1) * size), statistics[i * _STATISTICS :]
             e_row, dy_row, t_row, r = dx_dot[here], dy[here], dy_dot[here], kept[2]
             _normalized(h, x[here], kept)
             c = _along(k, h, x_dot[here], r, centered)
@@ -257,8 +264,7 @@ class _Normalization(Layer):
 
         def rule(dy):
             dx, sums = build.buffer(build.batch * x.size), build.buffer(2 * blocks * size)
-            writes = dx, sums, build.buffer(build.threads * size)
-            build.emit(layernorm_backward, writes, (dy, x.buffer, kept, s), (*shape, self.centered))
+            build.emit(layernorm_backward, (dx, sums), (dy, x.buffer, kept, s), (*shape, self.centered))
             totals(build.parameter_gradient, sums)
             if build.second:
                 sums_dot = build.buffer(2 * blocks * size)

@@ -18,84 +18,103 @@ _BYTES = 64
 _CHAINS = 4
 
 
-def _add(vectors, total, x):
-    return vectors.builder.fadd(total, x)
+def _sum(vectors, totals, x):
+    return [vectors.builder.fadd(totals[0], x)]
 
 
-def _multiply_add(vectors, total, x, y):
-    return vectors.fma(x, y, total)
+def _dot(vectors, totals, x, y):
+    return [vectors.fma(x, y, totals[0])]
 
 
-def _larger(vectors, top, x):
-    return vectors.builder.select(vectors.builder.fcmp_ordered(">", x, top), x, top)
+def _max(vectors, totals, x):
+    return [vectors.builder.select(vectors.builder.fcmp_ordered(">", x, totals[0]), x, totals[0])]
 
 
-# name -> (what takes an element in, what joins two partial results, where they start)
+def _moments(vectors, totals, x, mean):
+    distance = vectors.builder.fsub(x, mean)
+    return [vectors.builder.fadd(totals[0], distance), vectors.fma(distance, distance, totals[1])]
+
+
+def _dots_about(vectors, totals, g, x, mean):
+    distance = vectors.builder.fsub(x, mean)
+    return [vectors.builder.fadd(totals[0], g), vectors.fma(g, distance, totals[1])]
+
+
+# name -> (takes the next elements, joins two partial results, where these start, how many results there are)
 _REDUCTIONS = {
-    "row_sum": (_add, _add, 0.0),
-    "row_dot": (_multiply_add, _add, 0.0),
-    "row_max": (_larger, _larger, float("-inf")),
+    "row_sum": (_sum, _sum, 0.0, 1),
+    "row_dot": (_dot, _sum, 0.0, 1),
+    "row_max": (_max, _max, float("-inf"), 1),
+    "row_moments": (_moments, _sum, 0.0, 2),
+    "row_dots_about": (_dots_about, _sum, 0.0, 2),
 }
 
 
-def _emit_reduction(builder, pointer_type, name, out, count, *rows):
-    """out[0] = the reduction of `count` elements of the rows."""
-    take, join, start = _REDUCTIONS[name]
+def _emit_reduction(builder, pointer_type, name, row_count, out, count, *given):
+    """out[0], ... = the results of a reduction over `count` elements of the rows; behind these, scalars are given."""
+    take, join, start, results = _REDUCTIONS[name]
     vectors = Vectors(builder, pointer_type, _BYTES)
     lanes, first = vectors.lanes, ir.Constant(vectors.type, [start] * vectors.lanes)
-    partial = [cgutils.alloca_once_value(builder, first) for _ in range(_CHAINS)]
+    rows, scalars = given[:row_count], [vectors.splat(scalar) for scalar in given[row_count:]]
+    chains = [[cgutils.alloca_once_value(builder, first) for _ in range(results)] for _ in range(_CHAINS)]
 
-    def absorb(place, at, mask=None):
+    def absorb(chain, at, mask=None):
+        before = [builder.load(place) for place in chain]
         elements = [vectors.load(builder.gep(row, [at]), mask) for row in rows]
-        if mask is not None and start != 0.0:
-            elements = [builder.select(mask, x, first) for x in elements]
-        builder.store(take(vectors, builder.load(place), *elements), place)
+        for place, old, new in zip(chain, before, take(vectors, before, *elements, *scalars), strict=True):
+            builder.store(new if mask is None else builder.select(mask, new, old), place)
 
     runs, whole = (builder.and_(count, INT(-size)) for size in (_CHAINS * lanes, lanes))
     with cgutils.for_range_slice(builder, INT(0), runs, INT(_CHAINS * lanes), inc=True) as (i, _):
-        for chain, place in enumerate(partial):
-            absorb(place, builder.add(i, INT(chain * lanes)))
+        for number, chain in enumerate(chains):
+            absorb(chain, builder.add(i, INT(number * lanes)))
     with cgutils.for_range_slice(builder, runs, whole, INT(lanes), inc=True) as (i, _):
-        absorb(partial[0], i)
+        absorb(chains[0], i)
     with builder.if_then(builder.icmp_signed("<", whole, count)):
-        absorb(partial[0], whole, vectors.mask(builder.sub(count, whole)))
-    results = [builder.load(place) for place in partial]
-    while len(results) > 1:
-        results = [join(vectors, *pair) for pair in zip(results[::2], results[1::2], strict=True)]
-    (result,) = results
+        absorb(chains[0], whole, vectors.mask(builder.sub(count, whole)))
+    for k in range(results):
+        partial = [builder.load(chain[k]) for chain in chains]
+        while len(partial) > 1:
+            pairs = zip(partial[::2], partial[1::2], strict=True)
+            partial = [join(vectors, [x], y)[0] for x, y in pairs]
+        builder.store(_across(vectors, partial[0], join), builder.gep(out, [INT(k)]))
+
+
+def _across(vectors, partial, join):
+    """The lanes of a vector joined, halves at a time."""
+    lanes, builder = vectors.lanes, vectors.builder
     while lanes > 1:
         lanes //= 2
         halves = [lane_numbers(list(range(begin, begin + lanes))) for begin in (0, lanes)]
-        result = join(vectors, *(builder.shuffle_vector(result, result, half) for half in halves))
-    builder.store(builder.extract_element(result, INT(0)), out)
+        low, high = (builder.shuffle_vector(partial, partial, half) for half in halves)
+        partial = join(vectors, [low], high)[0]
+    return builder.extract_element(partial, INT(0))
 
 
-def _reduce(name, arrays):
-    """The signature and the code of a reduction over 1-D contiguous arrays of one size."""
-    dtype = arrays[0].dtype
+def _reduce(name, arrays, scalars=()):
+    """The signature and the code of a reduction over 1-D contiguous arrays of one size, with scalars of their dtype."""
+    dtype, results = arrays[0].dtype, _REDUCTIONS[name][3]
     for array in arrays:
         if not isinstance(array, types.Array) or array.ndim != 1 or array.layout != "C" or array.dtype != dtype:
             raise NumbaTypeError(f"{name}() takes contiguous rows of one dtype, got {array}")
 
+    def emit(body, kind, *given):
+        _emit_reduction(body, kind, name, len(arrays), *given)
+
     def codegen(context, builder, signature, arguments):
         rows = [
             context.make_array(kind)(context, builder, value)
-            for kind, value in zip(signature.args, arguments, strict=True)
+            for kind, value in zip(signature.args, arguments[: len(arrays)], strict=False)
         ]
-        out = cgutils.alloca_once(builder, context.get_data_type(dtype))
+        out = cgutils.alloca_once(builder, context.get_data_type(dtype), size=INT(results))
         count = builder.extract_value(rows[0].shape, 0)
         places = [row.data for row in rows]
-        _call(builder, name, types.CPointer(dtype), (out, count, *places))
-        return builder.load(out)
+        call(builder, name, emit, types.CPointer(dtype), (out, count, *places, *arguments[len(arrays) :]))
+        found = [builder.load(builder.gep(out, [INT(k)])) for k in range(results)]
+        return found[0] if results == 1 else context.make_tuple(builder, signature.return_type, found)
 
-    return dtype(*arrays), codegen
-
-
-def _call(builder, name, pointer_type, arguments):
-    def emit(body, kind, *given):
-        _emit_reduction(body, kind, name, *given)
-
-    call(builder, name, emit, pointer_type, arguments)
+    answer = dtype if results == 1 else types.UniTuple(dtype, results)
+    return answer(*arrays, *(dtype for _ in scalars)), codegen
 
 
 @intrinsic
@@ -114,3 +133,15 @@ def row_dot(typingctx, x, y):
 def row_max(typingctx, x):
     """The largest element that is not NaN; -infinity where there is none."""
     return _reduce("row_max", (x,))
+
+
+@intrinsic
+def row_moments(typingctx, x, mean):
+    """(the sum of x - mean, the sum of (x - mean)^2)."""
+    return _reduce("row_moments", (x,), (mean,))
+
+
+@intrinsic
+def row_dots_about(typingctx, g, x, mean):
+    """(the sum of g, the sum of g (x - mean)). g and x have one size."""
+    return _reduce("row_dots_about", (g, x), (mean,))
