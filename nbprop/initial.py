@@ -2,7 +2,8 @@
 
 With fan_in inputs and fan_out outputs, the standard deviation is sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio 2010,
 equation 16), sqrt(2 / fan_in) (He et al. 2015, equation 10) or sqrt(1 / fan_in) (LeCun et al. 1998, section 4.6);
-uniform draws span sqrt(3) of it to each side. Orthogonal: Saxe et al. 2014.
+uniform draws span sqrt(3) of it to each side. Orthogonal: Saxe et al. 2014. "normal" has a standard deviation of 1,
+"small_normal" of 0.02 (Radford et al. 2018, section 4.1).
 """
 
 import math
@@ -43,7 +44,7 @@ def draw(out, parameter, seed, stream):
     *receptive, fan_in, fan_out = parameter.shape
     area = math.prod(receptive)
     fan_in, fan_out = fan_in * area, fan_out * area
-    variance = {"average": 2 / (fan_in + fan_out), "he": 2 / fan_in, "in": 1 / fan_in, "": 1.0}[spread]
+    variance = {"average": 2 / (fan_in + fan_out), "he": 2 / fan_in, "in": 1 / fan_in, "small": 4e-4, "": 1.0}[spread]
     if distribution == "uniform":
         fill_uniform(out, seed, stream)
         out[:] = (2 * out - 1) * math.sqrt(3 * variance)

@@ -25,6 +25,8 @@ INITIALIZERS = {
     "orthogonal": ("", "orthogonal"),
     "zeros": ("", "zeros"),
     "ones": ("", "ones"),
+    "normal": ("", "normal"),
+    "small_normal": ("small", "normal"),
 }
 
 
@@ -71,6 +73,7 @@ class Layer:
     kind = ""
     tangents = False  # whether `lower` emits tangents where the builder asks for them: hvp, jvp
     modal = False  # whether `lower` heeds build.mode: training and inference differ (dropout, batch statistics)
+    index_limit = 0  # above 0: its x holds integers below it, and it stands first in the network
     takes_lengths = False  # whether its kernels heed the `lengths` of a call, over the first axis of the input
 
     def __init_subclass__(cls, **options):
@@ -167,6 +170,9 @@ class Network:
                     f"network: layer {index} must be a layer such as nbprop.dense(10), got {type(layer).__name__}"
                 )
             self.shapes.append(self._add(f"{index}.{layer.kind}", layer, self.shapes[-1]))
+        for path, layer in self.nodes[1:]:
+            if layer.index_limit:
+                raise ValueError(f"layer {path} takes integers, which only x holds; put it first in the network")
         self.output_shape = self.shapes[-1]
         self.n_params = sum(slot.parameter.size for slot in self.slots.values())
         frozen = json.dumps(self.to_config(), sort_keys=True)

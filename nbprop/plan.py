@@ -58,7 +58,7 @@ class Plan:
         self.element_code = arg.element_code(dtype)
         self.longest = net.input_shape[0] if any(layer.takes_lengths for _, layer in net.nodes) else 0
         self.positions = net.input_shape[0] if mode == "decoding" else 0
-        self.x_classes = getattr(net.layers[0], "index_limit", 0)
+        self.x_classes = net.layers[0].index_limit
         self.x_code = arg.ANY_INTEGER if self.x_classes else self.element_code
         self.target_shape, self.target_code, self.classes = (), 0, 0
         if loss is not None:

@@ -38,6 +38,16 @@ NETWORKS = {
     ),
     "reshape": nbprop.network((2, 3), dense(5, activation="tanh"), nbprop.reshape((5, 2)), dense(3)),
     "dropout": nbprop.network((3,), nbprop.dropout(0.3), dense(17, "tanh"), nbprop.dropout(0.5, seed=3), dense(3)),
+    "embedding": nbprop.network((3,), nbprop.embedding(7, 5), dense(3, activation="tanh")),
+    "positions": nbprop.network((3, 5), nbprop.positions("normal"), dense(3, activation="tanh")),
+    "attention": nbprop.network((5, 6), nbprop.attention(2), dense(3, activation="tanh")),
+    "attention_not_causal": nbprop.network((35, 3), nbprop.attention(1, causal=False, bias=False)),
+    "tied_embedding": nbprop.network(
+        (3,), nbprop.embedding(7, 5), dense(5, activation="tanh"), dense(7, share="0.embedding.weight.T")
+    ),
+    "tied_transposed": nbprop.network(
+        (5,), dense(3, activation="tanh"), dense(5, bias=False, share="0.dense.weight.T", activation="tanh"), dense(2)
+    ),
     "conv2d": nbprop.network((5, 6, 3), nbprop.conv2d(5, 3, padding=1, activation="tanh"), nbprop.conv2d(2, (2, 3))),
     "conv2d_options": nbprop.network(
         (6, 5, 4),
@@ -94,7 +104,8 @@ def kinked(net):
 
 def data(plan, n, rng, *, ties):
     """x, target (None without a loss) and sample weights. ties: the first sample is zero, the second twice there."""
-    x = rng.standard_normal((n, *plan.input_shape))
+    shape = (n, *plan.input_shape)
+    x = rng.integers(0, plan.x_classes, shape) if plan.x_classes else rng.standard_normal(shape)
     if ties:
         x[0] = 0
         x[-1] = x[n // 2]
@@ -105,7 +116,8 @@ def data(plan, n, rng, *, ties):
         target = rng.integers(0, plan.classes, shape) if plan.classes else rng.uniform(low, 1, shape)
     weights = rng.uniform(0.5, 2, n)
     weights[n // 2] = 0 if n > 1 else 1
-    return x.astype(plan.dtype), target if plan.classes or target is None else target.astype(plan.dtype), weights
+    x = x if plan.x_classes else x.astype(plan.dtype)
+    return x, target if plan.classes or target is None else target.astype(plan.dtype), weights
 
 
 class Buffers:

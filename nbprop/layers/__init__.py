@@ -1,20 +1,24 @@
 """The registry of layers: one file and one line each."""
 
 from nbprop.layers.activation import ACTIVATIONS, activation
+from nbprop.layers.attention import attention
 from nbprop.layers.combine import concat, residual
 from nbprop.layers.conv import conv1d, conv2d
 from nbprop.layers.custom import custom, elementwise
 from nbprop.layers.dense import dense
 from nbprop.layers.dropout import dropout
+from nbprop.layers.embedding import embedding
 from nbprop.layers.layernorm import layernorm, rmsnorm
 from nbprop.layers.local_response_norm import local_response_norm
 from nbprop.layers.pool import avg_pool1d, avg_pool2d, global_avg_pool, global_max_pool, max_pool1d, max_pool2d
+from nbprop.layers.positions import positions
 from nbprop.layers.reshape import flatten, reshape
 from nbprop.layers.slicing import slicing
 
 __all__ = [
     "ACTIVATIONS",
     "activation",
+    "attention",
     "avg_pool1d",
     "avg_pool2d",
     "concat",
@@ -24,6 +28,7 @@ __all__ = [
     "dense",
     "dropout",
     "elementwise",
+    "embedding",
     "flatten",
     "global_avg_pool",
     "global_max_pool",
@@ -31,6 +36,7 @@ __all__ = [
     "local_response_norm",
     "max_pool1d",
     "max_pool2d",
+    "positions",
     "reshape",
     "residual",
     "rmsnorm",

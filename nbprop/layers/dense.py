@@ -7,12 +7,13 @@ Backward, with dz = dy f'(z):  dW = x^T dz,  db = the sum of dz's rows,  dx = dz
 import math
 from dataclasses import dataclass
 
-from nbprop.jit import kernel, njit
+from nbprop.jit import kernel, njit, share
 from nbprop.layers.activation import ACTIVATIONS, activate
 from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
 from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO, gemm_scratch, transpose
 from nbprop.numerics.intrinsics import pointer_to_one
 from nbprop.numerics.product import GEMM, product
+from nbprop.numerics.scalars import like
 from nbprop.numerics.tile import pointer
 
 
@@ -108,7 +109,11 @@ def dense_parameters_tangent(
 
 @kernel
 def dense_transpose(wt, w, n, n_in, n_out, part, parts):
-    """wt = W^T. wt OUT (n_out, n_in), w IN (n_in, n_out)."""
+    """wt = W^T. wt OUT (n_out, n_in), w IN (n_in, n_out), or empty: a direction that is zero."""
+    if w.size == 0:
+        start, stop = share(n_in * n_out, part, parts)
+        wt[start:stop] = like(wt[0], 0.0)
+        return
     transpose(pointer(wt, 0), pointer(w, 0), n_in, n_out, part, parts)
 
 
@@ -146,6 +151,11 @@ class Dense(Layer):
         if self.share is not None and not isinstance(self.share, str):
             raise ValueError(f"share must be a path such as '0.dense', got {self.share!r}")
 
+    @property
+    def _transposed(self):
+        """Whether it takes the transpose of another layer's weight."""
+        return self.share is not None and self.share.endswith(".weight.T")
+
     def __repr__(self):
         options = "" if self.activation == "identity" else f", activation={self.activation!r}"
         options += "" if self.bias else ", bias=False"
@@ -168,13 +178,15 @@ class Dense(Layer):
         weight, *bias = self.every_parameter(input_shape)
         if self.share is None:
             return (weight, *bias)
-        return tuple(bias) if self.share.endswith(".weight") else ()
+        return tuple(bias) if self.share.endswith((".weight", ".weight.T")) else ()
 
     def shared(self, input_shape):
         """(path, parameter) of what this layer takes from another one."""
         weight, *bias = self.every_parameter(input_shape)
         if self.share is None:
             return ()
+        if self._transposed:
+            return ((self.share.removesuffix(".T"), Parameter("weight", weight.shape[::-1], weight.init)),)
         if self.share.endswith(".weight"):
             return ((self.share, weight),)
         return tuple((f"{self.share}.{parameter.name}", parameter) for parameter in (weight, *bias))
@@ -185,7 +197,10 @@ class Dense(Layer):
     def lower(self, build, x, path, names):
         paths = {parameter.name: f"{path}.{parameter.name}" for parameter in self.parameters(x.shape)}
         paths |= {parameter.name: owner for owner, parameter in self.shared(x.shape)}
-        z = lower_dense(build, x, self.units, paths["weight"], paths.get("bias"))
+        lower = lower_dense
+        if self._transposed:
+            from nbprop.layers.tied import lower_tied as lower
+        z = lower(build, x, self.units, paths["weight"], paths.get("bias"))
         return activate(build, z, self.activation, overwrite=True)
 
 
@@ -264,10 +279,12 @@ def dense(units, activation=None, bias=True, init=None, share=None):
         Whether there is a b.
     init : str or None
         The weight's initializer: "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform",
-        "lecun_normal", "orthogonal", "zeros". None: He's for rectifiers, Glorot's for the others.
+        "lecun_normal", "orthogonal", "zeros", "normal" (N(0, 1)), "small_normal" (N(0, 0.02^2)). None: He's for
+        rectifiers, Glorot's for the others.
     share : str or None
         Weight tying: "0.dense" to use the weight and bias of that earlier layer, "0.dense.weight" for its weight with
-        a bias of this layer's own. Gradients of all uses add up.
+        a bias of this layer's own, "0.embedding.weight.T" for the transpose of its weight, as language models tie
+        their output to their embedding. Gradients of all uses add up.
 
     >>> dense(32, activation="tanh")
     dense(32, activation='tanh')

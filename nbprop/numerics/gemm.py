@@ -207,11 +207,19 @@ def transpose(out, w, rows, cols, part, parts):
     lanes = VECTOR_BYTES // itemsize(out)
     j = _begin(cols, lanes, part, parts)
     end = _begin(cols, lanes, part + 1, parts)
-    while j < end:
-        columns = min(lanes, end - j)
+    transpose_strided(pointer(out, j * rows), rows, pointer(w, j), cols, rows, end - j)
+
+
+@njit
+def transpose_strided(out, out_row, w, w_row, rows, cols):
+    """out (cols, rows) = w (rows, cols) transposed; rows of out and of w lie `out_row` and `w_row` elements apart."""
+    lanes = VECTOR_BYTES // itemsize(out)
+    j = 0
+    while j < cols:
+        columns = min(lanes, cols - j)
         i = 0
         while i < rows:
-            square = pointer(w, i * cols + j)
-            transpose_square(pointer(out, j * rows + i), rows, square, cols, min(lanes, rows - i), columns)
+            square = pointer(w, i * w_row + j)
+            transpose_square(pointer(out, j * out_row + i), out_row, square, w_row, min(lanes, rows - i), columns)
             i += lanes
         j += lanes

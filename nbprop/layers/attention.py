@@ -1,0 +1,428 @@
+"""Multi-head self-attention: y = softmax(Q K^T / sqrt(D)) V in each head (Vaswani et al. 2017, section 3.2).
+
+A layer of three parts: dense(3 C) makes queries, keys and values, (T, 3 C) with the C columns of all queries first;
+the heads attend, head h with the D = C / heads columns from h D of each; dense(C) mixes the heads' outputs.
+
+No T x T matrix is stored (Dao et al. 2022, "FlashAttention", algorithm 1; Dao 2023, "FlashAttention-2", section 3.1).
+Queries are taken in blocks of 32, keys in blocks of 128; a block of scores lives in scratch, and when a later block
+raises a query's maximum, what was summed before is scaled down. Forward leaves y and each query's log-sum-exp
+
+    L_i = log sum_j exp(S_ij),  S = Q K^T / sqrt(D),
+
+with which backward forms P = exp(S - L) anew, block by block:
+
+    dV = P^T dO,   dP = dO V^T,   dS = P (dP - delta) with delta_i = dO_i . O_i,   dQ = dS K / sqrt(D),
+    dK = dS^T Q / sqrt(D).
+
+Blocks of scores stand transposed, keys by queries: then maxima and sums over the keys run in index order and still
+fill the vectors, and every product is a call of the one strided matrix product. Threads share the (sample, head) pairs.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from nbprop.arguments import length_at
+from nbprop.jit import kernel, njit, share
+from nbprop.layers.dense import Dense
+from nbprop.network import Layer, positive
+from nbprop.numerics.functions import exp, log
+from nbprop.numerics.gemm import ACCUMULATE, ZERO, transpose_strided
+from nbprop.numerics.product import GEMM, product
+from nbprop.numerics.rows import row_dot, row_max
+from nbprop.numerics.scalars import like
+from nbprop.numerics.tile import pointer
+
+# A block of scores: keys by queries. Loops over a constant count of queries are whole vectors without a tail.
+QUERIES, KEYS = 32, 128
+BLOCK = KEYS * QUERIES
+
+
+@njit
+def clear_rows(x, first, rows, row, width):
+    """x[first + i * row + j] = 0 for i < rows, j < width."""
+    for i in range(rows):
+        line = x[first + i * row : first + i * row + width]
+        for j in range(width):
+            line[j] = like(line[j], 0.0)
+
+
+@njit
+def turn(out, x, first, rows, row, depth):
+    """out (depth, QUERIES) = the transposed rows of x, from element `first` on; queries that do not exist are 0."""
+    if rows < QUERIES:
+        clear_rows(out, 0, depth, QUERIES, QUERIES)
+    transpose_strided(pointer(out, 0), QUERIES, pointer(x, first), row, rows, depth)
+
+
+@njit
+def scores(block, x, first, row, turned, keys, depth, start):
+    """block (keys, QUERIES) = start + X turned, X being `keys` rows of x from element `first` on."""
+    product(
+        (
+            *(pointer(block, 0), QUERIES, pointer(x, first), row, 1, pointer(turned, 0), QUERIES),
+            *(keys, QUERIES, depth, start, pointer(block, 0), pointer(block, 0), 0, 1),
+        )
+    )
+
+
+@njit
+def over_keys(y, y_first, y_row, block, x, x_first, x_row, queries, keys, depth, start):
+    """Y (queries, depth) = start + block^T X, with X (keys, depth)."""
+    product(
+        (
+            *(pointer(y, y_first), y_row, pointer(block, 0), 1, QUERIES, pointer(x, x_first), x_row),
+            *(queries, depth, keys, start, pointer(y, y_first), pointer(block, 0), 0, 1),
+        )
+    )
+
+
+@njit
+def over_queries(y, y_first, y_row, block, x, x_first, x_row, queries, keys, depth):
+    """Y (keys, depth) += block X, with X (queries, depth)."""
+    product(
+        (
+            *(pointer(y, y_first), y_row, pointer(block, 0), QUERIES, 1, pointer(x, x_first), x_row),
+            *(keys, depth, queries, ACCUMULATE, pointer(y, y_first), pointer(block, 0), 0, 1),
+        )
+    )
+
+
+@njit
+def first_query(key, begin, causal):
+    """The first query of the block beginning at query `begin` that a key answers; those before it come too early."""
+    return max(0, key - begin) if causal else 0
+
+
+@njit
+def _raise_maxima(top, block, keys, key, begin, causal):
+    """top = the largest of it and each query's scores."""
+    for j in range(keys):
+        row, first = block[j * QUERIES : (j + 1) * QUERIES], first_query(key + j, begin, causal)
+        for i in range(QUERIES):
+            top[i] = row[i] if row[i] > top[i] and i >= first else top[i]
+
+
+@njit
+def _exponentiate(total, block, top, scale, keys, key, begin, causal):
+    """block = exp((block - top) scale), 0 where a query comes too early; total += the sum over the keys."""
+    for j in range(keys):
+        row, first = block[j * QUERIES : (j + 1) * QUERIES], first_query(key + j, begin, causal)
+        for i in range(QUERIES):
+            p = exp((row[i] - top[i]) * scale)
+            row[i] = p if i >= first else like(p, 0.0)
+            total[i] += row[i]
+
+
+@njit
+def _scale_rows(y, first, rows, row, width, factor):
+    for i in range(rows):
+        line = y[first + i * row : first + i * row + width]
+        for j in range(width):
+            line[j] *= factor[i]
+
+
+@njit
+def _attend(y, lse, qkv, scratch, sample, head, begin, length, positions, heads, depth, causal):
+    """y and the log-sum-exps of one block of queries of one head."""
+    width, row = heads * depth, 3 * heads * depth
+    turned, block = scratch[: depth * QUERIES], scratch[depth * QUERIES : depth * QUERIES + BLOCK]
+    rest = scratch[depth * QUERIES + BLOCK :]
+    top, total, factor = rest[:QUERIES], rest[QUERIES : 2 * QUERIES], rest[2 * QUERIES : 3 * QUERIES]
+    queries, base = min(QUERIES, length - begin), sample * positions * row + head * depth
+    out = (sample * positions + begin) * width + head * depth
+    scale = like(y[0], 1.0 / math.sqrt(depth))
+    turn(turned, qkv, base + begin * row, queries, row, depth)
+    for i in range(QUERIES):
+        top[i], total[i] = like(scale, -np.inf), like(scale, 0.0)
+    limit = begin + queries if causal else length
+    for key in range(0, limit, KEYS):
+        keys = min(KEYS, limit - key)
+        scores(block, qkv, base + width + key * row, row, turned, keys, depth, ZERO)
+        for i in range(QUERIES):
+            factor[i] = top[i]
+        _raise_maxima(top, block, keys, key, begin, causal)
+        if key > 0:
+            for i in range(QUERIES):
+                factor[i] = exp((factor[i] - top[i]) * scale)
+                total[i] *= factor[i]
+            _scale_rows(y, out, queries, width, depth, factor)
+        _exponentiate(total, block, top, scale, keys, key, begin, causal)
+        start = ACCUMULATE if key > 0 else ZERO
+        over_keys(y, out, width, block, qkv, base + 2 * width + key * row, row, queries, keys, depth, start)
+    for i in range(QUERIES):
+        factor[i] = like(scale, 1.0) / total[i]
+        total[i] = top[i] * scale + log(total[i])
+    _scale_rows(y, out, queries, width, depth, factor)
+    first = (sample * heads + head) * positions + begin
+    for i in range(queries):
+        lse[first + i] = total[i]
+
+
+@kernel(uses=(GEMM,))
+def attention_forward(
+    y, lse, scratch, qkv, n, positions, heads, depth, causal, each, lengths_address, lengths_code, part, parts
+):
+    """y = softmax(Q K^T / sqrt(depth)) V in each head; y = 0 from a sample's length on.
+
+    y OUT (n, positions, heads * depth), lse OUT (n, heads, positions), qkv IN (n, positions, 3 * heads * depth);
+    scratch: `each` elements a thread.
+    """
+    width = heads * depth
+    mine = scratch[part * each : (part + 1) * each]
+    first, last = share(n * heads, part, parts)
+    for pair in range(first, last):
+        sample, head = pair // heads, pair % heads
+        length = length_at(lengths_address, lengths_code, sample, positions)
+        for begin in range(0, length, QUERIES):
+            _attend(y, lse, qkv, mine, sample, head, begin, length, positions, heads, depth, causal)
+        clear_rows(y, (sample * positions + length) * width + head * depth, positions - length, width, depth)
+
+
+@njit
+def _to_score_gradients(block, change, lse, delta, scale, keys, key, begin, causal):
+    """From S sqrt(D) and dP: block = P, change = dS / sqrt(D)."""
+    for j in range(keys):
+        here, first = slice(j * QUERIES, (j + 1) * QUERIES), first_query(key + j, begin, causal)
+        row, d_row = block[here], change[here]
+        for i in range(QUERIES):
+            p = exp(row[i] * scale - lse[i])
+            p = p if i >= first else like(p, 0.0)
+            row[i] = p
+            d_row[i] = p * (d_row[i] - delta[i]) * scale
+
+
+@njit
+def _attend_back(dqkv, qkv, y, lse, dy, scratch, sample, head, begin, length, positions, heads, depth, causal):
+    """What one block of queries of one head adds to dqkv."""
+    width, row = heads * depth, 3 * heads * depth
+    size = depth * QUERIES
+    q, do, block, change = scratch[:size], scratch[size : 2 * size], scratch[2 * size :], scratch[2 * size + BLOCK :]
+    rest = scratch[2 * size + 2 * BLOCK :]
+    top, delta = rest[:QUERIES], rest[QUERIES : 2 * QUERIES]
+    queries, base = min(QUERIES, length - begin), sample * positions * row + head * depth
+    out = (sample * positions + begin) * width + head * depth
+    scale = like(y[0], 1.0 / math.sqrt(depth))
+    turn(q, qkv, base + begin * row, queries, row, depth)
+    turn(do, dy, out, queries, width, depth)
+    first = (sample * heads + head) * positions + begin
+    for i in range(QUERIES):
+        top[i], delta[i] = like(scale, 0.0), like(scale, 0.0)
+    for i in range(queries):
+        here = slice(out + i * width, out + i * width + depth)
+        top[i], delta[i] = lse[first + i], row_dot(dy[here], y[here])
+    limit = begin + queries if causal else length
+    for key in range(0, limit, KEYS):
+        keys, k, v = min(KEYS, limit - key), base + width + key * row, base + 2 * width + key * row
+        scores(block, qkv, k, row, q, keys, depth, ZERO)
+        scores(change, qkv, v, row, do, keys, depth, ZERO)
+        _to_score_gradients(block, change, top, delta, scale, keys, key, begin, causal)
+        over_queries(dqkv, v, row, block, dy, out, width, queries, keys, depth)
+        over_queries(dqkv, k, row, change, qkv, base + begin * row, row, queries, keys, depth)
+        start = ACCUMULATE if key > 0 else ZERO
+        over_keys(dqkv, base + begin * row, row, change, qkv, k, row, queries, keys, depth, start)
+
+
+@kernel(uses=(GEMM,))
+def attention_backward(
+    dqkv, scratch, qkv, y, lse, dy, n, positions, heads, depth, causal, each, lengths_address, lengths_code, part, parts
+):
+    """The gradient by queries, keys and values; arrays as in `attention_forward`, dqkv OUT like qkv, dy IN like y."""
+    width, row = heads * depth, 3 * heads * depth
+    mine = scratch[part * each : (part + 1) * each]
+    first, last = share(n * heads, part, parts)
+    for pair in range(first, last):
+        sample, head = pair // heads, pair % heads
+        length = length_at(lengths_address, lengths_code, sample, positions)
+        base = sample * positions * row + head * depth
+        clear_rows(dqkv, base + length * row, positions - length, row, depth)
+        clear_rows(dqkv, base + width, positions, row, depth)
+        clear_rows(dqkv, base + 2 * width, positions, row, depth)
+        for begin in range(0, length, QUERIES):
+            _attend_back(
+                dqkv, qkv, y, lse, dy, mine, sample, head, begin, length, positions, heads, depth, causal
+            )  # fmt: skip
+
+
+@kernel(uses=(GEMM,))
+def attention_decode(y, scratch, cache, qkv, n, positions, heads, depth, step, part, parts):
+    """One position more: store its key and value, attend over positions 0 to `step`.
+
+    y OUT (n, heads * depth), qkv IN (n, 3 * heads * depth), cache INOUT (n, heads, 2, depth * positions): the keys,
+    transposed (depth, positions), then the values, (positions, depth). scratch: `positions` elements a thread.
+    """
+    width, size = heads * depth, depth * positions
+    p = scratch[part * positions : part * positions + step + 1]
+    first, last = share(n * heads, part, parts)
+    for pair in range(first, last):
+        sample, head = pair // heads, pair % heads
+        q, out = sample * 3 * width + head * depth, sample * width + head * depth
+        keys, values = cache[2 * pair * size :], cache[(2 * pair + 1) * size :]
+        for d in range(depth):
+            keys[d * positions + step] = qkv[q + width + d]
+            values[step * depth + d] = qkv[q + 2 * width + d]
+        product(
+            (
+                *(pointer(p, 0), positions, pointer(qkv, q), depth, 1, pointer(keys, 0), positions),
+                *(1, step + 1, depth, ZERO, pointer(p, 0), pointer(p, 0), 0, 1),
+            )
+        )
+        top, scale = row_max(p), like(p[0], 1.0 / math.sqrt(depth))
+        total = like(top, 0.0)
+        for j in range(p.size):
+            p[j] = exp((p[j] - top) * scale)
+        for j in range(p.size):
+            total += p[j]
+        for j in range(p.size):
+            p[j] /= total
+        product(
+            (
+                *(pointer(y, out), depth, pointer(p, 0), positions, 1, pointer(values, 0), depth),
+                *(1, depth, step + 1, ZERO, pointer(y, out), pointer(y, out), 0, 1),
+            )
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class AttentionHeads(Layer):
+    """The middle of `attention`: queries, keys and values (T, 3 C) to what the heads found (T, C)."""
+
+    heads: int
+    causal: bool = True
+    kind = "attention_heads"
+    tangents = True
+    takes_lengths = True
+
+    def __repr__(self):
+        return f"attention_heads({self.heads})"
+
+    def output_shape(self, input_shape):
+        return (*input_shape[:-1], input_shape[-1] // 3)
+
+    def flops(self, input_shape):
+        """Two products of the scores' size; of a causal one's, the half that is needed."""
+        positions, width = input_shape
+        pairs = positions * (positions + 1) // 2 if self.causal else positions * positions
+        return 2 * 2 * pairs * (width // 3)
+
+    def lower(self, build, x, path, names):
+        width = x.shape[-1] // 3
+        depth, y = width // self.heads, build.value((*x.shape[:-1], width))
+        if build.mode == "decoding":
+            return self._lower_decoding(build, x, y, depth)
+        positions = x.shape[0]
+        # Enough for the largest of the kernels: four turned blocks, four of scores, four numbers a query.
+        each = 4 * (depth + 1) * QUERIES + 4 * BLOCK
+        sizes = (positions, self.heads, depth, self.causal, each)
+        lse = build.buffer(build.batch * self.heads * positions)
+
+        def scratch():
+            return build.buffer(build.threads * each)
+
+        build.emit(attention_forward, (y.buffer, lse, scratch()), (x.buffer,), sizes)
+        if build.second:
+            from nbprop.layers.attention_tangents import attention_backward_tangent, attention_tangent
+
+            x_dot, y_dot, lse_dot = build.tangent(x.buffer), build.new_tangent(y.buffer), build.new_tangent(lse)
+            reads = (x.buffer, x_dot, y.buffer, lse)
+            build.emit(attention_tangent, (y_dot, lse_dot, scratch()), reads, sizes)
+
+        def rule(dy):
+            dx = build.buffer(build.batch * x.size)
+            build.emit(attention_backward, (dx, scratch()), (x.buffer, y.buffer, lse, dy), sizes)
+            if build.second:
+                reads = (x.buffer, x_dot, y.buffer, y_dot, lse, lse_dot, dy, build.tangent(dy))
+                build.emit(attention_backward_tangent, (build.new_tangent(dx), scratch()), reads, sizes)
+            build.contribute(x, dx)
+
+        build.on_backward(y, rule)
+        return y
+
+    def _lower_decoding(self, build, x, y, depth):
+        if not self.causal:
+            raise ValueError('plan: mode="decoding" needs attention(causal=True): later positions are not known yet')
+        positions = build.net.input_shape[0]
+        cache = build.state(2 * positions * y.size, each_sample=True)
+        scratch, sizes = build.buffer(build.threads * positions), (positions, self.heads, depth)
+        build.emit(attention_decode, (y.buffer, scratch), (x.buffer,), sizes, inplace=(cache,))
+        return y
+
+
+@dataclass(frozen=True, repr=False)
+class Attention(Layer):
+    heads: int
+    causal: bool = True
+    bias: bool = True
+    init: str | None = None
+    kind = "attention"
+    tangents = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "heads", positive("heads", self.heads))
+        for name in ("causal", "bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"attention: {name} must be True or False, got {getattr(self, name)!r}")
+        self._dense(1)
+
+    def __repr__(self):
+        options = "" if self.causal else ", causal=False"
+        options += "" if self.bias else ", bias=False"
+        options += "" if self.init is None else f", init={self.init!r}"
+        return f"attention({self.heads}{options})"
+
+    def _dense(self, units):
+        return Dense(units, bias=self.bias, init=self.init)
+
+    def output_shape(self, input_shape):
+        if len(input_shape) != 2:
+            raise ValueError("attention needs an input of shape (positions, features)")
+        if input_shape[-1] % self.heads != 0:
+            raise ValueError(
+                f"attention: {self.heads} heads do not divide {input_shape[-1]} features; heads must be a divisor"
+            )
+        return input_shape
+
+    def children(self, input_shape):
+        positions, width = input_shape
+        return [
+            ("qkv", self._dense(3 * width), input_shape),
+            ("heads", AttentionHeads(self.heads, self.causal), (positions, 3 * width)),
+            ("output", self._dense(width), input_shape),
+        ]
+
+    def lower(self, build, x, path, names):
+        from nbprop.lowering import lower_layer
+
+        for name, layer, _ in self.children(x.shape):
+            x = lower_layer(build, f"{path}.{name}", layer, x)
+        return x
+
+
+def attention(heads, causal=True, bias=True, init=None):
+    """Multi-head self-attention over a sequence: each position's output is a mean of values, weighted by its query's
+    products with the keys.
+
+    Its input is (T, C); its parameters are "qkv.weight" (C, 3 C), "qkv.bias" (3 C,), "output.weight" (C, C) and
+    "output.bias" (C,), those of GPT-2's c_attn and c_proj. Memory grows with T, not with T squared.
+
+    Parameters
+    ----------
+    heads : int
+        A divisor of C; each head has C / heads features, and scores are divided by the root of that number.
+    causal : bool
+        Whether a position sees only itself and those before it. Decoding plans need it: they keep keys and values of
+        all positions so far in the layer state.
+    bias : bool
+        Whether both products have a bias.
+    init : str or None
+        The initializer of both weights, as for `nbprop.dense`.
+
+    Where a call gives `lengths`, positions from a sample's length on are not seen, and the heads find 0 for them.
+
+    Sources: Vaswani et al. 2017, "Attention is all you need", section 3.2; Dao et al. 2022, "FlashAttention".
+
+    >>> attention(4)
+    attention(4)
+    """
+    return Attention(heads, causal, bias, init)
