@@ -33,6 +33,7 @@ def tied_decode(y, x, e, b, n, rows, n_in, n_out, part, parts):
     y OUT (n * rows, n_out), x IN (n * rows, n_in), e IN (n_out, n_in), b IN (n_out,) or empty.
     """
     first, last = share(n_out, part, parts)
+    start = ACCUMULATE if b.size > 0 else ZERO
     for i in range(n * rows):
         out = y[i * n_out + first : i * n_out + last]
         if b.size > 0:
@@ -40,7 +41,7 @@ def tied_decode(y, x, e, b, n, rows, n_in, n_out, part, parts):
         product(
             (
                 *(pointer(out, 0), 1, pointer(e, first * n_in), n_in, 1, pointer(x, i * n_in), 1),
-                *(last - first, 1, n_in, ACCUMULATE if b.size > 0 else ZERO, pointer(out, 0), pointer(out, 0), 0, 1),
+                *(last - first, 1, n_in, start, pointer(out, 0), pointer(out, 0), 0, 1),
             )
         )
 

@@ -1,4 +1,4 @@
-"""Write networks.npz, images.npz, optimizers.npz, schedules.npz and second_order.npz: results of PyTorch and JAX.
+"""Write this folder's results of PyTorch and JAX: a file of cases for each entry of FILES.
 
 Run from the repository root, in an environment with torch 2.13 and jax (the package's extra "peers"):
 
@@ -10,6 +10,7 @@ README.md in this folder defines the format. Neither nbprop nor the tests' own r
 import json
 from pathlib import Path
 
+import attention_torch
 import images_torch
 import networks_torch
 import norms_torch
@@ -22,6 +23,7 @@ FILES = {
     "networks": networks_torch.cases,
     "images": images_torch.cases,
     "norms": norms_torch.cases,
+    "attention": attention_torch.cases,
     "optimizers": optimizers_torch.trajectories,
     "schedules": optimizers_torch.schedules,
     "second_order": second_order_jax.cases,
