@@ -3,7 +3,7 @@
 from nbprop import schedules
 from nbprop.calls import backward, forward, value, value_and_grad
 from nbprop.clipping import clip_norm, clip_value
-from nbprop.derivatives import gauss_newton_product, hvp, jacobian, jvp, per_sample_grads, vjp
+from nbprop.derivatives import fisher_product, gauss_newton_product, hvp, jacobian, jvp, per_sample_grads, vjp
 from nbprop.explain import Contributions, Explanation, explain
 from nbprop.fleets import fit_many
 from nbprop.gradcheck import gradcheck
@@ -76,6 +76,7 @@ __all__ = [
     "elementwise",
     "embedding",
     "explain",
+    "fisher_product",
     "fit",
     "fit_many",
     "flatten",

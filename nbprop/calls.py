@@ -232,6 +232,8 @@ def _raise_status(status):
         raise ValueError("this plan has no loss; make one with nbprop.plan(net, loss=...)")
     if argument == arg.PLAN and problem == arg.NO_TANGENT:
         raise ValueError("a layer of this plan has no tangent kernels, which second derivatives need")
+    if argument == arg.PLAN and problem == arg.NO_LIKELIHOOD:
+        raise ValueError("this plan's loss is no negative log-likelihood and has no Fisher matrix")
     if argument == arg.PLAN and problem == arg.FORWARD_ONLY:
         raise ValueError("a decoding plan only runs forward")
     if argument == arg.CALL_STEP:

@@ -87,12 +87,34 @@ def hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0,
 
 
 def gauss_newton_product(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
-    """Gauss-Newton product: out = J^T H_L J v, H_L the Hessian of the loss by the output; positive semidefinite.
+    """Gauss-Newton product: out = J^T H_L J v, H_L the Hessian of the loss by the output.
 
+    Positive semidefinite for every loss that is convex in the output, which gaussian_nll is not; `fisher_product` is.
     Arguments as `hvp`. Source: Schraudolph 2002, "Fast curvature matrix-vector products".
     """
     values = (params, x, target, None, work, weights, state, None, None, None, v, out, lengths)
     run_entry(_loaded("gauss_newton_product"), plan, values, False, step)
+
+
+def fisher_product(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
+    """Product with the Fisher information matrix: out = J^T E[H_L] J v, the expectation over targets from the model.
+
+    The true Fisher matrix: the loss is a mean of terms -log p (over samples and positions; for all losses but
+    softmax_cross_entropy over outputs too), and with g the gradient of a term, the matrix is the mean of E[g g^T] over
+    all terms, weighted as the loss is. Positive semidefinite. It is not the empirical Fisher matrix, whose g belongs to
+    the target at hand (`per_sample_grads` gives those); the values in target do not matter here.
+
+    softmax_cross_entropy : categorical, binary_cross_entropy : Bernoulli; the same as the Gauss-Newton product
+    mse : the Gaussian of variance 1 / 2 whose negative log-likelihood it is; the same as the Gauss-Newton product
+    gaussian_nll : the Gaussian of the predicted mean and variance; not the Gauss-Newton product, since mean and log
+        variance are not its natural parameters
+    huber : the density proportional to exp(-loss) (Huber 1964, section 4)
+
+    Arguments and errors as `hvp`; a loss that is no negative log-likelihood is refused by its name. Sources:
+    Schraudolph 2002; Martens 2020, "New insights and perspectives on the natural gradient method", section 9.
+    """
+    values = (params, x, target, None, work, weights, state, None, None, None, v, out, lengths)
+    run_entry(_loaded("fisher_product"), plan, values, False, step)
 
 
 def jacobian(plan, params, x, out, work, state=None, step=0, lengths=None):
@@ -155,7 +177,7 @@ def _vjp(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, ste
 
 
 def _product(function, plan, params, v, x, target, out, work, weights, state, step, lengths):
-    """What the two products' faces in compiled code share: (fingerprint, describer)."""
+    """What the three products' faces in compiled code share: (fingerprint, describer)."""
     given = {"params": params, "v": v, "x": x, "target": target, "out": out, "work": work}
     check_types(function, plan, step, **given, weights=weights, state=state, lengths=lengths)
     return entry_fingerprint(function), describer(
@@ -180,6 +202,18 @@ def _gauss_newton_product(plan, params, v, x, target, out, work, weights=None, s
     entry, describe = _product(
         "gauss_newton_product", plan, params, v, x, target, out, work, weights, state, step, lengths
     )
+
+    def run(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
+        block = stack_words(_BLOCK)
+        describe(block, (params, v, x, target, out, work, weights, state, lengths))
+        enter(entry, plan_address(plan), block, False, step)
+
+    return run
+
+
+@overload(fisher_product, jit_options=FLAGS, strict=False)
+def _fisher_product(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
+    entry, describe = _product("fisher_product", plan, params, v, x, target, out, work, weights, state, step, lengths)
 
     def run(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
         block = stack_words(_BLOCK)

@@ -95,6 +95,18 @@ def gauss_newton_product_entry(plan, block):
 
 
 @njit
+def fisher_product_entry(plan, block):
+    """out = J^T E[H_L] J v."""
+    status = _check_product(plan, block, table.GAUSS_NEWTON)
+    if status != 0:
+        return status
+    if load_kernels(plan, table.FISHER) != 0:
+        return arg.PLAN * 64 + arg.NO_LIKELIHOOD
+    store(block, arg.GRADS * arg.DESCRIPTION + arg.DATA, load(block, arg.OUT * arg.DESCRIPTION + arg.DATA))
+    return run_program(plan, block, table.FISHER)
+
+
+@njit
 def vjp_entry(plan, block):
     """grads (and dx, when given) = the transposed Jacobian times dy, with forward in the same call."""
     status = check_backward(plan, block)
@@ -221,6 +233,7 @@ ENTRIES |= {
     "vjp": entry(vjp_entry),
     "hvp": entry(hvp_entry),
     "gauss_newton_product": entry(gauss_newton_product_entry),
+    "fisher_product": entry(fisher_product_entry),
     "jacobian": entry(jacobian_entry),
     "per_sample_grads": entry(per_sample_grads_entry),
 }

@@ -272,10 +272,11 @@ def lower(net, loss, batch, dtype, threads_wanted, mode, watch=False):
 
 
 def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
-    """Lower a program that takes derivatives along a direction: "jvp", "hvp" or "gauss_newton".
+    """Lower a program that takes derivatives along a direction: "jvp", "hvp", "gauss_newton" or "fisher".
 
     Every op is followed by its derivative along (v, x'); for Hv on the way back too, forward over reverse (Pearlmutter
-    1994). The Gauss-Newton product is the plain gradient for dy = H_L y', H_L being the loss's Hessian by the output.
+    1994). The Gauss-Newton product is the plain gradient for dy = H_L y', H_L being the loss's Hessian by the output;
+    the Fisher product takes its expectation in its place.
     """
     from nbprop.layers.combine import copy
 
@@ -292,10 +293,10 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
             loss.lower_curvature(build, y, y_dot, build.new_tangent(y.gradient))
         else:
             build.second = False
-            loss.lower_curvature(build, y, y_dot, y.gradient)
+            loss.lower_curvature(build, y, y_dot, y.gradient, expected=program == "fisher")
         build.reverse()
     build.place_state()
-    ops = _needed(_take(build), frame.GRADS if program == "gauss_newton" else frame.OUT)
+    ops = _needed(_take(build), frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT)
     return Lowered({program: ops}, *_place(ops, dtype.itemsize))
 
 

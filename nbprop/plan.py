@@ -26,7 +26,16 @@ _PROGRAM_PARTS = {
     table.JVP: ("jvp",),
     table.HVP: ("hvp",),
     table.GAUSS_NEWTON: ("gauss_newton",),
+    table.FISHER: ("fisher",),
 }
+
+
+def _programs_along(loss):
+    """The programs that take derivatives along a direction."""
+    if loss is None:
+        return ("jvp",)
+    own_fisher = loss.fisher is not None and loss.fisher is not loss.curvature
+    return ("jvp", "hvp", "gauss_newton", *(("fisher",) if own_fisher else ()))
 
 
 class Plan:
@@ -44,10 +53,12 @@ class Plan:
         self.parts, work, bound = lowered.parts, lowered.work_size, lowered.bound
         self.without_tangents = next((path for path, layer in net.nodes if not layer.tangents), None)
         if self.without_tangents is None and mode != "decoding" and not watch:
-            for program in ("jvp", "hvp", "gauss_newton") if loss is not None else ("jvp",):
+            for program in _programs_along(loss):
                 along = lower_along(program, net, loss, batch, dtype, threads_wanted, mode)
                 self.parts = self.parts | along.parts
                 work, bound = max(work, along.work_size), max(bound, along.bound)
+            if loss is not None and loss.fisher is loss.curvature:
+                self.parts["fisher"] = self.parts["gauss_newton"]
         self.n_params = net.n_params
         self.state_parts = lowered.state  # (label, buffer, initial values)
         self.state_size = sum(buffer.size for _, buffer, _ in self.state_parts)

@@ -59,6 +59,11 @@ def refusal(function, plan, values, status):
             f"{function}: layer {plan.without_tangents} has no tangent kernels, which second derivatives need; "
             "use value_and_grad, vjp or jacobian, or a network without it"
         )
+    if problem == arg.NO_LIKELIHOOD:
+        return ValueError(
+            f"{function}: loss {plan.loss.kind} is no negative log-likelihood, so it has no Fisher matrix; "
+            "use gauss_newton_product"
+        )
     if problem == arg.FORWARD_ONLY:
         return ValueError(f"{function}: a decoding plan only runs forward; make one with another mode")
     if argument == arg.CALL_STEP:

@@ -41,7 +41,8 @@ VJP_INPUT = 6  # the same, and dx
 JVP = 7  # params, x, v or dx -> y'
 HVP = 8  # params, x, target, v -> Hv
 GAUSS_NEWTON = 9  # params, x, target, v -> J^T H_L J v, in grads
-N_PROGRAMS = 10
+FISHER = 10  # params, x, target, v -> J^T E[H_L] J v, in grads
+N_PROGRAMS = 11
 
 # Row words.
 KERNEL = 0

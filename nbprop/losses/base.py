@@ -43,11 +43,16 @@ def loss_mean(losses, weights, n, rows):
 
 
 class Loss:
-    """A loss's description: a frozen dataclass; `kernel` computes losses and gradient, `curvature` H y'."""
+    """A loss's description: a frozen dataclass; `kernel` computes losses and gradient, `curvature` H y'.
+
+    `fisher` computes E[H] y', the expectation over targets drawn from the model, where the loss is the negative
+    logarithm of a likelihood; it is `curvature` where H does not depend on the target.
+    """
 
     kind = ""
     kernel = None
     curvature = None
+    fisher = None
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -75,11 +80,11 @@ class Loss:
         build.emit(self.kernel, (losses, dy), (y.buffer, target, weights), (rows, *self.sizes(y.shape)))
         build.emit(loss_mean, (), (losses, weights), (rows,))
 
-    def lower_curvature(self, build, y, y_dot, dy_dot):
-        """Emit dy_dot = H y_dot, H being the Hessian of the loss with respect to the output."""
+    def lower_curvature(self, build, y, y_dot, dy_dot, expected=False):
+        """Emit dy_dot = H y_dot, H being the Hessian of the loss by the output, or its expectation E[H]."""
         rows = self.rows(y.shape)
         weights = build.outside("weights", build.batch)
         shape, classes = self.target(y.shape)
         target = None if classes else build.outside("target", build.batch * math.prod(shape))
         reads = (y_dot, y.buffer, target, weights)
-        build.emit(self.curvature, (dy_dot,), reads, (rows, *self.sizes(y.shape)))
+        build.emit(self.fisher if expected else self.curvature, (dy_dot,), reads, (rows, *self.sizes(y.shape)))

@@ -46,6 +46,7 @@ class BinaryCrossEntropy(Loss):
     kind = "binary_cross_entropy"
     kernel = binary_cross_entropy_kernel
     curvature = binary_cross_entropy_curvature
+    fisher = binary_cross_entropy_curvature
 
 
 def binary_cross_entropy():

@@ -52,11 +52,29 @@ def gaussian_nll_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, par
             out[size + j] = factor * precision * error * (half * error * change[size + j] - change[j])
 
 
+@kernel
+def gaussian_nll_fisher(dy_dot, y_dot, y, target, weights, n, rows, size, part, parts):
+    """dy_dot = E[H] y_dot: with r = exp(-s), E[H] = [[r, 0], [0, 1 / 2]] for each target.
+
+    Since E[e] = 0 and E[e^2] = 1 / r. Arrays as in `gaussian_nll_curvature`; target is not read.
+    """
+    first, last = share(n * rows, part, parts)
+    half = like(y[0], 0.5)
+    for i in range(first, last):
+        here = slice(2 * i * size, 2 * (i + 1) * size)
+        y_row, change, out = y[here], y_dot[here], dy_dot[here]
+        factor = like(half, row_scale(weights, n, rows, i) / size)
+        for j in range(size):
+            out[j] = factor * exp(-y_row[size + j]) * change[j]
+            out[size + j] = factor * half * change[size + j]
+
+
 @dataclass(frozen=True)
 class GaussianNLL(Loss):
     kind = "gaussian_nll"
     kernel = gaussian_nll_kernel
     curvature = gaussian_nll_curvature
+    fisher = gaussian_nll_fisher
 
     def target(self, output_shape):
         if not output_shape or output_shape[-1] % 2:

@@ -1,5 +1,6 @@
 """Huber's loss (Huber 1964): e^2 / 2 for |e| <= delta, else delta (|e| - delta / 2), with e = y - t."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +48,30 @@ def huber_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, delta_bits
             dy_dot[j] = factor * y_dot[j] if abs(y[j] - target[j]) <= delta else like(delta, 0.0)
 
 
+@kernel
+def huber_fisher(dy_dot, y_dot, y, target, weights, n, rows, size, delta_bits, part, parts):
+    """dy_dot = c y_dot w / (sum(w) rows size), c = P(|e| <= delta) under the density exp(-l(e)) / Z.
+
+    Huber 1964, section 4; Z = sqrt(2 pi) erf(delta / sqrt 2) + 2 exp(-delta^2 / 2) / delta. Arrays as in `huber_kernel`; target is
+    not read.
+    """
+    first, last = share(n * rows, part, parts)
+    delta = double_of_word(delta_bits)
+    inside = math.sqrt(2.0 * math.pi) * math.erf(delta * math.sqrt(0.5))
+    chance = inside / (inside + 2.0 * math.exp(-0.5 * delta * delta) / delta)
+    for i in range(first, last):
+        factor = like(y[0], chance * row_scale(weights, n, rows, i) / size)
+        for j in range(i * size, (i + 1) * size):
+            dy_dot[j] = factor * y_dot[j]
+
+
 @dataclass(frozen=True)
 class Huber(Loss):
     delta: float = 1.0
     kind = "huber"
     kernel = huber_kernel
     curvature = huber_curvature
+    fisher = huber_fisher
 
     def __post_init__(self):
         if not 0 < self.delta < np.inf:

@@ -68,6 +68,7 @@ class MeanSquaredError(Loss):
     kind = "mse"
     kernel = mse_kernel
     curvature = mse_curvature
+    fisher = mse_curvature
 
 
 def mse():

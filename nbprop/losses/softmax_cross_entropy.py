@@ -66,6 +66,7 @@ class SoftmaxCrossEntropy(Loss):
     kind = "softmax_cross_entropy"
     kernel = softmax_cross_entropy_kernel
     curvature = softmax_cross_entropy_curvature
+    fisher = softmax_cross_entropy_curvature
 
     def target(self, output_shape):
         if not output_shape:
