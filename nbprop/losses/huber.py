@@ -52,8 +52,8 @@ def huber_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, delta_bits
 def huber_fisher(dy_dot, y_dot, y, target, weights, n, rows, size, delta_bits, part, parts):
     """dy_dot = c y_dot w / (sum(w) rows size), c = P(|e| <= delta) under the density exp(-l(e)) / Z.
 
-    Huber 1964, section 4; Z = sqrt(2 pi) erf(delta / sqrt 2) + 2 exp(-delta^2 / 2) / delta. Arrays as in `huber_kernel`;
-    target is not read.
+    Huber 1964, section 4; Z = sqrt(2 pi) erf(delta / sqrt 2) + 2 exp(-delta^2 / 2) / delta. Arrays as in
+    `huber_kernel`; target is not read.
     """
     first, last = share(n * rows, part, parts)
     delta = double_of_word(delta_bits)
