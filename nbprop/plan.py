@@ -241,7 +241,10 @@ def workspace(plan):
     """A new workspace for a plan: 1-D, its dtype, uninitialised. Pure scratch; one for each concurrent caller."""
     if not isinstance(plan, Plan):
         raise TypeError(f"workspace: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
-    return np.empty(plan.work_size, plan.dtype)
+    # On a cache line, as its buffers are: wide loads and stores that cross a line cost convolutions 3 %.
+    room = np.empty(plan.work_size + 64 // plan.dtype.itemsize, plan.dtype)
+    first = -room.ctypes.data % 64 // plan.dtype.itemsize
+    return room[first : first + plan.work_size]
 
 
 def layer_state(plan):

@@ -17,15 +17,22 @@ from nbprop.layers.dense import RECTIFIERS, dense_transpose, lower_dense, sum_of
 from nbprop.layers.image import as_image, clear, crop_image, out_extent, pad_image, plain, spans
 from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
 from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO
-from nbprop.numerics.product import GEMM
+from nbprop.numerics.product import GEMM, SEGMENTED
 from nbprop.numerics.tile import pointer
-from nbprop.numerics.windows import Windows, windows_gradient, windows_product, windows_scatter, windows_scratch
+from nbprop.numerics.windows import (
+    Windows,
+    turn_around,
+    windows_gradient,
+    windows_product,
+    windows_scatter,
+    windows_scratch,
+)
 
 # The sizes of all three kernels: filters, the fields of `Windows`, then what to add to. height and width are the padded
 # image's.
 
 
-@kernel(uses=(GEMM,))
+@kernel(uses=(SEGMENTED,))
 def conv_forward(
     y, scratch, x, w, b, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
     dilation_w, groups, out_h, out_w, adding, part, parts
@@ -49,9 +56,9 @@ def conv_forward(
     )
 
 
-@kernel(uses=(GEMM,))
+@kernel(uses=(GEMM, SEGMENTED))
 def conv_backward_parameters(
-    dw, db, scratch, x, dz, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
+    dw, db, x, dz, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
     dilation_w, groups, out_h, out_w, w_again, b_again, accumulate, part, parts
 ):  # fmt: skip
     """dW = the sum over the pixels of window^T dz, db = the sum of dz.
@@ -63,13 +70,11 @@ def conv_backward_parameters(
         height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups, out_h, out_w
     )
     start = ACCUMULATE if w_again + accumulate > 0 else ZERO
-    windows_gradient(
-        *(pointer(dw, 0), pointer(x, 0), pointer(dz, 0), pointer(scratch, 0), n, filters, windows, start, part, parts)
-    )
+    windows_gradient(*(pointer(dw, 0), pointer(x, 0), pointer(dz, 0), n, filters, windows, start, part, parts))
     sum_of_rows(db, dz, b_again + accumulate > 0, n * out_h * out_w, filters, part, parts)
 
 
-@kernel(uses=(GEMM,))
+@kernel(uses=(SEGMENTED,))
 def conv_backward_input(
     dx, scratch, dz, wt, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
     dilation_w, groups, out_h, out_w, adding, part, parts
@@ -87,6 +92,15 @@ def conv_backward_input(
     windows_scatter(
         *(pointer(dx, 0), pointer(dz, 0), pointer(wt, 0), pointer(scratch, 0), n, filters, windows, part, parts)
     )
+
+
+@kernel
+def conv_turn(wt, w, n, taps, channels, filters, groups, part, parts):
+    """The weight of the convolution that makes dx of dz: taps in reverse, channels and filters exchanged.
+
+    wt OUT (taps, filters / groups, groups * channels), w IN (taps, channels, filters); `channels` are a group's.
+    """
+    turn_around(pointer(wt, 0), pointer(w, 0), taps, channels, filters, groups, part, parts)
 
 
 @dataclass(frozen=True, repr=False)
@@ -189,26 +203,13 @@ class Convolution(Layer):
 
 def lower_convolution(build, x, shape, corner, windows, weight, bias):
     """Emit z = b + W * x, with x padded so that it begins at `corner`; `weight` and `bias` are names in `views`."""
-    filters = shape[-1]
-    sizes = (filters, *windows)
-    image, elements = windows.height * windows.width * windows.channels, build.net.slots[weight].parameter.size
-    *extents, channels = (1, *x.shape)[-3:]
-    border = (*extents, channels, *corner, windows.height, windows.width)
-    padded = image != x.size
+    sizes = (shape[-1], *windows)
     w, b = build.parameter(weight), build.parameter(bias) if bias else None
 
     def scratch():
         return build.buffer(windows_scratch(build.threads))
 
-    def transposed(matrix):
-        turned = build.buffer(elements)
-        build.emit(dense_transpose, (turned,), (matrix,), (elements // filters, filters))
-        return turned
-
-    source = x.buffer
-    if padded:
-        source = build.buffer(build.batch * image)
-        build.linear(pad_image, (source,), (x.buffer,), border)
+    source = padded(build, x.buffer, x.shape, corner, windows)
     z = build.value(shape)
     build.emit(conv_forward, (z.buffer, scratch()), (source, w, b), (*sizes, 0))
     if build.second:
@@ -221,29 +222,88 @@ def lower_convolution(build, x, shape, corner, windows, weight, bias):
     def rule(dz):
         dw, w_again = build.parameter_gradient(weight)
         db, b_again = build.parameter_gradient(bias) if bias else (None, 0)
-        writes = (dw, db, scratch())
-        build.emit(conv_backward_parameters, writes, (source, dz), (*sizes, w_again, b_again), barrier=False)
-        wt, dsource = transposed(w), build.buffer(build.batch * image)
-        build.emit(conv_backward_input, (dsource, scratch()), (dz, wt), (*sizes, 0))
+        again = (w_again, b_again)
+        build.emit(conv_backward_parameters, (dw, db), (source, dz), (*sizes, *again), barrier=False)
         if build.second:
-            dz_dot = build.tangent(dz)
             dw_dot, w_again = build.parameter_tangent(weight)
             db_dot, b_again = build.parameter_tangent(bias) if bias else (None, 0)
-            writes = (dw_dot, db_dot, scratch())
-            build.emit(conv_backward_parameters, writes, (source, dz_dot), (*sizes, w_again, b_again))
-            inplace = (dw_dot, None, scratch())
-            build.emit(conv_backward_parameters, (), (source_dot, dz), (*sizes, 1, 0), inplace=inplace)
-            wt_dot, dsource_dot = transposed(w_dot), build.new_tangent(dsource)
-            build.emit(conv_backward_input, (dsource_dot, scratch()), (dz_dot, wt), (*sizes, 0))
-            build.emit(conv_backward_input, (), (dz, wt_dot), (*sizes, 1), inplace=(dsource_dot, scratch()))
-        dx = dsource
-        if padded:
-            dx = build.buffer(build.batch * x.size)
-            build.linear(crop_image, (dx,), (dsource,), border)
-        build.contribute(x, dx)
+            again = (w_again, b_again)
+            build.emit(conv_backward_parameters, (dw_dot, db_dot), (source, build.tangent(dz)), (*sizes, *again))
+            build.emit(conv_backward_parameters, (), (source_dot, dz), (*sizes, 1, 0), inplace=(dw_dot, None))
+        build.contribute(x, lower_input_gradient(build, x, dz, corner, windows, weight))
 
     build.on_backward(z, rule)
     return z
+
+
+def padded(build, buffer, shape, corner, windows):
+    """The operand of an image with the zeros around it that `windows` need, `corner` rows and columns before it."""
+    image = windows.height * windows.width * windows.channels
+    if image == math.prod(shape):
+        return buffer
+    found = build.buffer(build.batch * image)
+    build.linear(pad_image, (found,), (buffer,), border(shape, corner, windows))
+    return found
+
+
+def border(shape, corner, windows):
+    """The sizes of `pad_image` and `crop_image`."""
+    return (*(1, *shape)[-3:], *corner, windows.height, windows.width)
+
+
+def turned(shape, corner, windows, filters):
+    """(corner, `Windows`) of the convolution that makes dx of dz, or None where adding windows up is better."""
+    g = windows
+    (height, width, _), (top, left) = (1, *shape)[-3:], corner
+    above, before = g.dilation_h * (g.kernel_h - 1) - top, g.dilation_w * (g.kernel_w - 1) - left
+    below, after = height - g.out_h + top, width - g.out_w + left
+    # It computes every pixel of x from whole windows, zeros included.
+    if g.stride_h * g.stride_w > 1 or min(above, before, below, after) < 0:
+        return None
+    if 10 * height * width > 11 * g.out_h * g.out_w:
+        return None
+    padded_h, padded_w = g.out_h + above + below, g.out_w + before + after
+    back = Windows(
+        padded_h, padded_w, filters, g.kernel_h, g.kernel_w, 1, 1, g.dilation_h, g.dilation_w, g.groups, height, width
+    )
+    return (above, before), back
+
+
+def lower_input_gradient(build, x, dz, corner, windows, weight):
+    """Emit dx, from the gradient dz; its buffer."""
+    *taps, channels, filters = build.net.slots[weight].parameter.shape
+    back = turned(x.shape, corner, windows, filters)
+
+    def matrix(w):
+        found = build.buffer(w.size)
+        if back is None:
+            build.emit(dense_transpose, (found,), (w,), (w.size // filters, filters))
+        else:
+            build.emit(conv_turn, (found,), (w,), (math.prod(taps), channels, filters, windows.groups))
+        return found
+
+    if back is None:
+        kernel, source, others = conv_backward_input, dz, ()
+        dx, sizes = build.buffer(build.batch * windows.height * windows.width * windows.channels), (filters, *windows)
+    else:
+        kernel, others = conv_forward, (None,)
+        source = padded(build, dz, (windows.out_h, windows.out_w, filters), *back)
+        dx, sizes = build.buffer(build.batch * x.size), (windows.channels, *back[1])
+    wt = matrix(build.parameter(weight))
+
+    def scratch():
+        return build.buffer(windows_scratch(build.threads))
+
+    build.emit(kernel, (dx, scratch()), (source, wt, *others), (*sizes, 0))
+    if build.second:
+        wt_dot, dx_dot = matrix(build.direction(weight)), build.new_tangent(dx)
+        build.emit(kernel, (dx_dot, scratch()), (build.tangent(source), wt, *others), (*sizes, 0))
+        build.emit(kernel, (), (source, wt_dot, *others), (*sizes, 1), inplace=(dx_dot, scratch()))
+    if dx.size == build.batch * x.size:
+        return dx
+    cropped = build.buffer(build.batch * x.size)
+    build.linear(crop_image, (cropped,), (dx,), border(x.shape, corner, windows))
+    return cropped
 
 
 class Conv2d(Convolution):

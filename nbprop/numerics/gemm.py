@@ -118,7 +118,7 @@ def gemm(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, part, p
         s_row = 0
     packs = _packs(m, n, k) and (a_col == 1 or a_row == 1)
     if parts == 1 and not packs:
-        block(c, ldc, a, a_row, a_col, b, 2 * lanes, ldb, m, n, k, s, s_row, start == ZERO)
+        block(c, ldc, a, a_row, a_col, 0, b, 2 * lanes, ldb, m, n, k, 1, s, s_row, start == ZERO)
         return
     i, j, rows, columns = _share(m, n, lanes, part, parts)
     c = pointer(c, i * ldc + j)
@@ -130,7 +130,7 @@ def gemm(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, part, p
         strip = pointer(scratch, _packed_elements(n, k))
         _packed(c, ldc, a, a_row, a_col, b, ldb, rows, columns, k, s, s_row, start == ZERO, scratch, strip)
     else:
-        block(c, ldc, a, a_row, a_col, b, 2 * lanes, ldb, rows, columns, k, s, s_row, start == ZERO)
+        block(c, ldc, a, a_row, a_col, 0, b, 2 * lanes, ldb, rows, columns, k, 1, s, s_row, start == ZERO)
 
 
 @_inline
@@ -188,12 +188,27 @@ def _packed(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, start_row, from_zer
                 target = pointer(c, i * ldc + j)
                 begin = pointer(s, i * s_row)
                 block(
-                    *(target, ldc, strip, strip_row, strip_col, packed, panel * depth, panel),
-                    *(rows, columns, depth, begin, s_row, zero),
+                    *(target, ldc, strip, strip_row, strip_col, 0, packed, panel * depth, panel),
+                    *(rows, columns, depth, 1, begin, s_row, zero),
                 )
                 i += rows
             first += depth
         j += columns
+
+
+@njit
+def segmented(c, ldc, a, a_row, a_col, a_jump, b, b_panel, ldb, m, n, k, segments, start, bias):
+    """C (m, n) = start + A (m, segments * k) B (segments * k, n), where the rows of A come in segments.
+
+    As `gemm`, but A[i, s * k + l] = a[i * a_row + s * (k * a_col + a_jump) + l * a_col]; B is cut into panels of two
+    vectors of columns, `b_panel` elements apart (two vectors if it is not packed). Nothing is packed here, or shared.
+    """
+    s = c
+    s_row = ldc
+    if start == BIAS:
+        s = bias
+        s_row = 0
+    block(c, ldc, a, a_row, a_col, a_jump, b, b_panel, ldb, m, n, k, segments, s, s_row, start == ZERO)
 
 
 @njit

@@ -3,7 +3,7 @@
 from numba import types
 
 from nbprop.jit import Native
-from nbprop.numerics.gemm import gemm
+from nbprop.numerics.gemm import gemm, segmented
 
 
 def _signature(dtype):
@@ -18,5 +18,18 @@ def _signature(dtype):
     )
 
 
+def _segmented_signature(dtype):
+    pointer, size = types.CPointer(dtype), types.int64
+    return types.void(
+        *(pointer, size),  # c, ldc
+        *(pointer, size, size, size),  # a, a_row, a_col, a_jump
+        *(pointer, size, size),  # b, b_panel, ldb
+        *(size, size, size, size),  # m, n, k, segments
+        *(size, pointer),  # start, bias
+    )
+
+
 GEMM = Native(gemm, _signature)
+SEGMENTED = Native(segmented, _segmented_signature)
 product = GEMM.callable()
+segmented_product = SEGMENTED.callable()

@@ -7,6 +7,9 @@
 with one fused multiply-add for each term, in the order l = 0, 1, ..., k - 1, starting from the start value.  That
 order is a promise: the bits of C[i, j] depend on nothing but row i of A, column j of B and the start value (gemm.py).
 
+Rows of A may come in several segments of k elements each, with a jump from the end of one to the next: so a window of
+an image, whose lines lie a line of the image apart, is a row (windows.py).  The rows of B go on without a jump.
+
 Beside it stand what else has to be said in LLVM's own terms: dot products for a single column of output, copies,
 transposes, and `pointer`, which turns an array and an offset into the address that all of them take.
 """
@@ -70,14 +73,19 @@ def itemsize(typingctx, base):
 
 
 @intrinsic
-def block(typingctx, c, ldc, a, a_row, a_col, b, b_panel, ldb, m, n, k, start, start_row, from_zero):
+def block(
+    typingctx, c, ldc, a, a_row, a_col, a_jump, b, b_panel, ldb, m, n, k, segments, start, start_row, from_zero
+):  # fmt: skip
     """C (m, n) = start + A B, strips of a few rows one after the other; addresses and element strides as in gemm.py.
 
     The start value is 0 when `from_zero`, else start[i * start_row + j]: (c, ldc) accumulates, (bias, 0) begins with a
     bias.  B is cut into panels of two vectors of columns, `b_panel` elements apart: two vectors if it is not packed.
+    A has k columns, `segments` times; `a_jump` is added to the place between two segments.
     """
     size = types.intp
-    signature = types.void(c, size, a, size, size, b, size, size, size, size, size, start, size, types.boolean)
+    signature = types.void(
+        *(c, size, a, size, size, size, b, size, size, size, size, size, size, start, size, types.boolean)
+    )
 
     def codegen(context, builder, signature, args):
         call(builder, "block", _emit_block, signature.args[0], args)
@@ -91,14 +99,20 @@ def block(typingctx, c, ldc, a, a_row, a_col, b, b_panel, ldb, m, n, k, start, s
 # rows; told the relation, it makes of twelve addresses one chain of twelve additions, longer than the arithmetic of a
 # narrow tile.  Neighbours here are no neighbours among the arguments of `block`: LLVM would copy two at once, and the
 # processor waits some fifteen cycles for a load that is wider than the stores it reads.
-_SHARED = ("b_panel", "ldc", "ldb", "a_row", "k", "a_col", "start_row", "group1", "from_zero", "group2", "group3")
+_SHARED = (
+    *("b_panel", "ldc", "ldb", "a_row", "k", "a_col", "start_row", "group1", "from_zero", "group2", "segments"),
+    *("group3", "a_jump"),
+)
 
 
-def _emit_block(builder, pointer_type, c, ldc, a, a_row, a_col, b, b_panel, ldb, m, n, k, start, start_row, from_zero):
+def _emit_block(
+    builder, pointer_type, c, ldc, a, a_row, a_col, a_jump, b, b_panel, ldb, m, n, k, segments, start, start_row,
+    from_zero
+):  # fmt: skip
     shared = builder.alloca(INT, len(_SHARED))
     group1, group2, group3 = (builder.mul(a_row, INT(i)) for i in (3, 6, 9))
     zero = builder.zext(from_zero, INT)
-    values = (b_panel, ldc, ldb, a_row, k, a_col, start_row, group1, zero, group2, group3)
+    values = (b_panel, ldc, ldb, a_row, k, a_col, start_row, group1, zero, group2, segments, group3, a_jump)
     for index, value in enumerate(values):
         builder.store(value, builder.gep(shared, [INT(index)]))
 
@@ -165,7 +179,7 @@ def _emit_tile(builder, pointer_type, rows, vectors, width, full, c, a, b, start
     unless the tile is `full`."""
     emit = Vectors(builder, pointer_type, width)
     lanes = emit.lanes
-    b_panel, ldc, ldb, a_row, k, a_col, start_row, group1, from_zero, group2, group3 = (
+    b_panel, ldc, ldb, a_row, k, a_col, start_row, group1, from_zero, group2, segments, group3, a_jump = (
         builder.load(builder.gep(shared, [INT(index)])) for index in range(len(_SHARED))
     )
     present = builder.sub(columns, INT((vectors - 1) * lanes))
@@ -178,7 +192,8 @@ def _emit_tile(builder, pointer_type, rows, vectors, width, full, c, a, b, start
         return [[builder.gep(line, [INT(v * lanes)]) for v in range(vectors)] for line in lines]
 
     entry = builder.block
-    load_start, begin, loop, done = (builder.append_basic_block(name) for name in ("load", "begin", "loop", "done"))
+    names = ("load", "begin", "segment", "loop", "jump", "done")
+    load_start, begin, segment, loop, jump, done = (builder.append_basic_block(name) for name in names)
     builder.cbranch(builder.icmp_signed("!=", from_zero, INT(0)), begin, load_start)
 
     builder.position_at_end(load_start)
@@ -193,7 +208,13 @@ def _emit_tile(builder, pointer_type, rows, vectors, width, full, c, a, b, start
     group_starts = [a, *(builder.gep(a, [group]) for group in (group1, group2, group3))][: -(-rows // 3)]
     strides = [builder.mul(a_row, INT(i)) for i in range(3)]
     panels = [builder.gep(b, [builder.mul(b_panel, INT(v))]) for v in range((vectors + 1) // 2)]
-    builder.cbranch(builder.icmp_signed(">", k, INT(0)), loop, done)
+    builder.cbranch(builder.icmp_signed(">", k, INT(0)), segment, done)
+
+    builder.position_at_end(segment)
+    segments_left, segment_b = builder.phi(INT), builder.phi(INT)
+    segment_rows = [builder.phi(a.type) for _ in group_starts]
+    before = phis(builder, emit.type, rows, vectors)
+    builder.branch(loop)
 
     builder.position_at_end(loop)
     left, b_offset = builder.phi(INT), builder.phi(INT)
@@ -207,22 +228,36 @@ def _emit_tile(builder, pointer_type, rows, vectors, width, full, c, a, b, start
     for i in range(rows):
         value = emit.splat(builder.load(builder.gep(group_rows[i // 3], [strides[i % 3]])))
         sums.append([emit.fma(value, b_row[v], totals[i][v]) for v in range(vectors)])
-    fewer = builder.sub(left, INT(1))
-    steps = [(left, k, fewer), (b_offset, INT(0), builder.add(b_offset, ldb))]
-    steps += [
-        (now, at_first, builder.gep(now, [a_col])) for now, at_first in zip(group_rows, group_starts, strict=True)
-    ]
-    for phi, initial, following in steps:
-        phi.add_incoming(initial, begin)
+    fewer, following_b = builder.sub(left, INT(1)), builder.add(b_offset, ldb)
+    following_rows = [builder.gep(row, [a_col]) for row in group_rows]
+    for phi, initial, following in zip(
+        (left, b_offset, *group_rows), (k, segment_b, *segment_rows), (fewer, following_b, *following_rows), strict=True
+    ):
+        phi.add_incoming(initial, segment)
         phi.add_incoming(following, loop)
-    feed(totals, first, begin)
+    feed(totals, before, segment)
     feed(totals, sums, loop)
-    keep_rolled(builder.module, builder.cbranch(builder.icmp_signed(">", fewer, INT(0)), loop, done))
+    keep_rolled(builder.module, builder.cbranch(builder.icmp_signed(">", fewer, INT(0)), loop, jump))
+
+    builder.position_at_end(jump)
+    fewer = builder.sub(segments_left, INT(1))
+    jumped = [builder.gep(row, [a_jump]) for row in following_rows]
+    for phi, initial, following in zip(
+        (segments_left, segment_b, *segment_rows),
+        (segments, INT(0), *group_starts),
+        (fewer, following_b, *jumped),
+        strict=True,
+    ):
+        phi.add_incoming(initial, begin)
+        phi.add_incoming(following, jump)
+    feed(before, first, begin)
+    feed(before, sums, jump)
+    keep_rolled(builder.module, builder.cbranch(builder.icmp_signed(">", fewer, INT(0)), segment, done))
 
     builder.position_at_end(done)
     results = phis(builder, emit.type, rows, vectors)
     feed(results, first, begin)
-    feed(results, sums, loop)
+    feed(results, sums, jump)
     for values, places in zip(results, addresses(c, ldc), strict=True):
         for value, place, mask in zip(values, places, masks, strict=True):
             emit.store(value, place, mask)

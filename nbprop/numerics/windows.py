@@ -7,37 +7,42 @@ gradient and its input gradient would be
 
     y = windows W,    dW = windows^T dy,    dx = the sum over the windows, each at its place, of dy W^T.
 
-That matrix is kernel_h * kernel_w times the image. So only a *strip* of it exists at a time, as large as half of a
-first level cache: `_gather` writes it from the image, `_panels` multiplies it with a packed part of W (or of dy), or
-makes it, and `_scatter` adds it to the image. Any stride, dilation and group is a matter of these two, and the products
-are the register tiles of gemm.py. Gathering costs some 5 % at 64 filters, more where there are few: a window's element
-serves one multiply-add for each filter.
+That matrix is kernel_h * kernel_w times the image, and need not exist. A window is a few *lines* of the image, each
+contiguous: kernel rows, or single pixels where dilation or groups leave gaps between them. The windows of neighbouring
+pixels lie at equal distances. So they are the rows of a matrix in segments, as the register tile takes them (tile.py):
+`windows_product` multiplies them where they are with packed parts of W, and `windows_gradient` turned over with dy. Any
+stride, dilation and group is a matter of distances.
 
-Windows are counted over the whole batch, in the order of the output's pixels; the elements of a window in the order of
-the weight's rows: kernel row, kernel column, channel.
+dx is a product of the first kind where a stride is 1 and the image is not much larger than the output: the windows are
+those of dy, padded, and W is turned around. Elsewhere `windows_scatter` makes a strip of dy W^T at a time, as large as
+half of a first level cache, and adds its rows to the image.
 
-The bits: y and dW are sums in index order, as in gemm.py, whatever the strips and shares. An element of dx is a sum
-over the taps and pixels that used it, in an order that depends on the sizes alone: threads share whole samples.
+Measured at 64 channels to 64 filters, 3 x 3, on 28 x 28: 92 % of the multiply-add peak. Gathering windows into a strip
+first, for products of full tiles, lost 9 % of the forward product and 12 % of dW to the copying.
+
+Pixels are counted over the whole batch; the elements of a window in the order of the weight's rows: kernel row, kernel
+column, channel. The bits: y and dW are sums in index order, as in gemm.py, whatever the shares. An element of dx from
+`windows_scatter` is a sum in an order that depends on the sizes alone: threads share whole samples.
 """
 
 from typing import NamedTuple
 
 from nbprop.jit import njit, share
 from nbprop.numerics.gemm import ACCUMULATE, ZERO
-from nbprop.numerics.product import product
-from nbprop.numerics.tile import HEIGHTS, add, copy, itemsize, pointer
+from nbprop.numerics.product import segmented_product
+from nbprop.numerics.tile import HEIGHTS, add, copy, itemsize, pointer, transpose_square
 from nbprop.numerics.vectors import VECTOR_BYTES
 
-# Packed part of W, of its transpose or of dy: half of a second level cache of 1 MiB.
+# What stays in the second level cache: a packed part of W, half of 1 MiB; the part of dy that dW takes, a quarter.
 _PACKED_BYTES = 512 * 1024
+_BLOCK_BYTES = 256 * 1024
+# The most columns of a packed part of W^T, and its rows.
 _PACKED_COLUMNS = 512
-# A strip: at most this many elements of a window (or pixels, for dW) deep, and this many elements in all.
 _DEPTH = 256
+# Elements of a strip of dy W^T.
 _STRIP = 3 * 1024
-_ROWS = HEIGHTS[0]
-# Rows of a strip lie a cache line more apart than they are long: a power of two apart they would collide in the cache.
-_PAD = 16
 _STRIP_ELEMENTS = 8 * 1024
+_ROWS = HEIGHTS[0]
 
 
 class Windows(NamedTuple):
@@ -70,19 +75,22 @@ def _even(total, most):
 
 
 @njit
-def _run(g):
-    """Elements of a window that lie side by side in the image: a kernel row, or a pixel if there are gaps between."""
-    size = g.channels // g.groups
-    return size * g.kernel_w if g.dilation_w == 1 and g.groups == 1 else size
+def _lines(g):
+    """A window's lines: how many are at equal distances, that distance, how often, and that distance.
+
+    Kernel rows, once; or the pixels of a kernel row, once for each.
+    """
+    below = g.dilation_h * g.width * g.channels
+    if g.dilation_w == 1 and g.groups == 1:
+        return g.kernel_h, below, 1, 0
+    return g.kernel_w, g.dilation_w * g.channels, g.kernel_h, below
 
 
 @njit
-def _place(run_index, g):
-    """Where a window's run begins, counted from the window's first element."""
-    row, column = run_index, 0
-    if g.dilation_w > 1 or g.groups > 1:
-        row, column = run_index // g.kernel_w, run_index % g.kernel_w
-    return (row * g.dilation_h * g.width + column * g.dilation_w) * g.channels
+def _line(g):
+    """Elements of a line."""
+    size = g.channels // g.groups
+    return size * g.kernel_w if g.dilation_w == 1 and g.groups == 1 else size
 
 
 @njit
@@ -94,43 +102,21 @@ def _corner(pixel, group, g):
 
 
 @njit
-def _gather(strip, ld, x, group, first, pixels, k_first, depth, g):
-    """strip[i, l] = element k_first + l of the window of pixel first + i; rows `ld` apart."""
-    run = _run(g)
-    i = 0
-    while i < pixels:
-        # Windows of one row of pixels lie at equal distances.
-        count = min(pixels - i, g.out_w - (first + i) % g.out_w)
-        corner = _corner(first + i, group, g)
-        done = 0
-        while done < depth:
-            index, inside = (k_first + done) // run, (k_first + done) % run
-            length = min(run - inside, depth - done)
-            source = pointer(x, corner + _place(index, g) + inside)
-            copy(pointer(strip, i * ld + done), ld, source, g.stride_w * g.channels, count, length)
-            done += length
-        i += count
-
-
-@njit
 def _scatter(x, strip, ld, group, first, pixels, k_first, depth, g):
     """Add strip[i, l] to the image where element k_first + l of the window of pixel first + i lies."""
-    run = _run(g)
-    # Runs at equal distances, of which one call takes several: kernel rows, or the pixels of one.
-    merged = g.dilation_w == 1 and g.groups == 1
-    lines = g.kernel_h if merged else g.kernel_w
-    distance = (g.dilation_h * g.width if merged else g.dilation_w) * g.channels
+    length = _line(g)
+    count, distance, _, below = _lines(g)
     for i in range(pixels):
         corner = _corner(first + i, group, g)
         done = 0
         while done < depth:
-            index, inside = (k_first + done) // run, (k_first + done) % run
-            length, count = min(run - inside, depth - done), 1
-            if length == run:
-                count = min((depth - done) // run, lines - index % lines)
-            target = pointer(x, corner + _place(index, g) + inside)
-            add(target, distance, pointer(strip, i * ld + done), run, count, length)
-            done += count * length
+            line, inside = (k_first + done) // length, (k_first + done) % length
+            part, lines = min(length - inside, depth - done), 1
+            if part == length:
+                lines = min((depth - done) // length, count - line % count)
+            target = pointer(x, corner + line // count * below + line % count * distance + inside)
+            add(target, distance, pointer(strip, i * ld + done), length, lines, part)
+            done += lines * part
 
 
 @njit
@@ -144,27 +130,19 @@ def _pack(packed, source, ld, rows, columns):
 
 
 @njit
-def _panels(c, ldc, a, a_row, a_col, packed, packed_rows, row, m, columns, depth, start, bias):
-    """C (m, columns) = start + A (m, depth) B, where B is `depth` rows, from `row` on, of a packed matrix."""
+def _packed_part(columns, lines, length, c):
+    """(lines of a window, elements of a line, columns) of a packed part of W."""
     panel = 2 * (VECTOR_BYTES // itemsize(c))
-    j = 0
-    while j < columns:
-        b, width = pointer(packed, j * packed_rows + row * panel), min(panel, columns - j)
-        product((pointer(c, j), ldc, a, a_row, a_col, b, panel, m, width, depth, start, pointer(bias, j), packed, 0, 1))
-        j += panel
-
-
-@njit
-def _packed_size(columns, most_columns, c):
-    """(columns, rows) of a packed part."""
-    panel = 2 * (VECTOR_BYTES // itemsize(c))
-    width = _even(columns, most_columns)
-    return width, _PACKED_BYTES // itemsize(c) // ((width + panel - 1) // panel * panel)
+    room = _PACKED_BYTES // itemsize(c)
+    length = _even(length, room // (2 * panel))
+    lines = _even(lines, max(1, room // (length * 2 * panel)))
+    most = room // (lines * length) // panel * panel
+    return lines, length, (_even(columns, most) + panel - 1) // panel * panel
 
 
 @njit
 def windows_product(y, x, w, bias, scratch, n, filters, g, start, part, parts):
-    """y = start + windows W, or one share of it: some of the pixels.
+    """y = start + windows W, or one share of it: some of the rows of pixels.
 
     y : OUT (INOUT to accumulate), address of (n * out_h * out_w, filters)
     x : IN, address of the padded images
@@ -172,68 +150,97 @@ def windows_product(y, x, w, bias, scratch, n, filters, g, start, part, parts):
     bias : IN, address of (filters,), read when start is BIAS
     scratch : `windows_scratch(parts)` elements
     """
-    depth, columns = g.kernel_h * g.kernel_w * (g.channels // g.groups), filters // g.groups
-    pixels = n * g.out_h * g.out_w
-    first, stop = share((pixels + _ROWS - 1) // _ROWS, part, parts)
-    first, stop = first * _ROWS, min(stop * _ROWS, pixels)
+    count, distance, repeats, below = _lines(g)
+    length, columns = _line(g), filters // g.groups
+    first, stop = share(n * g.out_h, part, parts)
     if first >= stop:
         return
     packed = pointer(scratch, part * (_PACKED_BYTES // 4 + _STRIP_ELEMENTS))
-    strip = pointer(packed, _PACKED_BYTES // 4)
-    width, most = _packed_size(columns, _PACKED_COLUMNS, y)
-    deep = _even(depth, most)
+    lines, depth, width = _packed_part(columns, count, length, y)
     for group in range(g.groups):
         for j in range(group * columns, (group + 1) * columns, width):
             cut = min(width, (group + 1) * columns - j)
-            for k in range(0, depth, deep):
-                rows = min(deep, depth - k)
-                _pack(packed, pointer(w, k * filters + j), filters, rows, cut)
-                begin = start if k == 0 else ACCUMULATE
-                _strips(
-                    *(pointer(y, j), x, packed, strip, pointer(bias, j), filters, group, first, stop, k, rows, cut),
-                    *(g, begin),
+            begin = start
+            for repeat in range(repeats):
+                for line in range(0, count, lines):
+                    for inside in range(0, length, depth):
+                        # With depth < length a part is a piece of one line.
+                        segments, size = min(lines, count - line), min(depth, length - inside)
+                        row = (repeat * count + line) * length + inside
+                        _pack(packed, pointer(w, row * filters + j), filters, segments * size, cut)
+                        source = pointer(x, repeat * below + line * distance + inside)
+                        _rows_of_pixels(
+                            *(pointer(y, j), source, packed, pointer(bias, j), filters, group, first, stop, size),
+                            *(segments, distance - size, cut, g, begin),
+                        )
+                        begin = ACCUMULATE
+
+
+@njit
+def _rows_of_pixels(y, x, packed, bias, filters, group, first, stop, size, segments, jump, columns, g, start):
+    """The part of `windows_product` that one packed part of W makes.
+
+    Columns of pixels that are too few for a tile's height are taken downwards, so that tiles are full.
+    """
+    panel = 2 * (VECTOR_BYTES // itemsize(y))
+    whole = g.out_w - g.out_w % _ROWS if g.out_w % _ROWS < 4 else g.out_w
+    row = first
+    while row < stop:
+        rows = min(stop - row, g.out_h - row % g.out_h)
+        for p in range(0, columns, panel):
+            b, width = pointer(packed, p * segments * size), min(panel, columns - p)
+            for i in range(row, row + rows if whole > 0 else row):
+                source = pointer(x, _corner(i * g.out_w, group, g))
+                segmented_product(
+                    (
+                        *(pointer(y, i * g.out_w * filters + p), filters, source, g.stride_w * g.channels, 1, jump),
+                        *(b, panel, panel, whole, width, size, segments, start, pointer(bias, p)),
+                    )
                 )
+            for q in range(whole, g.out_w):
+                source = pointer(x, _corner(row * g.out_w + q, group, g))
+                below = g.stride_h * g.width * g.channels
+                segmented_product(
+                    (
+                        *(pointer(y, (row * g.out_w + q) * filters + p), g.out_w * filters, source, below, 1, jump),
+                        *(b, panel, panel, rows, width, size, segments, start, pointer(bias, p)),
+                    )
+                )
+        row += rows
 
 
 @njit
-def _strips(y, x, packed, strip, bias, filters, group, first, stop, k_first, rows, columns, g, start):
-    """The part of `windows_product` that one packed part of W makes."""
-    deep = _even(rows, _DEPTH)
-    height = max(1, _STRIP // (deep + _PAD) // _ROWS) * _ROWS
-    for i in range(first, stop, height):
-        pixels = min(height, stop - i)
-        for k in range(0, rows, deep):
-            depth = min(deep, rows - k)
-            _gather(strip, depth + _PAD, x, group, i, pixels, k_first + k, depth, g)
-            target, begin = pointer(y, i * filters), start if k == 0 else ACCUMULATE
-            _panels(target, filters, strip, depth + _PAD, 1, packed, rows, k, pixels, columns, depth, begin, bias)
-
-
-@njit
-def windows_gradient(dw, x, dy, scratch, n, filters, g, start, part, parts):
+def windows_gradient(dw, x, dy, n, filters, g, start, part, parts):
     """dW = start + windows^T dy, or one share of it: some of the rows. Addresses as in `windows_product`; dw OUT."""
-    depth, columns = g.kernel_h * g.kernel_w * (g.channels // g.groups), filters // g.groups
+    count, distance, _, below = _lines(g)
+    length, columns = _line(g), filters // g.groups
+    depth = g.kernel_h * g.kernel_w * (g.channels // g.groups)
     first, stop = share((depth + 3) // 4, part, parts)
     first, stop = first * 4, min(stop * 4, depth)
-    if first >= stop:
-        return
-    packed = pointer(scratch, part * (_PACKED_BYTES // 4 + _STRIP_ELEMENTS))
-    strip = pointer(packed, _PACKED_BYTES // 4)
-    width, _ = _packed_size(columns, _PACKED_COLUMNS, dw)
-    pixels = n * g.out_h * g.out_w
-    wide = 2 * _ROWS
-    for group in range(g.groups):
-        for j in range(group * columns, (group + 1) * columns, width):
-            cut = min(width, (group + 1) * columns - j)
-            for i in range(0, pixels, _DEPTH):
-                count = min(_DEPTH, pixels - i)
-                _pack(packed, pointer(dy, i * filters + j), filters, count, cut)
-                begin = start if i == 0 else ACCUMULATE
-                for k in range(first, stop, wide):
-                    rows = min(wide, stop - k)
-                    _gather(strip, wide, x, group, i, count, k, rows, g)
-                    target = pointer(dw, k * filters + j)
-                    _panels(target, filters, strip, 1, wide, packed, count, 0, rows, cut, count, begin, target)
+    step, jump = g.stride_w * g.channels, (g.stride_h * g.width - g.out_w * g.stride_w) * g.channels
+    panel = 2 * (VECTOR_BYTES // itemsize(dw))
+    height = max(1, _BLOCK_BYTES // itemsize(dw) // (g.out_w * filters))
+    row = 0
+    while row < n * g.out_h:
+        # Rows of pixels whose part of dy stays in the cache, of one image: there they lie at equal distances.
+        rows = min(min(height, n * g.out_h - row), g.out_h - row % g.out_h)
+        begin = start if row == 0 else ACCUMULATE
+        for group in range(g.groups):
+            corner, b = _corner(row * g.out_w, group, g), pointer(dy, row * g.out_w * filters + group * columns)
+            k = first
+            while k < stop:
+                line, inside = k // length, k % length
+                size = min(length - inside, stop - k)
+                source = pointer(x, corner + line // count * below + line % count * distance + inside)
+                target = pointer(dw, k * filters + group * columns)
+                segmented_product(
+                    (
+                        *(target, filters, source, 1, step, jump, b, panel, filters),
+                        *(size, columns, g.out_w, rows, begin, target),
+                    )
+                )
+                k += size
+        row += rows
 
 
 @njit
@@ -252,9 +259,11 @@ def windows_scatter(dx, dy, wt, scratch, n, filters, g, part, parts):
         return
     packed = pointer(scratch, part * (_PACKED_BYTES // 4 + _STRIP_ELEMENTS))
     strip = pointer(packed, _PACKED_BYTES // 4)
-    # Parts of whole runs, where a run is no longer than a part.
-    run = _run(g)
-    width = _even(elements // run, max(1, _PACKED_COLUMNS // run)) * run if run <= _PACKED_COLUMNS else _PACKED_COLUMNS
+    # Parts of whole lines, where a line is no longer than a part.
+    line, panel = _line(g), 2 * (VECTOR_BYTES // itemsize(dx))
+    width = _PACKED_COLUMNS
+    if line <= width:
+        width = _even(elements // line, width // line) * line
     height = max(1, _STRIP // width // _ROWS) * _ROWS
     for group in range(g.groups):
         for k in range(0, elements, width):
@@ -265,5 +274,31 @@ def windows_scatter(dx, dy, wt, scratch, n, filters, g, part, parts):
                 for i in range(first, stop, height):
                     pixels = min(height, stop - i)
                     source = pointer(dy, i * filters + group * depth + f)
-                    _panels(strip, cut, source, filters, 1, packed, rows, 0, pixels, cut, rows, ZERO, strip)
+                    segmented_product(
+                        (
+                            *(strip, cut, source, filters, 1, 0, packed, panel * rows, panel),
+                            *(pixels, cut, rows, 1, ZERO, strip),
+                        )
+                    )
                     _scatter(dx, strip, cut, group, i, pixels, k, cut, g)
+
+
+@njit
+def turn_around(wt, w, taps, channels, filters, groups, part, parts):
+    """wt[taps - 1 - t, f, g channels + c] = w[t, c, g filters / groups + f], or one share of it: some taps and groups.
+
+    wt : OUT, address of (taps, filters / groups, groups * channels)
+    w : IN, address of (taps, channels, filters)
+    """
+    lanes, columns = VECTOR_BYTES // itemsize(wt), filters // groups
+    first, stop = share(taps * groups, part, parts)
+    for index in range(first, stop):
+        tap, group = index // groups, index % groups
+        source = pointer(w, tap * channels * filters + group * columns)
+        target = pointer(wt, (taps - 1 - tap) * filters * channels + group * channels)
+        for c in range(0, channels, lanes):
+            for f in range(0, columns, lanes):
+                transpose_square(
+                    *(pointer(target, f * groups * channels + c), groups * channels),
+                    *(pointer(source, c * filters + f), filters, min(lanes, channels - c), min(lanes, columns - f)),
+                )
