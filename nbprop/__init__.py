@@ -43,6 +43,7 @@ from nbprop.operators import gauss_newton_operator, hessian, hessian_operator, j
 from nbprop.optimizers import adagrad, adam, adamw, lion, momentum, nesterov, optimizer_state, rmsprop, rprop, sgd
 from nbprop.plan import Plan, layer_state, plan, workspace
 from nbprop.rollouts import rollout, rollout_adjoint, rollout_buffers
+from nbprop.rounding import RoundingError, rounding_error
 from nbprop.running import History
 from nbprop.scipy_bridge import minimize, objective
 from nbprop.solvers import lbfgs_state, lbfgs_step
@@ -56,6 +57,7 @@ __all__ = [
     "History",
     "Network",
     "Plan",
+    "RoundingError",
     "activation",
     "adagrad",
     "adam",
@@ -124,6 +126,7 @@ __all__ = [
     "rollout",
     "rollout_adjoint",
     "rollout_buffers",
+    "rounding_error",
     "rprop",
     "save",
     "schedules",

@@ -176,7 +176,7 @@ class _Walks:
     """Forward and backward for up to `rows` points at once; what each unit's output and gradient were."""
 
     def __init__(self, plan, rows, params, state, lengths):
-        self.plan = Plan(plan.net, None, rows, plan.dtype, plan.threads, "inference", watch=True)
+        self.plan = Plan(plan.net, None, rows, plan.dtype, plan.threads, "inference", watch="layers")
         self.params, self.lengths, self.work = params, lengths, workspace(self.plan)
         self.state = None if state is None else _state_for(self.plan, plan, state)
         self.grads = np.empty(plan.n_params, plan.dtype)
@@ -201,7 +201,7 @@ class _Walks:
             size = rows * int(np.prod(shape))
             return self.work[buffer.offset : buffer.offset + size].reshape(rows, *shape)
 
-        return {path: (view(a, shape), view(g, shape)) for path, (shape, a, g) in self.plan.watched.items()}
+        return {path: (view(w.output, w.shape), view(w.gradient, w.shape)) for path, w in self.plan.watched.items()}
 
 
 def _state_for(watched, plan, state):

@@ -41,6 +41,16 @@ class Value:
         return math.prod(self.shape)
 
 
+@dataclass(frozen=True)
+class Watched:
+    """Where a walk with gradients leaves a value and its gradient, (batch, *shape) each; the terms that it sums up."""
+
+    shape: tuple[int, ...]
+    output: Buffer
+    gradient: Buffer
+    terms: int = 0
+
+
 @dataclass(eq=False)
 class Op:
     """A row of the table: a kernel with its operands and sizes."""
@@ -71,8 +81,10 @@ class Builder:
     written: set = field(default_factory=set)
     second: bool = False  # also emit the tangents of every op: second derivatives
     tangents: dict = field(default_factory=dict)
-    watch: bool = False  # also keep every layer's output and its gradient, to be looked at
-    watched: dict = field(default_factory=dict)  # a layer's path: (output shape, buffer of it, buffer of its gradient)
+    watch: str = ""  # "layers": also keep every layer's output and its gradient; "values": every value's
+    watched: dict = field(default_factory=dict)  # a layer's path, or path and number of a value: Watched
+    unwatched: int = 0  # ops before this one have their values watched
+    flops: int = 0  # of the layer being lowered, a sample
 
     def value(self, shape):
         """A new value of a shape (per sample)."""
@@ -179,6 +191,8 @@ class Builder:
     def on_backward(self, y, rule):
         """Call ``rule(dy)`` on the way back, with the buffer of y's gradient; it emits ops and calls `contribute`."""
         self.rules.append((self.label, y, rule))
+        if self.watch == "values":
+            self._keep_computed(y)
 
     def contribute(self, x, dx):
         """Say that `dx` (a buffer of x's size) holds a contribution to x's gradient; several add up."""
@@ -189,15 +203,26 @@ class Builder:
 
             self.linear(add_into, (), (dx,), (x.size,), inplace=(x.gradient,))
 
-    def keep(self, path, y):
-        """Emit copies of a layer's output and, on the way back, of its whole gradient; nothing overwrites them."""
+    def _keep_computed(self, y):
+        """Keep a value that has just been computed, unless it is only a copy of others."""
+        from nbprop.layers.combine import copy, copy_columns
+
+        ops, self.unwatched = self.ops[self.unwatched :], len(self.ops)
+        if any(op.kernel not in (copy, copy_columns) for op in ops):
+            # The natives that kernels call are matrix products, which is what a layer's operations are counted in.
+            product = any(op.kernel.uses for op in ops)
+            self.keep(f"{self.label}#{len(self.watched)}", y, self.flops // (2 * y.size) if product else 0)
+
+    def keep(self, path, y, terms=0):
+        """Emit copies of a value and, on the way back, of its whole gradient; nothing overwrites them."""
         from nbprop.layers.combine import copy
 
         output, gradient = self.buffer(self.batch * y.size), self.buffer(self.batch * y.size)
         self.emit(copy, (output,), (y.buffer,), (y.size,))
         # Rules run in reverse: when this one's turn comes, all that read y have contributed.
-        self.on_backward(y, lambda dy: self.emit(copy, (gradient,), (dy,), (y.size,)))
-        self.watched[path] = (y.shape, output, gradient)
+        self.rules.append((self.label, y, lambda dy: self.emit(copy, (gradient,), (dy,), (y.size,))))
+        self.watched[path] = Watched(y.shape, output, gradient, terms)
+        self.unwatched = len(self.ops)
 
     def reverse(self):
         """Emit the backward ops."""
@@ -236,8 +261,8 @@ def _lower_layers(build, net):
     return x, y
 
 
-def lower(net, loss, batch, dtype, threads_wanted, mode, watch=False):
-    """Lower a network; see `Lowered`. watch: backward with dx also keeps each layer's output and gradient."""
+def lower(net, loss, batch, dtype, threads_wanted, mode, watch=""):
+    """Lower a network; see `Lowered`. watch: "layers" or "values", what ways back also keep, with its gradient."""
     from nbprop.layers.combine import copy
 
     build = Builder(net, batch, dtype, threads_wanted, mode=mode, watch=watch)
@@ -261,12 +286,12 @@ def lower(net, loss, batch, dtype, threads_wanted, mode, watch=False):
         build.label = "input"
         build.emit(copy, (build.outside("dx", batch * x.size),), (x.gradient,), (x.size,))
     parts["backward_input"] = _take(build)
-    parts["backward"] = _needed(parts["backward_input"], frame.GRADS)
+    parts["backward"] = parts["backward_input"] if watch else _needed(parts["backward_input"], frame.GRADS)
     # One timeline serves all programs: forward, the output's copy, the loss (or the caller's dy), backward.
     order = ("forward", "copy_y", "value", "copy_dy", "loss", "backward_input")
     timeline = [op for part in order for op in parts.get(part, ())]
     # What forward leaves survives backward, so that one forward serves several: a Jacobian's rows, another dy.
-    watched = [buffer for _, *kept in build.watched.values() for buffer in kept]
+    watched = [buffer for kept in build.watched.values() for buffer in (kept.output, kept.gradient)]
     work_size, bound = _place(timeline, dtype.itemsize, parts["forward"], watched)
     return Lowered(parts, work_size, bound, x.shape, y.shape, tuple(build.place_state()), build.watched)
 
@@ -303,11 +328,12 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
 def lower_layer(build, path, layer, x):
     """Emit one layer's ops; layers with layers inside call this for each of those."""
     outer, build.label = build.label, path
+    outer_flops, build.flops = build.flops, layer.flops(x.shape)
     names = [f"{path}.{parameter.name}" for parameter in layer.parameters(x.shape)]
     y = layer.lower(build, x, path, names)
-    if build.watch:
+    if build.watch == "layers":
         build.keep(path, y)
-    build.label = outer
+    build.label, build.flops = outer, outer_flops
     return y
 
 

@@ -42,10 +42,11 @@ class Plan:
     """A network lowered for a loss, a batch capacity, a dtype and a thread count; made by `plan`.
 
     Immutable. Pickles by its description. Passes into @njit functions, as an argument or as a global. With watch,
-    every layer's output and gradient stay in the workspace, at the places in `watched`.
+    "layers" or "values", the outputs of all layers, or all values that layers compute, stay in the workspace with
+    their gradients, at the places in `watched`.
     """
 
-    def __init__(self, net, loss, batch, dtype, threads_wanted, mode="training", watch=False):
+    def __init__(self, net, loss, batch, dtype, threads_wanted, mode="training", watch=""):
         self.net, self.batch, self.dtype, self.threads, self.mode = net, batch, dtype, threads_wanted, mode
         self.loss = loss
         lowered = lower(net, loss, batch, dtype, threads_wanted, mode, watch)

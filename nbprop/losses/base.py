@@ -70,6 +70,13 @@ class Loss:
         """The kernel's sizes after rows."""
         return (output_shape[-1] if output_shape else 1,)
 
+    def summands(self, y, target):
+        """(rows, m): what the losses of rows are summed up from, as computed, for `rounding_error`.
+
+        y (rows, outputs) float64; target (rows, of one row) float64, or (rows,) integers for classes.
+        """
+        raise NotImplementedError(f"loss {self.kind} does not tell what it is summed up from")
+
     def lower(self, build, y, dy):
         """Emit the loss of y and, unless dy is None, its gradient with respect to y into dy."""
         rows = self.rows(y.shape)
