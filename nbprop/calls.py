@@ -236,6 +236,8 @@ def _raise_status(status):
         raise ValueError("this plan's loss is no negative log-likelihood and has no Fisher matrix")
     if argument == arg.PLAN and problem == arg.FORWARD_ONLY:
         raise ValueError("a decoding plan only runs forward")
+    if argument == arg.PLAN and problem == arg.COUPLED:
+        raise ValueError("the samples of this plan change each other's outputs; make one with mode='inference'")
     if argument == arg.CALL_STEP:
         raise ValueError("step must be a position that the decoding plan's network has")
     if argument == arg.PLAN:
@@ -264,6 +266,10 @@ _SAID = (
     "is for networks with a layer that takes lengths, which this one has not",
     "must hold lengths from 1 to the network's longest",
     "does not exist where x holds integers; pass None",
+    "",
+    "",
+    "",
+    "brings too few samples for the statistics of a batch",
 )
 
 _raise_signature = types.void(types.int64)

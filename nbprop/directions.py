@@ -134,6 +134,17 @@ def _check_rows(plan, block, outputs):
 
 
 @njit
+def _check_one_by_one(plan, block):
+    """What a function takes that walks one sample at a time."""
+    status = check_inputs(plan, block)
+    if status == 0 and load(plan, table.POSITIONS) > 0:
+        return arg.PLAN * 64 + arg.FORWARD_ONLY
+    if status == 0 and load(plan, table.LEAST) > 0:
+        return arg.PLAN * 64 + arg.COUPLED
+    return status
+
+
+@njit
 def _take_sample(here, block, argument, space, i):
     """Point a space at sample i of an argument, where it was given."""
     base = load(block, argument * arg.DESCRIPTION + arg.DATA)
@@ -159,7 +170,7 @@ def _walk_sample(plan, here, program):
 @njit
 def per_sample_grads_entry(plan, block):
     """Row i of out = the gradient of sample i's own loss."""
-    status = check_inputs(plan, block)
+    status = _check_one_by_one(plan, block)
     if status == 0:
         status = check_target(plan, block)
     if status == 0:
@@ -195,9 +206,7 @@ def _store_unit(address, code, index, number):
 @njit
 def jacobian_entry(plan, block):
     """Row i * outputs + k of out = the gradient of sample i's output k."""
-    status = check_inputs(plan, block)
-    if status == 0 and load(plan, table.POSITIONS) > 0:
-        return arg.PLAN * 64 + arg.FORWARD_ONLY
+    status = _check_one_by_one(plan, block)
     outputs = 1
     for axis in range(load(plan, table.Y_SHAPE)):
         outputs *= load(plan, table.Y_SHAPE + 1 + axis)

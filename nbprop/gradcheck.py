@@ -5,8 +5,8 @@ import numpy as np
 from nbprop.calls import backward, forward, value, value_and_grad
 from nbprop.initial import init
 from nbprop.network import views
+from nbprop.plan import layer_state, workspace
 from nbprop.plan import plan as make_plan
-from nbprop.plan import workspace
 
 # Entries tried in each array: all of a small one, this many of a large one.
 _TRIED = 64
@@ -20,7 +20,7 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
     Parameters
     ----------
     net : Network
-        Of built-in layers or of your own.
+        Of built-in layers or of your own. Dropout has the mask of step 0, batch normalization the batch's statistics.
     loss : str, loss or None
         None: the loss is a random linear function of the output, through `forward` and `backward`.
     batch : int
@@ -60,21 +60,28 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
     dx, y = np.full(x.shape, np.nan), np.empty((batch, *net.output_shape))
     dy = rng.standard_normal(y.shape)
 
+    state, first = layer_state(plan), layer_state(plan)
+
+    def anew():
+        """The layer state as it is before the first step: what is measured must not depend on earlier calls."""
+        state[:] = first
+        return state if plan.state_size else None
+
     def along_dy():
-        forward(plan, params, x, y, work)
+        forward(plan, params, x, y, work, anew())
         return float(np.vdot(dy, y))
 
     along_dy()
-    backward(plan, params, x, dy, grads, None if plan.x_classes else dx, work)
+    backward(plan, params, x, dy, grads, None if plan.x_classes else dx, work, state=state if plan.state_size else None)
     errors = {} if plan.x_classes else {"x": _compare("x", x.reshape(-1), dx.reshape(-1), along_dy, rng, tolerance)}
     measure = along_dy
     if loss is not None:
         target = _target(plan, batch, rng)
         w = rng.uniform(0.5, 2.0, batch) if weights else None
-        value_and_grad(plan, params, x, target, grads, work, w)
+        value_and_grad(plan, params, x, target, grads, work, w, state=anew())
 
         def measure():
-            return value(plan, params, x, target, work, w)
+            return value(plan, params, x, target, work, w, anew())
 
     gradient_views = views(net, grads)
     for path, part in views(net, params).items():

@@ -78,6 +78,7 @@ class Builder:
     fixed_state: list = field(default_factory=list)  # (label, buffer, initial values) of states that layers have
     sample_state: list = field(default_factory=list)  # the same, of states that each sample of the batch has
     numbered: int = 0
+    coupling: tuple = ("", 0)  # a layer through which samples change each other's outputs, the fewest samples it takes
     written: set = field(default_factory=set)
     second: bool = False  # also emit the tangents of every op: second derivatives
     tangents: dict = field(default_factory=dict)
@@ -149,15 +150,21 @@ class Builder:
         """The operand of a caller's array."""
         return Buffer(int(size), frame.SPACES[space], 0, space)
 
-    def state(self, size, initial=0.0, *, each_sample=False):
+    def state(self, size, initial=0.0, *, each_sample=False, name="state"):
         """The operand of a piece of the caller's layer state, which calls carry on.
 
         initial: a number or `size` numbers, what `nbprop.layer_state` puts there. each_sample: the piece is
-        (batch, size). A layer asks for its pieces in the same order in every mode. Offsets are fixed at the end.
+        (batch, size). name: one for each piece of a layer; under it `nbprop.save` stores what belongs to no sample. A
+        layer asks for its pieces in the same order in every mode. Offsets are fixed at the end.
         """
         found = self.sample_state if each_sample else self.fixed_state
-        found.append((self.label, Buffer(self.batch * size if each_sample else size, frame.STATE), initial))
-        return found[-1][1]
+        buffer = Buffer(self.batch * size if each_sample else size, frame.STATE, name=f"{self.label}.{name}")
+        found.append((self.label, buffer, initial))
+        return buffer
+
+    def couple(self, rows):
+        """Say that the samples of a call change each other's outputs, by statistics over `rows` rows of each."""
+        self.coupling = max(self.coupling, (self.label, 2 if rows == 1 else 1), key=lambda found: found[1])
 
     def place_state(self):
         """Fix the offsets of all state, what does not depend on the batch first; its (label, buffer, initial)."""
@@ -243,6 +250,7 @@ class Lowered:
     output_shape: tuple = ()
     state: tuple = ()  # (label, buffer, initial values) of each piece of layer state
     watched: dict = field(default_factory=dict)  # as in Builder
+    coupling: tuple = ("", 0)  # as the builder's
 
 
 def _lower_layers(build, net):
@@ -293,7 +301,7 @@ def lower(net, loss, batch, dtype, threads_wanted, mode, watch=""):
     # What forward leaves survives backward, so that one forward serves several: a Jacobian's rows, another dy.
     watched = [buffer for kept in build.watched.values() for buffer in (kept.output, kept.gradient)]
     work_size, bound = _place(timeline, dtype.itemsize, parts["forward"], watched)
-    return Lowered(parts, work_size, bound, x.shape, y.shape, tuple(build.place_state()), build.watched)
+    return Lowered(parts, work_size, bound, x.shape, y.shape, tuple(build.place_state()), build.watched, build.coupling)
 
 
 def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):

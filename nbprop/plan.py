@@ -62,6 +62,7 @@ class Plan:
                 self.parts["fisher"] = self.parts["gauss_newton"]
         self.n_params = net.n_params
         self.state_parts = lowered.state  # (label, buffer, initial values)
+        self.coupling, self.least = lowered.coupling
         self.state_size = sum(buffer.size for _, buffer, _ in self.state_parts)
         # One row of the output behind the rest: the unit vectors that make a Jacobian.
         self.input_shape, self.output_shape = lowered.input_shape, lowered.output_shape
@@ -106,6 +107,7 @@ class Plan:
         header[table.UNIT] = self.unit_offset
         header[table.LENGTHS] = 0 if self.positions else self.longest
         header[table.POSITIONS] = self.positions
+        header[table.LEAST] = self.least
         words, labels = header.tolist(), {}
         for program in _PROGRAM_PARTS:
             begin = len(words)

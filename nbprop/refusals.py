@@ -66,6 +66,11 @@ def refusal(function, plan, values, status):
         )
     if problem == arg.FORWARD_ONLY:
         return ValueError(f"{function}: a decoding plan only runs forward; make one with another mode")
+    if problem == arg.COUPLED:
+        return ValueError(
+            f"{function}: layer {plan.coupling} takes statistics over the batch, so that no sample has derivatives of "
+            'its own; make the plan with mode="inference"'
+        )
     if argument == arg.CALL_STEP:
         return ValueError(f"{function}: step must be a position in 0..{plan.positions - 1}, which the caches hold")
     if argument == arg.PLAN:
@@ -85,6 +90,8 @@ def refusal(function, plan, values, status):
     elif problem == arg.LENGTH_RANGE:
         wrong = value[(value < 1) | (value > plan.longest)]
         detail = f"1..{plan.longest}, got {wrong[0]}" if len(wrong) else f"1..{plan.longest}"
+    elif problem == arg.TOO_FEW:
+        detail = plan.coupling
     kind, text = _SENTENCES[problem]
     words = {"got": _got(value), "shape": shape, "kind": _kind(code), "batch": plan.batch, "detail": detail}
     return kind(f"{function}: {name} " + text.format(remedy=_REMEDY.get(argument, "see the plan"), **words))
@@ -100,6 +107,11 @@ _SENTENCES = {
     arg.LENGTH: (ValueError, "must have shape {shape}, got {got}; {remedy}"),
     arg.SHAPE_DIFFERS: (ValueError, "must have shape {shape}, got {got}; reshape it or make another plan"),
     arg.EMPTY: (ValueError, "has no samples (got {got}); pass at least one"),
+    arg.TOO_FEW: (
+        ValueError,
+        "must bring at least 2 samples, whose statistics layer {detail} takes, got {got}; make a plan with "
+        'mode="inference" for single samples',
+    ),
     arg.CAPACITY: (
         ValueError,
         "brings more samples than the plan's batch of {batch}, got {got}; make a plan with a larger batch or pass it "

@@ -25,6 +25,7 @@ TARGET_CLASSES = 41
 UNIT = 42  # where in the workspace one row of the output stands, for unit vectors
 LENGTHS = 43  # the longest sequence, where a layer takes lengths, else 0
 POSITIONS = 44  # of a decoding plan: positions that its caches hold, else 0
+LEAST = 45  # the fewest samples of a call, where they change each other's outputs; 0 where they do not
 PROGRAMS = 48  # begin, end of each program, in words from the start of the table
 HEADER = 80
 

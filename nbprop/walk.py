@@ -158,6 +158,8 @@ def check_inputs(plan, block):
     status = check_flat(plan, block, arg.PARAMS, load(plan, table.N_PARAMS), False, False)
     if status == 0:
         status = check_samples(plan, block, arg.X, load(plan, table.X_CODE), table.X_SHAPE, False)
+    if status == 0 and load(block, arg.SAMPLES) < load(plan, table.LEAST):
+        status = arg.X * 64 + arg.TOO_FEW
     if status == 0 and load(plan, table.X_CODE) == arg.ANY_INTEGER:
         status = check_classes(block, arg.X, load(plan, table.CLASSES))
     if status == 0:

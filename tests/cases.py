@@ -69,6 +69,7 @@ NETWORKS = {
     "local_response_norm": nbprop.network((3, 7), nbprop.local_response_norm(4, alpha=0.5, k=1), dense(3)),
     "layernorm": nbprop.network((2, 3), dense(7, "tanh"), nbprop.layernorm(), dense(3, "tanh"), nbprop.layernorm(0.1)),
     "rmsnorm": nbprop.network((2, 3), nbprop.rmsnorm(0.1), dense(19), nbprop.rmsnorm(0.01), dense(3)),
+    "batchnorm": nbprop.network((3, 3), dense(17, "tanh"), nbprop.batchnorm(epsilon=0.1), dense(3)),
     "no_parameters": nbprop.network((5,), nbprop.activation("tanh")),
 }
 NETWORKS |= {f"fused_{name}": nbprop.network((3,), dense(5, activation=name), dense(3)) for name in ACTIVATIONS}
@@ -100,6 +101,11 @@ CASES |= {"loss_huber_delta": (_OUTPUT, nbprop.huber(delta=0.3))}
 def kinked(net):
     """Whether the network's output has kinks at zeros."""
     return any(name in repr(net) for name in _KINKED)
+
+
+def state_of(plan):
+    """New layer state, for a plan that has some."""
+    return nbprop.layer_state(plan) if plan.state_size else None
 
 
 def data(plan, n, rng, *, ties):

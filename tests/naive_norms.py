@@ -39,4 +39,21 @@ def rows(layer, x, reader):
     return (s * h + b).reshape(x.shape), pull
 
 
-LAYERS = {"layernorm": rows, "rmsnorm": rows}
+def batch(layer, x, reader):
+    """batchnorm in training: each feature over all samples and positions is one vector."""
+    (s, ds), (b, db) = affine(layer, x, reader)
+    columns = x.reshape(-1, len(s)).T
+    pairs = [normalized(column, layer.get("epsilon", 1e-5), True) for column in columns]
+    h = np.array([column for column, _ in pairs])
+
+    def pull(dy):
+        flat = dy.reshape(-1, len(s)).T
+        ds[:] += (flat * h).sum(axis=1)
+        db[:] += flat.sum(axis=1)
+        parts = [jacobian.T @ (k * g) for (_, jacobian), k, g in zip(pairs, s, flat, strict=True)]
+        return np.array(parts).T.reshape(x.shape)
+
+    return (s[:, None] * h + b[:, None]).T.reshape(x.shape), pull
+
+
+LAYERS = {"layernorm": rows, "rmsnorm": rows, "batchnorm": batch}

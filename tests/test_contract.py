@@ -6,7 +6,7 @@ their derivatives at zeros and ties from the stored PyTorch results (test_refere
 
 import numpy as np
 import pytest
-from cases import CASES, Buffers, close, data, kinked, same_bits
+from cases import CASES, Buffers, close, data, kinked, same_bits, state_of
 
 import nbprop
 from nbprop.jit import njit, share_blocks
@@ -53,20 +53,22 @@ def test_gradients_are_central_differences(case, n):
     dy = rng.standard_normal(y.shape)
 
     def along_dy():
-        nbprop.forward(plan, params, x, y, work)
+        nbprop.forward(plan, params, x, y, work, state_of(plan))
         return float((dy * y).sum())
 
     along_dy()
-    nbprop.backward(plan, params, x, dy, grads, dx, work)
+    nbprop.backward(plan, params, x, dy, grads, dx, work, state=state_of(plan))
     close("grads of dy", grads, central_differences(along_dy, params), TOLERANCE)
     if dx is not None:
         close("dx", dx, central_differences(along_dy, x), TOLERANCE)
     if loss is not None:
         for w in (None, weights):
             grads[:] = np.nan
-            got = nbprop.value_and_grad(plan, params, x, target, grads, work, w)
-            assert got == nbprop.value(plan, params, x, target, work, w)
-            wanted = central_differences(lambda w=w: nbprop.value(plan, params, x, target, work, w), params)
+            got = nbprop.value_and_grad(plan, params, x, target, grads, work, w, state=state_of(plan))
+            assert got == nbprop.value(plan, params, x, target, work, w, state_of(plan))
+            wanted = central_differences(
+                lambda w=w: nbprop.value(plan, params, x, target, work, w, state_of(plan)), params
+            )
             close("grads", grads, wanted, TOLERANCE)
     buffers.check()
 
@@ -77,13 +79,18 @@ def everything(plan, params, x, target, weights, dy):
     params, x, target, weights, dy = (buffers.constant(a) for a in (params, x, target, weights, dy))
     work, y = buffers.poisoned((plan.work_size,), dtype), buffers.poisoned((n, *plan.output_shape), dtype)
     grads, dx = buffers.poisoned(params.shape, dtype), gradient_by_x(plan, x, buffers)
-    nbprop.forward(plan, params, x, y, work)
-    nbprop.backward(plan, params, x, dy, grads, dx, work)
-    out = {"y": y, "grads of dy": grads} | ({} if dx is None else {"dx": dx})
+    state = state_of(plan)
+    if state is not None:
+        state = buffers.poisoned(state.shape, dtype)
+        state[:] = state_of(plan)
+    nbprop.forward(plan, params, x, y, work, state)
+    nbprop.backward(plan, params, x, dy, grads, dx, work, False, state)
+    out = {"y": y, "grads of dy": grads}
+    out |= {name: array for name, array in (("dx", dx), ("state", state)) if array is not None}
     if plan.loss is not None:
         work[:] = np.nan
         loss_grads = buffers.poisoned(params.shape, dtype)
-        out["loss"] = np.float64(nbprop.value_and_grad(plan, params, x, target, loss_grads, work, weights))
+        out["loss"] = np.float64(nbprop.value_and_grad(plan, params, x, target, loss_grads, work, weights, state=state))
         out["grads"] = loss_grads
     buffers.check()
     return out

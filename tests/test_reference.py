@@ -5,7 +5,7 @@ import naive
 import numpy as np
 import pytest
 import stored
-from cases import Buffers, close, same_bits
+from cases import Buffers, close, same_bits, state_of
 
 import nbprop
 
@@ -25,20 +25,22 @@ def step(plan, arrays, dy):
     work = buffers.poisoned((plan.work_size,), dtype)
     grads = [buffers.poisoned(params.shape, dtype) for _ in range(3)]
     y, dx = buffers.poisoned((n, *plan.output_shape), dtype), buffers.poisoned(x.shape, dtype)
-    out = {"loss": nbprop.value_and_grad(plan, params, x, target, grads[0], work, weights), "grad": grads[0]}
+    states = [state_of(plan) for _ in range(2)]
+    loss = nbprop.value_and_grad(plan, params, x, target, grads[0], work, weights, False, states[0])
+    out = {"loss": loss, "grad": grads[0]} | ({} if states[0] is None else {"state": states[0]})
     work[:] = np.nan
-    assert nbprop.value(plan, params, x, target, work, weights) == out["loss"]
+    assert nbprop.value(plan, params, x, target, work, weights, states[1]) == out["loss"]
     work[:] = np.nan
-    nbprop.forward(plan, params, x, y, work)
-    nbprop.backward(plan, params, x, dy, grads[1], dx, work)
+    nbprop.forward(plan, params, x, y, work, states[1])
+    nbprop.backward(plan, params, x, dy, grads[1], dx, work, False, states[1])
     out |= {"output": y, "backward": grads[1], "x_grad": dx}
     work[:] = np.nan
-    nbprop.forward(plan, params, x, y, work)
-    nbprop.backward(plan, params, x, dy, grads[2], None, work)
+    nbprop.forward(plan, params, x, y, work, states[1])
+    nbprop.backward(plan, params, x, dy, grads[2], None, work, False, states[1])
     same_bits("backward without dx", grads[2], grads[1])
     accumulated = grads[2]
     work[:] = np.nan
-    assert nbprop.value_and_grad(plan, params, x, target, accumulated, work, weights, True) == out["loss"]
+    assert nbprop.value_and_grad(plan, params, x, target, accumulated, work, weights, True, states[1]) == loss
     out["accumulated"] = accumulated
     buffers.check()
     return out
@@ -53,7 +55,7 @@ def test_network(case, dtype):
     plan = nbprop.plan(net, loss=description["loss"], batch=n, dtype=dtype)
     out = step(plan, arrays, dy)
     tolerance = TOLERANCE[dtype]
-    for name in ("output", "grad", "x_grad"):
+    for name in ("output", "grad", "x_grad", *(["state"] if "state" in arrays else [])):
         close(name, out[name], arrays[name], tolerance)
     close("backward", out["backward"], arrays["grad"], tolerance)
     close("accumulated", out["accumulated"], 2 * arrays["grad"], tolerance)

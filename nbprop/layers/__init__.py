@@ -2,6 +2,7 @@
 
 from nbprop.layers.activation import ACTIVATIONS, activation
 from nbprop.layers.attention import attention
+from nbprop.layers.batchnorm import batchnorm
 from nbprop.layers.combine import concat, residual
 from nbprop.layers.conv import conv1d, conv2d
 from nbprop.layers.custom import custom, elementwise
@@ -21,6 +22,7 @@ __all__ = [
     "attention",
     "avg_pool1d",
     "avg_pool2d",
+    "batchnorm",
     "concat",
     "conv1d",
     "conv2d",

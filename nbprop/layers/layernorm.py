@@ -287,7 +287,7 @@ def check_epsilon(kind, epsilon):
     return float(epsilon)
 
 
-def _show(layer, **defaults):
+def show(layer, **defaults):
     """A description's text: its arguments that are not the default."""
     given = [f"{name}={getattr(layer, name)!r}" for name, usual in defaults.items() if getattr(layer, name) != usual]
     return f"{layer.kind}({', '.join(given)})"
@@ -305,7 +305,7 @@ class LayerNorm(_Normalization):
         object.__setattr__(self, "epsilon", check_epsilon("layernorm", self.epsilon))
 
     def __repr__(self):
-        return _show(self, epsilon=1e-5, scale=True, shift=True)
+        return show(self, epsilon=1e-5, scale=True, shift=True)
 
     def parameters(self, input_shape):
         scale = (Parameter("scale", input_shape[-1:], "ones"),) if self.scale else ()
@@ -324,7 +324,7 @@ class RMSNorm(_Normalization):
         object.__setattr__(self, "epsilon", check_epsilon("rmsnorm", self.epsilon))
 
     def __repr__(self):
-        return _show(self, epsilon=1e-5, scale=True)
+        return show(self, epsilon=1e-5, scale=True)
 
     def parameters(self, input_shape):
         return (Parameter("scale", input_shape[-1:], "ones"),) if self.scale else ()

@@ -1,0 +1,151 @@
+"""Batch normalization beyond the contract: training and use, second derivatives, digits, too few rows, one by one."""
+
+import build
+import numba
+import numpy as np
+import pytest
+import stored
+from cases import close, same_bits, state_of
+
+import nbprop
+
+pytestmark = pytest.mark.usefixtures("four_cores")
+NORMS = {name: case for name, case in stored.load("norms").items() if "state" in case[1]}
+NET = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.batchnorm(epsilon=0.1), nbprop.dense(2))
+
+
+@pytest.mark.parametrize("case", list(NORMS))
+def test_in_use_the_running_statistics_count(case):
+    description, arrays = NORMS[case]
+    net, x = build.network(description), arrays["x"]
+    plan = nbprop.plan(net, batch=len(x) + 3, mode="inference")
+    state, y = np.zeros(plan.state_size), np.full(arrays["output_in_use"].shape, np.nan)
+    assert state.shape == arrays["state"].shape
+    state[:] = arrays["state"]
+    nbprop.forward(plan, arrays["params"], x, y, nbprop.workspace(plan), state)
+    close("y", y, arrays["output_in_use"], 1e-12)
+    same_bits("state", state, arrays["state"])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("mode", ["training", "inference"])
+def test_second_derivatives_are_differences_of_gradients(mode, threads):
+    """Through the statistics of the batch; the state stays as it was."""
+    net = nbprop.network((5, 3), nbprop.batchnorm(epsilon=0.1), *NET.layers)
+    plan, rng, step = nbprop.plan(net, "mse", batch=40, mode=mode, threads=threads), np.random.default_rng(3), 1e-6
+    params, v = nbprop.init(net) + 0.1 * rng.standard_normal(net.n_params), rng.standard_normal(net.n_params)
+    x, dx, target = (rng.standard_normal((30, *shape)) for shape in ((5, 3), (5, 3), (5, 2)))
+    work = np.full(plan.work_size, np.nan)
+    state = rng.uniform(0.5, 2, plan.state_size)
+    before = state.copy()
+
+    def gradient(at, x):
+        grads = np.empty(net.n_params)
+        nbprop.value_and_grad(plan, at, x, target, grads, work, state=state.copy())
+        return grads
+
+    def output(at, x):
+        y = np.empty((30, 5, 2))
+        nbprop.forward(plan, at, x, y, work, state.copy())
+        return y
+
+    out = np.empty(net.n_params)
+    nbprop.hvp(plan, params, v, x, target, out, work, state=state)
+    close("hvp", out, (gradient(params + step * v, x) - gradient(params - step * v, x)) / (2 * step), 1e-7)
+    for p, d in ((v, dx), (v, None), (None, dx)):
+        y_dot = np.empty((30, 5, 2))
+        nbprop.jvp(plan, params, p, x, d, y_dot, work, state)
+        high, low = (
+            output(params + (0 if p is None else sign * p), x + (0 if d is None else sign * d))
+            for sign in (step, -step)
+        )
+        close("jvp", y_dot, (high - low) / (2 * step), 1e-7)
+    # H v = G v + the residual's part; with no residual the two are one.
+    fitted = output(params, x)
+    nbprop.hvp(plan, params, v, x, fitted, out, work, state=state)
+    product = np.empty_like(out)
+    nbprop.gauss_newton_product(plan, params, v, x, fitted, product, work, state=state)
+    close("Gauss-Newton", product, out, 1e-12)
+    same_bits("state", state, before)
+
+
+def test_features_far_from_zero_keep_their_digits():
+    rng = np.random.default_rng(0)
+    x = (np.array([1e4, -3e6, 0.0]) + rng.integers(-8, 9, (301, 3))).astype(np.float32)
+    plan = nbprop.plan(nbprop.network((3,), nbprop.batchnorm()), batch=301, dtype=np.float32)
+    y, state = np.full_like(x, np.nan), nbprop.layer_state(plan)
+    nbprop.forward(plan, nbprop.init(plan.net, dtype=np.float32), x, y, nbprop.workspace(plan), state)
+    wanted = x.astype(np.float64)
+    unbiased = 0.9 + 0.1 * wanted.var(axis=0, ddof=1)
+    wanted = (wanted - wanted.mean(axis=0)) / np.sqrt(wanted.var(axis=0) + 1e-5)
+    close("y", y, wanted, 1e-6)
+    close("running variance", state[3:], unbiased, 1e-6)
+
+
+def test_many_rows_and_features():
+    """Several blocks of rows; statistics as float64 gives them, and the same bits on any number of threads."""
+    rng, results = np.random.default_rng(1), []
+    x, dy = (rng.standard_normal((5, 131, 150)).astype(np.float32) for _ in range(2))
+    net = nbprop.network((131, 150), nbprop.batchnorm())
+    params = rng.standard_normal(300).astype(np.float32)
+    for threads, dtype in ((1, np.float64), (1, np.float32), (2, np.float32), (3, np.float32)):
+        plan = nbprop.plan(net, batch=5, dtype=dtype, threads=threads)
+        state, work, grads = nbprop.layer_state(plan), np.full(plan.work_size, np.nan, dtype), np.empty(300, dtype)
+        y, dx = (np.full(x.shape, np.nan, dtype) for _ in range(2))
+        given = (params.astype(dtype), x.astype(dtype))
+        nbprop.forward(plan, *given, y, work, state)
+        nbprop.backward(plan, *given, dy.astype(dtype), grads, dx, work, state=state)
+        results.append({"y": y, "dx": dx, "grads": grads, "state": state})
+    for name, wanted in results[0].items():
+        close(name, results[1][name], wanted, 2e-6)
+        same_bits(name, results[2][name], results[1][name])
+        same_bits(name, results[3][name], results[1][name])
+
+
+@numba.njit
+def compiled(plan, params, x, target, grads, work, state):
+    return nbprop.value_and_grad(plan, params, x, target, grads, work, None, False, state)
+
+
+def test_one_row_has_no_variance():
+    plan = nbprop.plan(NET, "mse", batch=4)
+    params, work, state = nbprop.init(NET), nbprop.workspace(plan), nbprop.layer_state(plan)
+    x, target, grads = np.ones((1, 3)), np.ones((1, 2)), np.full(NET.n_params, np.nan)
+    with pytest.raises(ValueError, match=r"x must bring at least 2 samples, whose statistics layer 1\.batchnorm takes"):
+        nbprop.value_and_grad(plan, params, x, target, grads, work, state=state)
+    with pytest.raises(ValueError, match="x brings too few samples for the statistics of a batch"):
+        compiled(plan, params, x, target, grads, work, state)
+    assert np.isnan(grads).all()
+    assert (state == nbprop.layer_state(plan)).all()
+    images = nbprop.plan(nbprop.network((2, 3), nbprop.batchnorm()), batch=1)
+    y = np.empty((1, 2, 3))
+    nbprop.forward(images, np.ones(6), np.ones((1, 2, 3)), y, nbprop.workspace(images), nbprop.layer_state(images))
+    assert (y == 1).all(), "a sample of two rows is enough; equal rows have no distance"
+
+
+def test_samples_that_depend_on_each_other_are_not_taken_one_by_one():
+    x, target, params, rows = np.ones((4, 3)), np.ones((4, 2)), nbprop.init(NET), np.empty((4, NET.n_params))
+    plan = nbprop.plan(NET, "mse", batch=4)
+    for function, given in ((nbprop.per_sample_grads, (x, target, rows)), (nbprop.jacobian, (x, np.empty((8, 42))))):
+        with pytest.raises(ValueError, match=r'1\.batchnorm takes statistics over the batch.*mode="inference"'):
+            function(plan, params, *given, nbprop.workspace(plan), state=state_of(plan))
+    used = nbprop.plan(NET, "mse", batch=4, mode="inference")
+    grads, work = np.empty(NET.n_params), nbprop.workspace(used)
+    nbprop.per_sample_grads(used, params, x, target, rows, work, state=state_of(used))
+    nbprop.value_and_grad(used, params, x, target, grads, work, state=state_of(used))
+    close("mean", rows.mean(axis=0), grads, 1e-13)
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.5, float("nan")])
+def test_momentum_is_a_share(momentum):
+    with pytest.raises(ValueError, match=r"batchnorm: momentum must be in \[0, 1\]"):
+        nbprop.batchnorm(momentum)
+
+
+def test_description():
+    assert repr(nbprop.batchnorm(0.3)) == "batchnorm(momentum=0.3)"
+    assert nbprop.Network.from_json(NET.to_json()) == NET
+    with pytest.raises(TypeError, match="momentum must be a number"):
+        nbprop.batchnorm("0.1")
+    with pytest.raises(ValueError, match="batchnorm needs an axis of features"):
+        nbprop.network((), nbprop.batchnorm())
