@@ -1,54 +1,32 @@
 """Activations: y = f(x), elementwise, and softmax over the last axis.
 
-f and f' are written once, as scalar functions; kernels choose by a code that stands in the op's row. Where f' can be
-written in terms of y, dense layers overwrite their pre-activation with y and keep only that.
-
-Sources: ReLU, Nair & Hinton 2010; leaky ReLU, Maas et al. 2013 (slope 0.01); ELU, Clevert et al. 2016 (alpha 1); GELU,
-Hendrycks & Gimpel 2016, section 2; SiLU, Elfwing et al. 2018; softplus, Dugas et al. 2001.
+f and f' are the scalar functions of numerics/activations.py; kernels choose by a code that stands in the op's row.
+Where f' can be written in terms of y, dense layers overwrite their pre-activation with y and keep only that.
 """
 
-import math
 from dataclasses import dataclass
 
 from nbprop.jit import kernel, njit, share, share_blocks
 from nbprop.network import Layer, choose
-from nbprop.numerics.functions import erf, exp, expm1, sigmoid, softplus, tanh
+from nbprop.numerics import activations as f
+from nbprop.numerics.activations import (
+    ACTIVATIONS,
+    ELU,
+    GELU,
+    GELU_TANH,
+    IDENTITY,
+    LEAKY_RELU,
+    NEEDS_INPUT,
+    RELU,
+    SIGMOID,
+    SILU,
+    SOFTMAX,
+    SOFTPLUS,
+    TANH,
+)
+from nbprop.numerics.functions import exp, sigmoid, softplus, tanh
 from nbprop.numerics.rows import row_dot, row_max, row_sum
 from nbprop.numerics.scalars import like
-
-IDENTITY, RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SOFTPLUS, SIGMOID, TANH, SOFTMAX = range(11)
-
-ACTIVATIONS = {
-    "identity": IDENTITY,
-    "relu": RELU,
-    "leaky_relu": LEAKY_RELU,
-    "elu": ELU,
-    "gelu": GELU,
-    "gelu_tanh": GELU_TANH,
-    "silu": SILU,
-    "softplus": SOFTPLUS,
-    "sigmoid": SIGMOID,
-    "tanh": TANH,
-    "softmax": SOFTMAX,
-}
-# f' needs x itself; for all others it is written in y.
-NEEDS_INPUT = frozenset({GELU, GELU_TANH, SILU})
-
-_ROOT_HALF = math.sqrt(0.5)
-_ROOT_2_OVER_PI = math.sqrt(2.0 / math.pi)
-_ONE_OVER_ROOT_2_PI = 1.0 / math.sqrt(2.0 * math.pi)
-_CUBIC = 0.044715
-_SLOPE = 0.01
-
-
-@njit
-def _gaussian_cdf(x):
-    return like(x, 0.5) * (like(x, 1.0) + erf(x * like(x, _ROOT_HALF)))
-
-
-@njit
-def _gelu_tanh_inner(x):
-    return tanh(like(x, _ROOT_2_OVER_PI) * (x + like(x, _CUBIC) * x * x * x))
 
 
 @njit
@@ -59,22 +37,22 @@ def _apply(y, x, code):
             y[i] = x[i]
     elif code == RELU:
         for i in range(y.size):
-            y[i] = like(x[i], 0.0) if x[i] <= 0 else x[i]
+            y[i] = f.relu(x[i])
     elif code == LEAKY_RELU:
         for i in range(y.size):
-            y[i] = x[i] * like(x[i], _SLOPE) if x[i] <= 0 else x[i]
+            y[i] = f.leaky_relu(x[i])
     elif code == ELU:
         for i in range(y.size):
-            y[i] = expm1(x[i]) if x[i] <= 0 else x[i]
+            y[i] = f.elu(x[i])
     elif code == GELU:
         for i in range(y.size):
-            y[i] = x[i] * _gaussian_cdf(x[i])
+            y[i] = f.gelu(x[i])
     elif code == GELU_TANH:
         for i in range(y.size):
-            y[i] = like(x[i], 0.5) * x[i] * (like(x[i], 1.0) + _gelu_tanh_inner(x[i]))
+            y[i] = f.gelu_tanh(x[i])
     elif code == SILU:
         for i in range(y.size):
-            y[i] = x[i] * sigmoid(x[i])
+            y[i] = f.silu(x[i])
     elif code == SOFTPLUS:
         for i in range(y.size):
             y[i] = softplus(x[i])
@@ -91,13 +69,13 @@ def _apply_inplace(y, code):
     """y = f(y). A loop of its own: over two arrays that coincide, the overlap check would pick scalars."""
     if code == RELU:
         for i in range(y.size):
-            y[i] = like(y[i], 0.0) if y[i] <= 0 else y[i]
+            y[i] = f.relu(y[i])
     elif code == LEAKY_RELU:
         for i in range(y.size):
-            y[i] = y[i] * like(y[i], _SLOPE) if y[i] <= 0 else y[i]
+            y[i] = f.leaky_relu(y[i])
     elif code == ELU:
         for i in range(y.size):
-            y[i] = expm1(y[i]) if y[i] <= 0 else y[i]
+            y[i] = f.elu(y[i])
     elif code == SOFTPLUS:
         for i in range(y.size):
             y[i] = softplus(y[i])
@@ -117,35 +95,28 @@ def _scale_by_derivative(d, s, code):
             d[i] = like(d[i], 0.0) if s[i] <= 0 else d[i]
     elif code == LEAKY_RELU:
         for i in range(d.size):
-            d[i] = d[i] * like(d[i], _SLOPE) if s[i] <= 0 else d[i]
+            d[i] = d[i] * like(d[i], f.SLOPE) if s[i] <= 0 else d[i]
     elif code == ELU:
         for i in range(d.size):
             d[i] = d[i] * (s[i] + like(d[i], 1.0)) if s[i] <= 0 else d[i]
     elif code == GELU:
         for i in range(d.size):
-            x = s[i]
-            density = like(x, _ONE_OVER_ROOT_2_PI) * exp(like(x, -0.5) * x * x)
-            d[i] *= _gaussian_cdf(x) + x * density
+            d[i] *= f.gelu_slope(s[i])
     elif code == GELU_TANH:
         for i in range(d.size):
-            x = s[i]
-            t = _gelu_tanh_inner(x)
-            inner = like(x, _ROOT_2_OVER_PI) * (like(x, 1.0) + like(x, 3 * _CUBIC) * x * x)
-            slope = (like(x, 1.0) - t * t) * inner
-            d[i] *= like(x, 0.5) * (like(x, 1.0) + t) + like(x, 0.5) * x * slope
+            d[i] *= f.gelu_tanh_slope(s[i])
     elif code == SILU:
         for i in range(d.size):
-            p = sigmoid(s[i])
-            d[i] *= p * (like(p, 1.0) + s[i] * (like(p, 1.0) - p))
+            d[i] *= f.silu_slope(s[i])
     elif code == SOFTPLUS:
         for i in range(d.size):
-            d[i] *= -expm1(-s[i])
+            d[i] *= f.softplus_slope(s[i])
     elif code == SIGMOID:
         for i in range(d.size):
-            d[i] *= s[i] * (like(d[i], 1.0) - s[i])
+            d[i] *= f.sigmoid_slope(s[i])
     elif code == TANH:
         for i in range(d.size):
-            d[i] *= like(d[i], 1.0) - s[i] * s[i]
+            d[i] *= f.tanh_slope(s[i])
 
 
 @njit
@@ -157,14 +128,13 @@ def _add_curvature(d_dot, d, s, s_dot, code):
     elif code == GELU:
         for i in range(d.size):
             x = s[i]
-            density = like(x, _ONE_OVER_ROOT_2_PI) * exp(like(x, -0.5) * x * x)
-            d_dot[i] += d[i] * s_dot[i] * density * (like(x, 2.0) - x * x)
+            d_dot[i] += d[i] * s_dot[i] * f.gaussian_density(x) * (like(x, 2.0) - x * x)
     elif code == GELU_TANH:
         for i in range(d.size):
             x = s[i]
-            t = _gelu_tanh_inner(x)
-            inner = like(x, _ROOT_2_OVER_PI) * (like(x, 1.0) + like(x, 3 * _CUBIC) * x * x)
-            bend = like(x, 6 * _CUBIC * _ROOT_2_OVER_PI) * x
+            t = f.gelu_tanh_inner(x)
+            inner = like(x, f.ROOT_2_OVER_PI) * (like(x, 1.0) + like(x, 3 * f.CUBIC) * x * x)
+            bend = like(x, 6 * f.CUBIC * f.ROOT_2_OVER_PI) * x
             rest = like(x, 1.0) - t * t
             d_dot[i] += d[i] * s_dot[i] * rest * (inner + like(x, 0.5) * x * (bend - like(x, 2.0) * t * inner * inner))
     elif code == SILU:
