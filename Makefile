@@ -16,7 +16,7 @@ help:                             ## this list
 
 .venv/tools: .venv/made
 	@echo "installing what the checks need (once)"
-	@$(PIP) install -e ".[plot,progress,test,lint]"
+	@$(PIP) install -e ".[plot,progress,test,lint,cuda-gate]"
 	@touch $@
 
 .venv: .venv/made
@@ -26,7 +26,8 @@ demo: .venv/made                  ## learn to read real digits, and see each ste
 
 test: .venv/tools                 ## all checks: lint, types, tests; all of them run, whichever fails
 	@failed=0; $(MAKE) --no-print-directory lint || failed=1; \
-	.venv/bin/python -m pytest -n $(WORKERS) -q || failed=1; exit $$failed
+	.venv/bin/python -m pytest -n $(WORKERS) -q || failed=1; \
+	NUMBA_ENABLE_CUDASIM=1 .venv/bin/python -m pytest -n $(WORKERS) -q tests/cuda || failed=1; exit $$failed
 
 lint: .venv/tools                 ## formatter, linter, type checker
 	.venv/bin/ruff format --check .

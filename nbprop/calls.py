@@ -64,9 +64,11 @@ def _slow(function, plan, values, accumulate, step, status):
 
 def run_entry(function, plan, values, accumulate=False, step=0):
     """Call an entry from Python. `values` are the arguments in the order of arguments.py, None where not given."""
+    step = _integer(function, step)
+    if getattr(plan, "target", "cpu") != "cpu":
+        return plan.call(function, values, accumulate, step)
     addresses = [0 if value is None else id(value) for value in values]
     entry = ENTRIES[function]
-    step = _integer(function, step)
     status, result = _call(entry.address, _table(function, plan), *addresses, 1 if accumulate else 0, step, _NDARRAY)
     return result if status == 0 else _slow(function, plan, values, accumulate, step, status)
 
@@ -172,9 +174,12 @@ def value_and_grad(
     >>> grads[-1]
     np.float64(-2.0)
     """
+    if type(plan) is not Plan:
+        values = (params, x, target, grads, work, weights, state, None, None, None, None, None, lengths)
+        return run_entry("value_and_grad", plan, values, accumulate, step)
     status, loss = _call(
         _VALUE_AND_GRAD.address,
-        plan.address if type(plan) is Plan else _table("value_and_grad", plan),
+        plan.address,
         id(params),
         id(x),
         id(target),

@@ -386,7 +386,7 @@ class Untyped(Native):
 
 OP_ARGUMENTS = (types.int64, types.int64, types.int64, types.int64)  # frame, row, part, parts
 
-_FRAME_WORDS = {
+FRAME_WORDS = {
     "n": frame.N,
     "accumulate": frame.ACCUMULATE,
     "step": frame.STEP,
@@ -440,7 +440,7 @@ class Kernel(Native):
             )
         self.arrays = names[: names.index("n")]
         self.scalars = names[len(self.arrays) :]
-        self.sizes = [name for name in self.scalars if name not in _FRAME_WORDS and name not in ("part", "parts")]
+        self.sizes = [name for name in self.scalars if name not in FRAME_WORDS and name not in ("part", "parts")]
         self.split = "part" in names
         self._dispatcher = function if function is not python else njit(function)
         super().__init__(python, self._op_signature, name, uses)
@@ -450,7 +450,7 @@ class Kernel(Native):
         return types.int64(FrameType(dtype), *OP_ARGUMENTS[1:])
 
     def compiled(self):
-        bind = kernel_arguments(len(self.arrays), tuple(self.scalars), _FRAME_WORDS)
+        bind = kernel_arguments(len(self.arrays), tuple(self.scalars), FRAME_WORDS)
         function, split = self._dispatcher, self.split
 
         def op(frame_address, row, part, parts):

@@ -46,6 +46,8 @@ class Plan:
     their gradients, at the places in `watched`.
     """
 
+    target = "cpu"
+
     def __init__(self, net, loss, batch, dtype, threads_wanted, mode="training", watch=""):
         self.net, self.batch, self.dtype, self.threads, self.mode = net, batch, dtype, threads_wanted, mode
         self.loss = loss
@@ -146,6 +148,17 @@ class Plan:
             for op in self.ops(program):
                 op.kernel.load(self.numba_dtype)
 
+    def new_workspace(self):
+        """What `nbprop.workspace` returns."""
+        # On a cache line, as its buffers are: wide loads and stores that cross a line cost convolutions 3 %.
+        room = np.empty(self.work_size + 64 // self.dtype.itemsize, self.dtype)
+        first = -room.ctypes.data % 64 // self.dtype.itemsize
+        return room[first : first + self.work_size]
+
+    def new_state(self, state):
+        """What `nbprop.layer_state` returns, given the values as a host array."""
+        return state
+
     def __reduce__(self):
         return Plan, (self.net, self.loss, self.batch, self.dtype, self.threads, self.mode, self.watch)
 
@@ -194,9 +207,10 @@ def as_dtype(dtype):
 
 
 MODES = ("training", "inference", "decoding")
+TARGETS = ("cpu", "cuda")
 
 
-def plan(net, loss=None, batch=1, dtype=np.float64, threads=1, mode="training"):
+def plan(net, loss=None, batch=1, dtype=np.float64, threads=1, mode="training", target="cpu"):
     """Lower a network to the op table that the other functions walk.
 
     Parameters
@@ -216,6 +230,8 @@ def plan(net, loss=None, batch=1, dtype=np.float64, threads=1, mode="training"):
         through, batch normalization takes the batch's statistics or the running ones. "decoding" is inference one
         position a call, for networks over a sequence (T, ...): x is (n, 1, ...), `step` the position, from 0, and what
         the positions before left behind (keys and values, hidden states) is in the layer state. It only runs forward.
+    target : "cpu" or "cuda"
+        Where it runs. On "cuda" every array of a call is a device array, and `threads` has no meaning (docs/cuda.md).
 
     Returns
     -------
@@ -230,13 +246,18 @@ def plan(net, loss=None, batch=1, dtype=np.float64, threads=1, mode="training"):
         raise TypeError(f"plan: net must be what nbprop.network(...) returns, got {type(net).__name__}")
     batch, threads = positive("batch", batch), positive("threads", threads)
     choose("mode", mode, MODES)
+    choose("target", target, TARGETS)
     if mode == "decoding" and loss is not None:
         raise ValueError('plan: mode="decoding" only runs forward; leave the loss out')
-    return _plan(net, None if loss is None else loss_named(loss), batch, as_dtype(dtype), threads, mode)
+    return _plan(net, None if loss is None else loss_named(loss), batch, as_dtype(dtype), threads, mode, target)
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(net, loss, batch, dtype, threads_wanted, mode):
+def _plan(net, loss, batch, dtype, threads_wanted, mode, target):
+    if target == "cuda":
+        from nbprop.cuda import device_plan_class
+
+        return device_plan_class()(net, loss, batch, dtype, 1, mode)
     return Plan(net, loss, batch, dtype, threads_wanted, mode)
 
 
@@ -244,10 +265,7 @@ def workspace(plan):
     """A new workspace for a plan: 1-D, its dtype, uninitialised. Pure scratch; one for each concurrent caller."""
     if not isinstance(plan, Plan):
         raise TypeError(f"workspace: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
-    # On a cache line, as its buffers are: wide loads and stores that cross a line cost convolutions 3 %.
-    room = np.empty(plan.work_size + 64 // plan.dtype.itemsize, plan.dtype)
-    first = -room.ctypes.data % 64 // plan.dtype.itemsize
-    return room[first : first + plan.work_size]
+    return plan.new_workspace()
 
 
 def layer_state(plan):
@@ -262,4 +280,4 @@ def layer_state(plan):
     state = np.empty(plan.state_size, plan.dtype)
     for _, buffer, initial in plan.state_parts:
         state[buffer.offset : buffer.offset + buffer.size] = initial
-    return state
+    return plan.new_state(state)

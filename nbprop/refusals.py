@@ -42,7 +42,7 @@ def _wanted(plan, argument):
 
 
 def _got(value):
-    if type(value) is np.ndarray:
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{value.dtype} array of shape {value.shape}"
     return type(value).__name__
 
@@ -76,6 +76,11 @@ def refusal(function, plan, values, status):
     if argument == arg.PLAN:
         return RuntimeError(f"{function}: the plan was made by another version of nbprop; make it again")
     name, value = arg.NAMES[argument], values[argument]
+    if problem == arg.NOT_AN_ARRAY and hasattr(value, "__cuda_array_interface__"):
+        return TypeError(
+            f"{function}: {name} is in device memory, but the plan runs on the CPU; copy it to the host, or make the "
+            'plan with target="cuda"'
+        )
     if argument == arg.OUT and function in _OUTPUTS:
         wanted = _OUTPUTS[function](plan, len(values[arg.X]))
         if problem in (arg.LENGTH, arg.SHAPE_DIFFERS, arg.SAMPLES_DIFFER, arg.CAPACITY, arg.EMPTY):

@@ -24,7 +24,7 @@ from nbprop.numerics.intrinsics import (
 )
 
 _FRAME_WORDS = frame.WORDS
-_SPACE_OF_ARGUMENT = (
+SPACE_OF_ARGUMENT = (
     (arg.PARAMS, frame.PARAMS),
     (arg.X, frame.X),
     (arg.TARGET, frame.TARGET),
@@ -118,7 +118,7 @@ def walk(frame_address, begin, end, pool, wanted):
 @njit
 def fill_frame(here, block):
     """Set a frame's bases and scalars from a checked call's block."""
-    for argument, space in _SPACE_OF_ARGUMENT:
+    for argument, space in SPACE_OF_ARGUMENT:
         store(here, space, load(block, argument * arg.DESCRIPTION + arg.DATA))
     store(here, frame.N, load(block, arg.SAMPLES))
     store(here, frame.ACCUMULATE, load(block, arg.ACCUMULATE))

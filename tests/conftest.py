@@ -9,9 +9,13 @@ import cases
 import pytest
 
 import nbprop
+import nbprop.cuda
 from nbprop import threads
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# tests/cuda runs on a GPU, or in the simulator: NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda
+collect_ignore = [] if nbprop.cuda.available() else ["cuda"]
 
 
 @pytest.fixture(scope="session")

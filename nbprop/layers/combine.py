@@ -66,6 +66,38 @@ def copy_columns(y, x, n, rows, y_width, y_first, x_width, x_first, width, part,
             to[j] = source[j]
 
 
+def cuda_kernels(cuda):
+    """The device's: a thread an element."""
+    from nbprop.cuda.kernels import on_device
+    from nbprop.cuda.toolkit import cover
+
+    def elements(n, size):
+        return cover(n * size)
+
+    @on_device(add_forward, blocks=elements)
+    def add(y, a, b, n, size):
+        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
+            y[i] = a[i] + b[i]
+
+    @on_device(add_into, blocks=elements)
+    def add_to(y, x, n, size):
+        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
+            y[i] += x[i]
+
+    @on_device(copy, blocks=elements)
+    def copied(y, x, n, size):
+        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
+            y[i] = x[i]
+
+    @on_device(copy_columns, blocks=lambda n, rows, width: cover(n * rows * width))
+    def columns_copied(y, x, n, rows, y_width, y_first, x_width, x_first, width):
+        for i in range(cuda.grid(1), n * rows * width, cuda.gridsize(1)):
+            row, j = i // width, i % width
+            y[row * y_width + y_first + j] = x[row * x_width + x_first + j]
+
+    return add, add_to, copied, columns_copied
+
+
 def lower_sequence(build, layers, x, path):
     """Emit layers one after another; their paths end in their positions."""
     from nbprop.lowering import lower_layer

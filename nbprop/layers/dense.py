@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 from nbprop.jit import kernel, njit, share
-from nbprop.layers.activation import ACTIVATIONS, activate
+from nbprop.layers.activation import ACTIVATIONS, IDENTITY, activate, activation_inplace
 from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
 from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO, gemm_scratch, transpose
 from nbprop.numerics.intrinsics import pointer_to_one
@@ -131,6 +131,73 @@ def dense_input_tangent(dx_dot, scratch, dz, dz_dot, wt, wt_dot, n, rows, n_in, 
     """
     _times_weight(dx_dot, dz_dot, wt, ZERO, dx_dot, scratch, n * rows, n_out, n_in, part, parts)
     _times_weight(dx_dot, dz, wt_dot, ACCUMULATE, dx_dot, scratch, n * rows, n_out, n_in, part, parts)
+
+
+def cuda_kernels(cuda):
+    """The device's: the tiled product, bias and activation within it; weight gradients in pieces of the batch."""
+    from nbprop.cuda.kernels import on_device
+    from nbprop.cuda.products import TILES, pieces, sum_of_pieces
+    from nbprop.cuda.toolkit import cover
+
+    found = [kernel for number in range(len(TILES)) for kernel in _cuda_products(number)]
+
+    @on_device(dense_backward_parameters, blocks=lambda n_in, n_out: cover((n_in + 1) * n_out))
+    def parameters(dw, db, partials, n, rows, n_in, n_out, w_again, b_again, accumulate):
+        size, count = n_in * n_out, pieces(n_in, n_out, n * rows, dw.itemsize)
+        for i in range(cuda.grid(1), size + db.size, cuda.gridsize(1)):
+            if i < size:
+                total = sum_of_pieces(partials, i, size, count)
+                dw[i] = total + dw[i] if w_again + accumulate > 0 else total
+            else:
+                total = sum_of_pieces(partials, count * size + i - size, n_out, count)
+                db[i - size] = total + db[i - size] if b_again + accumulate > 0 else total
+
+    @on_device(dense_transpose, blocks=lambda n_in, n_out: cover(n_in * n_out))
+    def transposed(wt, w, n, n_in, n_out):
+        for i in range(cuda.grid(1), n_in * n_out, cuda.gridsize(1)):
+            wt[i % n_out * n_in + i // n_out] = w[i]
+
+    return *found, parameters, transposed
+
+
+def _cuda_products(number):
+    """The products that make tiles of one shape."""
+    from nbprop.cuda.kernels import on_device
+    from nbprop.cuda.products import DTYPES, TILES, blocks_of, in_pieces, pieces, with_bias
+
+    tile = TILES[number]
+    shape = {"threads": tile.threads, "dtypes": DTYPES[number]}
+    times, gradient = with_bias(tile), in_pieces(tile)
+
+    def of_output(n, rows, n_out, itemsize):
+        return blocks_of(number, n * rows, n_out, itemsize)
+
+    def of_input(n, rows, n_in, itemsize):
+        return blocks_of(number, n * rows, n_in, itemsize)
+
+    def of_weight(n, rows, n_in, n_out, itemsize):
+        return blocks_of(number, n_in, n_out, itemsize, int(pieces(n_in, n_out, n * rows, itemsize)))
+
+    def in_all_pieces(n, rows, n_in, n_out, itemsize):
+        return int(pieces(n_in, n_out, n * rows, itemsize)) * (n_in + 1) * n_out
+
+    @on_device(dense_forward, blocks=of_output, **shape)
+    def forward(y, x, w, b, n, rows, n_in, n_out):
+        times(y, x, w, b, n * rows, n_out, n_in, IDENTITY)
+
+    @on_device(dense_forward, activation_inplace, blocks=of_output, **shape)
+    def forward_activated(y, x, w, b, n, rows, n_in, n_out, code):
+        times(y, x, w, b, n * rows, n_out, n_in, code)
+
+    @on_device(dense_backward_input, blocks=of_input, **shape)
+    def input_gradient(dx, dz, wt, n, rows, n_in, n_out):
+        times(dx, dz, wt, dz[:0], n * rows, n_in, n_out, IDENTITY)
+
+    @on_device(dense_backward_parameters, blocks=of_weight, **shape, scratch=in_all_pieces)
+    def parameters_in_pieces(partials, x, dz, n, rows, n_in, n_out):
+        gradient(partials, x, dz, n_in, n_out, n * rows)
+
+    return forward, forward_activated, input_gradient, parameters_in_pieces
 
 
 @dataclass(frozen=True, repr=False)

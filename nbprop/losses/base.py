@@ -7,6 +7,7 @@ run in index order in float64, so their bits do not depend on threads.
 import math
 
 from nbprop.jit import kernel, njit
+from nbprop.numerics.scalars import like
 
 LOSSES: dict[str, type["Loss"]] = {}
 
@@ -40,6 +41,101 @@ def loss_mean(losses, weights, n, rows):
             sample += losses[i * rows + r]
         total += sample * (weights[i] if weights.size > 0 else 1.0)
     return total / (total_weight(weights, n) * rows)
+
+
+def cuda_kernels(cuda):
+    """The device's mean: partial sums by blocks, and their sum in a second launch; sum(w) stands in partials[0]."""
+    from nbprop.cuda.groups import block_sum
+    from nbprop.cuda.kernels import on_device
+    from nbprop.cuda.toolkit import MOST_BLOCKS, THREADS, cover
+
+    def elements(n, rows):
+        return cover(n * rows)
+
+    @on_device(loss_mean, blocks=elements, scratch=lambda: MOST_BLOCKS + 1)
+    def partial_sums(losses, weights, partials, n, rows):
+        total = like(losses[0], 0.0)
+        for i in range(cuda.grid(1), n * rows, cuda.gridsize(1)):
+            total += losses[i] * (weights[i // rows] if weights.size > 0 else like(losses[0], 1.0))
+        total = block_sum(cuda.shared.array(THREADS, losses.dtype), total)
+        if cuda.threadIdx.x == 0:
+            partials[1 + cuda.blockIdx.x] = total
+
+    @on_device(loss_mean, blocks=lambda: 1)
+    def mean(result, weights, partials, n, rows):
+        total, count = like(result[0], 0.0), min((n * rows + THREADS - 1) // THREADS, MOST_BLOCKS)
+        for i in range(cuda.threadIdx.x, count, THREADS):
+            total += partials[1 + i]
+        total = block_sum(cuda.shared.array(THREADS, result.dtype), total)
+        if cuda.threadIdx.x == 0:
+            mass = partials[0] if weights.size > 0 else like(total, n)
+            result[0] = total / (mass * like(total, rows))
+
+    return partial_sums, mean
+
+
+def cuda_weight_sum(cuda, loss):
+    """The launch before a loss's others: sum(w) to partials[0], where there are weights."""
+    from nbprop.cuda.groups import block_sum
+    from nbprop.cuda.kernels import on_device
+    from nbprop.cuda.toolkit import THREADS
+
+    @on_device(loss, blocks=lambda weights: 1 if weights else 0, scratch=lambda: 1)
+    def weight_sum(weights, partials, n):
+        total = like(partials[0], 0.0)
+        for i in range(cuda.threadIdx.x, n, THREADS):
+            total += weights[i]
+        total = block_sum(cuda.shared.array(THREADS, partials.dtype), total)
+        if cuda.threadIdx.x == 0:
+            partials[0] = total
+
+    return weight_sum
+
+
+def cuda_elementwise(cuda, loss, value, slope):
+    """The device's kernels of a loss that is a mean over a row of value(y, t, d), with the slope d value / dy.
+
+    d is the number that the row carries as delta_bits, 0 where it carries none.
+    """
+    from nbprop.cuda.functions import real_of_word
+    from nbprop.cuda.groups import row_factor, rows_of, team_of, team_sum
+    from nbprop.cuda.kernels import on_device
+    from nbprop.cuda.toolkit import THREADS, device_function
+
+    value, slope = njit(value), njit(slope)
+
+    @device_function
+    def work(losses, dy, y, target, weights, partials, n, rows, size, delta):
+        team, lane, total = team_of(size), cuda.threadIdx.x, like(y[0], 0.0)
+        row, lane = (cuda.blockIdx.x * THREADS + lane) // team, lane % team
+        start, stop = row * size, size if row < n * rows else 0
+        for j in range(start + lane, start + stop, team):
+            total += value(y[j], target[j], delta)
+        total = team_sum(cuda.shared.array(THREADS, y.dtype), total, lane, team)
+        if lane < stop:
+            if lane == 0:
+                losses[row] = total / like(total, size)
+            if dy.size > 0:
+                factor = row_factor(weights, partials, n, rows, row) / like(total, size)
+                for j in range(start + lane, start + stop, team):
+                    dy[j] = factor * slope(y[j], target[j], delta)
+
+    def teams(n, rows, size):
+        return rows_of(n * rows, size)
+
+    if "delta_bits" in loss.sizes:
+
+        @on_device(loss, blocks=teams)
+        def losses_and_gradient(losses, dy, y, target, weights, partials, n, rows, size, delta_bits):
+            work(losses, dy, y, target, weights, partials, n, rows, size, real_of_word(y[0], delta_bits))
+
+    else:
+
+        @on_device(loss, blocks=teams)
+        def losses_and_gradient(losses, dy, y, target, weights, partials, n, rows, size):
+            work(losses, dy, y, target, weights, partials, n, rows, size, like(y[0], 0.0))
+
+    return cuda_weight_sum(cuda, loss), losses_and_gradient
 
 
 class Loss:

@@ -5,9 +5,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbprop.jit import kernel, share
-from nbprop.losses.base import Loss, row_scale
+from nbprop.losses.base import Loss, cuda_elementwise, row_scale
 from nbprop.numerics.functions import sigmoid, softplus
-from nbprop.numerics.scalars import like
+from nbprop.numerics.scalars import like, scalar_function
+
+
+@scalar_function
+def cross_entropy(y, t, delta):
+    return softplus(y) - t * y
+
+
+@scalar_function
+def cross_entropy_slope(y, t, delta):
+    return sigmoid(y) - t
 
 
 @kernel
@@ -23,13 +33,13 @@ def binary_cross_entropy_kernel(losses, dy, y, target, weights, n, rows, size, p
         y_row, t_row = y[i * size : (i + 1) * size], target[i * size : (i + 1) * size]
         total = like(y[0], 0.0)
         for j in range(size):
-            total += softplus(y_row[j]) - t_row[j] * y_row[j]
+            total += cross_entropy(y_row[j], t_row[j], total)
         losses[i] = total / like(total, size)
         if dy.size > 0:
             factor = like(total, row_scale(weights, n, rows, i) / size)
             d_row = dy[i * size : (i + 1) * size]
             for j in range(size):
-                d_row[j] = factor * (sigmoid(y_row[j]) - t_row[j])
+                d_row[j] = factor * cross_entropy_slope(y_row[j], t_row[j], total)
 
 
 @kernel
@@ -41,6 +51,11 @@ def binary_cross_entropy_curvature(dy_dot, y_dot, y, target, weights, n, rows, s
         for j in range(i * size, (i + 1) * size):
             p = sigmoid(y[j])
             dy_dot[j] = factor * p * (like(p, 1.0) - p) * y_dot[j]
+
+
+def cuda_kernels(cuda):
+    """The device's."""
+    return cuda_elementwise(cuda, binary_cross_entropy_kernel, cross_entropy, cross_entropy_slope)
 
 
 @dataclass(frozen=True)

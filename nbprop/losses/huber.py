@@ -6,9 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbprop.jit import kernel, share
-from nbprop.losses.base import Loss, row_scale
+from nbprop.losses.base import Loss, cuda_elementwise, row_scale
 from nbprop.numerics.intrinsics import double_of_word
-from nbprop.numerics.scalars import like
+from nbprop.numerics.scalars import like, scalar_function
+
+
+@scalar_function
+def huber_value(y, t, delta):
+    error, half = abs(y - t), like(y, 0.5)
+    return delta * (error - half * delta) if error > delta else half * error * error
+
+
+@scalar_function
+def huber_slope(y, t, delta):
+    error = y - t
+    error = delta if error > delta else error
+    return -delta if error < -delta else error
 
 
 @kernel
@@ -20,21 +33,17 @@ def huber_kernel(losses, dy, y, target, weights, n, rows, size, delta_bits, part
     """
     first, last = share(n * rows, part, parts)
     delta = like(y[0], double_of_word(delta_bits))
-    half = like(y[0], 0.5)
     for i in range(first, last):
         y_row, t_row = y[i * size : (i + 1) * size], target[i * size : (i + 1) * size]
         total = like(delta, 0.0)
         for j in range(size):
-            error = abs(y_row[j] - t_row[j])
-            total += delta * (error - half * delta) if error > delta else half * error * error
+            total += huber_value(y_row[j], t_row[j], delta)
         losses[i] = total / like(total, size)
         if dy.size > 0:
             factor = like(delta, row_scale(weights, n, rows, i) / size)
             d_row = dy[i * size : (i + 1) * size]
             for j in range(size):
-                error = y_row[j] - t_row[j]
-                error = delta if error > delta else error
-                d_row[j] = factor * (-delta if error < -delta else error)
+                d_row[j] = factor * huber_slope(y_row[j], t_row[j], delta)
 
 
 @kernel
@@ -63,6 +72,11 @@ def huber_fisher(dy_dot, y_dot, y, target, weights, n, rows, size, delta_bits, p
         factor = like(y[0], chance * row_scale(weights, n, rows, i) / size)
         for j in range(i * size, (i + 1) * size):
             dy_dot[j] = factor * y_dot[j]
+
+
+def cuda_kernels(cuda):
+    """The device's."""
+    return cuda_elementwise(cuda, huber_kernel, huber_value, huber_slope)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,18 @@
 from dataclasses import dataclass
 
 from nbprop.jit import kernel, njit, share
-from nbprop.losses.base import Loss, row_scale
-from nbprop.numerics.scalars import like
+from nbprop.losses.base import Loss, cuda_elementwise, row_scale
+from nbprop.numerics.scalars import like, scalar_function
+
+
+@scalar_function
+def squared_error(y, t, delta):
+    return (y - t) * (y - t)
+
+
+@scalar_function
+def squared_error_slope(y, t, delta):
+    return like(y, 2.0) * (y - t)
 
 
 @kernel
@@ -22,8 +32,7 @@ def mse_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
         y_row, t_row = y[i * size : (i + 1) * size], target[i * size : (i + 1) * size]
         total = like(y[0], 0.0)
         for j in range(size):
-            error = y_row[j] - t_row[j]
-            total += error * error
+            total += squared_error(y_row[j], t_row[j], total)
         losses[i] = total / like(total, size)
         if dy.size > 0:
             factor = like(total, 2.0 * row_scale(weights, n, rows, i) / size)
@@ -61,6 +70,11 @@ def mse_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, part, parts)
         factor = like(y[0], 2.0 * row_scale(weights, n, rows, i) / size)
         for j in range(i * size, (i + 1) * size):
             dy_dot[j] = factor * y_dot[j]
+
+
+def cuda_kernels(cuda):
+    """The device's."""
+    return cuda_elementwise(cuda, mse_kernel, squared_error, squared_error_slope)
 
 
 @dataclass(frozen=True)

@@ -82,3 +82,18 @@ def _like(x, value):
 
 overload(like, jit_options=CPU_FLAGS, strict=False, target="cpu")(_like)
 overload(like, strict=False)(_like)
+
+
+def real_of_word(x, word):
+    """The number of x's type whose bits are the low ones of a word: how a row of a device's table carries a number."""
+    raise TypeError("runs in compiled code only")
+
+
+def _real_of_word(x, word):
+    return {
+        types.float32: lambda x, word: from_bits(np.uint32(word & 0xFFFFFFFF)),
+        types.float64: lambda x, word: from_bits(np.uint64(word)),
+    }.get(x)
+
+
+specialise(real_of_word, _real_of_word)

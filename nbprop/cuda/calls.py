@@ -1,0 +1,183 @@
+"""The public functions on a device plan: check the arguments, fill the frame, launch the program's kernels."""
+
+import numpy as np
+
+from nbprop import arguments as arg
+from nbprop import frame, table
+from nbprop.cuda import memory, toolkit
+from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT
+from nbprop.refusals import refusal
+from nbprop.walk import SPACE_OF_ARGUMENT
+
+# function -> (program, the one with dx where it differs; arguments beside params, x, work; which of them are written)
+_FUNCTIONS = {
+    "forward": (table.FORWARD, None, (arg.Y,), (arg.Y,)),
+    "value": (table.VALUE, None, (arg.TARGET,), ()),
+    "value_and_grad": (table.VALUE_AND_GRAD, None, (arg.TARGET, arg.GRADS), (arg.GRADS,)),
+    "backward": (table.BACKWARD, table.BACKWARD_INPUT, (arg.DY, arg.GRADS), (arg.GRADS, arg.DX)),
+    "vjp": (table.VJP, table.VJP_INPUT, (arg.DY, arg.GRADS), (arg.GRADS, arg.DX)),
+}
+_CODES = {arg.X: frame.X_CODE, arg.TARGET: frame.TARGET_CODE, arg.LENGTHS: frame.LENGTHS_CODE}
+
+
+def call(function, plan, values, accumulate, step):
+    """A public function of a device plan; `values` in the order of arguments.py. Returns its result."""
+    bound = Bound(function, plan, values, accumulate, step)
+    stream = memory.current_stream()
+    bound.write_frame(stream)
+    bound.check_ranges(stream)
+    bound.enqueue(stream)
+    return bound.result(stream) if function in ("value", "value_and_grad") else None
+
+
+class Bound:
+    """A call with its arguments checked and its frame filled: what can be launched, also again and again."""
+
+    def __init__(self, function, plan, values, accumulate=False, step=0):
+        if function not in _FUNCTIONS:
+            raise ValueError(f"{function} does not run on the device; make a plan without target for it")
+        self.function, self.plan = function, plan
+        if toolkit.current_device() != plan.device:
+            raise ValueError(
+                f"{function}: the plan was made for device {plan.device}, but device {toolkit.current_device()} is the "
+                "current one; select its device, or make a plan on this one"
+            )
+        plain, with_dx, self.needed, self.written = _FUNCTIONS[function]
+        self.arrays = [None if v is None else memory.as_array(f"{function}: {name}", v) for name, v in _named(values)]
+        self.n = self._check()
+        self.program = with_dx if with_dx is not None and self.arrays[arg.DX] is not None else plain
+        self.words = self._frame(accumulate, step)
+        launches = [(launch, launch.blocks(self.n, self.words)) for launch in plan.programs[self.program]]
+        self._launches = [(launch, blocks) for launch, blocks in launches if blocks]
+
+    def _refuse(self, argument, problem):
+        raise refusal(self.function, self.plan, self.arrays, argument * 64 + problem)
+
+    # -- checks
+
+    def _check(self):
+        """Dtypes, shapes, aliasing; the number of samples."""
+        plan, given = self.plan, self.arrays
+        if plan.loss is None and arg.TARGET in self.needed:
+            self._refuse(arg.TARGET, arg.NO_LOSS)
+        if plan.mode == "decoding" and self.function != "forward":
+            self._refuse(arg.PLAN, arg.FORWARD_ONLY)
+        for argument in (arg.PARAMS, arg.X, arg.WORK, *self.needed, *([arg.STATE] if plan.state_size else [])):
+            if given[argument] is None:
+                self._refuse(argument, arg.MISSING)
+        self._check_flat(arg.PARAMS, plan.n_params)
+        n = self._check_samples(arg.X, plan.input_shape, plan.x_code, None)
+        self._check_flat(arg.WORK, plan.work_size, at_least=True)
+        if plan.state_size:
+            self._check_flat(arg.STATE, plan.state_size)
+        if given[arg.GRADS] is not None:
+            self._check_flat(arg.GRADS, plan.n_params)
+        for argument, shape, code in (
+            (arg.TARGET, plan.target_shape, plan.target_code),
+            (arg.Y, plan.output_shape, plan.element_code),
+            (arg.DY, plan.output_shape, plan.element_code),
+            (arg.DX, plan.input_shape, plan.element_code),
+            (arg.WEIGHTS, (), plan.element_code),
+            (arg.LENGTHS, (), arg.ANY_INTEGER),
+        ):
+            if given[argument] is not None:
+                self._check_samples(argument, shape, code, n)
+        if given[arg.LENGTHS] is not None and not plan.longest:
+            self._refuse(arg.LENGTHS, arg.NO_LENGTHS)
+        if given[arg.DX] is not None and plan.x_code == arg.ANY_INTEGER:
+            self._refuse(arg.DX, arg.NO_DERIVATIVE)
+        for argument in (arg.WORK, arg.STATE, *self.written):
+            self._check_alone(argument)
+        return n
+
+    def _check_flat(self, argument, size, at_least=False):
+        array = self.arrays[argument]
+        if array.dtype != self.plan.dtype:
+            self._refuse(argument, arg.DTYPE)
+        if array.ndim != 1 or array.size < size or (array.size > size and not at_least):
+            self._refuse(argument, arg.LENGTH)
+        # The frame, of 8-byte words, lies in the workspace.
+        if array.address % (8 if argument == arg.WORK else array.dtype.itemsize):
+            self._refuse(argument, arg.MISALIGNED)
+
+    def _check_samples(self, argument, shape, code, n):
+        array = self.arrays[argument]
+        seen = arg.element_code(array.dtype)
+        if seen != code if code != arg.ANY_INTEGER else seen == 0 or seen > 100:
+            self._refuse(argument, arg.DTYPE)
+        if array.shape[1:] != shape or array.ndim != len(shape) + 1:
+            self._refuse(argument, arg.SHAPE_DIFFERS)
+        if len(array) == 0:
+            self._refuse(argument, arg.EMPTY)
+        if len(array) > self.plan.batch:
+            self._refuse(argument, arg.CAPACITY)
+        if n is not None and len(array) != n:
+            self._refuse(argument, arg.SAMPLES_DIFFER)
+        return len(array)
+
+    def _check_alone(self, argument):
+        """What is written shares no byte with another argument, and may be written."""
+        mine = self.arrays[argument]
+        if mine is None:
+            return
+        if not getattr(mine, "writable", True):
+            self._refuse(argument, arg.READ_ONLY)
+        for other, array in enumerate(self.arrays):
+            if other == argument or array is None:
+                continue
+            if array.address < mine.address + mine.nbytes and mine.address < array.address + array.nbytes:
+                raise ValueError(
+                    f"{self.function}: {arg.NAMES[argument]} is written and shares memory with {arg.NAMES[other]}; "
+                    "pass separate buffers"
+                )
+
+    def check_ranges(self, stream):
+        """Classes, indices and lengths, by a launch each; waits for the answer. The frame must have been written."""
+        for argument, launch in self.plan.range_checks.items():
+            if self.arrays[argument] is None:
+                continue
+            self._enqueue(launch, 1, stream)
+            if self.result(stream) != 0:
+                problem = arg.LENGTH_RANGE if argument == arg.LENGTHS else arg.CLASS_RANGE
+                self.arrays[argument] = self.arrays[argument].to_host()
+                self._refuse(argument, problem)
+
+    # -- launching
+
+    def _frame(self, accumulate, step):
+        """The frame's words: base addresses by space, then scalars (see frame.py)."""
+        words, plan = np.zeros(FRAME_WORDS, np.int64), self.plan
+        for argument, space in SPACE_OF_ARGUMENT:
+            if self.arrays[argument] is not None:
+                words[space] = self.arrays[argument].address
+        work, itemsize = self.arrays[arg.WORK].address, plan.dtype.itemsize
+        words[PARTIALS], words[RESULT] = work + plan.partials_offset * itemsize, work + plan.result_offset * itemsize
+        words[frame.N], words[frame.ACCUMULATE], words[frame.STEP] = self.n, bool(accumulate), step
+        for argument, word in _CODES.items():
+            if self.arrays[argument] is not None:
+                words[word] = arg.element_code(self.arrays[argument].dtype)
+        self.frame_address = work + plan.frame_offset * itemsize
+        return words
+
+    def write_frame(self, stream):
+        """Copy the frame to its place in the workspace."""
+        toolkit.write(self.frame_address, self.words, stream)
+
+    def _enqueue(self, launch, blocks, stream):
+        row = self.plan.table_address() + 8 * launch.row
+        launch.kernel.launch(self.plan.dtype, blocks, stream, self.frame_address, row)
+
+    def enqueue(self, stream):
+        """Enqueue the program's launches."""
+        for launch, blocks in self._launches:
+            self._enqueue(launch, blocks, stream)
+
+    def result(self, stream):
+        """The number that the last launch left, once it is there."""
+        host = np.empty(1, self.plan.dtype)
+        toolkit.read(int(self.words[RESULT]), host, stream)
+        return float(host[0])
+
+
+def _named(values):
+    return zip(arg.NAMES, values, strict=True)

@@ -1,0 +1,22 @@
+"""The elementary functions as device code calls them: compiled, so that simulated threads can call them, too."""
+
+from nbprop.jit import njit
+from nbprop.numerics import functions, scalars
+
+
+@njit
+def exp(x):
+    """e**x."""
+    return functions.exp(x)
+
+
+@njit
+def log(x):
+    """The natural logarithm."""
+    return functions.log(x)
+
+
+@njit
+def real_of_word(x, word):
+    """The number of x's type whose bits a word of the row holds."""
+    return scalars.real_of_word(x, word)

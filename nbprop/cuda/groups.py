@@ -1,0 +1,87 @@
+"""Sums over the threads of a block, in an order that depends on sizes alone: the same bits every time.
+
+A *team* is a power of two of neighbouring threads that work on one row together; a block holds THREADS / team of them.
+Every thread of the block must call these functions: they meet at barriers.
+"""
+
+from nbprop.cuda.toolkit import THREADS, cuda, device_function
+from nbprop.jit import njit
+from nbprop.numerics.scalars import like
+
+
+@njit
+def team_of(size):
+    """Threads for a row of `size` elements: the power of two from `size` up, at most a block."""
+    team = 1
+    while team < size and team < THREADS:
+        team *= 2
+    return team
+
+
+def rows_of(rows, size):
+    """Blocks for `rows` rows of `size` elements, a team each."""
+    each, team = THREADS, 1
+    while team < size and team < THREADS:
+        team, each = team * 2, each // 2
+    return -(-rows // each)
+
+
+@device_function
+def team_sum(space, value, lane, team):
+    """The sum of a team's values, to each of its threads. space: shared memory, an element a thread."""
+    here = cuda.threadIdx.x
+    space[here] = value
+    cuda.syncthreads()
+    half = team // 2
+    while half > 0:
+        if lane < half:
+            space[here] += space[here + half]
+        cuda.syncthreads()
+        half //= 2
+    total = space[here - lane]
+    cuda.syncthreads()
+    return total
+
+
+@device_function
+def team_max(space, value, lane, team):
+    """The largest of a team's values, NaN if one is, to each of its threads. space: as in `team_sum`."""
+    here = cuda.threadIdx.x
+    space[here] = value
+    cuda.syncthreads()
+    half = team // 2
+    while half > 0:
+        if lane < half:
+            other = space[here + half]
+            if other > space[here] or other != other:
+                space[here] = other
+        cuda.syncthreads()
+        half //= 2
+    top = space[here - lane]
+    cuda.syncthreads()
+    return top
+
+
+@device_function
+def row_top(space, x, start, size, lane, team):
+    """The largest of x[start : start + size], NaN if one is, by a team; size 0: that of x's first element."""
+    top = x[start] if size > 0 else x[0]
+    for j in range(lane, size, team):
+        value = x[start + j]
+        if value > top or value != value:
+            top = value
+    return team_max(space, top, lane, team)
+
+
+@device_function
+def block_sum(space, value):
+    """The sum of a block's values, to each of its threads."""
+    return team_sum(space, value, cuda.threadIdx.x, THREADS)
+
+
+@device_function
+def row_factor(weights, partials, n, rows, row):
+    """w / (sum(w) rows) of a row's sample, whose `rows` rows share it; sum(w) stands in partials[0]."""
+    if weights.size == 0:
+        return like(partials[0], 1.0) / like(partials[0], n * rows)
+    return weights[row // rows] / (partials[0] * like(partials[0], rows))

@@ -1,0 +1,135 @@
+"""Kernels on the device: how they stand for the kernels of a plan's ops, and how a launch gives them their arguments.
+
+A layer's file defines `cuda_kernels(cuda)`, which returns what `on_device` makes of functions like
+
+    @on_device(activation_forward, blocks=lambda n, size: cover(n * size))
+    def forward(y, x, n, size, code):
+        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
+            y[i] = value_of(x[i], code)
+
+By their names, its arrays are operands of the op's row and its numbers are the row's sizes (or words of the frame, as
+for the CPU's kernels); it takes those it needs. Two more arrays are the device's: `partials`, scratch between the
+launches of one op, and `result`, of one element. An op may be several launches: they run in the order of the list.
+
+A launch passes two addresses, those of the frame and of the row in the device's copy of the table, whatever the kernel;
+reading the operands from there is the CPU walker's own intrinsic.
+"""
+
+import functools
+import inspect
+import sys
+
+import numpy as np
+from numba import types
+
+from nbprop import frame
+from nbprop.cuda import toolkit
+from nbprop.cuda.toolkit import SIMULATED, THREADS, host_array
+from nbprop.jit import FRAME_WORDS as _HOST_WORDS
+from nbprop.numerics.intrinsics import as_frame, kernel_arguments
+
+# Spaces that only a device's frame has, behind the host's words.
+PARTIALS, RESULT = frame.WORDS, frame.WORDS + 1
+DEVICE_SPACES = {"partials": PARTIALS, "result": RESULT}
+FRAME_WORDS = 32
+
+SIGNATURE = types.void(types.int64, types.int64)  # frame, row
+
+
+class DeviceKernel:
+    """One launch of an op, or of several ops in one; made by `on_device`."""
+
+    def __init__(self, function, replaces, blocks, threads, scratch, dtypes):
+        self.function, self.replaces, self.threads = function, replaces, threads
+        self.dtypes = tuple(np.dtype(dtype) for dtype in dtypes)
+        names = list(inspect.signature(function).parameters)
+        self.arrays, self.scalars = names[: names.index("n")], names[names.index("n") :]
+        self.sizes = [name for name in self.scalars if name not in _HOST_WORDS]
+        self.name = f"{function.__module__}.{function.__qualname__.rsplit('.', 1)[-1]}"
+        self._blocks, self._scratch = _by_names(blocks), _by_names(scratch or (lambda: 0))
+
+    def __repr__(self):
+        return f"<nbprop device kernel {self.name}>"
+
+    def blocks(self, values):
+        """Blocks of a launch, 0 for none; `values`: numbers by name, lengths of arrays by theirs."""
+        return self._blocks(values)
+
+    def scratch(self, values):
+        """Elements of `partials` that the launch needs."""
+        return self._scratch(values)
+
+    def entry(self, dtype):
+        """The function (frame, row) that a launch runs: reads its arguments and calls the kernel."""
+        bind = kernel_arguments(len(self.arrays), tuple(self.scalars), _HOST_WORDS)
+        body, real = toolkit.device_function(self.function), np.dtype(dtype).type
+
+        def entry(frame, row):
+            body(*bind(as_frame(frame, real), row, 0, 1))
+
+        return entry
+
+    @functools.cache  # noqa: B019 - kernels live as long as the process
+    def compiled(self, dtype):
+        """The entry, compiled for the current device (for its simulator: the function itself)."""
+        if SIMULATED:
+            return toolkit.compile(self.function)
+        return toolkit.compile(self.entry(dtype), SIGNATURE, self.threads)
+
+    def launch(self, dtype, blocks, stream, frame_address, row_address):
+        """Enqueue the kernel."""
+        launcher = self.compiled(dtype)[blocks, self.threads, stream]
+        if SIMULATED:
+            launcher(*_simulated_arguments(self, dtype, frame_address, row_address))
+        else:
+            launcher(frame_address, row_address)
+
+
+def _by_names(function):
+    """A function of a dict that passes on the entries that `function` names."""
+    wanted = tuple(inspect.signature(function).parameters)
+    return lambda values: function(*(values[name] for name in wanted))
+
+
+def on_device(*replaces, blocks, threads=THREADS, scratch=None, dtypes=(np.float32, np.float64)):
+    """Decorate a function as a kernel that stands for a plan's kernel (or for several ops that follow each other).
+
+    blocks(...) : blocks of a launch, from numbers and lengths of arrays by their names
+    scratch(...) : elements of `partials` that it needs
+    dtypes : those that it is launched in
+    """
+    return lambda function: DeviceKernel(function, replaces, blocks, threads, scratch, dtypes)
+
+
+def _simulated_arguments(kernel, dtype, frame_address, row_address):
+    """What the entry reads from the frame and the row; in the simulator both are the host's."""
+    words = host_array(frame_address, FRAME_WORDS, np.int64)
+    count = 3 * len(kernel.arrays) + len(kernel.sizes)
+    row, found = host_array(row_address, count, np.int64).tolist(), []
+    for k in range(len(kernel.arrays)):
+        space, offset, size = row[3 * k : 3 * k + 3]
+        base = int(words[space])
+        found.append(toolkit.simulated(host_array(base and base + offset * np.dtype(dtype).itemsize, size, dtype)))
+    sizes = iter(row[3 * len(kernel.arrays) :])
+    return *found, *(int(words[_HOST_WORDS[n]]) if n in _HOST_WORDS else next(sizes) for n in kernel.scalars)
+
+
+# -- which kernels stand for which ---------------------------------------------------------------------------
+
+
+@functools.cache
+def kernels_of(module):
+    """The kernels that a module defines for the device, in the order of its launches."""
+    return tuple(module.cuda_kernels(toolkit.cuda)) if hasattr(module, "cuda_kernels") else ()
+
+
+def all_kernels():
+    """Those of every layer and loss that has been imported."""
+    names = sorted(name for name in sys.modules if name.startswith(("nbprop.layers.", "nbprop.losses.")))
+    return [kernel for name in names for kernel in kernels_of(sys.modules[name])]
+
+
+def launches_of(*kernels):
+    """The launches that stand for an op's kernel, or for several ops' in a row; None where there are none."""
+    module = sys.modules.get(kernels[0].function.__module__)
+    return [kernel for kernel in kernels_of(module) if kernel.replaces == kernels] or None

@@ -1,0 +1,185 @@
+"""Arrays in device memory: nbprop's own, and anybody's that speaks __cuda_array_interface__ or DLPack.
+
+CuPy, PyTorch and JAX arrays are taken as they are, without a copy; `Array` speaks both, so they take nbprop's. Arrays
+are C-contiguous. Memory that another library has filled on a stream of its own is waited for.
+"""
+
+import contextlib
+import contextvars
+import math
+
+import numpy as np
+
+from nbprop.cuda import dlpack, toolkit
+
+_stream: contextvars.ContextVar = contextvars.ContextVar("nbprop_cuda_stream", default=0)
+
+
+def current_stream():
+    """The stream that nbprop's launches go to: the default stream, unless inside `use_stream`."""
+    return _stream.get()
+
+
+@contextlib.contextmanager
+def use_stream(stream):
+    """Send nbprop's launches to a stream of cuda.core's (0: the default stream) for the length of a with block."""
+    token = _stream.set(stream)
+    try:
+        yield stream
+    finally:
+        _stream.reset(token)
+
+
+class Array:
+    """A C-contiguous array in device memory. Slices along the first axis are views."""
+
+    def __init__(self, shape, dtype, address, owner):
+        self.shape, self.dtype = tuple(int(extent) for extent in shape), np.dtype(dtype)
+        self.address, self.owner = int(address), owner
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self):
+        return self.size * self.dtype.itemsize
+
+    @property
+    def ndim(self):
+        return len(self.shape)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __repr__(self):
+        return f"<nbprop.cuda.Array {self.dtype} {self.shape}>"
+
+    @property
+    def __cuda_array_interface__(self):
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address, False),
+            "strides": None,
+            "version": 3,
+        }
+
+    def __dlpack_device__(self):
+        return dlpack.DEVICE, toolkit.current_device()
+
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        """A DLPack capsule over the same memory; the work so far is waited for, so any stream may read it."""
+        toolkit.synchronize(current_stream())
+        return dlpack.capsule(self, self.address, self.shape, self.dtype, toolkit.current_device())
+
+    def __getitem__(self, where):
+        if not isinstance(where, slice) or where.step not in (None, 1) or not self.shape:
+            raise TypeError(
+                "a device array takes slices along its first axis, such as a[10:20]; copy it with to_host()"
+            )
+        start, stop, _ = where.indices(self.shape[0])
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        shape = (max(0, stop - start), *self.shape[1:])
+        return Array(shape, self.dtype, self.address + start * row, self.owner)
+
+    def reshape(self, *shape):
+        """The same memory in another shape."""
+        shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
+        if math.prod(shape) != self.size:
+            raise ValueError(f"cannot make shape {shape} of {self.size} elements")
+        return Array(shape, self.dtype, self.address, self.owner)
+
+    def to_host(self):
+        """A NumPy copy, after the stream's work so far."""
+        host = np.empty(self.shape, self.dtype)
+        toolkit.read(self.address, host, current_stream())
+        return host
+
+    def copy_from(self, host):
+        """Overwrite with a host array of the same shape and dtype."""
+        host = np.asarray(host)
+        if host.shape != self.shape or host.dtype != self.dtype:
+            raise ValueError(f"copy_from: needs {self.dtype} of shape {self.shape}, got {host.dtype} of {host.shape}")
+        toolkit.write(self.address, host, current_stream())
+
+
+def empty(shape, dtype=np.float32):
+    """A new device array, uninitialised. Raises MemoryError with what is needed and what is free."""
+    shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+    return Array(shape, dtype, *toolkit.allocate(math.prod(shape) * np.dtype(dtype).itemsize))
+
+
+def to_device(array):
+    """A device copy of a host array, in C order."""
+    array = np.asarray(array)
+    copy = empty(array.shape, array.dtype)
+    copy.copy_from(array)
+    return copy
+
+
+def zeros(shape, dtype=np.float32):
+    """A new device array of zeros."""
+    return to_device(np.zeros(shape, dtype))
+
+
+def is_device_array(value):
+    """Whether a value is an array in device memory, of whichever library."""
+    if isinstance(value, (Array, np.ndarray)):
+        return isinstance(value, Array)
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    return hasattr(value, "__dlpack_device__") and int(value.__dlpack_device__()[0]) in dlpack.DEVICES
+
+
+def as_array(name, value):
+    """Any device array as an `Array` over the same memory; `name` is the argument's in errors.
+
+    Raises TypeError for a host array or anything else, ValueError for strides, or for another device's memory.
+    """
+    if isinstance(value, Array):
+        return value
+    if isinstance(value, np.ndarray):
+        raise TypeError(
+            f"{name} is a NumPy array in host memory, but the plan runs on the device; copy it once with "
+            "nbprop.cuda.to_device"
+        )
+    if hasattr(value, "__cuda_array_interface__"):
+        found = _from_interface(name, value)
+    elif is_device_array(value):
+        found = Array(*dlpack.view(name, value, current_stream()), value)
+    else:
+        raise TypeError(
+            f"{name} must be a device array (of nbprop.cuda, CuPy, PyTorch, JAX, ...), got {type(value).__name__}"
+        )
+    here, there = toolkit.current_device(), toolkit.device_of(found.address)
+    if found.size and there != here:
+        where = "no device that the driver knows" if there is None else f"device {there}"
+        raise ValueError(f"{name} lies in the memory of {where}, but the plan runs on device {here}; copy it there")
+    return found
+
+
+def _from_interface(name, value):
+    description = value.__cuda_array_interface__
+    dtype, shape = np.dtype(description["typestr"]), tuple(description["shape"])
+    check_strides(name, shape, description.get("strides"), dtype.itemsize)
+    if description.get("mask") is not None:
+        raise ValueError(f"{name} has a mask; pass a plain array")
+    if description.get("stream") is not None and description["stream"] != _handle(current_stream()):
+        toolkit.wait_for(description["stream"])
+    found = Array(shape, dtype, description["data"][0], value)
+    found.writable = not description["data"][1]
+    return found
+
+
+def _handle(stream):
+    return int(stream.handle) if stream else 0
+
+
+def check_strides(name, shape, strides, itemsize):
+    """Refuse an array that is not C-contiguous; strides in bytes, None for contiguous."""
+    expected = itemsize
+    for extent, stride in zip(reversed(shape), reversed(strides or ()), strict=False):
+        if extent > 1 and stride != expected:
+            raise ValueError(f"{name} must be C-contiguous; copy it once with its library's ascontiguousarray")
+        expected *= extent

@@ -1,0 +1,174 @@
+"""A plan on the device: the ops of the same table, launch by launch.
+
+The CPU's lowering gives the ops and places their buffers; here each op becomes the launches of the kernels that stand
+for it (kernels.py), a dense layer with its activation one launch. A row of the device's table is a row of the host's:
+operands (space, offset, length), then sizes, in the order of the device kernel's parameters.
+
+The workspace holds, behind what the CPU's plan has there, `partials` (scratch within an op), the result and the frame:
+so whatever a walk touches is the caller's, and walks with workspaces of their own may overlap.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba.extending import typeof_impl
+
+from nbprop import arguments as arg
+from nbprop import frame, table
+from nbprop.cuda import memory, toolkit
+from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT, launches_of
+from nbprop.lowering import Buffer
+from nbprop.plan import Plan
+
+_RESULTS = 8  # elements that the result's place takes: the frame behind it is then aligned
+
+
+@dataclass(eq=False)
+class Launch:
+    """A kernel with its row: where that stands in the table, and its numbers and arrays' lengths by name."""
+
+    kernel: object
+    row: int
+    values: dict
+    spaces: dict  # array name -> space, for those that the caller may leave out
+    label: str
+
+    def blocks(self, n, words):
+        """Blocks for n samples with the arrays of a frame."""
+        given = {name: self.values[name] if words[space] else 0 for name, space in self.spaces.items()}
+        return self.kernel.blocks(self.values | given | {"n": n})
+
+
+class DevicePlan(Plan):
+    """A plan whose walks run on the device; made by `nbprop.plan(..., target="cuda")`."""
+
+    target = "cuda"
+
+    def _emit(self):
+        self.device = toolkit.current_device()
+        self._rows, self._length, self._scratch = [], 0, Buffer(1, PARTIALS, 0)
+        self.programs, self._on_device = {}, None
+        programs = range(table.VJP_INPUT + 1) if self.mode != "decoding" else (table.FORWARD,)
+        for program in programs:
+            if program not in (table.VALUE, table.VALUE_AND_GRAD) or self.loss is not None:
+                self.programs[program] = self._launches(self.ops(program))
+        self._place_extras()
+        self.range_checks = self._range_checks()
+        return self._written(), {}
+
+    def _load(self):
+        """Device kernels compile at their first launch."""
+
+    def _launches(self, ops):
+        """The launches of some ops; two that follow each other may be one."""
+        found, position = [], 0
+        while position < len(ops):
+            pair = ops[position : position + 2]
+            fused = len(pair) == 2 and pair[1].operands[0] is pair[0].operands[0] and launches_of(*_kernels(pair))
+            group = pair if fused else pair[:1]
+            launches = launches_of(*_kernels(group))
+            if launches is None:
+                raise _no_kernel(group[0])
+            found += [self._launch(kernel, group) for kernel in launches]
+            position += len(group)
+        return found
+
+    def _launch(self, kernel, ops):
+        """The launch of a kernel for the ops that it stands for."""
+        buffers, numbers = {}, {}
+        for op in reversed(ops):
+            buffers |= dict(zip(op.kernel.arrays, op.operands, strict=True))
+            numbers |= dict(zip(op.kernel.sizes, op.sizes, strict=True))
+        return self._append(kernel, buffers, numbers, ops[0].label)
+
+    def _append(self, kernel, buffers, numbers, label):
+        """Append a row with what the kernel takes of these operands and sizes."""
+        values = numbers | {name: buffer.size if buffer else 0 for name, buffer in buffers.items()}
+        values["itemsize"] = self.dtype.itemsize
+        spaces = {name: buffer.space for name, buffer in buffers.items() if buffer and buffer.space != frame.WORK}
+        self._scratch.size = max(self._scratch.size, kernel.scratch(values | {"n": self.batch}))
+        row = self._length
+        self._rows.append((kernel, buffers | {"partials": self._scratch, "result": Buffer(1, RESULT, 0)}, numbers))
+        self._length += 3 * len(kernel.arrays) + len(kernel.sizes)
+        return Launch(kernel, row, values, spaces, label)
+
+    def _written(self):
+        """The table's words; the length of `partials` is known once all rows are."""
+        words = []
+        for kernel, buffers, numbers in self._rows:
+            for name in kernel.arrays:
+                buffer = buffers[name]
+                words += [frame.NONE, 0, 0] if buffer is None else [buffer.space, buffer.offset, buffer.size]
+            words += [_device_number(name, numbers[name], self.dtype) for name in kernel.sizes]
+        return np.array(words, np.int64)
+
+    def _place_extras(self):
+        """Where partials, result and frame lie in the workspace, in elements from its start."""
+        unit = 32
+        self.partials_offset = -(-self.work_size // unit) * unit
+        self.result_offset = self.partials_offset + -(-self._scratch.size // unit) * unit
+        self.frame_offset = self.result_offset + _RESULTS
+        self.work_size = self.frame_offset + 8 * FRAME_WORDS // self.dtype.itemsize
+
+    def _range_checks(self):
+        """{argument: launch} for the integers whose range is checked before a walk."""
+        from nbprop.cuda.checks import RANGE_CHECKS
+
+        found = {}
+        for argument, shape, least, below in (
+            (arg.X, self.input_shape, 0, self.x_classes),
+            (arg.TARGET, self.target_shape, 0, self.classes),
+            (arg.LENGTHS, (), 1, self.longest + 1 if self.longest else 0),
+        ):
+            if below:
+                numbers = {"each": math.prod(shape), "least": least, "below": below}
+                found[argument] = self._append(RANGE_CHECKS[argument], {}, numbers, arg.NAMES[argument])
+        return found
+
+    def table_address(self):
+        """The table's address on the device; copied there at the first use."""
+        if self._on_device is None:
+            self._on_device = memory.to_device(self.table)
+        return self._on_device.address
+
+    def call(self, function, values, accumulate, step):
+        """Run a public function with its arguments in the order of arguments.py."""
+        from nbprop.cuda.calls import call
+
+        return call(function, self, values, accumulate, step)
+
+    def new_workspace(self):
+        return memory.empty(self.work_size, self.dtype)
+
+    def new_state(self, state):
+        return memory.to_device(state)
+
+    def __reduce__(self):
+        return DevicePlan, (self.net, self.loss, self.batch, self.dtype, self.threads, self.mode, self.watch)
+
+    def __repr__(self):
+        return f'{super().__repr__()[:-1]}, target="cuda")'
+
+
+def _kernels(ops):
+    return [op.kernel for op in ops]
+
+
+def _no_kernel(op):
+    return ValueError(
+        f"plan: layer {op.label} has no CUDA kernel for {op.kernel.name.rsplit('.', 1)[-1]}; leave target out to run "
+        "it on the CPU, or see docs/cuda.md for the layers that run on the device"
+    )
+
+
+def _device_number(name, number, dtype):
+    """A size as the device's row holds it: the bits of a real number, float64 in the host's, in the plan's dtype."""
+    if name.endswith("_bits") and dtype == np.float32:
+        return int(np.float32(np.int64(number).view(np.float64)).view(np.int32))
+    return number
+
+
+@typeof_impl.register(DevicePlan)
+def _no_type(plan, context):
+    raise TypeError("a plan for the device cannot be used inside @njit code; call it from Python, or see nbprop.cuda")

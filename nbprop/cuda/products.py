@@ -1,0 +1,195 @@
+"""The matrix product on the device: C (m, n) = A (m, k) B (k, n), tile by tile through shared memory.
+
+A block of threads makes one tile of C. In steps over k it copies a slice of A and one of B to shared memory; each
+thread keeps some rows times some columns of the tile in registers and adds the slices' outer products (Volkov and
+Demmel, "Benchmarking GPUs to tune dense linear algebra", SC 2008, section 5). A has any strides, so that x W, x^T dz
+and dz W^T are the same code; B's columns lie one after another.
+
+The order of the sums depends on k alone (and, where k is cut into pieces that are summed in a second launch, on m, n
+and k): the same bits every time, on any device.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from nbprop.cuda.toolkit import SIMULATED, cuda, device_function
+from nbprop.jit import njit
+from nbprop.numerics.activations import IDENTITY, value_of
+from nbprop.numerics.scalars import like
+
+
+class Tile(NamedTuple):
+    """A tile of C: its extents, the depth of a step over k, rows and columns that one thread keeps."""
+
+    rows: int
+    columns: int
+    depth: int
+    each_row: int
+    each_column: int
+
+    @property
+    def threads(self):
+        return self.rows // self.each_row * (self.columns // self.each_column)
+
+
+# For few columns, for most sizes, and for large matrices in float32 (in float64 its registers would spill).
+NARROW = Tile(8, 4, 4, 2, 1) if SIMULATED else Tile(64, 16, 16, 4, 1)
+MIDDLE = Tile(8, 8, 4, 2, 2) if SIMULATED else Tile(64, 64, 16, 4, 4)
+LARGE = Tile(16, 8, 4, 4, 2) if SIMULATED else Tile(128, 128, 8, 8, 8)
+
+TILES = (NARROW, MIDDLE, LARGE)
+DTYPES = ((np.float32, np.float64), (np.float32, np.float64), (np.float32,))
+
+# With fewer large tiles than this, most multiprocessors would have none.
+_MANY = 2 if SIMULATED else 96
+# A product with k cut into pieces aims at so many blocks, each with at least so much of k.
+_BLOCKS, _LEAST = (3, 4) if SIMULATED else (264, 128)
+
+
+@njit
+def tiles(tile, m, n):
+    """Tiles that cover C (m, n)."""
+    return ((m + tile.rows - 1) // tile.rows) * ((n + tile.columns - 1) // tile.columns)
+
+
+@njit
+def choice(m, n, itemsize):
+    """Which of TILES makes C (m, n)."""
+    if n <= NARROW.columns:
+        return 0
+    return 2 if itemsize == 4 and tiles(LARGE, m, n) >= _MANY else 1
+
+
+@njit
+def pieces(m, n, k, itemsize):
+    """How many pieces k is cut into, by sizes alone."""
+    chosen = choice(m, n, itemsize)
+    count = tiles(NARROW, m, n) if chosen == 0 else (tiles(MIDDLE, m, n) if chosen == 1 else tiles(LARGE, m, n))
+    return max(1, min((_BLOCKS + count - 1) // count, k // _LEAST))
+
+
+def blocks_of(number, m, n, itemsize, cuts=1):
+    """Blocks for the kernel that makes TILES[number], 0 where another tile is chosen."""
+    return int(tiles(TILES[number], m, n)) * cuts if choice(m, n, itemsize) == number else 0
+
+
+def multiplier(tile, *, column_sums):
+    """A device function that adds A[:, first:last] B[first:last, :] to a thread's part of a tile.
+
+    multiply(part, sums, a, a_row, a_col, b, ldb, m, n, i, j, first, last): part OUT, the thread's registers,
+    (each_row * each_column,); sums OUT (each_column,), the sums of B's columns where `column_sums`; (i, j) is the
+    tile's first row and column. The thread keeps every (rows / each_row)-th row from i on, likewise columns: the
+    threads of a warp then read one bank each.
+    """
+    rows, columns, depth, each_row, each_column = tile
+    threads, across, down = tile.threads, columns // each_column, rows // each_row
+    a_loads, b_loads = rows * depth // threads, columns * depth // threads
+    # A column of padding: neighbours in a column lie in different banks.
+    a_shape, b_shape = (depth, rows + 1), (depth, columns)
+
+    @device_function
+    def multiply(part, sums, a, a_row, a_col, b, ldb, m, n, i, j, first, last):
+        a_slice = cuda.shared.array(a_shape, a.dtype)
+        b_slice = cuda.shared.array(b_shape, a.dtype)
+        me = cuda.threadIdx.x
+        mine_i, mine_j = me // across, me % across
+        zero = like(b[0], 0.0)
+        for l0 in range(first, last, depth):
+            for load in range(a_loads):
+                # Neighbouring threads read neighbouring elements, whichever axis of A is contiguous.
+                at = me + load * threads
+                row, col = (at // depth, at % depth) if a_col == 1 else (at % rows, at // rows)
+                inside = i + row < m and l0 + col < last
+                a_slice[col, row] = a[(i + row) * a_row + (l0 + col) * a_col] if inside else zero
+            for load in range(b_loads):
+                at = me + load * threads
+                row, col = at // columns, at % columns
+                inside = l0 + row < last and j + col < n
+                b_slice[row, col] = b[(l0 + row) * ldb + j + col] if inside else zero
+            cuda.syncthreads()
+            for step in range(depth):
+                for r in range(each_row):
+                    left = a_slice[step, mine_i + r * down]
+                    for c in range(each_column):
+                        part[r * each_column + c] += left * b_slice[step, mine_j + c * across]
+                if column_sums:
+                    for c in range(each_column):
+                        sums[c] += b_slice[step, mine_j + c * across]
+            cuda.syncthreads()
+
+    return multiply
+
+
+def with_bias(tile):
+    """A device function: a block's tile of y = f(a w + b).
+
+    times(y, a, w, b, m, n, k, code): y OUT (m, n), a IN (m, k), w IN (k, n), b IN (n,) or empty; f by its code.
+    """
+    multiply, (rows, columns, _, each_row, each_column) = multiplier(tile, column_sums=False), tile
+    size, across, down = each_row * each_column, columns // each_column, rows // each_row
+
+    @device_function
+    def times(y, a, w, b, m, n, k, code):
+        part, none = cuda.local.array(size, y.dtype), cuda.local.array(1, y.dtype)
+        for r in range(size):
+            part[r] = like(y[0], 0.0)
+        wide = (n + columns - 1) // columns
+        i, j = cuda.blockIdx.x // wide * rows, cuda.blockIdx.x % wide * columns
+        multiply(part, none, a, k, 1, w, n, m, n, i, j, 0, k)
+        i, j = i + cuda.threadIdx.x // across, j + cuda.threadIdx.x % across
+        for r in range(each_row):
+            for c in range(each_column):
+                row, col = i + r * down, j + c * across
+                if row < m and col < n:
+                    y[row * n + col] = part[r * each_column + c] + (b[col] if b.size > 0 else like(y[0], 0.0))
+        # In a loop of its own: with it, the one above is too long to unroll, and `part` would leave the registers.
+        if code != IDENTITY:
+            for r in range(each_row * each_column):
+                row, col = i + r // each_column * down, j + r % each_column * across
+                if row < m and col < n:
+                    y[row * n + col] = value_of(y[row * n + col], code)
+
+    return times
+
+
+def in_pieces(tile):
+    """A device function: a block's tile of one piece of C = a^T b, and of the sums of b's columns.
+
+    gradient(partials, a, b, m, n, k): a IN (k, m), b IN (k, n); partials OUT, for each piece of k (m, n) numbers, and
+    behind those of all pieces, for each piece (n,) sums.
+    """
+    multiply, (rows, columns, _, each_row, each_column) = multiplier(tile, column_sums=True), tile
+    size, across, down = each_row * each_column, columns // each_column, rows // each_row
+
+    @device_function
+    def gradient(partials, a, b, m, n, k):
+        part, sums = cuda.local.array(size, a.dtype), cuda.local.array(each_column, a.dtype)
+        for r in range(size):
+            part[r] = like(a[0], 0.0)
+        for c in range(each_column):
+            sums[c] = like(a[0], 0.0)
+        wide, count = (n + columns - 1) // columns, pieces(m, n, k, a.itemsize)
+        at, piece = cuda.blockIdx.x // count, cuda.blockIdx.x % count
+        i, j, depth = at // wide * rows, at % wide * columns, (k + count - 1) // count
+        multiply(part, sums, a, 1, m, b, n, m, n, i, j, piece * depth, min(k, (piece + 1) * depth))
+        first_row, mine_i, mine_j = i == 0, cuda.threadIdx.x // across, cuda.threadIdx.x % across
+        for c in range(each_column):
+            col = j + mine_j + c * across
+            for r in range(each_row):
+                row = i + mine_i + r * down
+                if row < m and col < n:
+                    partials[(piece * m + row) * n + col] = part[r * each_column + c]
+            if first_row and mine_i == 0 and col < n:
+                partials[(count * m + piece) * n + col] = sums[c]
+
+    return gradient
+
+
+@device_function
+def sum_of_pieces(partials, first, stride, count):
+    """The sum of `count` numbers `stride` apart, in order."""
+    total = partials[first]
+    for piece in range(1, count):
+        total += partials[first + piece * stride]
+    return total

@@ -1,0 +1,192 @@
+"""The one importer of numba.cuda: the real one, or its simulator where NUMBA_ENABLE_CUDASIM=1 was set before Numba.
+
+Device code in this package and in layers' `cuda_kernels(cuda)` sees the module as `cuda`: cuda.grid, cuda.shared, ...
+The simulator gives a running kernel a module of its own, which plain globals would miss: `cuda` is then a stand-in that
+asks for it at each use. The simulator's device memory is the host's, and an address there is an address here.
+"""
+
+import ctypes
+
+import numpy as np
+from numba import config
+from numba import cuda as _cuda
+
+SIMULATED = bool(getattr(config, "ENABLE_CUDASIM", False))
+
+# Threads of a block. The simulator starts an operating-system thread for each, 0.4 ms apiece.
+THREADS = 8 if SIMULATED else 128
+# Blocks of a loop over elements, which strides by the whole grid: some 8 for each of an H100's 132 multiprocessors.
+MOST_BLOCKS = 3 if SIMULATED else 1056
+
+
+class _Simulated:
+    """numba.cuda as a simulated thread sees it."""
+
+    def __getattr__(self, name):
+        from numba.cuda.simulator.kernel import _get_kernel_context
+
+        return getattr(_get_kernel_context() or _cuda, name)
+
+
+cuda = _Simulated() if SIMULATED else _cuda
+
+
+# -- code ----------------------------------------------------------------------------------------------------
+
+
+def device_function(function):
+    """Make a function callable from kernels; always inlined, so that arrays it is given can stay in registers."""
+    return function if SIMULATED else _cuda.jit(device=True, forceinline=True)(function)
+
+
+def compile(function, signature=None, threads=None):
+    """A kernel that can be launched as compile(...)[blocks, threads, stream](arguments)."""
+    if SIMULATED:
+        return _cuda.jit(function)
+    return _cuda.jit(signature, launch_bounds=threads)(function)
+
+
+def cover(total, each=THREADS):
+    """Blocks for `total` items at `each` a block, in a loop that strides by the grid."""
+    return min(-(-total // each), MOST_BLOCKS)
+
+
+# -- memory --------------------------------------------------------------------------------------------------
+
+
+def host_array(address, size, dtype):
+    """The array at an address of this process; empty at 0."""
+    dtype = np.dtype(dtype)
+    if address == 0 or size == 0:
+        return np.empty(0, dtype)
+    return np.frombuffer((ctypes.c_char * (size * dtype.itemsize)).from_address(address), dtype)
+
+
+def _bytes_at(address, size):
+    description = {"shape": (size,), "typestr": "|u1", "data": (address, False), "strides": None, "version": 3}
+    return _cuda.from_cuda_array_interface(description)
+
+
+def simulated(array):
+    """An array as the simulator's memory: a kernel writes to it directly, not to a copy that is copied back."""
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+    return FakeCUDAArray(array)
+
+
+def allocate(size):
+    """(address, owner) of new device memory of `size` bytes, at a multiple of 256; freed with its owner."""
+    if SIMULATED:
+        owner = np.empty(size + 256, np.uint8)
+        return owner.ctypes.data + -owner.ctypes.data % 256, owner
+    try:
+        owner = _cuda.device_array(max(1, size), np.uint8)
+    except Exception as error:
+        # Numba's exception carries the driver's code; 2 is out of memory (cuda.h, CUDA_ERROR_OUT_OF_MEMORY).
+        if int(getattr(error, "code", 0)) != 2:
+            raise
+        free, total = _cuda.current_context().get_memory_info()
+        raise MemoryError(
+            f"the device has no room for {size / 2**20:.1f} MiB: {free / 2**20:.1f} of its {total / 2**20:.1f} MiB are "
+            "free; use a smaller batch, or free other arrays"
+        ) from error
+    return owner.__cuda_array_interface__["data"][0], owner
+
+
+def write(address, host, stream=0):
+    """Copy a contiguous host array to device memory; the host array may change once this returns."""
+    host = np.ascontiguousarray(host).reshape(-1).view(np.uint8)
+    if SIMULATED:
+        host_array(address, host.size, np.uint8)[:] = host
+    elif host.size:
+        _bytes_at(address, host.size).copy_to_device(host, stream=stream)
+
+
+def read(address, host, stream=0):
+    """Copy device memory to a contiguous host array, after the stream's earlier work."""
+    flat = host.reshape(-1).view(np.uint8)
+    if SIMULATED:
+        flat[:] = host_array(address, flat.size, np.uint8)
+    elif flat.size:
+        _bytes_at(address, flat.size).copy_to_host(flat, stream=stream)
+        synchronize(stream)
+
+
+def copy(target, source, size, stream=0):
+    """Copy `size` bytes within device memory."""
+    if SIMULATED:
+        host_array(target, size, np.uint8)[:] = host_array(source, size, np.uint8)
+    elif size:
+        _bytes_at(target, size).copy_to_device(_bytes_at(source, size), stream=stream)
+
+
+# -- the device and its streams ------------------------------------------------------------------------------
+
+
+def current_device():
+    """The number of the device that launches go to."""
+    return 0 if SIMULATED else _cuda.get_current_device().id
+
+
+def device_of(address):
+    """The number of the device whose memory an address lies in; None where the driver does not know it."""
+    if SIMULATED or address == 0:
+        return current_device()
+    from cuda.bindings import driver
+
+    attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    status, device = driver.cuPointerGetAttribute(attribute, address)
+    return int(device) if int(status) == 0 else None
+
+
+def synchronize(stream=0):
+    """Wait for a stream's work."""
+    if SIMULATED:
+        return
+    if stream:
+        stream.sync()
+    else:
+        _cuda.default_stream().synchronize()
+
+
+def wait_for(handle):
+    """Wait for the work of somebody else's stream (the number that __cuda_array_interface__ gives)."""
+    if not SIMULATED:
+        _cuda.external_stream(handle).synchronize()
+
+
+def new_stream():
+    """A stream of its own, as launches and graphs take it (cuda.core's)."""
+    if SIMULATED:
+        return 0
+    from cuda.core import Device
+
+    device = Device(current_device())
+    device.set_current()
+    return device.create_stream()
+
+
+class Capture:
+    """A recorded sequence of launches: `record(enqueue)` calls enqueue(stream) once, `replay()` runs it, many times.
+
+    On a device it is a CUDA graph, one call for all its launches. The simulator calls `enqueue` each time.
+    """
+
+    def __init__(self, stream):
+        self.stream, self._graph, self._enqueue = stream, None, None
+
+    def record(self, enqueue):
+        """Record what `enqueue` launches; nothing runs yet."""
+        self._enqueue = enqueue
+        if not SIMULATED:
+            builder = self.stream.create_graph_builder()
+            builder.begin_building()
+            enqueue(builder)
+            self._graph = builder.end_building().complete()
+
+    def replay(self):
+        """Run the recorded launches once."""
+        if SIMULATED:
+            self._enqueue(0)
+        else:
+            self._graph.launch(self.stream)

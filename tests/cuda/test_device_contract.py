@@ -1,0 +1,132 @@
+"""Every layer, activation and loss on the device against the CPU: in the simulator, or on a GPU where there is one.
+
+The same cases as test_contract.py. Workspaces and outputs are poisoned with NaN, inputs and outputs lie between guard
+values, and everything runs twice.
+"""
+
+import numpy as np
+import pytest
+from cases import CASES, NETWORKS, close, data, kinked, same_bits
+
+import nbprop
+import nbprop.cuda
+from nbprop.cuda.kernels import all_kernels
+from nbprop.layers.custom import CustomLayer
+
+MARGIN = 64
+# Sums over the batch run in another order than the CPU's.
+TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
+# Tiles of every shape, k in several pieces, loops that stride by the grid.
+_LARGE = nbprop.network((9,), nbprop.dense(17), nbprop.dense(12, activation="gelu"), nbprop.dense(3))
+LARGE = {"large": (_LARGE, None)}
+CASES = CASES | LARGE
+ON_DEVICE = [name for name, (net, _) in CASES.items() if not any(isinstance(x, CustomLayer) for _, x in net.nodes)]
+
+
+class DeviceBuffers:
+    """Device arrays between guard values."""
+
+    def __init__(self):
+        self._wholes = []
+
+    def array(self, host):
+        """A device copy of a host array (None: None)."""
+        if host is None:
+            return None
+        flat = np.ascontiguousarray(host).reshape(-1)
+        guard = np.full(MARGIN, 1234, flat.dtype)
+        whole = nbprop.cuda.to_device(np.concatenate([guard, flat, guard]))
+        self._wholes.append((whole, flat.size))
+        return whole[MARGIN : MARGIN + flat.size].reshape(np.shape(host))
+
+    def poisoned(self, shape, dtype):
+        return self.array(np.full(shape, np.nan, dtype))
+
+    def check(self):
+        for whole, size in self._wholes:
+            host = whole.to_host()
+            assert (host[:MARGIN] == 1234).all(), "written before an array"
+            assert (host[MARGIN + size :] == 1234).all(), "written behind an array"
+
+
+def on_device(plan, params, x, target, weights, dy):
+    """All that the functions write."""
+    buffers, dtype, n = DeviceBuffers(), plan.dtype, len(x)
+    params, x, target, weights, dy = (buffers.array(a) for a in (params, x, target, weights, dy))
+    work, y = buffers.poisoned(plan.work_size, dtype), buffers.poisoned((n, *plan.output_shape), dtype)
+    grads, dx = buffers.poisoned(plan.n_params, dtype), buffers.poisoned(x.shape, dtype)
+    state = nbprop.layer_state(plan) if plan.state_size else None
+    nbprop.forward(plan, params, x, y, work, state)
+    if plan.x_classes:
+        dx = None
+    nbprop.backward(plan, params, x, dy, grads, dx, work, state=state)
+    found = {"y": y.to_host(), "grads of dy": grads.to_host()} | ({} if dx is None else {"dx": dx.to_host()})
+    if plan.loss is not None:
+        work.copy_from(np.full(work.shape, np.nan, dtype))
+        for name, w in (("", None), (", weighted", weights)):
+            grads.copy_from(np.full(grads.shape, np.nan, dtype))
+            loss = nbprop.value_and_grad(plan, params, x, target, grads, work, w, state=state)
+            found |= {f"loss{name}": np.float64(loss), f"grads{name}": grads.to_host()}
+        nbprop.value_and_grad(plan, params, x, target, grads, work, weights, accumulate=True, state=state)
+        found["accumulated"] = grads.to_host()
+    buffers.check()
+    return found
+
+
+def on_host(plan, params, x, target, weights, dy):
+    """The same on the CPU."""
+    work, y, grads = nbprop.workspace(plan), np.empty((len(x), *plan.output_shape), plan.dtype), np.empty_like(params)
+    dx = None if plan.x_classes else np.empty_like(x)
+    state = nbprop.layer_state(plan) if plan.state_size else None
+    nbprop.forward(plan, params, x, y, work, state)
+    nbprop.backward(plan, params, x, dy, grads, dx, work, state=state)
+    found = {"y": y, "grads of dy": grads.copy()} | ({} if dx is None else {"dx": dx})
+    if plan.loss is not None:
+        for name, w in (("", None), (", weighted", weights)):
+            loss = nbprop.value_and_grad(plan, params, x, target, grads, work, w, state=state)
+            found |= {f"loss{name}": np.float64(loss), f"grads{name}": grads.copy()}
+        found["accumulated"] = 2 * grads
+    return found
+
+
+@pytest.mark.parametrize("case", ON_DEVICE)
+def test_the_device_agrees_with_the_cpu(case):
+    net, loss = CASES[case]
+    for dtype, n in ((np.float32, 9 if case in LARGE else 5), (np.float64, 1)):
+        plan, device = (nbprop.plan(net, loss, n + 1, dtype, target=target) for target in ("cpu", "cuda"))
+        rng = np.random.default_rng(7)
+        params = (nbprop.init(net, seed=3) + 0.1 * rng.standard_normal(plan.n_params)).astype(dtype)
+        x, target, weights = data(plan, n, rng, ties=not kinked(net))
+        dy = rng.standard_normal((n, *net.output_shape)).astype(dtype)
+        given = params, x, target, weights.astype(dtype), dy
+        found, wanted = on_device(device, *given), on_host(plan, *given)
+        for name, value in found.items():
+            close(f"{name}, {np.dtype(dtype)}", value, wanted[name], TOLERANCE[dtype])
+        if dtype == np.float32 and loss is not None:
+            for name, value in on_device(device, *given).items():
+                same_bits(f"{name}, the second time", value, found[name])
+
+
+def test_every_kernel_is_reached():
+    """The cases above launch every kernel that a layer or loss defines, at least once."""
+    reached = set()
+    for name in ON_DEVICE:
+        net, loss = CASES[name]
+        for dtype, n in ((np.float32, 9), (np.float64, 1)):
+            plan = nbprop.plan(net, loss, n + 1, dtype, target="cuda")
+            words = np.ones(64, np.int64)
+            launches = [launch for program in plan.programs.values() for launch in program]
+            reached |= {launch.kernel for launch in launches if launch.blocks(n, words)}
+    missed = [kernel.name for kernel in all_kernels() if kernel not in reached]
+    assert missed == ["nbprop.layers.activation.inplace"]  # dense layers activate within their product
+
+
+def test_a_layer_and_its_activation_are_one_launch():
+    net = nbprop.network((3,), nbprop.dense(5, activation="tanh"))
+    plan = nbprop.plan(net, batch=2, dtype=np.float32, target="cuda")
+    launched = [launch for launch in plan.programs[0] if launch.blocks(2, np.ones(64, np.int64))]
+    assert [launch.kernel.name.rsplit(".", 1)[-1] for launch in launched] == ["forward_activated", "copied"]
+
+
+def test_networks_are_all_there():
+    assert len(ON_DEVICE) >= len(NETWORKS)

@@ -1,0 +1,97 @@
+"""The compile gate: every device kernel in every dtype to PTX, and through ptxas for two architectures; needs no GPU.
+
+What only a compiler knows: types that the simulator is lax about (a stray float64), registers, and arrays that were
+meant for registers and went to memory.
+"""
+
+import importlib
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numba import config
+
+import nbprop
+
+PACKAGE = Path(nbprop.__file__).parent
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if "\ndef cuda_kernels(cuda" in path.read_text()
+)
+ARCHITECTURES = ("sm_80", "sm_90")
+# A thread of a matrix product keeps its tile in registers; others leave room for 1,024 threads a multiprocessor.
+MOST_REGISTERS, MOST_OF_PRODUCTS = 64, 224
+
+
+@pytest.fixture(scope="module")
+def ptxas():
+    """The assembler, of the wheel or of an installed toolkit."""
+    pytest.importorskip("numba_cuda", reason='the compile gate needs numba-cuda: pip install "nbprop[cuda-gate]"')
+    if config.ENABLE_CUDASIM:
+        pytest.skip("the simulator compiles nothing")
+    import nvidia
+
+    found = [path for folder in nvidia.__path__ for path in Path(folder).glob("*/bin/ptxas")]
+    found += [path for path in (shutil.which("ptxas"),) if path]
+    if not found:
+        pytest.skip('the compile gate needs ptxas: pip install "nbprop[cuda-gate]"')
+    return str(found[0])
+
+
+@pytest.fixture
+def no_device(monkeypatch):
+    """Let kernels that call compiled functions compile without a GPU."""
+    from numba.cuda import dispatcher
+
+    monkeypatch.setattr(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=(8, 0)))
+
+
+def assemble(ptxas, ptx, architecture):
+    """ptxas's account of a kernel: (registers, what is not as it should be)."""
+    done = subprocess.run(
+        [ptxas, f"-arch={architecture}", "-v", "-", "-o", "/dev/null"], input=ptx, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (registers,) = re.findall(r"Used (\d+) registers", done.stderr)
+    memory = re.findall(r"(\d+) bytes (stack frame|spill stores|spill loads)", done.stderr)
+    assert memory, done.stderr
+    return int(registers), [f"{size} bytes {kind}" for size, kind in memory if size != "0"]
+
+
+def to_ptx(kernel, dtype):
+    from numba import cuda
+
+    from nbprop.cuda.kernels import SIGNATURE
+
+    entry = kernel.entry(dtype)
+    ptx, _ = cuda.compile_ptx(entry, SIGNATURE, cc=(8, 0), launch_bounds=kernel.threads)
+    return ptx
+
+
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.usefixtures("no_device")
+def test_kernels_compile(module, ptxas):
+    from nbprop.cuda.kernels import kernels_of
+
+    kernels = kernels_of(importlib.import_module(module))
+    assert kernels
+    for kernel in kernels:
+        most = MOST_OF_PRODUCTS if kernel.threads > 128 or "product" in kernel.name else MOST_REGISTERS
+        for dtype in kernel.dtypes:
+            ptx = to_ptx(kernel, dtype)
+            if dtype == np.float32:
+                assert ".f64" not in ptx, f"{kernel.name} in float32 computes in float64"
+            for architecture in ARCHITECTURES:
+                registers, wrong = assemble(ptxas, ptx, architecture)
+                assert not wrong, f"{kernel.name}, {dtype}, {architecture}: {', '.join(wrong)}"
+                assert registers <= most, f"{kernel.name}, {dtype}, {architecture}: {registers} registers"
+                assert registers * kernel.threads <= 65536
+
+
+def test_there_are_modules_with_kernels():
+    assert {"nbprop.layers.dense", "nbprop.losses.mse"} <= set(MODULES)

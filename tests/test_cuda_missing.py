@@ -1,0 +1,58 @@
+"""A machine without CUDA: nothing fails at import, and one sentence says what is missing and how to install it."""
+
+import pytest
+
+NO_PACKAGE = """
+import sys
+import nbprop, nbprop.cuda
+assert "numba.cuda" not in sys.modules
+nbprop.cuda.importlib.util.find_spec = lambda name: None
+for use in (lambda: nbprop.plan(nbprop.network((3,), nbprop.dense(2)), target="cuda"), lambda: nbprop.cuda.to_device):
+    try:
+        use()
+    except RuntimeError as error:
+        print(error)
+print(nbprop.cuda.available())
+"""
+
+NO_DRIVER = """
+import nbprop, nbprop.cuda
+try:
+    nbprop.plan(nbprop.network((3,), nbprop.dense(2)), target="cuda")
+except RuntimeError as error:
+    print(error)
+"""
+
+OLD_DRIVER = """
+import nbprop.cuda
+from numba.cuda.cudadrv import driver
+class Driver:
+    get_version = staticmethod(lambda: VERSION)
+    get_device_count = staticmethod(lambda: COUNT)
+driver.driver = Driver
+print(nbprop.cuda.missing())
+"""
+
+
+def test_without_the_package(script):
+    sentence = 'CUDA needs the package numba-cuda, which is not installed; install it with: pip install "nbprop[cuda]"'
+    assert script(NO_PACKAGE, NUMBA_ENABLE_CUDASIM=0).splitlines() == [sentence, sentence, "False"]
+
+
+def test_without_a_driver(script):
+    pytest.importorskip("numba_cuda", reason='needs numba-cuda: pip install "nbprop[cuda-gate]"')
+    import nbprop.cuda
+
+    if nbprop.cuda.available():
+        pytest.skip("there is a GPU")
+    (line,) = script(NO_DRIVER, NUMBA_ENABLE_CUDASIM=0).splitlines()
+    assert line.startswith("CUDA found no NVIDIA GPU with a driver on this machine (")
+    assert line.endswith("install NVIDIA's driver, or leave target out to run on the CPU")
+
+
+def test_with_an_old_driver_or_no_device(script):
+    pytest.importorskip("numba_cuda", reason='needs numba-cuda: pip install "nbprop[cuda-gate]"')
+    old = script(OLD_DRIVER.replace("VERSION", "(12, 4)").replace("COUNT", "1"), NUMBA_ENABLE_CUDASIM=0)
+    assert "supports CUDA 12.4, but nbprop's toolkit is 13.0; update the driver to 580 or newer" in old
+    none = script(OLD_DRIVER.replace("VERSION", "(13, 1)").replace("COUNT", "0"), NUMBA_ENABLE_CUDASIM=0)
+    assert none.startswith("CUDA found no NVIDIA GPU on this machine")
