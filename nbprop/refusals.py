@@ -42,7 +42,7 @@ def _wanted(plan, argument):
 
 
 def _got(value):
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
+    if type(value) is np.ndarray or hasattr(value, "to_host"):  # the latter: nbprop.cuda.Array
         return f"{value.dtype} array of shape {value.shape}"
     return type(value).__name__
 
