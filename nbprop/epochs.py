@@ -41,8 +41,10 @@ WEIGHT_CODE = 30  # element code of the sample weights, 0 for none
 # Four columns of data (x, target, weights, lengths): base, bytes a row, batch buffer.
 COLUMNS, N_COLUMNS = 32, 4
 BASE, ROW_BYTES, BUFFER, COLUMN = 0, 1, 2, 3
+# The layer state, and a copy of it that goes with the best parameters: addresses, and bytes (0 for none).
+LAYERS, BEST_LAYERS, LAYER_BYTES = range(44, 47)
 # Rows of an op table, three words of header each (see table.py): the gather and the update.
-GATHER = 44
+GATHER = 48
 GATHERED = GATHER + table.OPERANDS  # operands: the job's address, samples
 UPDATE = GATHERED + 2
 UPDATED = UPDATE + table.OPERANDS
@@ -218,6 +220,8 @@ def _end_epoch(job, rate):
         store_double(job, BEST_LOSS, loss)
         store(job, BEST_EPOCH, load(job, EPOCH))
         call_c(load(job, MEMMOVE), (load(job, BEST), load(job, PARAMS), load(job, PARAM_BYTES)))
+        if load(job, LAYER_BYTES) > 0:
+            call_c(load(job, MEMMOVE), (load(job, BEST_LAYERS), load(job, LAYERS), load(job, LAYER_BYTES)))
     store(job, EPOCH, load(job, EPOCH) + 1)
     store(job, POSITION, 0)
     store(job, SHUFFLED, 0)

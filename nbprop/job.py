@@ -118,6 +118,23 @@ _FIT_ARGUMENTS = ("batch", "epochs", "shuffle", "seed", "validation", "schedule"
 # -- the job -------------------------------------------------------------------------------------------------
 
 
+def check_state(plan, state, samples):
+    """Layer state for a training of so many samples, where the network has some, as a plain array; None without."""
+    if plan.least > 1 and samples % plan.batch == 1:
+        raise ValueError(
+            f"fit: batches of {plan.batch} leave a last one of 1 sample of {samples}, and layer {plan.coupling} takes "
+            "statistics over at least 2; choose another batch, or leave a sample out"
+        )
+    if state is None and plan.state_size > 0:
+        raise TypeError(
+            "fit: state is needed for this network; pass state=nbprop.layer_state(plan) of a plan with the same batch, "
+            "and keep it beside params for the network's use"
+        )
+    if state is not None:
+        state = check_vector("fit", "state", state, plan.state_size, (plan.dtype,), True)
+    return state if plan.state_size > 0 else None
+
+
 class Job:
     """The words and buffers of one training; `words` and `numbers` are its words as int64 and as float64."""
 
@@ -129,6 +146,7 @@ class Job:
         self.grads = np.zeros_like(params)
         self.work = workspace(plan)
         self.best = params.copy()
+        self.layers = self.best_layers = None  # layer state, where the network has some
         self.state = optimizer_state(optimizer, params.size, params.dtype)
         self.rates = np.zeros(epochs.MOST_RATES)
         self.records = np.zeros((epochs.MOST_RECORDS, 2))
@@ -189,7 +207,10 @@ class Job:
 
     def layer_state(self, state):
         """Use an array of layer state."""
-        self.layers = state
+        self.layers, self.best_layers = state, state.copy()
+        words = self.words
+        words[epochs.LAYERS], words[epochs.BEST_LAYERS] = state.ctypes.data, self.best_layers.ctypes.data
+        words[epochs.LAYER_BYTES] = state.nbytes
         self._describe(arg.STATE, state, state.ctypes.shape_as(np.ctypeslib.ctypes.c_int64))
 
     def _describe(self, argument, array, shape):

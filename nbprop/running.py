@@ -100,7 +100,7 @@ class Run:
     def _arrays(self):
         job = self.job
         arrays = {"params": job.params, "optimizer_state": job.state, "best": job.best}
-        return arrays | ({"layer_state": job.layers} if self.job.plan.state_size > 0 else {})
+        return arrays | ({} if job.layers is None else {"layer_state": job.layers, "best_layer_state": job.best_layers})
 
     def save(self):
         """Write a checkpoint, where asked for."""
@@ -191,6 +191,8 @@ class Run:
             elif loss < history.best_loss:
                 history.best_loss, history.best_epoch = loss, history.epochs - 1
                 self.job.best[:] = self.job.params
+                if self.job.layers is not None:
+                    self.job.best_layers[:] = self.job.layers
         bar.set_postfix(loss=(history.validation_loss or history.loss)[-1], refresh=False)
         if self.callback is not None:
             answer = self.callback(history)
@@ -200,7 +202,7 @@ class Run:
         """The mean loss on the held-out data, in batches."""
         plan, job = self.validation_plan, self.job
         x, target, weights, lengths = self.held_out
-        layers = job.layers.copy() if plan.state_size > 0 else None  # validation leaves no traces in it
+        layers = None if job.layers is None else job.layers.copy()  # validation leaves no traces in it
         total = mass = 0.0
         for start in range(0, len(x), plan.batch):
             here = slice(start, start + plan.batch)
@@ -223,8 +225,7 @@ class Run:
     def _call_values(self):
         job = self.job
         x, target, weights, lengths = job.data
-        layers = job.layers if job.plan.state_size > 0 else None
-        return [job.params, x, target, job.grads, job.work, weights, layers, None, None, None, None, None, lengths]
+        return [job.params, x, target, job.grads, job.work, weights, job.layers, None, None, None, None, None, lengths]
 
     # -- how it ends
 
@@ -264,6 +265,8 @@ class Run:
     def _restore_best(self):
         if self.history.best_epoch is not None or self.history.stopped == "diverged":
             self.job.params[:] = self.job.best
+            if self.job.layers is not None:
+                self.job.layers[:] = self.job.best_layers
 
 
 # -- Ctrl-C and progress -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import numpy as np
 
 from nbprop import clipping
 from nbprop import epochs as words
-from nbprop.job import Job, check_data, check_vector, hyperparameters
+from nbprop.job import Job, check_data, check_state, check_vector, hyperparameters
 from nbprop.network import Network, positive
 from nbprop.plan import plan as make_plan
 from nbprop.running import Run
@@ -90,7 +90,8 @@ def fit(
     progress : bool or None
         Show a bar with tqdm; None: when it is installed and the output is a terminal.
     state : array or None
-        Layer state, updated, for a network that has some: `layer_state(plan)` of a plan with the same batch.
+        Layer state, updated, for a network that has some: `layer_state(plan)` of a plan with the same batch. It goes
+        with the parameters: where these are the best epoch's, it is the best epoch's too.
     lengths : (n,) integers or None
         How many positions of each sample count, for networks over sequences.
     **others
@@ -134,10 +135,12 @@ def fit(
     held_out = None if validation is None else _check_validation(plan, validation)
     values = hyperparameters(optimizer, lr, weight_decay, others)
     masks = [_check_mask(net, *named) for named in (("decay_mask", decay_mask), ("trainable", trainable))]
-    _check_separate(params, [*data, *masks, *(held_out or ())])
+    layers = check_state(plan, state, samples)
+    _check_separate("params", params, [*data, *masks, layers, *(held_out or ())])
+    _check_separate("state", layers, [*data, *masks, *(held_out or ())])
     job = Job(plan, params, data, plan.batch, optimizer, values, *masks)
-    if plan.state_size > 0:
-        job.layer_state(check_vector("fit", "state", state, plan.state_size, (params.dtype,), True))
+    if layers is not None:
+        job.layer_state(layers)
     if shuffle:
         job.shuffle(int(seed))
     _clip(job, clip_value, clip_norm)
@@ -174,9 +177,9 @@ def _check_mask(net, name, mask):
     return None if mask is None else check_vector("fit", name, mask, net.n_params, (bool, np.uint8), False)
 
 
-def _check_separate(params, others):
-    if any(other is not None and np.may_share_memory(params, other) for other in others):
-        raise ValueError("fit: params is written and shares memory with another argument; pass separate buffers")
+def _check_separate(name, written, others):
+    if written is not None and any(other is not None and np.may_share_memory(written, other) for other in others):
+        raise ValueError(f"fit: {name} is written and shares memory with another argument; pass separate buffers")
 
 
 def _clip(job, clip_value, clip_norm):

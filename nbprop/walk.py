@@ -164,7 +164,7 @@ def check_inputs(plan, block):
         status = check_classes(block, arg.X, load(plan, table.CLASSES))
     if status == 0:
         status = check_flat(plan, block, arg.WORK, load(plan, table.WORK), True, True)
-    if status == 0 and load(plan, table.STATE) > 0:
+    if status == 0 and (load(plan, table.STATE) > 0 or given(block, arg.STATE)):
         status = check_flat(plan, block, arg.STATE, load(plan, table.STATE), False, True)
     if status == 0 and given(block, arg.LENGTHS):
         status = check_lengths(plan, block)

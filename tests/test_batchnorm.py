@@ -149,3 +149,70 @@ def test_description():
         nbprop.batchnorm("0.1")
     with pytest.raises(ValueError, match="batchnorm needs an axis of features"):
         nbprop.network((), nbprop.batchnorm())
+
+
+# -- fit
+
+
+def trained(epochs, batch=16, samples=50, net=NET, dtype=np.float64, **more):
+    """(params, state, history) of a training."""
+    rng = np.random.default_rng(4)
+    x, target = rng.standard_normal((samples, 3)).astype(dtype), rng.standard_normal((samples, 2)).astype(dtype)
+    params, plan = nbprop.init(net, seed=2, dtype=dtype), nbprop.plan(net, batch=batch, dtype=dtype)
+    state = nbprop.layer_state(plan)
+    more = {"validation": (x[:7], target[:7]), "lr": 0.01} | more
+    history = nbprop.fit(net, params, x, target, "mse", batch=batch, epochs=epochs, state=state, **more)
+    return params, state, history
+
+
+def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path):
+    params, state, history = trained(6)
+    assert (state[:5] != 0).all()
+    trained(3, checkpoint=tmp_path / "run")
+    again = trained(6, checkpoint=tmp_path / "run", resume=True, threads=2)
+    same_bits("params", again[0], params)
+    same_bits("state", again[1], state)
+    assert again[2].validation_loss == history.validation_loss
+
+
+def test_validation_is_as_in_use():
+    params, state, history = trained(2)
+    rng = np.random.default_rng(4)
+    x, target = rng.standard_normal((50, 3)), rng.standard_normal((50, 2))
+    plan = nbprop.plan(NET, "mse", batch=7, mode="inference")
+    loss = nbprop.value(plan, params, x[:7], target[:7], nbprop.workspace(plan), state=state)
+    assert loss == history.validation_loss[-1]
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_the_best_epoch_keeps_its_state(validation):
+    more = {} if validation else {"validation": None}
+    few, state, _ = trained(1, **more)
+    rates = {"schedule": lambda step: 0.01 if step < 4 else 3.0, "patience": 2}
+    params, later, history = trained(9, **rates, **more)
+    assert (history.stopped, history.best_epoch) == ("patience", 0)
+    same_bits("params", params, few)
+    same_bits("state", later, state)
+
+
+def test_after_a_divergence_the_state_is_finite():
+    params, state, history = trained(9, lr=1e200, validation=None)
+    assert history.stopped == "diverged"
+    assert np.isfinite(params).all()
+    assert np.isfinite(state).all()
+
+
+def test_fit_asks_for_state_before_it_begins():
+    with pytest.raises(ValueError, match=r"batches of 7 leave a last one of 1 sample of 50"):
+        trained(1, batch=7)
+    x, target, params = np.ones((5, 3)), np.ones((5, 2)), nbprop.init(NET)
+    before = params.copy()
+    for state, message in ((None, "fit: state is needed"), (np.zeros(3), r"fit: state must have shape \(10,\)")):
+        with pytest.raises((TypeError, ValueError), match=message):
+            nbprop.fit(NET, params, x, target, "mse", state=state)
+    with pytest.raises(ValueError, match="state is written and shares memory"):
+        nbprop.fit(NET, params, x, target, "mse", state=target.reshape(-1), batch=5)
+    plain = nbprop.network((3,), nbprop.dense(2))
+    with pytest.raises(ValueError, match=r"fit: state must have shape \(0,\)"):
+        nbprop.fit(plain, nbprop.init(plain), x, target, "mse", state=np.zeros(10))
+    same_bits("params", params, before)

@@ -160,6 +160,15 @@ def test_state_may_not_alias(plans):
         nbprop.forward(plan, np.ones(2), np.zeros((2, 3, 2)), np.empty((2, 3, 1)), work, work[:5])
 
 
+def test_networks_without_state_take_none(regressor):
+    given = nbprop.init(regressor.net), np.zeros((1, 3)), np.full((1, 2), np.nan), nbprop.workspace(regressor)
+    with pytest.raises(ValueError, match=r"state must have shape \(0,\), got float64 array of shape \(10,\)"):
+        nbprop.forward(regressor, *given, np.zeros(10))
+    assert np.isnan(given[2]).all()
+    nbprop.forward(regressor, *given, nbprop.layer_state(regressor))
+    assert np.isfinite(given[2]).all()
+
+
 def test_networks_without_such_layers_take_no_lengths(regressor):
     with pytest.raises(ValueError, match="lengths is for networks with a layer that takes lengths"):
         nbprop.forward(
