@@ -15,7 +15,9 @@ from typing import NamedTuple
 from nbprop.jit import kernel, njit, share
 from nbprop.layers.image import as_image, clear, out_extent, plain, spans
 from nbprop.network import Layer
+from nbprop.numerics.pixels import place_taken, spread, spread_taken, window_max, window_sum
 from nbprop.numerics.scalars import like
+from nbprop.numerics.tile import pointer
 
 # The sizes of all kernels are the fields of `Pools`. A window's pixels are numbered in row-major order, those that lie
 # in the padding too.
@@ -50,22 +52,6 @@ def _windows_over(row, stride, before, kernel, out):
     return max(0, (row + before - kernel) // stride + 1), min(out, (row + before) // stride + 1)
 
 
-@njit
-def _keep_larger(y, taken, x, tap):
-    """y = max(y, x), and taken = tap where x is larger; a NaN is larger than all."""
-    for c in range(y.size):
-        larger = x[c] > y[c] or x[c] != x[c]
-        y[c] = x[c] if larger else y[c]
-        taken[c] = tap if larger else taken[c]
-
-
-@njit
-def _add_scaled(y, x, scale):
-    """y += scale x."""
-    for c in range(y.size):
-        y[c] += scale * x[c]
-
-
 @kernel
 def max_pool_forward(
     y, taken, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w,
@@ -82,16 +68,10 @@ def max_pool_forward(
         for q in range(out_w):
             x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
             here = (row * out_w + q) * channels
-            y_here, taken_here = y[here : here + channels], taken[here : here + channels]
-            source = (image + i_first * width + x_first + j_first) * channels
-            tap = like(y[0], i_first * kernel_w + j_first)
-            for c in range(channels):
-                y_here[c] = x[source + c]
-                taken_here[c] = tap
-            for i in range(i_first, i_stop):
-                for j in range(j_first, j_stop):
-                    source = (image + i * width + x_first + j) * channels
-                    _keep_larger(y_here, taken_here, x[source : source + channels], like(y[0], i * kernel_w + j))
+            window_max(
+                *(pointer(y, here), pointer(taken, here), pointer(x, (image + x_first) * channels), width * channels),
+                *(channels, i_first, i_stop, j_first, j_stop, kernel_w, channels),
+            )
 
 
 @kernel
@@ -118,6 +98,7 @@ def max_pool_backward(
 ):  # fmt: skip
     """dx = the sum of dy over the windows that took the number. dx OUT as x, dy and taken IN as y of the forward."""
     start, stop = share(n * height, part, parts)
+    apart = stride_h >= kernel_h and stride_w >= kernel_w
     for row in range(start, stop):
         line = dx[row * width * channels : (row + 1) * width * channels]
         clear(line)
@@ -127,12 +108,12 @@ def max_pool_backward(
             for q in range(out_w):
                 x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
                 here = ((row // height * out_h + p) * out_w + q) * channels
-                dy_here, taken_here = dy[here : here + channels], taken[here : here + channels]
-                for j in range(j_first, j_stop):
-                    tap = like(dy[0], i * kernel_w + j)
-                    dx_here = line[(x_first + j) * channels : (x_first + j + 1) * channels]
-                    for c in range(channels):
-                        dx_here[c] += dy_here[c] if taken_here[c] == tap else like(tap, 0.0)
+                target = pointer(line, x_first * channels)
+                given, number, tap = pointer(dy, here), pointer(taken, here), i * kernel_w
+                if apart:
+                    place_taken(target, given, number, channels, j_first, j_stop, tap, channels)
+                else:
+                    spread_taken(target, given, number, channels, j_first, j_stop, tap, channels)
 
 
 @kernel
@@ -147,13 +128,10 @@ def avg_pool_forward(
         image = (row // out_h * height + y_first) * width
         for q in range(out_w):
             x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
-            here = (row * out_w + q) * channels
-            y_here = y[here : here + channels]
-            clear(y_here)
-            for i in range(i_first, i_stop):
-                for j in range(j_first, j_stop):
-                    source = (image + i * width + x_first + j) * channels
-                    _add_scaled(y_here, x[source : source + channels], scale)
+            window_sum(
+                *(pointer(y, (row * out_w + q) * channels), pointer(x, (image + x_first) * channels), width * channels),
+                *(channels, i_first, i_stop, j_first, j_stop, scale, channels),
+            )
 
 
 @kernel
@@ -171,9 +149,9 @@ def avg_pool_backward(
             for q in range(out_w):
                 x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
                 here = ((row // height * out_h + p) * out_w + q) * channels
-                for j in range(j_first, j_stop):
-                    dx_here = line[(x_first + j) * channels : (x_first + j + 1) * channels]
-                    _add_scaled(dx_here, dy[here : here + channels], scale)
+                spread(
+                    *(pointer(line, x_first * channels), pointer(dy, here), channels, j_first, j_stop, scale, channels)
+                )
 
 
 def lower_pool(build, x, shape, pools, largest):
