@@ -48,7 +48,7 @@ from nbprop.rounding import RoundingError, rounding_error
 from nbprop.running import History
 from nbprop.scipy_bridge import minimize, objective
 from nbprop.solvers import lbfgs_state, lbfgs_step
-from nbprop.storage import load, save
+from nbprop.storage import load, load_state, save
 from nbprop.summary import summary
 from nbprop.training import fit
 
@@ -108,6 +108,7 @@ __all__ = [
     "lm_state",
     "lm_step",
     "load",
+    "load_state",
     "local_response_norm",
     "max_pool1d",
     "max_pool2d",

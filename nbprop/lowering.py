@@ -154,11 +154,15 @@ class Builder:
         """The operand of a piece of the caller's layer state, which calls carry on.
 
         initial: a number or `size` numbers, what `nbprop.layer_state` puts there. each_sample: the piece is
-        (batch, size). name: one for each piece of a layer; under it `nbprop.save` stores what belongs to no sample. A
-        layer asks for its pieces in the same order in every mode. Offsets are fixed at the end.
+        (batch, size). name: what `nbprop.save` stores the piece under, behind the layer's path, unless it is each
+        sample's. A layer asks for its pieces in the same order in every mode. Offsets are fixed at the end.
         """
-        found = self.sample_state if each_sample else self.fixed_state
-        buffer = Buffer(self.batch * size if each_sample else size, frame.STATE, name=f"{self.label}.{name}")
+        if each_sample:
+            found, buffer = self.sample_state, Buffer(self.batch * size, frame.STATE)
+        else:
+            found, path = self.fixed_state, f"{self.label}.{name}"
+            same = sum(buffer.name.startswith(path) for _, buffer, _ in found)
+            buffer = Buffer(size, frame.STATE, name=f"{path}_{same + 1}" if same else path)
         found.append((self.label, buffer, initial))
         return buffer
 
@@ -302,6 +306,13 @@ def lower(net, loss, batch, dtype, threads_wanted, mode, watch=""):
     watched = [buffer for kept in build.watched.values() for buffer in (kept.output, kept.gradient)]
     work_size, bound = _place(timeline, dtype.itemsize, parts["forward"], watched)
     return Lowered(parts, work_size, bound, x.shape, y.shape, tuple(build.place_state()), build.watched, build.coupling)
+
+
+def state_layout(net):
+    """({name: (offset, size)} of the layer state that belongs to no sample, whether samples have some of their own)."""
+    pieces = [buffer for _, buffer, _ in lower(net, None, 1, np.dtype(np.float64), 1, "inference").state]
+    layout = {buffer.name: (buffer.offset, buffer.size) for buffer in pieces if buffer.name}
+    return layout, len(layout) < len(pieces)
 
 
 def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):

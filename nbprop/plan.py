@@ -277,7 +277,12 @@ def layer_state(plan):
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"layer_state: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
+    return plan.new_state(first_state(plan))
+
+
+def first_state(plan):
+    """The values of new layer state, on the host."""
     state = np.empty(plan.state_size, plan.dtype)
     for _, buffer, initial in plan.state_parts:
         state[buffer.offset : buffer.offset + buffer.size] = initial
-    return plan.new_state(state)
+    return state

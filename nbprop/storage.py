@@ -1,8 +1,8 @@
 """Networks with their parameters in files: safetensors, which other frameworks read, the description in its metadata.
 
-One tensor for each name of `nbprop.views`, in the parameters' own dtype. The metadata has one key, "nbprop", a JSON
-object of the format's version and the network. With one key and sorted tensors a file's bytes depend on its contents
-alone.
+One tensor for each name of `nbprop.views`, and for each piece of layer state that belongs to no sample where the state
+was given, in the parameters' own dtype. The metadata has one key, "nbprop", a JSON object of the format's version and
+the network. With one key and sorted tensors a file's bytes depend on its contents alone.
 """
 
 import contextlib
@@ -14,7 +14,9 @@ import stat
 
 import numpy as np
 
+from nbprop.lowering import state_layout
 from nbprop.network import Network, check_flat, views
+from nbprop.plan import Plan, first_state
 
 FORMAT = 1
 _KEY = "nbprop"
@@ -22,7 +24,7 @@ _AS_IT_WAS = "could not be written and is as it was"
 _DTYPES = {"F32": np.float32, "F64": np.float64}
 
 
-def save(path, net, params):
+def save(path, net, params, state=None):
     """Write a network and its parameters to a file, whole or not at all.
 
     Parameters
@@ -30,8 +32,11 @@ def save(path, net, params):
     path : str or path; by custom it ends in .safetensors. An old file of that name is replaced at the end, in one step.
     net : Network
     params : (net.n_params,) float32 or float64 array
+    state : array of the same dtype from `layer_state(plan)`, or None
+        Where the network has running statistics, these belong to it as params do: `load_state` reads them.
 
-    Other tools find each parameter as an array under its name in `nbprop.views`: "0.dense.weight" of shape (in, out).
+    Other tools find each parameter as an array under its name in `nbprop.views`: "0.dense.weight" of shape (in, out);
+    and statistics under names such as "1.batchnorm.running_mean". What each sample has of the state is not stored.
 
     Raises
     ------
@@ -59,8 +64,25 @@ def save(path, net, params):
     if params.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"save: params must hold float32 or float64, got {params.dtype}")
     description = json.dumps({"format": FORMAT, "network": net.to_config()})
-    tensors = views(net, params.view(np.ndarray))
+    tensors = views(net, params.view(np.ndarray)) | _state_tensors(net, params, state)
     write_atomically(path, lambda temporary: save_file(tensors, temporary, {_KEY: description}))
+
+
+def _state_tensors(net, params, state):
+    """{name: piece} of layer state to store."""
+    if state is None:
+        return {}
+    layout, more = state_layout(net)
+    size = sum(extent for _, extent in layout.values())
+    if not isinstance(state, np.ndarray) or state.dtype != params.dtype:
+        got = state.dtype if isinstance(state, np.ndarray) else type(state).__name__
+        raise TypeError(f"save: state must be a NumPy array of {params.dtype} as params are, got {got}")
+    if state.ndim != 1 or state.size < size or (state.size > size and not more):
+        wanted = f"({size},)" + (" or longer" if more else "")
+        raise ValueError(
+            f"save: state must have shape {wanted}, got {state.shape}; nbprop.layer_state(plan) makes one that fits"
+        )
+    return {name: np.ascontiguousarray(state[offset : offset + extent]) for name, (offset, extent) in layout.items()}
 
 
 def write_atomically(path, write):
@@ -116,6 +138,62 @@ def load(path):
     OSError
         When there is no such file, or it may not be read.
     """
+    return _opened("load", path, _params)
+
+
+def load_state(path, plan):
+    """New layer state for a plan, with what `save` has stored of it: running statistics.
+
+    Parameters
+    ----------
+    path : str or path
+    plan : Plan of the file's network and dtype, of any batch and mode
+
+    Returns
+    -------
+    As `layer_state(plan)`; what each sample has of it is as before the first step.
+
+    Raises
+    ------
+    ValueError
+        As `load`; for a file of another network or dtype, or one that was saved without state.
+    OSError
+        When there is no such file, or it may not be read.
+
+    Examples
+    --------
+    >>> import nbprop, os, tempfile
+    >>> net = nbprop.network((4,), nbprop.batchnorm(), nbprop.dense(2))
+    >>> plan = nbprop.plan(net, batch=8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "small.safetensors")
+    ...     nbprop.save(path, net, nbprop.init(net), nbprop.layer_state(plan))
+    ...     state = nbprop.load_state(path, nbprop.plan(net, mode="inference"))
+    >>> state
+    array([0., 0., 0., 0., 1., 1., 1., 1.])
+    """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"load_state: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
+
+    def read(name, net, file):
+        if net != plan.net:
+            raise ValueError(f"load_state: {name} holds {net}, the plan is of {plan.net}")
+        layout, stored = _check_tensors("load_state", name, net, file), set(file.keys())
+        state = first_state(plan)
+        for piece, (offset, size) in layout.items():
+            if piece not in stored:
+                raise ValueError(f"load_state: {name} has no layer state; save it with save(path, net, params, state)")
+            tensor = file.get_tensor(piece)
+            if tensor.dtype != plan.dtype:
+                raise ValueError(f"load_state: {name} holds {tensor.dtype}, the plan is of {plan.dtype}")
+            state[offset : offset + size] = tensor
+        return plan.new_state(state)
+
+    return _opened("load_state", path, read)[1]
+
+
+def _opened(function, path, read):
+    """(net, read(name, net, file)) of a file."""
     from safetensors import SafetensorError, safe_open
 
     name = os.fspath(path)
@@ -124,9 +202,9 @@ def load(path):
     try:
         with safe_open(name, framework="numpy") as file:
             net = _network(name, file.metadata() or {})
-            return net, _params(name, net, file)
+            return net, read(name, net, file)
     except SafetensorError as error:
-        raise ValueError(f"load: {name}: {_damage(name)} ({error})") from None
+        raise ValueError(f"{function}: {name}: {_damage(name)} ({error})") from None
 
 
 def _network(name, metadata):
@@ -153,23 +231,33 @@ def _network(name, metadata):
         raise ValueError(f"load: {name}: {error}{hint}") from None
 
 
-def _params(name, net, file):
-    """The flat parameters, once every tensor has been found to fit."""
-    found, wanted = set(file.keys()), set(net.slots)
+def _check_tensors(function, name, net, file):
+    """Every tensor is one that the network has, in its shape and of one dtype; the layout of the network's state."""
+    layout, _ = state_layout(net)
+    shapes = {path: slot.parameter.shape for path, slot in net.slots.items()}
+    found, wanted = set(file.keys()), set(shapes)
+    if found & set(layout):
+        wanted |= set(layout)
+        shapes |= {path: (size,) for path, (_, size) in layout.items()}
     for said, paths in (("lacks", wanted - found), ("has, besides the network's,", found - wanted)):
         if paths:
-            raise ValueError(f"load: {name} {said} the tensor {', '.join(sorted(paths))}")
+            raise ValueError(f"{function}: {name} {said} the tensor {', '.join(sorted(paths))}")
     dtypes = set()
-    for path, slot in net.slots.items():
+    for path, shape in shapes.items():
         tensor = file.get_slice(path)
-        if tuple(tensor.get_shape()) != slot.parameter.shape:
-            raise ValueError(
-                f"load: {name}: {path} must have shape {slot.parameter.shape}, got {tuple(tensor.get_shape())}"
-            )
+        if tuple(tensor.get_shape()) != shape:
+            raise ValueError(f"{function}: {name}: {path} must have shape {shape}, got {tuple(tensor.get_shape())}")
         dtypes.add(tensor.get_dtype())
     if len(dtypes) > 1 or not dtypes <= set(_DTYPES):
-        raise ValueError(f"load: {name}: its tensors must all be F32 or all F64, got {', '.join(sorted(dtypes))}")
-    params = np.empty(net.n_params, _DTYPES[dtypes.pop()] if dtypes else np.float64)
+        raise ValueError(f"{function}: {name}: its tensors must all be F32 or all F64, got {', '.join(sorted(dtypes))}")
+    return layout
+
+
+def _params(name, net, file):
+    """The flat parameters, once every tensor has been found to fit."""
+    _check_tensors("load", name, net, file)
+    kinds = {_DTYPES[file.get_slice(path).get_dtype()] for path in net.slots}
+    params = np.empty(net.n_params, kinds.pop() if kinds else np.float64)
     for path, view in views(net, params).items():
         view[...] = file.get_tensor(path)
     return params

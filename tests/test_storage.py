@@ -290,3 +290,57 @@ def test_paths_that_cannot_be_read(tmp_path):
         nbprop.load(tmp_path / "missing")
     with pytest.raises(IsADirectoryError, match=str(tmp_path)):
         nbprop.load(tmp_path)
+
+
+# -- layer state
+
+NORMED = nbprop.network((3,), nbprop.batchnorm(), nbprop.residual(nbprop.dense(3), nbprop.batchnorm()))
+
+
+def test_layer_state_goes_with_the_parameters(tmp_path):
+    path, params = tmp_path / "net.safetensors", nbprop.init(NORMED, dtype=np.float32)
+    state = np.arange(12, dtype=np.float32)
+    nbprop.save(path, NORMED, params, state)
+    assert set(load_file(path)) - set(nbprop.views(NORMED, params)) == {
+        f"{layer}.{name}"
+        for layer in ("0.batchnorm", "1.residual.1.batchnorm")
+        for name in ("running_mean", "running_variance")
+    }
+    net, loaded = nbprop.load(path)
+    assert (net, loaded.tobytes()) == (NORMED, params.tobytes())
+    for mode, batch in (("inference", 1), ("training", 9)):
+        found = nbprop.load_state(path, nbprop.plan(NORMED, batch=batch, dtype=np.float32, mode=mode))
+        assert found.tobytes() == state.tobytes()
+
+
+def test_what_is_no_state_of_the_network_is_refused(tmp_path):
+    path, params = tmp_path / "net.safetensors", nbprop.init(NORMED)
+    for state, error, said in (
+        (np.zeros(11), ValueError, r"save: state must have shape \(12,\), got \(11,\)"),
+        (
+            np.zeros(12, np.float32),
+            TypeError,
+            "save: state must be a NumPy array of float64 as params are, got float32",
+        ),
+        ([0.0] * 12, TypeError, "got list"),
+    ):
+        with pytest.raises(error, match=said):
+            nbprop.save(path, NORMED, params, state)
+    assert os.listdir(tmp_path) == []
+    plan = nbprop.plan(NORMED, mode="inference")
+    nbprop.save(path, NORMED, params)
+    with pytest.raises(ValueError, match=r"load_state: .* has no layer state"):
+        nbprop.load_state(path, plan)
+    nbprop.save(path, NORMED, params, np.zeros(12))
+    with pytest.raises(ValueError, match="holds float64, the plan is of float32"):
+        nbprop.load_state(path, nbprop.plan(NORMED, dtype=np.float32))
+    with pytest.raises(ValueError, match=r"load_state: .* holds network.*, the plan is of network"):
+        nbprop.load_state(path, nbprop.plan(nbprop.network((3,), nbprop.batchnorm())))
+    with pytest.raises(TypeError, match="load_state: plan must be"):
+        nbprop.load_state(path, NORMED)
+    tensors = load_file(path)
+    del tensors["0.batchnorm.running_mean"]
+    save_file(tensors, path, {"nbprop": json.dumps({"format": 1, "network": NORMED.to_config()})})
+    for read in (lambda: nbprop.load(path), lambda: nbprop.load_state(path, plan)):
+        with pytest.raises(ValueError, match=r"lacks the tensor 0\.batchnorm\.running_mean"):
+            read()
