@@ -39,6 +39,7 @@ from nbprop.layers import (
 from nbprop.least_squares import least_squares
 from nbprop.losses import binary_cross_entropy, gaussian_nll, huber, mse, softmax_cross_entropy
 from nbprop.marquardt import lm_state, lm_step
+from nbprop.minimizing import minimize
 from nbprop.network import Network, network, views
 from nbprop.operators import gauss_newton_operator, hessian, hessian_operator, jacobian_operator
 from nbprop.optimizers import adagrad, adam, adamw, lion, momentum, nesterov, optimizer_state, rmsprop, rprop, sgd
@@ -46,7 +47,7 @@ from nbprop.plan import Plan, layer_state, plan, workspace
 from nbprop.rollouts import rollout, rollout_adjoint, rollout_buffers
 from nbprop.rounding import RoundingError, rounding_error
 from nbprop.running import History
-from nbprop.scipy_bridge import minimize, objective
+from nbprop.scipy_bridge import objective
 from nbprop.solvers import lbfgs_state, lbfgs_step
 from nbprop.storage import load, load_state, save
 from nbprop.summary import summary

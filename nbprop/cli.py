@@ -135,8 +135,8 @@ def _add_train(commands):
 def _train(arguments):
     import nbprop
     from nbprop.compiling import telling
+    from nbprop.minimizing import METHODS
     from nbprop.reading import read_data, read_network
-    from nbprop.scipy_bridge import METHODS
 
     x, y = read_data(arguments.data, arguments.targets)
     x = np.ascontiguousarray(x, arguments.dtype)

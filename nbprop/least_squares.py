@@ -13,13 +13,26 @@ from nbprop.operators import jacobian_operator, outputs
 from nbprop.plan import workspace
 
 _METHODS = ("trf", "dogbox", "lm", "marquardt")
-_LOSSES = ("linear", "soft_l1", "huber", "cauchy", "arctan")
+
+
+# rho(z) of SciPy's robust losses (Triggs et al. 2000): the cost is f_scale^2 / 2 times the sum of rho((r / f_scale)^2).
+_RHO = {
+    "linear": lambda z: z,
+    "soft_l1": lambda z: 2 * (np.sqrt(1 + z) - 1),
+    "huber": lambda z: np.where(z <= 1, z, 2 * np.sqrt(z) - 1),
+    "cauchy": np.log1p,
+    "arctan": np.arctan,
+}
 
 
 class Residuals:
-    """r(theta) = sqrt(w) (y - t), (n * outputs,) float64; half its square is SciPy's cost."""
+    """r(theta) = sqrt(w) (y - t), (n * outputs,) float64; half its square is SciPy's cost.
 
-    def __init__(self, plan, x, target, weights):
+    Remembers the theta with the lowest cost under a robust loss.
+    """
+
+    def __init__(self, plan, x, target, weights, loss="linear", f_scale=1.0):
+        self._rho, self._f_scale, self.lowest, self.best, self.evaluations = _RHO[loss], f_scale, math.inf, None, 0
         self.plan, self.x, self.target = plan, x, target.reshape(-1).astype(np.float64)
         rows = np.ones(len(x)) if weights is None else np.sqrt(weights.astype(np.float64))
         self.scale = np.repeat(rows, plan.unit_size)
@@ -27,7 +40,12 @@ class Residuals:
 
     def __call__(self, theta):
         y = outputs(self.plan, self._params(theta), self.x, self._work)
-        return self.scale * (y.reshape(-1) - self.target)
+        residuals = self.scale * (y.reshape(-1) - self.target)
+        self.evaluations += 1
+        cost = 0.5 * self._f_scale**2 * float(self._rho((residuals / self._f_scale) ** 2).sum())
+        if cost < self.lowest:
+            self.lowest, self.best = cost, theta.copy()
+        return residuals
 
     def jacobian(self, theta):
         """dr/dtheta, (n * outputs, n_params) float64."""
@@ -91,7 +109,8 @@ def least_squares(
     -------
     scipy.optimize.OptimizeResult
         As SciPy's: x, cost (half the sum of squares under loss="linear"), fun (the residuals), grad, nfev, njev,
-        success, status, message. params hold result.x unless its cost is above the start's: then they stay.
+        success, status, message. params hold result.x unless its cost is above the start's: then they stay. Ctrl-C ends
+        the search at the best point so far, with status -1.
 
     Raises
     ------
@@ -117,11 +136,11 @@ def least_squares(
             "(its robust forms are least_squares' own loss=...), or use nbprop.minimize"
         )
     choose("least_squares: method", method, _METHODS)
-    choose("least_squares: loss", loss, _LOSSES)
+    choose("least_squares: loss", loss, _RHO)
     choose("least_squares: jac", jac, ("dense", "operator"))
     if method in ("lm", "marquardt") and (bounds is not None or jac == "operator" or loss != "linear"):
         raise ValueError(f"least_squares: method {method} takes no bounds, no operator and no robust loss; use trf")
-    residuals, start = Residuals(plan, x, target, weights), params.astype(np.float64)
+    residuals, start = Residuals(plan, x, target, weights, loss, f_scale), params.astype(np.float64)
     if method == "lm" and residuals.scale.size < start.size:
         raise ValueError(
             f"least_squares: method lm needs at least as many residuals as parameters, got {residuals.scale.size} "
@@ -131,21 +150,38 @@ def least_squares(
         raise ValueError("least_squares: the residuals at the start are not finite; start from smaller parameters")
     low_and_high = limits(bounds, params, None) or (-math.inf, math.inf)
     tolerances = {"ftol": ftol, "xtol": xtol, "gtol": gtol, "max_nfev": max_nfev}
-    with np.errstate(over="ignore", invalid="ignore"):
-        if method == "marquardt":
-            result = levenberg_marquardt(residuals, residuals.jacobian, start, **tolerances)
-        else:
-            result = scipy.optimize.least_squares(
-                residuals,
-                start,
-                jac=residuals.jacobian if jac == "dense" else residuals.operator,
-                bounds=low_and_high,
-                method=method,
-                loss=loss,
-                f_scale=f_scale,
-                **tolerances,
-            )
+    first = residuals.lowest
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if method == "marquardt":
+                result = levenberg_marquardt(residuals, residuals.jacobian, start, **tolerances)
+            else:
+                result = scipy.optimize.least_squares(
+                    residuals,
+                    start,
+                    jac=residuals.jacobian if jac == "dense" else residuals.operator,
+                    bounds=low_and_high,
+                    method=method,
+                    loss=loss,
+                    f_scale=f_scale,
+                    **tolerances,
+                )
+    except KeyboardInterrupt:
+        result = _interrupted(residuals)
+    except BaseException:
+        params[:] = residuals.best
+        raise
     rounded = result.x.astype(plan.dtype)
-    if np.isfinite(result.cost) and np.isfinite(rounded).all():
+    if result.cost <= first and np.isfinite(rounded).all():
         params[:] = rounded
+    return result
+
+
+def _interrupted(residuals):
+    """The best point so far as a result."""
+    from scipy.optimize import OptimizeResult
+
+    evaluations, theta = residuals.evaluations, residuals.best
+    result = OptimizeResult(x=theta, cost=residuals.lowest, fun=residuals(theta), success=False, status=-1)
+    result.update(nfev=evaluations, message=f"interrupted after {evaluations} evaluations; params hold the best point")
     return result

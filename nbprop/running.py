@@ -4,10 +4,8 @@ Compiled code (epochs.py) does the steps and comes back at least every fifth of 
 """
 
 import contextlib
-import functools
 import math
 import signal
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from nbprop import calls, epochs, schedules
 from nbprop.checkpoints import read_checkpoint, write_checkpoint
 from nbprop.plan import plan as make_plan
 from nbprop.plan import workspace
+from nbprop.progress import progress_bar
 
 # Seconds that a compiled call should take: well below 0.2, since the next one may be slower.
 _PACE = 0.08
@@ -121,7 +120,10 @@ class Run:
         self.began = self.saved = time.perf_counter()
         words, history = self.job.words, self.history
         steps = 1
-        with _bar(progress, self.total, int(words[epochs.STEP])) as bar, _interrupts() as interrupted:
+        with (
+            progress_bar("fit", progress, self.total, int(words[epochs.STEP]), "step") as bar,
+            _interrupts() as interrupted,
+        ):
             while not self._done():
                 steps = self._go_on(steps, bar)
                 if interrupted():
@@ -269,7 +271,7 @@ class Run:
                 self.job.layers[:] = self.job.best_layers
 
 
-# -- Ctrl-C and progress -------------------------------------------------------------------------------------
+# -- Ctrl-C -------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -294,33 +296,3 @@ def _interrupts():
     finally:
         if ours:
             signal.signal(signal.SIGINT, before)
-
-
-class _NoBar:
-    def update(self, steps):
-        """Nothing to show."""
-
-    def set_postfix(self, **figures):
-        """Nothing to show."""
-
-
-@functools.cache
-def _tqdm():
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return None
-    return tqdm
-
-
-@contextlib.contextmanager
-def _bar(progress, total, begun):
-    """A bar of steps, or something that takes the same calls and shows nothing."""
-    tqdm = _tqdm() if progress or (progress is None and sys.stderr.isatty()) else None
-    if progress and tqdm is None:
-        raise ImportError("fit: progress=True needs tqdm; install it with: pip install tqdm")
-    if tqdm is None:
-        yield _NoBar()
-        return
-    with tqdm(total=total, initial=begun, unit="step", dynamic_ncols=True) as bar:
-        yield bar

@@ -253,30 +253,68 @@ def _lbfgs_step(state, theta, loss, grad):
     return step
 
 
-def lbfgs(fun, start, memory=10, gtol=1e-8, ftol=0.0, maxiter=1000, callback=None):
+# A whole search of `lbfgs` in one vector: the last outcome, the lowest loss, `lbfgs_state`'s vector, the point wanted
+# next, the best one and its gradient.
+_OUTCOME, _LOWEST, _STATE = range(3)
+
+
+def _search_parts(search, n):
+    """(state, point wanted next, best point, its gradient): views of a search's vector."""
+    vectors = search.size - 3 * n
+    return search[_STATE:vectors], *search[vectors:].reshape(3, n)
+
+
+def lbfgs_search(start, memory=10, gtol=1e-8, ftol=0.0, resume=None):
+    """A vector for `lbfgs` to work in: a new search, or the copy of an earlier one that goes on.
+
+    A search that had ended goes on with what it has learned of the curvature.
+    """
+    state = lbfgs_state(start.size, memory, gtol, ftol)
+    if resume is None:
+        return np.concatenate([[GO_ON, np.inf], state, start, start, np.zeros(start.size)])
+    known = isinstance(resume, np.ndarray) and resume.dtype == np.float64 and resume.size > _STATE + _HEAD
+    kept = int(resume[_STATE + _MEMORY]) if known and np.isfinite(resume[_STATE + _MEMORY]) else 0
+    if not known or resume.shape != (_STATE + _words(start.size, kept) + 3 * start.size,):
+        raise ValueError(
+            f"lbfgs: resume must be the state of an earlier search over {start.size} parameters, got "
+            + (f"{resume.dtype} array of shape {resume.shape}" if isinstance(resume, np.ndarray) else repr(resume))
+        )
+    search = resume.copy()
+    search[[_STATE + _GTOL, _STATE + _FTOL]] = gtol, ftol
+    if search[_OUTCOME] != GO_ON:
+        search[_OUTCOME], search[_STATE + _STARTED] = GO_ON, 0.0
+    return search
+
+
+def lbfgs(fun, start, memory=10, gtol=1e-8, ftol=0.0, maxiter=1000, callback=None, search=None):
     """Minimise fun(theta) -> (loss, float64 gradient) from Python with `lbfgs_step`; a scipy OptimizeResult.
 
     `minimize(..., method="L-BFGS")` runs this on a plan's loss. The point in the result is the best one.
-    callback(intermediate_result) is called after each iteration.
+    callback(intermediate_result) is called after each iteration. search: a vector from `lbfgs_search` to work in; it
+    holds everything, at any time, so one that was stopped goes on from it; memory, gtol and ftol are then its own.
     """
     from scipy.optimize import OptimizeResult
 
-    theta, state = start.copy(), lbfgs_state(start.size, memory, gtol, ftol)
-    outcome, evaluations, iterations, best, lowest = GO_ON, 0, 0, theta.copy(), np.inf
-    while outcome == GO_ON and iterations < maxiter:
+    search = lbfgs_search(start, memory, gtol, ftol) if search is None else search
+    state, theta, best, at_best = _search_parts(search, start.size)
+    begun, iterations, evaluations, outcome = int(state[ITERATIONS]), 0, 0, GO_ON
+    while True:
         at = theta.copy()
         loss, gradient = fun(at)
         evaluations += 1
-        if loss < lowest:
-            lowest, best, at_best = loss, at, gradient.copy()
-        outcome = lbfgs_step(state, theta, loss, gradient)
-        if int(state[ITERATIONS]) > iterations:
-            iterations = int(state[ITERATIONS])
+        if loss < search[_LOWEST]:
+            search[_LOWEST], best[:], at_best[:] = loss, at, gradient
+        outcome = search[_OUTCOME] = lbfgs_step(state, theta, loss, gradient)
+        if int(state[ITERATIONS]) - begun > iterations:
+            iterations = int(state[ITERATIONS]) - begun
             if callback is not None:
-                callback(OptimizeResult(x=best, fun=lowest, nit=iterations))
+                callback(OptimizeResult(x=best.copy(), fun=float(search[_LOWEST]), nit=iterations))
+        if outcome != GO_ON or iterations >= maxiter:
+            break
     reached = outcome == GO_ON
     message = f"{maxiter} iterations, the most allowed" if reached else REASONS[outcome]
     success = not reached and outcome in (GRADIENT, SLOW)
-    result = OptimizeResult(x=best, fun=lowest, jac=at_best, nit=iterations, nfev=evaluations, njev=evaluations)
-    result.update(success=success, status=int(outcome) if not reached else 1, message=message)
+    result = OptimizeResult(x=best.copy(), fun=float(search[_LOWEST]), jac=at_best.copy(), nit=iterations)
+    result.update(nfev=evaluations, njev=evaluations, status=int(outcome) if not reached else 1)
+    result.update(success=success, message=message)
     return result

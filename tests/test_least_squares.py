@@ -1,5 +1,7 @@
 """least_squares and the LinearOperators, against finite differences, whole matrices and known optima."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,52 @@ def test_operators_are_the_matrices():
         rows = Residuals(plan, X, TARGET, WEIGHTS).jacobian(theta)
         newton = nbprop.gauss_newton_operator(plan_of(batch), theta, X, TARGET, WEIGHTS)
         assert np.abs(newton @ v - rows.T @ (rows @ v) / WEIGHTS.sum()).max() <= 1e-12
+
+
+class Interrupted(Residuals):
+    """Ctrl-C, or an exception, at the tenth evaluation."""
+
+    error = KeyboardInterrupt
+
+    def __call__(self, theta):
+        if self.evaluations == 9:
+            self.evaluations += 1
+            raise self.error
+        return super().__call__(theta)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("trf", {"loss": "soft_l1", "f_scale": 0.3}),
+        ("trf", {"loss": "cauchy", "bounds": (-3, 3)}),
+        ("dogbox", {"loss": "huber"}),
+        ("trf", {"loss": "arctan"}),
+        ("lm", {}),
+        ("marquardt", {}),
+    ],
+)
+def test_interrupts_and_exceptions_leave_the_best_point(method, options, monkeypatch):
+    plan, params = plan_of(), nbprop.init(NET, seed=3)
+    costs = Residuals(plan, X, TARGET, None, options.get("loss", "linear"), options.get("f_scale", 1.0))
+    costs(params)
+    before = costs.lowest
+    whole = nbprop.least_squares(plan, params.copy(), X, TARGET, method=method, max_nfev=50, **options)
+    costs.lowest = np.inf
+    costs(whole.x)
+    assert np.isclose(costs.lowest, whole.cost, rtol=1e-12)  # the cost is SciPy's own
+    monkeypatch.setattr(sys.modules["nbprop.least_squares"], "Residuals", Interrupted)
+    result = nbprop.least_squares(plan, params, X, TARGET, method=method, **options)
+    assert (result.status, result.success) == (-1, False)
+    assert "interrupted after 9 evaluations" in result.message or "interrupted after 10" in result.message
+    assert result.cost < before
+    assert np.array_equal(result.x, params)
+    monkeypatch.setattr(Interrupted, "error", ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        nbprop.least_squares(plan, params, X, TARGET, method=method, **options)
+    costs.lowest = np.inf
+    costs(params)
+    assert costs.lowest <= result.cost
 
 
 def test_refusals():

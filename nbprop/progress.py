@@ -1,0 +1,38 @@
+"""A progress bar where the user's tqdm can draw one."""
+
+import contextlib
+import functools
+import sys
+
+
+class _NoBar:
+    def update(self, steps):
+        """Nothing to show."""
+
+    def set_postfix(self, **figures):
+        """Nothing to show."""
+
+
+@functools.cache
+def _tqdm():
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm
+
+
+@contextlib.contextmanager
+def progress_bar(function, progress, total, begun, unit):
+    """A bar of steps, or something that takes the same calls and shows nothing.
+
+    progress: True, False, or None: when tqdm is installed and the output is a terminal. total: steps in all, or None.
+    """
+    tqdm = _tqdm() if progress or (progress is None and sys.stderr.isatty()) else None
+    if progress and tqdm is None:
+        raise ImportError(f"{function}: progress=True needs tqdm; install it with: pip install tqdm")
+    if tqdm is None:
+        yield _NoBar()
+        return
+    with tqdm(total=total, initial=begun, unit=unit, dynamic_ncols=True) as bar:
+        yield bar

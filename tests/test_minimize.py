@@ -1,0 +1,289 @@
+"""How minimize ends: on a clock, on validation, interrupted, resumed, astray, with exceptions; bad input."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+from scipy.optimize import LinearConstraint, NonlinearConstraint
+
+import nbprop
+from nbprop import scipy_bridge
+from nbprop.minimizing import METHODS
+
+NET = nbprop.network((2,), nbprop.dense(6, activation="tanh"), nbprop.dense(1))
+RNG = np.random.default_rng(5)
+X = RNG.standard_normal((40, 2))
+TARGET = np.sin(X[:, :1]) + X[:, 1:] ** 2
+PLAN = nbprop.plan(NET, loss="mse", batch=40)
+FUN = nbprop.objective(PLAN, X, TARGET)
+
+
+def start():
+    return nbprop.init(NET, seed=2)
+
+
+def run(params, method="L-BFGS", **options):
+    return nbprop.minimize(PLAN, params, X, TARGET, method, **options)
+
+
+# -- resuming ------------------------------------------------------------------------------------------------
+
+
+def raise_at(iteration, error):
+    def callback(theta):
+        callback.count += 1
+        if callback.count == iteration:
+            if error is KeyboardInterrupt:
+                signal.raise_signal(signal.SIGINT)
+            raise error
+
+    callback.count = 0
+    return callback
+
+
+@pytest.mark.parametrize("trainable", [None, np.arange(NET.n_params) > 3])
+@pytest.mark.parametrize("stop", ["maxiter", "callback", "Ctrl-C", "seconds"])
+def test_a_resumed_search_repeats_the_uninterrupted_one(stop, trainable, monkeypatch):
+    whole = start()
+    uninterrupted = run(whole, maxiter=60, trainable=trainable)
+    params, resume, done, pieces = start(), None, 0, 0
+    while done < 60:
+        options = {
+            "maxiter": {"maxiter": 17},
+            "callback": {"callback": raise_at(13, StopIteration)},
+            "Ctrl-C": {"callback": raise_at(13, KeyboardInterrupt)},
+            "seconds": {"seconds": 1000.0},
+        }[stop]
+        options["maxiter"] = min(options.get("maxiter", 60), 60 - done)
+        if stop == "seconds":
+            limit_evaluations(monkeypatch, 11)
+        result = run(params, trainable=trainable, resume=resume, **options)
+        monkeypatch.undo()
+        done, resume, pieces = done + result.nit, result.state.copy(), pieces + 1
+        assert (params == result.x).all()
+    assert pieces >= 4
+    assert np.array_equal(params, whole)
+    assert result.fun == uninterrupted.fun
+
+
+def limit_evaluations(monkeypatch, most):
+    """A clock that has run out at the evaluation after so many."""
+    calls = iter(range(10**6))
+    monkeypatch.setattr(time, "monotonic", lambda: 2000.0 if next(calls) > most else 0.0)
+
+
+def test_a_search_that_had_ended_goes_on_where_more_is_asked_for():
+    params = start()
+    first = run(params, options={"gtol": 1e-3})
+    assert first.success
+    before = FUN(params)[0]
+    second = run(params, options={"gtol": 1e-7}, maxiter=2000, resume=first.state)
+    assert second.fun < before
+    fresh = start()
+    run(fresh, options={"gtol": 1e-3})
+    alone = run(fresh, options={"gtol": 1e-7}, maxiter=2000)
+    assert second.nit <= 2 * alone.nit
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"resume": np.zeros(7)}, r"state of an earlier search over 25 parameters, got float64 array of shape \(7,\)"),
+        ({"resume": "run.npy"}, "state of an earlier search over 25 parameters, got 'run.npy'"),
+        ({"method": "L-BFGS-B", "resume": np.zeros(7)}, 'L-BFGS-B cannot resume, "L-BFGS" can'),
+        ({"resume": np.zeros(7), "options": {"memory": 3}}, "a resumed search has the memory of its state"),
+        ({"seconds": 0}, "seconds must be a number above 0, got 0"),
+        ({"seconds": "5"}, "seconds must be a number above 0, got '5'"),
+        ({"patience": 3}, "pass validation too"),
+        ({"patience": 0, "validation": (X, TARGET)}, "patience must be a positive integer, got 0"),
+        ({"validation": (X, TARGET[:-1])}, "validation: target must bring as many samples"),
+        ({"validation": (X, np.full_like(TARGET, np.nan))}, r"validation: target\[0, 0\] is nan"),
+    ],
+)
+def test_refused(options, said):
+    params = start()
+    with pytest.raises(ValueError, match=said):
+        run(params, **options)
+    assert np.array_equal(params, start())
+    with pytest.raises(TypeError, match="validation must be"):
+        run(params, validation=X)
+
+
+# -- clocks, validation, progress ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_the_clock_stops_every_method(method, monkeypatch):
+    params = start()
+    limit_evaluations(monkeypatch, 25 if METHODS[method].hessp else 6)
+    result = run(params, method, seconds=1.5)
+    assert (result.success, result.status) == (False, -1)
+    assert "the time limit of 1.5 s is over after" in result.message
+    assert result.fun == FUN(params)[0] < FUN(start())[0]
+
+
+def test_a_real_clock():
+    params, begun = start(), time.monotonic()
+    result = run(params, maxiter=10**7, seconds=0.2, options={"gtol": 0.0, "ftol": 0.0})
+    assert time.monotonic() - begun < 5
+    assert result.fun < FUN(start())[0]
+
+
+@pytest.mark.parametrize("method", ["L-BFGS", "L-BFGS-B", "TNC", "trust-constr"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_patience_goes_back_to_the_lowest_validation_loss(method, dtype):
+    """Noise that a network learns by heart: the loss held out rises again."""
+    rng = np.random.default_rng(0)
+    net = nbprop.network((1,), nbprop.dense(20, activation="tanh"), nbprop.dense(1))
+    plan = nbprop.plan(net, loss="mse", batch=30, dtype=dtype)
+    x, held = (rng.uniform(-2, 2, (n, 1)).astype(dtype) for n in (15, 100))
+    target, other = ((np.sin(2 * a) + 0.5 * rng.standard_normal(a.shape)).astype(dtype) for a in (x, held))
+    params, seen = nbprop.init(net, seed=1, dtype=dtype), []
+    seen.append(params.astype(np.float64))
+    result = nbprop.minimize(
+        plan,
+        params,
+        x,
+        target,
+        method,
+        callback=lambda theta: seen.append(theta),
+        validation=(held, other),
+        patience=15,
+        maxiter=400,
+    )
+    losses = [nbprop.objective(plan, held, other)(theta)[0] for theta in seen]
+    assert np.allclose(result.validation, losses, rtol=1e-6)
+    assert np.array_equal(params, seen[int(np.argmin(result.validation))].astype(dtype))
+    assert len(losses) - 1 - int(np.argmin(result.validation)) == 15
+    assert "the validation loss has not fallen for 15 iterations" in result.message
+    assert np.isclose(result.fun, nbprop.objective(plan, x, target)(params.astype(np.float64))[0], rtol=1e-6)
+
+
+def test_validation_without_patience_only_looks():
+    params, other = start(), start()
+    result = run(params, maxiter=20, validation=(X[:9], TARGET[:9], np.ones(9)))
+    run(other, maxiter=20)
+    assert np.array_equal(params, other)
+    assert len(result.validation) == 21
+    assert result.validation[-1] == pytest.approx(nbprop.objective(PLAN, X[:9], TARGET[:9])(params)[0], rel=1e-12)
+
+
+def test_progress(capsys):
+    pytest.importorskip("tqdm")
+    run(start(), maxiter=7, progress=True)
+    assert "7/7" in capsys.readouterr().err
+
+
+# -- losses that are not finite, interrupts, exceptions --------------------------------------------------------
+
+
+class Walled(scipy_bridge.Objective):
+    """Beyond a distance from the origin the loss is infinite, or its gradient NaN."""
+
+    radius, finite = 0.0, False
+
+    def __call__(self, theta):
+        loss, gradient = super().__call__(theta)
+        if theta @ theta > self.radius**2:
+            return (loss if Walled.finite else np.inf), np.full_like(theta, np.nan)
+        return loss, gradient
+
+
+@pytest.mark.parametrize("finite", [False, True])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_walls(method, finite, monkeypatch):
+    params = start()
+    monkeypatch.setattr(Walled, "radius", 1.02 * np.linalg.norm(params))
+    monkeypatch.setattr(Walled, "finite", finite)
+    monkeypatch.setattr(scipy_bridge, "Objective", Walled)
+    result = run(params, method, maxiter=30)
+    assert np.isfinite(params).all()
+    assert result.fun == FUN(params)[0] <= FUN(start())[0]
+    assert np.linalg.norm(params) <= Walled.radius
+    assert result.success or "the loss was not finite at" in result.message or "iterations" in result.message.lower()
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_an_interrupt_and_a_failing_objective_leave_the_best_point(method, monkeypatch):
+    class Failing(scipy_bridge.Objective):
+        calls, error = 0, None
+
+        def __call__(self, theta):
+            Failing.calls += 1
+            if Failing.calls == 8:
+                raise Failing.error
+            return super().__call__(theta)
+
+    monkeypatch.setattr(scipy_bridge, "Objective", Failing)
+    Failing.error, params = RuntimeError("the objective's own"), start()
+    with pytest.raises(RuntimeError, match="the objective's own"):
+        run(params, method)
+    assert FUN(params)[0] < FUN(start())[0]
+    Failing.calls, Failing.error, params = 0, KeyboardInterrupt(), start()
+    result = run(params, method)
+    assert result.status == -1
+    assert result.message.startswith("interrupted after")
+    assert result.fun == FUN(params)[0] < FUN(start())[0]
+
+
+# -- constraints -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["SLSQP", "trust-constr"])
+def test_a_nonlinear_constraint_holds_and_a_stopped_search_is_nearer_to_it(method, monkeypatch):
+    sphere = NonlinearConstraint(lambda t: t @ t, 4.0, 4.0, jac=lambda t: 2 * t[None])
+    params = start()
+    before = abs(params @ params - 4)
+    limit_evaluations(monkeypatch, 40)
+    run(params, method, constraints=sphere, seconds=1)
+    monkeypatch.undo()
+    nearer = abs(params @ params - 4)
+    assert nearer < before or (method == "trust-constr" and nearer == before)  # it rejects its first steps
+    run(params, method, constraints=sphere, maxiter=300)
+    assert abs(params @ params - 4) < 1e-6
+    before = FUN(params)[0]
+    run(params, method, constraints=sphere, maxiter=2)
+    assert abs(params @ params - 4) < 1e-5
+    assert FUN(params)[0] <= before + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("constraint", "said"),
+    [
+        (LinearConstraint(np.ones((1, 3)), 0, 1), r"A must have 25 columns, got shape \(1, 3\)"),
+        (NonlinearConstraint(lambda t: np.outer(t, t), 0, 1), r"a number or a vector, got shape \(25, 25\)"),
+        (NonlinearConstraint(lambda t: t[:2], np.zeros(3), 1), r"values' shape \(2,\), got \(3,\)"),
+        (NonlinearConstraint(lambda t: t[:2], 0, 1, jac=lambda t: np.eye(2)), r"shape \(2, 25\), got \(2, 2\)"),
+        ({"type": "eq", "fun": lambda t: t[:2], "jac": lambda t: np.eye(3)}, r"shape \(2, 25\), got \(3, 3\)"),
+        ({"type": "equal", "fun": lambda t: t[:2]}, 'needs "type", "eq" or "ineq"'),
+    ],
+)
+def test_constraints_of_a_wrong_shape(constraint, said):
+    params = start()
+    with pytest.raises(ValueError, match=said):
+        run(params, "SLSQP", constraints=constraint)
+    assert np.array_equal(params, start())
+
+
+def test_a_constraint_that_raises():
+    def fails(theta):
+        fails.calls += 1
+        if fails.calls == 6:
+            raise ZeroDivisionError("the constraint's own")
+        return theta[:1]
+
+    fails.calls, params = 0, start()
+    with pytest.raises(ZeroDivisionError, match="the constraint's own"):
+        run(params, "SLSQP", constraints=NonlinearConstraint(fails, -5, 5))
+    assert FUN(params)[0] <= FUN(start())[0]
+
+
+def test_a_hessian_of_a_layer_without_one():
+    square = nbprop.elementwise("squared_for_newton", lambda x: x * x, lambda x, y: 2 * x)
+    net = nbprop.network((2,), nbprop.dense(2), square())
+    plan, params = nbprop.plan(net, loss="mse", batch=40), nbprop.init(net)
+    with pytest.raises(
+        ValueError, match=r"Newton-CG needs second derivatives and layer 1\.squared_for_newton has none"
+    ):
+        nbprop.minimize(plan, params, X, X, "Newton-CG")
