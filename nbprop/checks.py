@@ -31,6 +31,21 @@ def check_dataset(function, plan, x, target, weights=None):
     return x, target, weights
 
 
+def check_layers(function, plan, *, takes_state=False):
+    """The loss is one function of the parameters: no layer does in training what it does not do in use."""
+    modal = next((path for path, layer in plan.net.nodes if layer.modal), None)
+    if plan.mode == "training" and modal is not None:
+        raise ValueError(
+            f"{function}: layer {modal} differs between training and use, and the loss must be one function of the "
+            'parameters here; make the plan with mode="inference", or train with nbprop.fit'
+        )
+    if plan.state_size > 0 and not takes_state:
+        label = plan.state_parts[0][0]
+        raise ValueError(
+            f"{function}: layer {label} has layer state, which {function} does not take; use nbprop.minimize"
+        )
+
+
 def check_data(function, name, array, code, shape, classes):
     """A data argument as a plain array, once it has been found to fit.
 

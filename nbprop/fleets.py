@@ -11,6 +11,7 @@ import numpy as np
 
 from nbprop import marquardt, solvers
 from nbprop.calls import forward, value_and_grad
+from nbprop.checks import check_layers
 from nbprop.derivatives import jacobian
 from nbprop.jit import njit
 from nbprop.marquardt import lm_state, lm_step
@@ -151,6 +152,7 @@ def fit_many(net, thetas, xs, ys, loss="mse", method="L-BFGS", maxiter=200, gtol
     _check("xs", xs, np.float64, 2 + len(net.input_shape))
     models, samples = len(thetas), xs.shape[1]
     plan = make_plan(net, loss=loss, batch=max(1, samples))
+    check_layers("fit_many", plan)
     if method == "marquardt" and plan.loss.kind != "mse":
         raise ValueError(f"fit_many: method marquardt needs loss='mse', got {plan.loss.kind}; use L-BFGS")
     target_shape = (models, samples, *plan.target_shape)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from nbprop.bounds import limits
-from nbprop.checks import check_dataset, check_vector
+from nbprop.checks import check_dataset, check_layers, check_vector
 from nbprop.derivatives import jacobian
 from nbprop.marquardt import levenberg_marquardt
 from nbprop.network import choose
@@ -129,6 +129,7 @@ def least_squares(
     import scipy.optimize
 
     x, target, weights = check_dataset("least_squares", plan, x, target, weights)
+    check_layers("least_squares", plan)
     check_vector("least_squares", "params", params, plan.n_params, plan.dtype, written=True)
     if plan.loss.kind != "mse":
         raise ValueError(

@@ -15,7 +15,6 @@ from nbprop.bounds import limits
 from nbprop.calls import value
 from nbprop.checks import check_dataset, check_vector
 from nbprop.network import choose, nearest, positive
-from nbprop.plan import plan as make_plan
 from nbprop.plan import workspace
 from nbprop.progress import progress_bar
 from nbprop.scipy_bridge import chunks, objective_for
@@ -139,15 +138,13 @@ class _Search:
 class _Validation:
     """The loss on data held out, after each iteration; the parameters at which it was lowest."""
 
-    def __init__(self, plan, data, patience):
+    def __init__(self, plan, data, patience, state):
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise TypeError(
                 f"minimize: validation must be (x, target) or (x, target, weights), got {type(data).__name__}"
             )
         data = check_dataset("minimize: validation", plan, *data)
-        if plan.mode == "training" and any(layer.modal for _, layer in plan.net.nodes):
-            plan = make_plan(plan.net, plan.loss, plan.batch, plan.dtype, plan.threads, "inference")
-        self.plan, self.patience, self.work = plan, patience, workspace(plan)
+        self.plan, self.patience, self.work, self.state = plan, patience, workspace(plan), state
         self.chunks = list(chunks(plan.batch, *data, *(() if len(data) == 3 else (None,))))
         self.losses, self.lowest, self.best, self.waited = [], math.inf, None, 0
 
@@ -155,7 +152,10 @@ class _Validation:
         """Take the loss at theta (all parameters); stop the search when it has not fallen for too long."""
         with np.errstate(over="ignore"):
             params = theta.astype(self.plan.dtype)
-        loss = sum(share * value(self.plan, params, *two, self.work, w) for *two, w, share in self.chunks)
+        loss = 0.0
+        for *two, weights, share in self.chunks:
+            state = None if self.state is None else self.state.copy()
+            loss += share * value(self.plan, params, *two, self.work, weights, state)
         self.losses.append(float(loss))
         self.waited += 1
         if self.best is None or loss < self.lowest:
@@ -212,6 +212,7 @@ def minimize(
     seconds=None,
     progress=None,
     resume=None,
+    state=None,
 ):
     """Fit parameters to data with one of SciPy's optimizers, in place.
 
@@ -243,6 +244,7 @@ def minimize(
         interrupted, bit for bit (given the same data; memory is the state's). SciPy's methods keep what they have
         learned of the curvature to themselves: call again with the params that a stopped search left, and they start
         anew from there.
+    state : as `objective` takes it
 
     Returns
     -------
@@ -268,9 +270,9 @@ def minimize(
     >>> params.round(3), result.success
     (array([2., 1.]), True)
     """
-    fun = objective_for("minimize", plan, x, target, weights)
+    fun = objective_for("minimize", plan, x, target, weights, state)
     check_vector("minimize", "params", params, plan.n_params, plan.dtype, written=True)
-    for name, other in (("x", x), ("target", target), ("weights", weights)):
+    for name, other in (("x", x), ("target", target), ("weights", weights), ("state", state)):
         if other is not None and np.may_share_memory(params, other):
             raise ValueError(f"minimize: params is written and shares memory with {name}; pass separate buffers")
     name, options = _settings(method, bounds, maxiter, options)
@@ -288,7 +290,7 @@ def minimize(
     if patience is not None and validation is None:
         raise ValueError("minimize: patience counts iterations without a lower validation loss; pass validation too")
     patience = None if patience is None else positive("minimize: patience", patience)
-    held_out = None if validation is None else _Validation(plan, validation, patience)
+    held_out = None if validation is None else _Validation(plan, validation, patience, state)
     if resume is not None and name != "L-BFGS":
         raise ValueError(f'minimize: {name} cannot resume, "L-BFGS" can; call again with the params that it left')
     search = _Search(fun, params.astype(np.float64), free, low_and_high, constraints, seconds)

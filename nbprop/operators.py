@@ -3,7 +3,7 @@
 import numpy as np
 
 from nbprop.calls import forward
-from nbprop.checks import check_data, check_dataset, check_vector
+from nbprop.checks import check_data, check_dataset, check_layers, check_vector
 from nbprop.derivatives import gauss_newton_product, hvp, jvp, vjp
 from nbprop.plan import Plan, workspace
 
@@ -18,6 +18,7 @@ def _symmetric(function, product, plan, params, x, target, weights):
     from scipy.sparse.linalg import LinearOperator
 
     x, target, weights = check_dataset(function, plan, x, target, weights)
+    check_layers(function, plan)
     check_vector(function, "params", params, plan.n_params, plan.dtype)
     params, work, part = params.copy(), workspace(plan), np.empty(plan.n_params, plan.dtype)
     total = len(x) if weights is None else weights.sum(dtype=np.float64)
@@ -65,6 +66,7 @@ def jacobian_operator(plan, params, x):
     function = "jacobian_operator"
     if not isinstance(plan, Plan):
         raise TypeError(f"{function}: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
+    check_layers(function, plan)
     x = check_data(function, "x", x, plan.x_code, plan.input_shape, plan.x_classes)
     check_vector(function, "params", params, plan.n_params, plan.dtype)
     params, work = params.copy(), workspace(plan)
@@ -96,12 +98,12 @@ def outputs(plan, params, x, work):
     return y.astype(np.float64)
 
 
-def hessian(plan, params, x, target, out, work, weights=None):
+def hessian(plan, params, x, target, out, work, weights=None, state=None, step=0, lengths=None):
     """The whole Hessian of the loss by the parameters, a product with each unit vector.
 
     Parameters
     ----------
-    plan, params, x, target, work, weights : as `hvp` takes them
+    plan, params, x, target, work, weights, state, step, lengths : as `hvp` takes them
     out : (n_params, n_params) array of the plan's dtype, overwritten; symmetric up to rounding
 
     Raises
@@ -116,5 +118,5 @@ def hessian(plan, params, x, target, out, work, weights=None):
     unit = np.zeros(plan.n_params, plan.dtype)
     for row in range(plan.n_params):
         unit[row] = 1.0
-        hvp(plan, params, unit, x, target, out[row], work, weights)
+        hvp(plan, params, unit, x, target, out[row], work, weights, state, step, lengths)
         unit[row] = 0.0

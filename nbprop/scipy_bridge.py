@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from nbprop.calls import value_and_grad
-from nbprop.checks import check_dataset, check_vector
+from nbprop.checks import check_dataset, check_layers, check_vector
 from nbprop.derivatives import hvp
 from nbprop.plan import workspace
 
@@ -19,9 +19,10 @@ from nbprop.plan import workspace
 class Objective:
     """fun(theta) -> (loss, gradient), as `scipy.optimize.minimize(fun, theta, jac=True)` wants it; see `objective`."""
 
-    def __init__(self, plan, x, target, weights):
+    def __init__(self, plan, x, target, weights, state=None):
         self.plan, self.x, self.target, self.weights = plan, x, target, weights
         self.n_params, self.n_samples = plan.n_params, len(x)
+        self._first_state, self._state = state, None if state is None else state.copy()
         self._work = workspace(plan)
         self._params = None if plan.dtype == np.float64 else np.empty(plan.n_params, plan.dtype)
         self._chunks = list(chunks(plan.batch, x, target, weights))
@@ -33,7 +34,7 @@ class Objective:
         if self._direct:
             gradient = np.empty(self.n_params)
             try:
-                loss = value_and_grad(self.plan, theta, self.x, self.target, gradient, self._work, self.weights)
+                loss = self._gradient(theta, self.x, self.target, gradient, self.weights)
             except (TypeError, ValueError):
                 self._check(theta)
                 raise
@@ -57,9 +58,18 @@ class Objective:
             direction = direction.copy()
         product, part = np.zeros(self.n_params), np.empty(self.n_params, self.plan.dtype)
         for x, target, weights, share in self._chunks:
-            hvp(self.plan, params, direction, x, target, part, self._work, weights)
+            hvp(self.plan, params, direction, x, target, part, self._work, weights, self._state_anew())
             product += share * part.astype(np.float64)
         return product
+
+    def _state_anew(self):
+        """The layer state as it was given: what one call leaves in it is no part of the next."""
+        if self._state is not None:
+            self._state[:] = self._first_state
+        return self._state
+
+    def _gradient(self, params, x, target, grads, weights):
+        return value_and_grad(self.plan, params, x, target, grads, self._work, weights, False, self._state_anew())
 
     def _check(self, theta):
         check_vector("objective", "theta", theta, self.n_params, np.dtype(np.float64))
@@ -73,13 +83,13 @@ class Objective:
                 params[:] = theta
         part = np.empty(self.n_params, self.plan.dtype)
         if self._single:
-            loss = value_and_grad(self.plan, params, self.x, self.target, part, self._work, self.weights)
+            loss = self._gradient(params, self.x, self.target, part, self.weights)
             return loss, part.astype(np.float64)
         loss, gradient = 0.0, np.zeros(self.n_params)
         scaled = part if part.dtype == np.float64 else np.empty(self.n_params)
         for x, target, weights, share in self._chunks:
             # Not accumulate=True: each chunk's gradient is a mean of its own, and float32 sums would lose digits.
-            loss += share * value_and_grad(self.plan, params, x, target, part, self._work, weights)
+            loss += share * self._gradient(params, x, target, part, weights)
             np.multiply(part, share, out=scaled)
             gradient += scaled
         return loss, gradient
@@ -96,7 +106,7 @@ def chunks(batch, x, target, weights):
             yield x[piece], target[piece], own, float(share)
 
 
-def objective(plan, x, target, weights=None):
+def objective(plan, x, target, weights=None, state=None):
     """The function that SciPy's optimizers minimise: theta -> (loss, gradient).
 
     Parameters
@@ -105,6 +115,9 @@ def objective(plan, x, target, weights=None):
     x : (n, *input_shape) array of the plan's dtype; n may exceed the plan's batch, it is then taken in chunks
     target : (n, *output_shape) array of the plan's dtype; integers (n, *output_shape[:-1]) for classes
     weights : (n,) array of the plan's dtype, none negative, or None; the loss is sum(w l) / sum(w)
+    state : array from `layer_state(plan)`, where the network has one; each call begins with it, and it stays as it is
+
+    Layers that differ between training and use (dropout, batch normalization) need a plan with mode="inference".
 
     The arrays are kept, not copied: change them and the objective changes.
 
@@ -130,12 +143,13 @@ def objective(plan, x, target, weights=None):
     >>> scipy.optimize.minimize(fun, nbprop.init(net), jac=True).x.round(3)
     array([3., 1.])
     """
-    return objective_for("objective", plan, x, target, weights)
+    return objective_for("objective", plan, x, target, weights, state)
 
 
-def objective_for(function, plan, x, target, weights):
+def objective_for(function, plan, x, target, weights, state):
     """`objective`, with errors in the name of `function`."""
     x, target, weights = check_dataset(function, plan, x, target, weights)
-    if plan.state_size:
-        raise ValueError(f"{function}: this network changes its layer state at every call, so its loss is no function")
-    return Objective(plan, x, target, weights)
+    check_layers(function, plan, takes_state=True)
+    if plan.state_size > 0 or state is not None:
+        check_vector(function, "state", state, plan.state_size, plan.dtype)
+    return Objective(plan, x, target, weights, state if plan.state_size > 0 else None)

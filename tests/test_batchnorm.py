@@ -216,3 +216,50 @@ def test_fit_asks_for_state_before_it_begins():
     with pytest.raises(ValueError, match=r"fit: state must have shape \(0,\)"):
         nbprop.fit(plain, nbprop.init(plain), x, target, "mse", state=np.zeros(10))
     same_bits("params", params, before)
+
+
+# -- functions of the parameters alone
+
+
+def test_scipy_fits_the_network_as_in_use():
+    rng = np.random.default_rng(6)
+    x, target = rng.standard_normal((30, 3)), rng.standard_normal((30, 2))
+    net = nbprop.network(
+        (3,), nbprop.dense(4, activation="tanh"), nbprop.batchnorm(), nbprop.dropout(), nbprop.dense(2)
+    )
+    plan, params = nbprop.plan(net, "mse", batch=30, mode="inference"), nbprop.init(net, seed=1)
+    state = rng.uniform(0.5, 2, plan.state_size)
+    before = state.copy()
+    pieces = nbprop.objective(nbprop.plan(net, "mse", batch=8, mode="inference"), x, target, state=state)
+    whole, v = nbprop.objective(plan, x, target, state=state), rng.standard_normal(net.n_params)
+    close("gradient in pieces", pieces(params)[1], whole(params)[1], 1e-13)
+    out = np.empty(net.n_params)
+    nbprop.hvp(plan, params, v, x, target, out, nbprop.workspace(plan), state=state)
+    close("hessp", whole.hessp(params, v), out, 1e-13)
+    start = whole(params)[0]
+    result = nbprop.minimize(plan, params, x, target, maxiter=20, state=state, validation=(x[:9], target[:9]))
+    assert result.fun == whole(params)[0] < 0.9 * start
+    same_bits("state", state, before)
+    with pytest.raises(TypeError, match="minimize: state must be a NumPy array, got NoneType"):
+        nbprop.minimize(plan, params, x, target)
+
+
+@pytest.mark.parametrize("layer", [nbprop.batchnorm(), nbprop.dropout()])
+def test_what_is_no_function_of_the_parameters_is_refused(layer):
+    net, x, target = nbprop.network((3,), layer, nbprop.dense(2)), np.ones((4, 3)), np.ones((4, 2))
+    plan, params = nbprop.plan(net, "mse", batch=4), nbprop.init(net)
+    said = rf'layer 0\.{layer.kind} differs between training and use.*mode="inference"'
+    for call in (
+        lambda: nbprop.objective(plan, x, target, state=state_of(plan)),
+        lambda: nbprop.minimize(plan, params, x, target, state=state_of(plan)),
+        lambda: nbprop.least_squares(plan, params, x, target),
+        lambda: nbprop.hessian_operator(plan, params, x, target),
+        lambda: nbprop.jacobian_operator(plan, params, x),
+        lambda: nbprop.fit_many(net, params[None], x[None], target[None]),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+    if layer.kind == "batchnorm":
+        plan = nbprop.plan(net, "mse", batch=4, mode="inference")
+        with pytest.raises(ValueError, match=r"least_squares: layer 0\.batchnorm has layer state"):
+            nbprop.least_squares(plan, params, x, target)
