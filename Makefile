@@ -29,6 +29,9 @@ test: .venv/tools                 ## all checks: lint, types, tests; all of them
 	.venv/bin/python -m pytest -n $(WORKERS) -q || failed=1; \
 	NUMBA_ENABLE_CUDASIM=1 .venv/bin/python -m pytest -n $(WORKERS) -q tests/cuda || failed=1; exit $$failed
 
+test-long: .venv/tools            ## every history script on all its seeds; stores examples/history/results/ (minutes)
+	.venv/bin/python examples/history/results.py
+
 lint: .venv/tools                 ## formatter, linter, type checker
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -41,7 +44,7 @@ format: .venv/tools               ## let the formatter and the linter repair wha
 clean:                            ## remove what these targets made
 	rm -rf .venv .venv-peers build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help demo test lint format clean .venv
+.PHONY: help demo test test-long lint format clean .venv
 .DEFAULT_GOAL := help
 
 # Benchmarks (docs/performance.md). The peers have an environment of their own; asv runs from it, too.

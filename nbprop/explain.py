@@ -29,6 +29,7 @@ from nbprop.plan import Plan, layer_state, workspace
 class Contributions:
     """Of all inputs, a layer's units, or a parameter's connections: arrays (n, *shape), and (n,) for the gap.
 
+    value : z
     gradient : dF/dz
     product : z dF/dz
     integrated : the integral of dF/dz dz along the path
@@ -36,6 +37,7 @@ class Contributions:
         completeness is promised: layers inside others, single parameters
     """
 
+    value: np.ndarray
     gradient: np.ndarray
     product: np.ndarray
     integrated: np.ndarray
@@ -88,7 +90,7 @@ def explain(plan, params, x, output=None, baseline=None, steps=64, state=None, l
     Returns
     -------
     Explanation
-        Of newly made arrays. Those of the connections take 3 n n_params elements.
+        Of newly made arrays. Those of the connections take 4 n n_params elements.
 
     Raises
     ------
@@ -219,19 +221,15 @@ def _integral(values, gradients):
 
 
 def _along_inputs(walks, x, baseline, sample, output):
-    """Along x' .. x: (k, F', F, {"": (g, z g, integral) of x, layer's path: the same of its units})."""
+    """Along x' .. x: (k, F', F, {"": (z, g, z g, integral) for z = x, layer's path: the same of its units})."""
     rows = walks.plan.batch
     share = np.linspace(0, 1, rows, dtype=x.dtype).reshape(rows, *[1] * x.ndim)
     points = np.ascontiguousarray(baseline + share * (x - baseline))
     points[-1] = x
     value, dx, k = walks.run(walks.params, points, sample, None if output is None else output[sample])
     pairs = {"": (points, dx), **walks.units(rows)}
-    return (
-        k,
-        value[0],
-        value[-1],
-        {name: (g[-1].copy(), z[-1] * g[-1], _integral(z, g)) for name, (z, g) in pairs.items()},
-    )
+    found = {name: (z[-1].copy(), g[-1].copy(), z[-1] * g[-1], _integral(z, g)) for name, (z, g) in pairs.items()}
+    return k, value[0], value[-1], found
 
 
 def _along_parameters(walks, x, sample, output, steps):
@@ -253,12 +251,13 @@ def _collect(plan, params, x, output, samples, disconnections):
     outermost = {"", *(f"{index}.{layer.kind}" for index, layer in enumerate(plan.net.layers))}
 
     def gather(name):
-        gradient, product, integrated = (np.stack(arrays) for arrays in zip(*(p[name] for p in parts), strict=True))
-        gap = np.abs(integrated.reshape(len(x), -1).sum(1) - (value - start))
-        return Contributions(gradient, product, integrated, gap if name in outermost else np.full_like(gap, np.nan))
+        arrays = [np.stack(found) for found in zip(*(part[name] for part in parts), strict=True)]
+        gap = np.abs(arrays[-1].reshape(len(x), -1).sum(1) - (value - start))
+        return Contributions(*arrays, gap if name in outermost else np.full_like(gap, np.nan))
 
     none, gradient, integrated = (np.stack(arrays) for arrays in zip(*disconnections, strict=True))
-    each = [[views(plan.net, row) for row in array] for array in (gradient, gradient * params, integrated)]
+    repeated = np.broadcast_to(params, gradient.shape)
+    each = [[views(plan.net, row) for row in array] for array in (repeated, gradient, gradient * params, integrated)]
     connections = {
         name: Contributions(*(np.stack([row[name] for row in rows]) for rows in each), np.full(len(x), np.nan))
         for name in plan.net.slots

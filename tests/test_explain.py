@@ -45,6 +45,7 @@ def test_gradients_of_units_are_those_by_the_input_of_the_layers_behind(name):
             dy, gradient, grads = np.zeros((1, *net.output_shape)), np.empty_like(values), np.empty(rest.n_params)
             dy.reshape(-1)[1] = 1
             nbprop.vjp(behind, rest_params.copy(), values, dy, grads, gradient, nbprop.workspace(behind))
+            close("value", units.value[i], values[0], 1e-13)
             close("gradient", units.gradient[i], gradient[0], 1e-13)
             close("product", units.product[i], values[0] * gradient[0], 1e-13)
 
@@ -95,6 +96,7 @@ def test_a_linear_network_is_explained_exactly():
         close("product", found.inputs.product[i], x[i] * (w @ u[:, k]), 1e-14)
         close("integrated", found.inputs.integrated[i], (x[i] - x[2 - i]) @ np.diag(w @ u[:, k]), 1e-14)
         into = found.connections["0.dense.weight"]
+        assert (into.value[i] == w).all()
         close("connections", into.gradient[i], np.outer(x[i], u[:, k]), 1e-14)
         assert (found.connections["1.dense.weight"].gradient[i][:, 1 - k] == 0).all()
     assert found.inputs.gap.max() < 1e-14
@@ -121,7 +123,7 @@ def test_float32_and_what_stays_as_it_was():
         for part in ("units", "connections")
         for name, wanted in getattr(wide, part).items()
     ]:
-        for name in ("gradient", "product", "integrated"):
+        for name in ("value", "gradient", "product", "integrated"):
             assert getattr(got, name).dtype == np.float32
             close(name, getattr(got, name), getattr(wanted, name), 1e-5)
     plan, params, x = example(net)
