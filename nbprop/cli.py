@@ -13,6 +13,7 @@ import numpy as np
 _EXAMPLES = """examples:
   nbprop demo
   nbprop train iris.csv --net "dense:16:tanh dense:3" -o iris.safetensors
+  nbprop train iris.csv --net "dense:64 batchnorm relu dropout:0.2 dense:3"
   nbprop predict iris.safetensors new.csv --classes
   nbprop summary iris.safetensors
   nbprop check --net "dense:8:gelu dense:2" --input 3 --loss mse
@@ -149,23 +150,27 @@ def _train(arguments):
     test, train = order[:held], order[held:]
     params = nbprop.init(net, arguments.seed, x.dtype)
     print(f"{len(train):,} samples to learn from, {held:,} held out; {net.n_params:,} parameters, loss {loss}")
+    state = None
     with telling(_tell):
         if arguments.optimizer in METHODS:
             plan = nbprop.plan(net, loss, len(train), x.dtype, arguments.threads)
             result = nbprop.minimize(plan, params, x[train], y[train], arguments.optimizer, maxiter=arguments.epochs)
             print(f"{arguments.optimizer}: {result.nit} iterations, {result.message}")
         else:
-            _fit(net, params, x[train], y[train], loss, arguments)
-        _report(net, params, loss, "training", x[train], y[train])
+            state = _fit(net, params, x[train], y[train], loss, arguments)
+        nbprop.save(arguments.output, net, params, state)
+        _report(arguments.output, loss, "training", x[train], y[train])
         if held:
-            _report(net, params, loss, "held-out", x[test], y[test])
-    nbprop.save(arguments.output, net, params)
+            _report(arguments.output, loss, "held-out", x[test], y[test])
     print(f"wrote {arguments.output}")
 
 
 def _fit(net, params, x, y, loss, arguments):
+    """Train; the layer state that goes with the parameters, where the network has some."""
     import nbprop
 
+    batch = min(arguments.batch, len(x))
+    state = nbprop.layer_state(nbprop.plan(net, loss, batch, x.dtype))
     nbprop.fit(
         net,
         params,
@@ -174,11 +179,13 @@ def _fit(net, params, x, y, loss, arguments):
         loss=loss,
         optimizer=arguments.optimizer,
         lr=arguments.lr,
-        batch=min(arguments.batch, len(x)),
+        batch=batch,
         epochs=arguments.epochs,
         seed=arguments.seed,
         threads=arguments.threads,
+        state=state,
     )
+    return state if state.size else None
 
 
 def _are_classes(y):
@@ -204,16 +211,25 @@ def _check_place(path):
         raise FileNotFoundError(f"{path}: there is no folder {folder}")
 
 
-def _report(net, params, loss, name, x, y):
+def _in_use(model, loss, batch, dtype):
+    """(plan, params, state) of a saved network as in use; its state is None where it has none."""
+    import nbprop
+
+    net, params = nbprop.load(model)
+    plan = nbprop.plan(net, loss, batch, dtype, mode="inference")
+    return plan, params, nbprop.load_state(model, plan) if plan.state_size else None
+
+
+def _report(model, loss, name, x, y):
     """The loss of some data, and the accuracy where the target is a class."""
     import nbprop
 
-    plan = nbprop.plan(net, loss, len(x), x.dtype)
+    plan, params, state = _in_use(model, loss, len(x), x.dtype)
     work = nbprop.workspace(plan)
-    line = f"{name} loss: {nbprop.value(plan, params, x, y, work):.6g}"
+    line = f"{name} loss: {nbprop.value(plan, params, x, y, work, state=state):.6g}"
     if plan.classes:
-        logits = np.empty((len(x), *net.output_shape), x.dtype)
-        nbprop.forward(plan, params, x, logits, work)
+        logits = np.empty((len(x), *plan.output_shape), x.dtype)
+        nbprop.forward(plan, params, x, logits, work, state)
         line += f", {name} accuracy: {100 * np.mean(logits.argmax(-1) == y):.1f} %"
     print(line)
 
@@ -246,8 +262,8 @@ def _predict(arguments):
         raise ValueError(f"{arguments.output}: the output must be a .csv or a .npy file")
     y = np.empty((len(x), *net.output_shape), x.dtype)
     with telling(_tell):
-        plan = nbprop.plan(net, batch=len(x), dtype=x.dtype)
-        nbprop.forward(plan, params, x, y, nbprop.workspace(plan))
+        plan, params, state = _in_use(arguments.model, None, len(x), x.dtype)
+        nbprop.forward(plan, params, x, y, nbprop.workspace(plan), state)
     _write_predictions(y.argmax(-1) if arguments.classes else y, arguments.output)
 
 

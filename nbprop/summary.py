@@ -1,6 +1,9 @@
 """A network or a plan as a table of text: what each layer is, its size, and its arithmetic and memory."""
 
+import numpy as np
+
 from nbprop import frame, table
+from nbprop.lowering import lower
 from nbprop.network import Network
 from nbprop.plan import Plan
 
@@ -24,7 +27,8 @@ def summary(net_or_plan):
     str
         A row a layer: its name in `views`, op, output shape of one sample, parameters, FLOPs of one sample forward,
         and forward with gradient, and bytes of its parameters (in the plan's dtype; float64 for a network). FLOPs count
-        the multiply-adds of matrix products, each as 2; biases, activations and losses are left out. For a plan also
+        the multiply-adds of matrix products, each as 2; biases, activations and losses are left out. Where layers have
+        state, a row a piece of it, with its elements (at full batch, for a network at batch 1). For a plan also
         the program of value_and_grad (of forward and backward without a loss) row by row, with the bytes that each
         touches at full batch, and the workspace beside its lower bound, the most bytes that live at once.
 
@@ -43,7 +47,8 @@ def summary(net_or_plan):
     total                                               2,410  4,736         10,112  19,280
     """
     if isinstance(net_or_plan, Network):
-        return layer_table(net_or_plan, 8)
+        pieces = lower(net_or_plan, None, 1, np.dtype(np.float64), 1, "inference").state
+        return "\n\n".join([layer_table(net_or_plan, 8), *state_table(pieces)])
     if not isinstance(net_or_plan, Plan):
         raise TypeError(
             "summary: net_or_plan must be what nbprop.network(...) or nbprop.plan(...) returns, "
@@ -54,6 +59,7 @@ def summary(net_or_plan):
     parts = [
         f"loss {loss}, batch {plan.batch:,}, {plan.dtype.name}, {plan.threads} thread{'s' * (plan.threads > 1)}",
         layer_table(plan.net, plan.dtype.itemsize),
+        *state_table(plan.state_parts),
     ]
     shown = [table.VALUE_AND_GRAD] if plan.loss else [table.FORWARD, table.BACKWARD_INPUT]
     parts += [program_table(plan, program) for program in shown]
@@ -96,6 +102,12 @@ def _layer_rows(rows, path, layer, shape, learned):
         before = branches.get(branch, learned)
         branches[branch] = _layer_rows(rows, f"{path}.{name}", child, child_shape, before)
     return learned or has_parameters or any(branches.values())
+
+
+def state_table(pieces):
+    """The table of the layer state's pieces, in their order; none where there are none."""
+    names = [(buffer.name or f"{label}, of each sample", f"{buffer.size:,}") for label, buffer, _ in pieces]
+    return [_align(("layer state", "elements"), names, left=1)] if names else []
 
 
 # -- programs ------------------------------------------------------------------------------------------------

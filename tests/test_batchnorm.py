@@ -263,3 +263,9 @@ def test_what_is_no_function_of_the_parameters_is_refused(layer):
         plan = nbprop.plan(net, "mse", batch=4, mode="inference")
         with pytest.raises(ValueError, match=r"least_squares: layer 0\.batchnorm has layer state"):
             nbprop.least_squares(plan, params, x, target)
+
+
+def test_gradcheck_takes_the_batch_and_the_mask_of_step_0():
+    net = nbprop.network((3, 4), nbprop.dense(5, "tanh"), nbprop.batchnorm(), nbprop.dropout(0.3), nbprop.dense(2))
+    for loss in (None, "mse"):
+        assert set(nbprop.gradcheck(net, loss)) == {"x", *net.slots}

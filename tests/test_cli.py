@@ -110,6 +110,23 @@ def test_train_numbers_from_npz(run, tmp_path):
     assert float(re.search(r"held-out loss: (\S+)", out)[1]) < 1e-4
 
 
+def test_train_and_predict_with_statistics_and_dropout(run, flowers, tmp_path):
+    """predict repeats what train reported: the network as in use, with its running statistics."""
+    model, data = tmp_path / "model.safetensors", np.loadtxt(flowers, delimiter=",", skiprows=1)
+    layers = "dense:16 batchnorm:0.2 relu dropout:0.1 dense:3"
+    more = ("--epochs", "20", "--lr", "0.02", "--batch", "16", "--held-out", "0")
+    code, out, error = run("train", flowers, "--net", layers, *more, "-o", model)
+    assert code == 0, error
+    code, predicted, _ = run("predict", model, flowers, "--targets", "1", "--classes")
+    assert code == 0
+    accuracy = np.mean(np.array(predicted.split(), int) == data[:, -1])
+    assert float(re.search(r"training accuracy: (\S+) %", out)[1]) == round(100 * accuracy, 1) > 70
+    assert "1.batchnorm.running_mean" in run("summary", model)[1]
+    code, _, error = run("train", flowers, "--net", layers, "--optimizer", "BFGS", "-o", model)
+    assert code == 1
+    assert "layer 1.batchnorm differs between training and use" in error
+
+
 def test_check_tells_every_activation_and_loss(run):
     code, out, _ = run("check")
     assert code == 0

@@ -90,3 +90,16 @@ def test_columns_line_up():
 def test_anything_else_is_refused():
     with pytest.raises(TypeError, match=r"summary: net_or_plan must be what .* returns, got list"):
         nbprop.summary([NET])
+
+
+def test_layer_state_has_a_table_of_its_own():
+    net = nbprop.network((3,), nbprop.batchnorm(), nbprop.dropout(0.1), nbprop.dense(1200), nbprop.batchnorm())
+    wanted = [
+        "layer state                   elements",
+        "0.batchnorm.running_mean             3",
+        "0.batchnorm.running_variance         3",
+        "3.batchnorm.running_mean         1,200",
+        "3.batchnorm.running_variance     1,200",
+    ]
+    assert nbprop.summary(net).split("\n\n")[1].splitlines() == wanted
+    assert nbprop.summary(nbprop.plan(net, batch=2)).split("\n\n")[2].splitlines() == wanted
