@@ -150,7 +150,9 @@ def value_and_grad(
     accumulate : bool
     state : 1-D array from `layer_state(plan)`, changed, where the network has one
     step : int, keys the random numbers of dropout
-    lengths : (n,) integers or None, how many positions of each sample count
+    lengths : (n,) integers or None, how many positions of each sample count. Where the output is a sequence
+        (n, T, ...) too, the loss is the mean over these positions, sum(w_i l_it) / sum(w_i length_i); those beyond have
+        no loss and no gradient, whatever the target holds there
 
     Returns
     -------

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from nbprop.network import INITIALIZERS, Network
+from nbprop.network import INITIALIZERS, Network, Parameter
 from nbprop.numerics.random import fill_normal, fill_uniform
 from nbprop.plan import as_dtype
 
@@ -35,8 +35,16 @@ def init(net, seed=0, dtype=np.float64):
     return params.astype(as_dtype(dtype))
 
 
-def draw(out, parameter, seed, stream):
-    """Fill `out` (parameter.size,) float64 with a parameter's initial values."""
+def draw(out, parameter, seed, stream, start=0):
+    """Fill `out` (parameter.size,) float64 with a parameter's initial values, from position `start` of the stream."""
+    if isinstance(parameter.init, tuple):
+        *others, width = parameter.shape
+        shape = (*others, width // len(parameter.init))
+        whole, block = out.reshape(-1, width), np.empty(math.prod(shape))
+        for k, init in enumerate(parameter.init):
+            draw(block, Parameter(parameter.name, shape, init), seed, stream, k * block.size)
+            whole[:, k * shape[-1] : (k + 1) * shape[-1]] = block.reshape(-1, shape[-1])
+        return
     spread, distribution = INITIALIZERS[parameter.init]
     if distribution in ("zeros", "ones"):
         out[:] = distribution == "ones"
@@ -46,10 +54,10 @@ def draw(out, parameter, seed, stream):
     fan_in, fan_out = fan_in * area, fan_out * area
     variance = {"average": 2 / (fan_in + fan_out), "he": 2 / fan_in, "in": 1 / fan_in, "small": 4e-4, "": 1.0}[spread]
     if distribution == "uniform":
-        fill_uniform(out, seed, stream)
+        fill_uniform(out, seed, stream, start)
         out[:] = (2 * out - 1) * math.sqrt(3 * variance)
         return
-    fill_normal(out, seed, stream)
+    fill_normal(out, seed, stream, start)
     if distribution == "normal":
         out *= math.sqrt(variance)
         return

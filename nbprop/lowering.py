@@ -79,6 +79,7 @@ class Builder:
     sample_state: list = field(default_factory=list)  # the same, of states that each sample of the batch has
     numbered: int = 0
     coupling: tuple = ("", 0)  # a layer through which samples change each other's outputs, the fewest samples it takes
+    lengths_fit: bool = True  # whether every layer that heeds lengths has the network's positions
     written: set = field(default_factory=set)
     second: bool = False  # also emit the tangents of every op: second derivatives
     tangents: dict = field(default_factory=dict)
@@ -178,6 +179,15 @@ class Builder:
             size += buffer.size
         return pieces
 
+    def heeds_lengths(self, positions):
+        """Say that a layer heeds a call's lengths, over an axis of this many positions: it has to be the first of x."""
+        self.lengths_fit &= self.mode == "decoding" or positions == self.net.input_shape[0]
+
+    def longest(self):
+        """The most positions that a call's lengths may tell of; 0 for a network that heeds none."""
+        heeds = self.lengths_fit and any(layer.takes_lengths for _, layer in self.net.nodes)
+        return self.net.input_shape[0] if heeds else 0
+
     def number(self):
         """A number of the layer's own, the same in every program: it keys the layer's random numbers."""
         self.numbered += 1
@@ -255,6 +265,7 @@ class Lowered:
     state: tuple = ()  # (label, buffer, initial values) of each piece of layer state
     watched: dict = field(default_factory=dict)  # as in Builder
     coupling: tuple = ("", 0)  # as the builder's
+    longest: int = 0  # see Builder
 
 
 def _lower_layers(build, net):
@@ -305,7 +316,8 @@ def lower(net, loss, batch, dtype, threads_wanted, mode, watch=""):
     # What forward leaves survives backward, so that one forward serves several: a Jacobian's rows, another dy.
     watched = [buffer for kept in build.watched.values() for buffer in (kept.output, kept.gradient)]
     work_size, bound = _place(timeline, dtype.itemsize, parts["forward"], watched)
-    return Lowered(parts, work_size, bound, x.shape, y.shape, tuple(build.place_state()), build.watched, build.coupling)
+    shapes, state = (x.shape, y.shape), tuple(build.place_state())
+    return Lowered(parts, work_size, bound, *shapes, state, build.watched, build.coupling, build.longest())
 
 
 def state_layout(net):

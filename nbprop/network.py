@@ -52,11 +52,15 @@ def positive(argument, value):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One named array of a layer. `init` names an initializer; fans are those of the weight it belongs to."""
+    """One named array of a layer. `init` names an initializer; fans are those of the weight it belongs to.
+
+    Several names, one for each of as many equal blocks of the last axis: blocks are drawn one by one, each with its own
+    fans (the gates of a recurrent layer).
+    """
 
     name: str
     shape: tuple[int, ...]
-    init: str
+    init: str | tuple[str, ...]
 
     @property
     def size(self):

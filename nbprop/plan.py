@@ -71,7 +71,7 @@ class Plan:
         self.unit_offset, self.unit_size = work, math.prod(self.output_shape)
         self.work_size, self.liveness_bound = work + self.unit_size, bound + self.unit_size
         self.element_code = arg.element_code(dtype)
-        self.longest = net.input_shape[0] if any(layer.takes_lengths for _, layer in net.nodes) else 0
+        self.longest = lowered.longest
         self.positions = net.input_shape[0] if mode == "decoding" else 0
         self.x_classes = net.layers[0].index_limit
         self.x_code = arg.ANY_INTEGER if self.x_classes else self.element_code

@@ -126,7 +126,7 @@ _SENTENCES = {
     arg.CLASS_RANGE: (ValueError, "must hold classes in {detail}"),
     arg.NO_LENGTHS: (
         ValueError,
-        "is for networks with a layer that takes lengths, which this one has not; leave it out",
+        "is for networks with a layer that takes lengths over x's first axis, which this one has not; leave it out",
     ),
     arg.LENGTH_RANGE: (ValueError, "must hold lengths in {detail}"),
     arg.NO_DERIVATIVE: (ValueError, "does not exist where x holds integers; pass None"),

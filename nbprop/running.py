@@ -15,6 +15,7 @@ import numpy as np
 from nbprop import arguments as arg
 from nbprop import calls, epochs, schedules
 from nbprop.checkpoints import read_checkpoint, write_checkpoint
+from nbprop.losses.base import positions_that_count
 from nbprop.plan import plan as make_plan
 from nbprop.plan import workspace
 from nbprop.progress import progress_bar
@@ -209,7 +210,7 @@ class Run:
         for start in range(0, len(x), plan.batch):
             here = slice(start, start + plan.batch)
             part = None if weights is None else weights[here]
-            weight = float(len(x[here]) if part is None else part.sum(dtype=np.float64))
+            weight = self._mass(plan, len(x[here]), part, None if lengths is None else lengths[here])
             if weight > 0:
                 loss = calls.value(
                     plan,
@@ -223,6 +224,14 @@ class Run:
                 )
                 total, mass = total + weight * loss, mass + weight
         return total / mass
+
+    @staticmethod
+    def _mass(plan, n, weights, lengths):
+        """What a batch's mean loss counts for: its weights, times its positions where the loss is a mean over those."""
+        counted = np.ones(n) if weights is None else weights.astype(np.float64)
+        if lengths is not None and positions_that_count(plan.longest, plan.output_shape) > 1:
+            counted = counted * lengths
+        return float(counted.sum())
 
     def _call_values(self):
         job = self.job

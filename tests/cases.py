@@ -70,6 +70,12 @@ NETWORKS = {
     "layernorm": nbprop.network((2, 3), dense(7, "tanh"), nbprop.layernorm(), dense(3, "tanh"), nbprop.layernorm(0.1)),
     "rmsnorm": nbprop.network((2, 3), nbprop.rmsnorm(0.1), dense(19), nbprop.rmsnorm(0.01), dense(3)),
     "batchnorm": nbprop.network((3, 3), dense(17, "tanh"), nbprop.batchnorm(epsilon=0.1), dense(3)),
+    "rnn": nbprop.network((3, 2), nbprop.rnn(5), dense(3)),
+    "rnn_last": nbprop.network((4, 3), nbprop.rnn(1, activation="sigmoid"), nbprop.rnn(3, output="last"), dense(2)),
+    "lstm": nbprop.network((3, 2), nbprop.lstm(5), dense(3)),
+    "lstm_last": nbprop.network((4, 3), nbprop.lstm(1), nbprop.lstm(3, output="last"), dense(2)),
+    "gru": nbprop.network((3, 2), nbprop.gru(5), dense(3)),
+    "gru_last": nbprop.network((4, 3), nbprop.gru(1), nbprop.gru(3, output="last"), dense(2)),
     "no_parameters": nbprop.network((5,), nbprop.activation("tanh")),
 }
 NETWORKS |= {f"fused_{name}": nbprop.network((3,), dense(5, activation=name), dense(3)) for name in ACTIVATIONS}

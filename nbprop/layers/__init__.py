@@ -9,11 +9,14 @@ from nbprop.layers.custom import custom, elementwise
 from nbprop.layers.dense import dense
 from nbprop.layers.dropout import dropout
 from nbprop.layers.embedding import embedding
+from nbprop.layers.gru import gru
 from nbprop.layers.layernorm import layernorm, rmsnorm
 from nbprop.layers.local_response_norm import local_response_norm
+from nbprop.layers.lstm import lstm
 from nbprop.layers.pool import avg_pool1d, avg_pool2d, global_avg_pool, global_max_pool, max_pool1d, max_pool2d
 from nbprop.layers.positions import positions
 from nbprop.layers.reshape import flatten, reshape
+from nbprop.layers.rnn import rnn
 from nbprop.layers.slicing import slicing
 
 __all__ = [
@@ -34,13 +37,16 @@ __all__ = [
     "flatten",
     "global_avg_pool",
     "global_max_pool",
+    "gru",
     "layernorm",
     "local_response_norm",
+    "lstm",
     "max_pool1d",
     "max_pool2d",
     "positions",
     "reshape",
     "residual",
     "rmsnorm",
+    "rnn",
     "slicing",
 ]

@@ -65,7 +65,7 @@ def _apply(y, x, code):
 
 
 @njit
-def _apply_inplace(y, code):
+def apply_inplace(y, code):
     """y = f(y). A loop of its own: over two arrays that coincide, the overlap check would pick scalars."""
     if code == RELU:
         for i in range(y.size):
@@ -88,7 +88,7 @@ def _apply_inplace(y, code):
 
 
 @njit
-def _scale_by_derivative(d, s, code):
+def scale_by_derivative(d, s, code):
     """d *= f', where s holds x for the codes in NEEDS_INPUT and y for the others."""
     if code == RELU:
         for i in range(d.size):
@@ -120,8 +120,8 @@ def _scale_by_derivative(d, s, code):
 
 
 @njit
-def _add_curvature(d_dot, d, s, s_dot, code):
-    """d_dot += d (f')' with (f')' = the derivative of f' by s, times s_dot; s as in `_scale_by_derivative`."""
+def add_curvature(d_dot, d, s, s_dot, code):
+    """d_dot += d (f')' with (f')' = the derivative of f' by s, times s_dot; s as in `scale_by_derivative`."""
     if code == ELU:
         for i in range(d.size):
             d_dot[i] += like(d[i], 0.0) if s[i] > 0 else d[i] * s_dot[i]
@@ -164,14 +164,14 @@ def activation_forward(y, x, n, size, code, part, parts):
 def activation_inplace(y, n, size, code, part, parts):
     """y = f(y). y INOUT (n, size)."""
     start, stop = share_blocks(n * size, part, parts)
-    _apply_inplace(y[start:stop], code)
+    apply_inplace(y[start:stop], code)
 
 
 @kernel
 def activation_backward(d, s, n, size, code, part, parts):
     """d = d f'. d INOUT (n, size): dy, then dx; s IN (n, size): x for gelu, gelu_tanh and silu, else y."""
     start, stop = share_blocks(n * size, part, parts)
-    _scale_by_derivative(d[start:stop], s[start:stop], code)
+    scale_by_derivative(d[start:stop], s[start:stop], code)
 
 
 @kernel
@@ -182,9 +182,9 @@ def activation_second(d_dot, d, s, s_dot, n, size, code, part, parts):
     """
     start, stop = share_blocks(n * size, part, parts)
     d_dot, d, s, s_dot = d_dot[start:stop], d[start:stop], s[start:stop], s_dot[start:stop]
-    _scale_by_derivative(d_dot, s, code)
-    _add_curvature(d_dot, d, s, s_dot, code)
-    _scale_by_derivative(d, s, code)
+    scale_by_derivative(d_dot, s, code)
+    add_curvature(d_dot, d, s, s_dot, code)
+    scale_by_derivative(d, s, code)
 
 
 # Rows up to this size are taken in groups of about _GROUP elements: exp of ten elements at a time would not vectorise.

@@ -2,11 +2,18 @@
 
 The loss of a call is sum(w l) / sum(w) over the samples, in nats for likelihoods; without weights every w is 1. Sums
 run in index order in float64, so their bits do not depend on threads.
+
+Where the output is a sequence, (n, T, ...) with the T of the network's input, and the call brings `lengths`, the mean
+runs over the positions that count: the sum over samples i and positions t below length_i of w_i l_it, divided by the
+sum of w_i length_i. A long sample weighs as much as its positions. Positions beyond have no loss and no gradient,
+whatever target and output hold there (class targets must still be classes). Nothing of this is in a loss's own kernels:
+`count_positions` turns the gradient of the mean over all positions into that over those which count.
 """
 
 import math
 
-from nbprop.jit import kernel, njit
+from nbprop.arguments import length_at
+from nbprop.jit import kernel, njit, share
 from nbprop.numerics.scalars import like
 
 LOSSES: dict[str, type["Loss"]] = {}
@@ -31,6 +38,16 @@ def total_weight(weights, n):
     return total
 
 
+@njit
+def _counted_weight(weights, n, positions, lengths_address, lengths_code):
+    """sum(w length) in float64, in index order."""
+    total = 0.0
+    for i in range(n):
+        length = float(length_at(lengths_address, lengths_code, i, positions))
+        total += length if weights.size == 0 else weights[i] * length
+    return total
+
+
 @kernel
 def loss_mean(losses, weights, n, rows):
     """sum(w l) / sum(w), l being the mean of a sample's rows. losses IN (n * rows,), weights IN (n,) or empty."""
@@ -41,6 +58,46 @@ def loss_mean(losses, weights, n, rows):
             sample += losses[i * rows + r]
         total += sample * (weights[i] if weights.size > 0 else 1.0)
     return total / (total_weight(weights, n) * rows)
+
+
+@kernel
+def loss_mean_of_positions(losses, weights, n, positions, rows, lengths_address, lengths_code):
+    """The mean of the losses of all positions that count, weighted by their samples.
+
+    losses IN (n, positions, rows), weights IN (n,) or empty.
+    """
+    total = 0.0
+    for i in range(n):
+        sample, first = 0.0, i * positions * rows
+        for r in range(first, first + length_at(lengths_address, lengths_code, i, positions) * rows):
+            sample += losses[r]
+        total += sample * (weights[i] if weights.size > 0 else 1.0)
+    return total / (_counted_weight(weights, n, positions, lengths_address, lengths_code) * rows)
+
+
+@kernel
+def count_positions(dy, weights, n, positions, size, lengths_address, lengths_code, part, parts):
+    """From the gradient of the mean over all positions to that over those that count, 0 at the others.
+
+    dy INOUT (n, positions, size), weights IN (n,) or empty. Also the curvature's product.
+    """
+    if lengths_address == 0:
+        return
+    whole = total_weight(weights, n) * positions
+    ratio = like(dy[0], whole / _counted_weight(weights, n, positions, lengths_address, lengths_code))
+    start, stop = share(n * positions, part, parts)
+    for row in range(start, stop):
+        here = dy[row * size : (row + 1) * size]
+        if row % positions < length_at(lengths_address, lengths_code, row // positions, positions):
+            for j in range(size):
+                here[j] *= ratio
+        else:
+            here[:] = like(ratio, 0.0)
+
+
+def positions_that_count(longest, output_shape):
+    """How many positions of an output a call's lengths may cut; 1 where lengths are none of the loss's business."""
+    return longest if len(output_shape) > 1 and output_shape[0] == longest else 1
 
 
 def cuda_kernels(cuda):
@@ -180,8 +237,14 @@ class Loss:
         weights = build.outside("weights", build.batch)
         shape, classes = self.target(y.shape)
         target = None if classes else build.outside("target", build.batch * math.prod(shape))
+        positions = positions_that_count(build.longest(), y.shape)
         build.emit(self.kernel, (losses, dy), (y.buffer, target, weights), (rows, *self.sizes(y.shape)))
-        build.emit(loss_mean, (), (losses, weights), (rows,))
+        if positions == 1:
+            build.emit(loss_mean, (), (losses, weights), (rows,))
+            return
+        if dy is not None:
+            build.emit(count_positions, (), (weights,), (positions, y.size // positions), inplace=(dy,))
+        build.emit(loss_mean_of_positions, (), (losses, weights), (positions, rows // positions))
 
     def lower_curvature(self, build, y, y_dot, dy_dot, expected=False):
         """Emit dy_dot = H y_dot, H being the Hessian of the loss by the output, or its expectation E[H]."""
@@ -191,3 +254,6 @@ class Loss:
         target = None if classes else build.outside("target", build.batch * math.prod(shape))
         reads = (y_dot, y.buffer, target, weights)
         build.emit(self.fisher if expected else self.curvature, (dy_dot,), reads, (rows, *self.sizes(y.shape)))
+        positions = positions_that_count(build.longest(), y.shape)
+        if positions > 1:
+            build.emit(count_positions, (), (weights,), (positions, y.size // positions), inplace=(dy_dot,))

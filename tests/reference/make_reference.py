@@ -16,6 +16,7 @@ import networks_torch
 import norms_torch
 import numpy as np
 import optimizers_torch
+import recurrent_torch
 import second_order_jax
 
 FOLDER = Path(__file__).parent
@@ -25,6 +26,7 @@ FILES = {
     "norms": norms_torch.cases,
     "attention": attention_torch.cases,
     "optimizers": optimizers_torch.trajectories,
+    "recurrent": recurrent_torch.cases,
     "schedules": optimizers_torch.schedules,
     "second_order": second_order_jax.cases,
 }
