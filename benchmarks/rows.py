@@ -134,6 +134,14 @@ def _gemm(m: int, n: int, k: int, blas: float | None, fma: float | None = None, 
     )  # fmt: skip
 
 
+def _bandwidth(layer: str, title: str, share: float) -> Row:
+    """A layer's forward op on 64 MB of float32 that is to reach a share of the speed of a copy."""
+    return Row(
+        f"{layer}_64MB", f"{title}, forward, 64 MB", "own", module="bandwidth", own_bytes=2.0 * 64 * 2**20,
+        contenders=("nbprop", "torch", "copy"), targets=(Target("nbprop", "copy", 1, 1 / share),),
+    )  # fmt: skip
+
+
 _EVERYBODY = ("nbprop", "nbprop-njit", "torch", "jax-jit", "jax-scan", "fma")
 
 ROWS: tuple[Row, ...] = (
@@ -182,6 +190,9 @@ ROWS: tuple[Row, ...] = (
         (4, 32, 32, 1), batch=1000, dtype="float64", contenders=("nbprop", "jax-jit", "sklearn"),
         targets=(Target("nbprop", "jax-jit", 1, 0.5),),
     ),
+    _bandwidth("layernorm", "layernorm of rows of 1,024", 0.70),
+    _bandwidth("softmax", "softmax of rows of 1,024", 0.45),
+    _bandwidth("dropout", "dropout at 0.1", 0.45),
 )  # fmt: skip
 
 BY_NAME = {row.name: row for row in ROWS}

@@ -1,4 +1,4 @@
-"""Each activation and each loss on its own: one dense layer, forward and gradient, float32 and float64."""
+"""Each activation, loss and normalization on its own: forward and gradient, float32 and float64."""
 
 from __future__ import annotations
 
@@ -66,3 +66,33 @@ class Losses:
 
     def time_gradient(self, loss: str) -> None:
         self.value_and_grad(self.plan, self.weights, self.x, self.target, self.grads, self.work)
+
+
+class Normalizations:
+    """A normalization or dropout of (128, 16, 64) numbers and a dense layer of one output, forward and gradient."""
+
+    params = (["layernorm", "rmsnorm", "batchnorm", "dropout"], ["float32", "float64"])
+    param_names = ("layer", "dtype")
+
+    def setup(self, layer: str, dtype: str) -> None:
+        with needed():
+            import nbprop
+
+            net = nbprop.network((16, 64), getattr(nbprop, layer)(), nbprop.dense(1))
+            self.plan = nbprop.plan(net, loss="mse", batch=128, dtype=np.dtype(dtype))
+            self.weights = nbprop.init(net, seed=0, dtype=np.dtype(dtype))
+            self.state = nbprop.layer_state(self.plan)
+            self.work, self.grads = nbprop.workspace(self.plan), np.empty_like(self.weights)
+            self.forward, self.value_and_grad = nbprop.forward, nbprop.value_and_grad
+        self.x = np.random.default_rng(0).standard_normal((128, 16, 64)).astype(dtype)
+        self.y = np.zeros((128, 16, 1), dtype)
+        self.target = self.y.copy()
+        self.time_forward()
+        self.time_gradient()
+
+    def time_forward(self, *parameters: str) -> None:
+        self.forward(self.plan, self.weights, self.x, self.y, self.work, self.state)
+
+    def time_gradient(self, *parameters: str) -> None:
+        given = self.weights, self.x, self.target, self.grads, self.work
+        self.value_and_grad(self.plan, *given, state=self.state)

@@ -1,0 +1,69 @@
+"""Layers that do little with each number: the forward op alone, on arrays of 64 MB, beside a copy of as many bytes.
+
+Ours is the layer's kernel as a plan's walk would call it, without the walk and without the copy of the output that a
+network of one layer would add; torch's is the function with `out` left to it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from contender import Work
+from rows import Row, aligned
+
+SIZE = 1024  # of a row
+COUNT = 64 * 2**20 // 4 // SIZE  # rows in 64 MB of float32
+
+
+def numbers() -> np.ndarray:
+    return aligned(np.random.default_rng(0).standard_normal((COUNT, SIZE), np.float32))
+
+
+def nbprop(row: Row, threads: int) -> Work:
+    """The one op that the layer's plan has, on arrays of its operands' sizes."""
+    import nbprop as nb
+    from nbprop import frame
+
+    layer = {
+        "layernorm": nb.layernorm,
+        "softmax": lambda: nb.activation("softmax"),
+        "dropout": lambda: nb.dropout(0.1),
+    }[row.name.split("_")[0]]()
+    net, x = nb.network((SIZE,), layer), numbers()
+    (op,) = nb.plan(net, batch=COUNT, dtype=np.float32).parts["forward"]
+    given = {frame.X: x.reshape(-1), frame.PARAMS: aligned(nb.init(net, dtype=np.float32))}
+    arrays = [
+        given[buffer.space][buffer.offset : buffer.offset + buffer.size]
+        if buffer.space in given
+        else aligned(np.zeros(buffer.size, np.float32))
+        for buffer in op.operands
+    ]
+    sizes, named = iter(op.sizes), {"n": COUNT, "step": 0, "first_sample": 0, "part": 0, "parts": 1}
+    scalars = [named[name] if name in named else next(sizes) for name in op.kernel.scalars]
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            op.kernel(*arrays, *scalars)
+
+    run(1)
+    return Work(run, check=None if row.name.startswith("dropout") else float(np.abs(arrays[0][:SIZE]).sum()))
+
+
+def torch(row: Row, threads: int) -> Work:
+    import torch
+    import torch.nn.functional as functional
+
+    torch.set_num_threads(threads)
+    x, one, zero = torch.from_numpy(numbers()), torch.ones(SIZE), torch.zeros(SIZE)
+    function = {
+        "layernorm": lambda: functional.layer_norm(x, (SIZE,), one, zero),
+        "softmax": lambda: torch.softmax(x, -1),
+        "dropout": lambda: functional.dropout(x, 0.1),
+    }[row.name.split("_")[0]]
+
+    def run(n: int) -> None:
+        with torch.no_grad():
+            for _ in range(n):
+                function()
+
+    check = None if row.name.startswith("dropout") else float(function()[0].abs().sum())
+    return Work(run, check=check)
