@@ -6,6 +6,7 @@ from nbprop.clipping import clip_norm, clip_value
 from nbprop.derivatives import fisher_product, gauss_newton_product, hvp, jacobian, jvp, per_sample_grads, vjp
 from nbprop.explain import Contributions, Explanation, explain
 from nbprop.fleets import fit_many
+from nbprop.generation import generate
 from nbprop.gradcheck import gradcheck
 from nbprop.initial import init
 from nbprop.jit import share
@@ -92,6 +93,7 @@ __all__ = [
     "gauss_newton_operator",
     "gauss_newton_product",
     "gaussian_nll",
+    "generate",
     "global_avg_pool",
     "global_max_pool",
     "gradcheck",

@@ -20,7 +20,7 @@ from nbprop.numerics.functions_f64 import log_f64
 from nbprop.numerics.scalars import scalar_function, specialise
 
 # Purposes, for `stream`.
-INITIAL_WEIGHTS, SHUFFLE, DROPOUT, USER = 0, 1, 2, 3
+INITIAL_WEIGHTS, SHUFFLE, DROPOUT, USER, GENERATE = 0, 1, 2, 3, 4
 
 _LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

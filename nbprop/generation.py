@@ -1,0 +1,153 @@
+"""`generate`: sequences continued integer by integer, each drawn from what a network says about the next one.
+
+A decoding plan takes one position a call and keeps keys and values of those before in the layer state, so a new integer
+costs one position's work. The loop over positions, and the draws, are compiled.
+"""
+
+import numpy as np
+
+from nbprop import arguments as arg
+from nbprop.calls import forward
+from nbprop.checks import check_data, check_vector
+from nbprop.jit import njit
+from nbprop.network import Network, positive
+from nbprop.numerics.functions import exp
+from nbprop.numerics.random import GENERATE, stream, uniform_f64
+from nbprop.plan import layer_state, workspace
+from nbprop.plan import plan as make_plan
+
+
+@njit
+def draw(logits, temperature, top_k, u):
+    """An integer with probability softmax(logits / temperature) among the top_k largest logits; -1 if one is NaN.
+
+    logits IN (vocabulary,); temperature 0 takes the largest; top_k 0 takes all, and ties with the last of them count;
+    u is uniform in [0, 1).
+    """
+    best, least = 0, logits[0]
+    for k in range(logits.size):
+        if np.isnan(logits[k]):
+            return -1
+        if logits[k] > logits[best]:
+            best = k
+    if temperature == 0.0:
+        return best
+    least = np.partition(logits, logits.size - top_k)[logits.size - top_k] if top_k > 0 else np.min(logits)
+    top, total = np.float64(logits[best]), 0.0
+    for k in range(logits.size):
+        total += exp((np.float64(logits[k]) - top) / temperature) if logits[k] >= least else 0.0
+    left = u * total
+    for k in range(logits.size):
+        if logits[k] >= least:
+            left -= exp((np.float64(logits[k]) - top) / temperature)
+            if left < 0.0:
+                return k
+    return best  # where rounding has left a rest
+
+
+@njit
+def continue_sequences(plan, params, tokens, begin, capacity, window, temperature, top_k, seed, x, logits, work, state):
+    """Fill tokens[:, begin:]; the column that it stopped at because logits were NaN, or -1.
+
+    tokens INOUT (n, begin + count) int64; x (n, 1) int64 and logits (n, 1, vocabulary) are scratch.
+    """
+    first, fed = 0, 0  # which token stands at position 0; how many have been taken in
+    for m in range(begin, tokens.shape[1]):
+        if m - first > capacity:
+            first = fed = m - window
+        while fed < m:
+            x[:, 0] = tokens[:, fed]
+            forward(plan, params, x, logits, work, state, fed - first)
+            fed += 1
+        for i in range(tokens.shape[0]):
+            u = uniform_f64(seed, stream(GENERATE, 0, i), m)
+            tokens[i, m] = draw(logits[i, 0], temperature, top_k, u)
+            if tokens[i, m] < 0:
+                return m
+    return -1
+
+
+def generate(net, params, prompt, count, temperature=1.0, top_k=None, seed=0, window=None, threads=1):
+    """Continue sequences of integers: each next one is drawn from softmax(logits / temperature) of the position before.
+
+    Parameters
+    ----------
+    net : Network
+        From integers (T,) to logits (T, vocabulary), such as embedding, causal attention, dense.
+    params : (net.n_params,) float32 or float64 array
+    prompt : (n, p) integers, 1 <= p <= T
+    count : int
+        Integers to add to each sequence.
+    temperature : float
+        0 takes the largest logit; below 1 likely ones become likelier.
+    top_k : int or None
+        Draw among the so many largest logits alone.
+    seed : int
+        The draw at place m of sequence i is a function of (seed, i, m): the same on any number of threads, and a
+        prompt that is the beginning of a result continues as that result did.
+    window : int or None
+        How many of the last integers to begin anew with when all T positions are taken; None refuses to go beyond. T
+        itself sees as much as it can, at T positions' work for each integer from then on; T / 2 costs two.
+    threads : int
+
+    Returns
+    -------
+    (n, count) int64
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that does not fit, sequences longer than T without a `window`, logits that are NaN.
+
+    Each new integer costs one position's work: `plan(net, mode="decoding")` with a layer state, which holds keys and
+    values of the positions before. Code of your own may do the same, compiled or not: call `forward` with x (n, 1),
+    y (n, 1, vocabulary), that plan's workspace and state, and step = 0, 1, ... below T.
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network(
+    ...     (16,), nbprop.embedding(5, 8), nbprop.positions(), nbprop.attention(2), nbprop.dense(5)
+    ... )
+    >>> nbprop.generate(net, nbprop.init(net), np.array([[0, 3]]), 4, temperature=0).shape
+    (1, 4)
+    """
+    if not isinstance(net, Network):
+        raise TypeError(f"generate: net must be what nbprop.network(...) returns, got {type(net).__name__}")
+    vocabulary, capacity = net.layers[0].index_limit, net.input_shape[0]
+    if not vocabulary or net.output_shape != (capacity, vocabulary) or len(net.input_shape) != 1:
+        raise ValueError(
+            "generate: net must take integers (T,), by an embedding first, and give a logit for each, (T, vocabulary); "
+            f"got {net.input_shape} to {net.output_shape}"
+        )
+    if not isinstance(params, np.ndarray) or params.dtype not in (np.float32, np.float64):
+        raise TypeError(
+            f"generate: params must be a float32 or float64 array, got {getattr(params, 'dtype', params)!r}"
+        )
+    check_vector("generate", "params", params, net.n_params, params.dtype)
+    if not isinstance(prompt, np.ndarray) or prompt.ndim != 2 or not 1 <= prompt.shape[1] <= capacity:
+        got = getattr(prompt, "shape", type(prompt).__name__)
+        raise ValueError(f"generate: prompt must be an array (n, p) of 1 to {capacity} integers each, got {got}")
+    prompt = check_data("generate", "prompt", prompt, arg.ANY_INTEGER, prompt.shape[1:], vocabulary)
+    count, top_k = positive("count", count), 0 if top_k is None else min(positive("top_k", top_k), vocabulary)
+    if not isinstance(temperature, (int, float, np.integer, np.floating)) or not 0 <= temperature < np.inf:
+        raise ValueError(f"generate: temperature must be a number of at least 0, got {temperature!r}")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+        raise ValueError(f"generate: seed must be an integer in 0..2**63 - 1, got {seed!r}")
+    begin, n = prompt.shape[1], len(prompt)
+    if window is None and begin + count - 1 > capacity:
+        raise ValueError(
+            f"generate: {begin} and {count} integers need {begin + count - 1} positions, the network has {capacity}; "
+            f"ask for fewer, or give window={max(1, capacity // 2)} to begin anew with so many when they run out"
+        )
+    if window is not None and positive("window", window) > capacity:
+        raise ValueError(f"generate: window must be at most the network's {capacity} positions, got {window}")
+    plan = make_plan(net, batch=n, dtype=params.dtype, threads=threads, mode="decoding")
+    tokens = np.empty((n, begin + count), np.int64)
+    tokens[:, :begin] = prompt
+    how = capacity, window or capacity, float(temperature), top_k, int(seed)
+    scratch = np.empty((n, 1), np.int64), np.empty((n, 1, vocabulary), params.dtype), workspace(plan), layer_state(plan)
+    stopped = continue_sequences(plan, params.view(np.ndarray), tokens, begin, *how, *scratch)
+    if stopped >= 0:
+        raise ValueError(f"generate: a logit was NaN at place {stopped}; look for NaN in params")
+    return tokens[:, begin:].copy()
