@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import attention_torch
+import gpt2_torch
 import images_torch
 import networks_torch
 import norms_torch
@@ -25,6 +26,7 @@ FILES = {
     "images": images_torch.cases,
     "norms": norms_torch.cases,
     "attention": attention_torch.cases,
+    "gpt2": gpt2_torch.cases,
     "optimizers": optimizers_torch.trajectories,
     "recurrent": recurrent_torch.cases,
     "schedules": optimizers_torch.schedules,
