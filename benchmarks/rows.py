@@ -193,6 +193,20 @@ ROWS: tuple[Row, ...] = (
     _bandwidth("layernorm", "layernorm of rows of 1,024", 0.70),
     _bandwidth("softmax", "softmax of rows of 1,024", 0.45),
     _bandwidth("dropout", "dropout at 0.1", 0.45),
+    Row(
+        "gpt_step", "GPT, 4 layers, 4 heads, 128 wide, 64 positions, batch 12, AdamW step", "own", module="gpt",
+        contenders=("nbprop", "torch", "jax-jit", "fma"), threads=(1, 2),
+        # Multiply-adds: each weight of a matrix once forward and twice back for every position; causal attention 2 and
+        # 4 times half a square for every feature. Bytes: parameters, gradient and two moments, read and written.
+        own_flops=2.0 * 3 * 12 * 64 * (4 * 12 * 128**2 + 96 * 128 + 4 * 65 * 128), own_bytes=4.0 * 8 * 813_824,
+        targets=(Target("nbprop", "torch", 1, 0.7), Target("nbprop", "torch", 2, 0.6)), slow=True,
+    ),
+    Row(
+        "gpt_token", "the same GPT, a token more, keys and values kept", "own", module="gpt",
+        contenders=("nbprop", "torch", "jax-jit", "copy"),
+        own_flops=2.0 * (4 * 12 * 128**2 + 96 * 128), own_bytes=4.0 * 813_824,
+        targets=(Target("nbprop", "torch", 1, 1 / 6),),
+    ),
 )  # fmt: skip
 
 BY_NAME = {row.name: row for row in ROWS}
