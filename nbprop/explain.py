@@ -83,7 +83,7 @@ def explain(plan, params, x, output=None, baseline=None, steps=64, state=None, l
     baseline : array of shape input_shape or (n, *input_shape), or None
         x', the input that stands for "nothing there"; None: zeros.
     steps : int
-        Steps of the paths. The gaps fall with its square.
+        Steps of the paths. The gaps fall with its square, where the network has no kinks.
     state : 1-D array from `layer_state(plan)`, where the network has one; left as it is
     lengths : (n,) integers or None, as `forward` takes them
 

@@ -132,13 +132,24 @@ def test_float32_and_what_stays_as_it_was():
 
 
 def test_what_is_explained_is_the_network_in_use():
-    """The plan's own mode does not matter."""
-    net = nbprop.network((3,), dense(4, activation="tanh"), dense(2))
-    params, x = nbprop.init(net), np.ones((1, 3))
-    found = [
-        nbprop.explain(nbprop.plan(net, mode=mode), params, x).inputs.gradient for mode in ("training", "inference")
-    ]
-    assert np.array_equal(*found)
+    """Dropout passes through, running statistics hold and stay, whatever the plan's mode and batch."""
+    net = nbprop.network((3,), dense(4), nbprop.batchnorm(), nbprop.activation("tanh"), nbprop.dropout(0.5), dense(2))
+    params, x = nbprop.init(net) + 0.1, np.linspace(-1, 1, 6).reshape(2, 3)
+    found = []
+    for mode, batch in (("training", 7), ("inference", 1)):
+        plan = nbprop.plan(net, batch=batch, mode=mode)
+        state = nbprop.layer_state(plan) + np.linspace(0, 1, plan.state_size)
+        before = state.copy()
+        found.append(nbprop.explain(plan, params, x, state=state))
+        assert np.array_equal(state, before)
+        y = np.empty((1, 2))
+        in_use = nbprop.plan(net, mode="inference")
+        nbprop.forward(in_use, params, x[:1], y, nbprop.workspace(in_use), state)
+        close("value", found[-1].value[0], y.max(), 1e-14)
+    assert np.array_equal(found[0].inputs.integrated, found[1].inputs.integrated)
+    assert max(found[0].inputs.gap.max(), found[0].connections_gap.max()) < 1e-3
+    with pytest.raises(TypeError, match="explain: state must be a NumPy array, got NoneType"):
+        nbprop.explain(plan, params, x)
 
 
 PLAN, PARAMS, X = example(NETWORKS["dense_wide"])

@@ -10,11 +10,10 @@ With E = 1/2 sum (y - d)^2 the elastic's force at output k is d_k - y_k, and the
 Run: python examples/history/elastic.py [seed] [--picture FILE]
 """
 
-import argparse
-
 import numpy as np
 
 import nbprop
+from command import command
 
 SIZES, X, WANTED = (3, 4, 3, 2), np.array([0.8, -0.5, 0.3]), np.array([0.7, -0.6])
 STEPS, RATE = 400, 0.1
@@ -79,8 +78,10 @@ def run(seed, quick=False):
     before = energy(net, params, X)
     give_way(net, params, STEPS)
     after = energy(net, params, X)
+    told = [", ".join(f"{a:.2f} ({f:+.3f})" for a, f in zip(*layer, strict=True)) for layer in layers]
     return {
         "reproduced": bool(error < 1e-8 and after < 0.01 * before),
+        **{f"activity_(force)_in_layer_{layer}": text for layer, text in enumerate(told)},
         "force_error": float(f"{error:.1e}"),
         "energy_before": round(before, 6),
         "energy_after": float(f"{after:.2e}"),
@@ -170,20 +171,5 @@ def _draw_panel(axes, title, layers, weights, down_to):
     axes.set_axis_off()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("seed", nargs="?", type=int, default=4)
-    parser.add_argument("--picture", metavar="FILE", help="draw it into this file")
-    given = parser.parse_args()
-    for layer, (activities, forces) in enumerate(activities_and_forces(network(), start(network(), given.seed))):
-        told = ", ".join(f"{a:.2f} ({f:+.3f})" for a, f in zip(activities, forces, strict=True))
-        print(f"layer {layer}: activity (force): {told}")
-    for name, value in run(given.seed).items():
-        print(f"{name.replace('_', ' ')}: {value}")
-    if given.picture:
-        draw(given.seed, given.picture)
-        print("picture:", given.picture)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, run, draw, seed=4)

@@ -7,7 +7,8 @@ several of that form, named "script.function", that return a dict JSON can hold,
     anything else  what was measured: numbers and short texts
 
 quick=True is for the tests: the same outcome within some ten seconds, on a smaller scale where that is needed (the
-docstring says how). It may return {"skipped": reason} where a file that it needs is missing.
+docstring says how). It may return {"skipped": reason} where a file that it needs is missing. command.py is the command
+line that they share.
 
 Run: python examples/history/results.py [name ...]     (all by default; results/<name>.json is written for each)
 """

@@ -101,7 +101,7 @@ def trees(seed, quick=False):
 
 
 def shift_register(seed, quick=False):
-    """PDP p. 357: three units learn to pass a pattern on, in two steps with the same weights."""
+    """PDP pp. 354-358: three units learn to pass a pattern on, in two steps with the same weights."""
     sweeps, net, params = iterative.shift_register(seed)
     x = problems.bits(3)
     return {"reproduced": all_right(net, params, x, np.roll(x, 1, axis=1) == 1), "sweeps": sweeps}

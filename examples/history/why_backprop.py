@@ -15,13 +15,12 @@ Accuracy on 360 held-out images is drawn against evaluations; one is a forward w
 Run: python examples/history/why_backprop.py [seed] [--picture FILE]
 """
 
-import argparse
-
 import numba
 import numpy as np
 
 import nbprop
 import nbprop.data
+from command import command
 
 HELD_OUT, BUDGET, QUICK_BUDGET = 360, 10_000, 3_000
 COSTS = {"backprop": 3, "last layer": 3, "all weights at once": 2, "one weight at a time": 1}
@@ -152,17 +151,5 @@ def draw(seed, path):
     figure.savefig(path, dpi=100)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("seed", nargs="?", type=int, default=0)
-    parser.add_argument("--picture", metavar="FILE", help="draw accuracy against evaluations into this file")
-    given = parser.parse_args()
-    for name, value in run(given.seed).items():
-        print(f"{name.replace('_', ' ')}: {value}")
-    if given.picture:
-        draw(given.seed, given.picture)
-        print("picture:", given.picture)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, run, draw)

@@ -1,7 +1,7 @@
 """Iterative nets (letter, p. 535 and figure 5; chapter, pp. 354-360): a net run for T steps is a net of T layers.
 
-"Corresponding weights between different layers should have the same values": that is `share=`, and the gradients of all
-uses add up. A three-unit shift register, and sequences that a net completes from their first two letters.
+The weights of all layers are the same: that is `share=`, and the gradients of all uses add up. A three-unit shift
+register, and sequences that a net completes from their first two letters.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ HIDDEN, STEPS = 30, 6
 
 
 def sequence_network():
-    """5 inputs, 30 hidden units that all see each other's last state, 3 outputs (figure 16), unrolled for six steps.
+    """5 inputs, 30 hidden units that all see each other's last state, 3 outputs, unrolled for six steps.
 
     The line that runs through the layers is [hidden state, inputs to come, outputs so far]. A step takes the state and
     its own input off the front, puts the next state there, and passes the rest on.

@@ -19,7 +19,7 @@ def units(count, share=None):
 
 
 def start(net, seed, spread=0.3):
-    """Weights and biases, "random and uniformly distributed between -0.3 and 0.3" (letter, figure 1)."""
+    """Weights and biases, random and uniform between -0.3 and 0.3 (letter, figure 1)."""
     return np.random.default_rng(seed).uniform(-spread, spread, net.n_params)
 
 
@@ -36,8 +36,7 @@ class Learner:
 
     params : (n_params,), changed in place
     x, target : (n, ...) and (n, outputs) float64 arrays, the cases
-    tied : slice of parameters that are one: each moves by the sum of their gradients, "as if they were learned at once"
-        (chapter, p. 350)
+    tied : slice of parameters that are one, the replicas of a weight: each moves by the sum of their gradients
     """
 
     def __init__(self, net, params, x, target, tied=slice(0, 0)):
