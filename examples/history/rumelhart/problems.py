@@ -1,7 +1,7 @@
 """The problems of the chapter (pp. 330-352): XOR, parity, encoding, symmetry, and T against C.
 
-Each function learns one of them from a seed and returns (sweeps it took, net, params). Targets are 0.1 and 0.9 as in the
-chapter (p. 329): a sigmoid unit reaches 0 and 1 only with infinite weights. The letter's symmetry net has 0 and 1.
+Each function learns one of them from a seed and returns (sweeps it took, net, params). Targets are 0.1 and 0.9 as in
+the chapter (p. 329): a sigmoid unit reaches 0 and 1 only with infinite weights. The letter's symmetry net has 0 and 1.
 """
 
 import numpy as np
