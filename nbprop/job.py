@@ -15,6 +15,9 @@ from nbprop.walk import ENTRIES
 _PIECE = 1 << 23
 
 
+TARGET = "cpu"
+
+
 # -- checks --------------------------------------------------------------------------------------------------
 
 
@@ -118,13 +121,18 @@ _FIT_ARGUMENTS = ("batch", "epochs", "shuffle", "seed", "validation", "schedule"
 # -- the job -------------------------------------------------------------------------------------------------
 
 
-def check_state(plan, state, samples):
-    """Layer state for a training of so many samples, where the network has some, as a plain array; None without."""
+def check_last_batch(plan, samples):
+    """A network that takes statistics over the batch gets no batch of one sample."""
     if plan.least > 1 and samples % plan.batch == 1:
         raise ValueError(
             f"fit: batches of {plan.batch} leave a last one of 1 sample of {samples}, and layer {plan.coupling} takes "
             "statistics over at least 2; choose another batch, or leave a sample out"
         )
+
+
+def check_state(plan, state, samples):
+    """Layer state for a training of so many samples, where the network has some, as a plain array; None without."""
+    check_last_batch(plan, samples)
     if state is None and plan.state_size > 0:
         raise TypeError(
             "fit: state is needed for this network; pass state=nbprop.layer_state(plan) of a plan with the same batch, "
@@ -133,6 +141,17 @@ def check_state(plan, state, samples):
     if state is not None:
         state = check_vector("fit", "state", state, plan.state_size, (plan.dtype,), True)
     return state if plan.state_size > 0 else None
+
+
+def count(x):
+    """Samples of x, 1 where that cannot be told yet."""
+    return len(x) if isinstance(x, np.ndarray) and x.ndim > 0 else 1
+
+
+def check_separate(name, written, others):
+    """What is written shares memory with none of the others."""
+    if written is not None and any(other is not None and np.may_share_memory(written, other) for other in others):
+        raise ValueError(f"fit: {name} is written and shares memory with another argument; pass separate buffers")
 
 
 class Job:
@@ -158,6 +177,18 @@ class Job:
         self._fill_progress(batch)
         self._fill_call(batch)
         self._fill_update(rules.RULES[optimizer], values, decay_mask, trainable)
+
+    @property
+    def best_address(self):
+        return self.best.ctypes.data
+
+    def run_steps(self, steps):
+        """Go on for up to `steps` steps; an outcome (see epochs.py)."""
+        return epochs.run_steps(self.address, steps)
+
+    def host_arrays(self, arrays):
+        """What a checkpoint writes."""
+        return arrays
 
     def _fill_progress(self, batch):
         words = self.words

@@ -7,6 +7,7 @@ mask spares it, and c are constants of the step, all in the element's type. ``co
 CPU loops and CUDA kernels call the same two functions.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -94,7 +95,7 @@ def rmsprop_rule(p, g, square, t, decay, c):
     lr, kept, fresh, eps = c
     g = g + decay * p
     square = kept * square + fresh * (g * g)
-    return p - lr * (g / (np.sqrt(square) + eps)), square, t
+    return p - lr * (g / (math.sqrt(square) + eps)), square, t
 
 
 @scalar_function
@@ -109,7 +110,7 @@ def adagrad_rule(p, g, square, t, decay, c):
     lr, eps = c
     g = g + decay * p
     square = square + g * g
-    return p - lr * (g / (np.sqrt(square) + eps)), square, t
+    return p - lr * (g / (math.sqrt(square) + eps)), square, t
 
 
 @scalar_function
@@ -148,7 +149,7 @@ def _adam_step(p, g, m, v, c):
     rate, root, eps, beta1, rest1, beta2, rest2 = c
     m = beta1 * m + rest1 * g
     v = beta2 * v + rest2 * (g * g)
-    return p - rate * (m / (np.sqrt(v) * root + eps)), m, v
+    return p - rate * (m / (math.sqrt(v) * root + eps)), m, v
 
 
 @scalar_function
@@ -301,3 +302,60 @@ _define("adamw", 2, adamw_rule, adamw_constants, **_ADAM)
 _RPROP = {"shrink": FRACTION, "grow": AT_LEAST_ONE, "smallest": POSITIVE, "largest": POSITIVE}
 _define("rprop", 2, rprop_rule, rprop_constants, lr=POSITIVE, **_RPROP, **_PLAIN)
 _define("lion", 1, lion_rule, lion_constants, **_BETAS, **_PLAIN)
+
+
+# -- the device ----------------------------------------------------------------------------------------------
+
+# The most constants that a rule has, behind its weight decay: a row of the table that a device's update reads.
+CONSTANTS = 8
+
+
+def constants_of(name, dtype, step, values):
+    """A step's weight decay and constants, (CONSTANTS,) of dtype; `values`: the hyperparameters in their order."""
+    padded = (*map(float, values), *[0.0] * (MOST_HYPERPARAMETERS - len(values)))
+    decay, found = RULES[name].constants(np.dtype(dtype).type(0), float(step), padded)
+    return np.array([decay, *found, *[0] * (CONSTANTS - 1 - len(found))], dtype)
+
+
+# Tuples of a length that is known when a rule is compiled.
+_TAKE = {
+    1: lambda c, k: (c[k],),
+    2: lambda c, k: (c[k], c[k + 1]),
+    3: lambda c, k: (c[k], c[k + 1], c[k + 2]),
+    4: lambda c, k: (c[k], c[k + 1], c[k + 2], c[k + 3]),
+    5: lambda c, k: (c[k], c[k + 1], c[k + 2], c[k + 3], c[k + 4]),
+    7: lambda c, k: (c[k], c[k + 1], c[k + 2], c[k + 3], c[k + 4], c[k + 5], c[k + 6]),
+}
+
+
+def cuda_kernels(cuda):
+    """The device's updates: a thread a parameter. The constants come from a table, computed in float64 by the host."""
+    return tuple(_cuda_update(cuda, rule) for rule in RULES.values())
+
+
+def _cuda_update(cuda, optimizer):
+    from nbprop.arguments import integer_at
+    from nbprop.cuda.kernels import on_device
+    from nbprop.cuda.toolkit import cover, device_function
+
+    padded = (0.5,) * MOST_HYPERPARAMETERS
+    rule, slots = optimizer.rule, optimizer.slots
+    take = device_function(_TAKE[len(optimizer.constants(np.float64(0), 0.0, padded)[1])])
+
+    @on_device(optimizer.kernel, blocks=lambda n: cover(n))
+    def update(p, g, state, c, n, decay_mask, trainable, first_step, step):
+        """p INOUT, g IN (n,); state INOUT (slots n,); c IN, rows of steps from first_step on; masks: addresses or 0."""
+        at = (step - first_step) * CONSTANTS
+        decay, constants = c[at], take(c, at + 1)
+        for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+            if trainable == 0 or integer_at(trainable, 1, i) != 0:
+                own_decay = decay if decay_mask == 0 or integer_at(decay_mask, 1, i) != 0 else like(decay, 0.0)
+                s, t = state[i] if slots > 0 else decay, state[n + i] if slots > 1 else decay
+                new_p, new_s, new_t = rule(p[i], g[i], s, t, own_decay, constants)
+                p[i] = new_p
+                if slots > 0:
+                    state[i] = new_s
+                if slots > 1:
+                    state[n + i] = new_t
+
+    return update

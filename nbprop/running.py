@@ -60,7 +60,7 @@ class Run:
         if held_out is not None:
             self._prepare_validation()
         # With validation the best epoch is not what compiled code can know.
-        words[epochs.BEST] = job.best.ctypes.data if held_out is None else 0
+        words[epochs.BEST] = job.best_address if held_out is None else 0
 
     def _prepare_validation(self):
         """Held-out data is seen as in use; where that is no different, by the plan of the training."""
@@ -110,7 +110,7 @@ class Run:
         progress = {name: int(words[getattr(epochs, name)]) for name in ("EPOCH", "POSITION", "STEP", "BEST_EPOCH")}
         progress |= {name: float(numbers[getattr(epochs, name)]) for name in ("LOSS_SUM", "WEIGHT_SUM", "BEST_LOSS")}
         history = vars(self.history) | {"before": self._elapsed(), "stopped": "", "message": ""}
-        write_checkpoint(self.checkpoint, self.identity, self._arrays(), progress, history)
+        write_checkpoint(self.checkpoint, self.identity, self.job.host_arrays(self._arrays()), progress, history)
         self.saved = time.perf_counter()
 
     def _elapsed(self):
@@ -145,7 +145,7 @@ class Run:
         if self.rate_of is not None:
             job.rates[:steps] = [self._rate(step) for step in range(first, first + steps)]
         began = time.perf_counter()
-        outcome = epochs.run_steps(job.address, steps)
+        outcome = job.run_steps(steps)
         elapsed, done = time.perf_counter() - began, int(words[epochs.DONE])
         self._record()
         bar.update(done)

@@ -143,6 +143,10 @@ def objective(plan, x, target, weights=None, state=None):
     >>> scipy.optimize.minimize(fun, nbprop.init(net), jac=True).x.round(3)
     array([3., 1.])
     """
+    if getattr(plan, "target", "cpu") == "cuda":
+        from nbprop.cuda.objective import DeviceObjective
+
+        return DeviceObjective(plan, x, target, weights)
     return objective_for("objective", plan, x, target, weights, state)
 
 

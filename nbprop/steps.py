@@ -226,6 +226,8 @@ def take_step(name, params, grads, state, step, decay_mask, trainable, threads, 
     """One step of the optimizer `name`; h0 ... are its hyperparameters in the order of its rule."""
     key = name, getattr(params, "dtype", None)
     prepared = _prepared.get(key)
+    if prepared is None and _on_device(params):
+        return _device_step(name, params, grads, state, step, decay_mask, trainable, (h0, h1, h2, h3, h4, h5))
     if prepared is None:
         prepared = _prepared[key] = _Prepared(*key)
     if not (
@@ -240,11 +242,23 @@ def take_step(name, params, grads, state, step, decay_mask, trainable, threads, 
     status = _call(prepared.address, id(params), id(grads), id(state), *masks, step, threads, h0, h1, h2, h3, h4, h5)
     if status != 0:
         hyper, vectors = (h0, h1, h2, h3, h4, h5), (params, grads, state, decay_mask, trainable)
+        if _on_device(params):
+            return _device_step(name, *vectors[:3], step, *vectors[3:], hyper)
         values = [plain(value) for value in vectors]
         if any(new is not old for new, old in zip(values, vectors, strict=True)):
             return take_step(name, *values[:3], step, *values[3:], threads, *hyper)
         raise refusal(name, [*values, step, threads, None, *hyper], status)
     return None
+
+
+def _on_device(params):
+    return type(params) is not np.ndarray and hasattr(params, "__cuda_array_interface__")
+
+
+def _device_step(*arguments):
+    from nbprop.cuda.optimizers import take_step as on_device
+
+    return on_device(*arguments)
 
 
 def plain(value):

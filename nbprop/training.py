@@ -7,7 +7,8 @@ import numpy as np
 
 from nbprop import clipping
 from nbprop import epochs as words
-from nbprop.job import Job, check_data, check_state, check_vector, hyperparameters
+from nbprop import job as on_host
+from nbprop.job import hyperparameters
 from nbprop.network import Network, positive
 from nbprop.plan import plan as make_plan
 from nbprop.running import Run
@@ -49,7 +50,8 @@ def fit(
     Parameters
     ----------
     net : Network
-    params : (net.n_params,) float32 or float64 array, updated; its dtype is that of the training
+    params : (net.n_params,) float32 or float64 array, updated; its dtype is that of the training. With a device array
+        everything else is one, too, and training runs there (docs/cuda.md)
     x : (n, *net.input_shape) array of the same dtype (integers for an embedding); may be a np.memmap
     target : (n, *net.output_shape) array of the same dtype; integers (n, *net.output_shape[:-1]) for classes
     loss : str or loss, as `plan` takes it
@@ -124,21 +126,22 @@ def fit(
     """
     if not isinstance(net, Network):
         raise TypeError(f"fit: net must be what nbprop.network(...) returns, got {type(net).__name__}")
-    params = check_vector("fit", "params", params, net.n_params, (np.float32, np.float64), True)
+    place = _place_of(params)
+    params = place.check_vector("fit", "params", params, net.n_params, (np.float32, np.float64), True)
     batch, epochs = positive("batch", batch), positive("epochs", epochs)
     patience = None if patience is None else positive("patience", patience)
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
         raise ValueError(f"fit: seed must be an integer in 0..2**63 - 1, got {seed!r}")
-    samples = len(x) if isinstance(x, np.ndarray) and x.ndim > 0 else 1
-    plan = make_plan(net, loss, max(1, min(batch, samples)), params.dtype, threads)
-    data = check_data("fit", plan, x, target, weights, lengths)
-    held_out = None if validation is None else _check_validation(plan, validation)
+    samples = place.count(x)
+    plan = make_plan(net, loss, max(1, min(batch, samples)), params.dtype, threads, target=place.TARGET)
+    data = place.check_data("fit", plan, x, target, weights, lengths)
+    held_out = None if validation is None else _check_validation(place, plan, validation)
     values = hyperparameters(optimizer, lr, weight_decay, others)
-    masks = [_check_mask(net, *named) for named in (("decay_mask", decay_mask), ("trainable", trainable))]
-    layers = check_state(plan, state, samples)
-    _check_separate("params", params, [*data, *masks, layers, *(held_out or ())])
-    _check_separate("state", layers, [*data, *masks, *(held_out or ())])
-    job = Job(plan, params, data, plan.batch, optimizer, values, *masks)
+    masks = [_check_mask(place, net, *named) for named in (("decay_mask", decay_mask), ("trainable", trainable))]
+    layers = place.check_state(plan, state, samples)
+    place.check_separate("params", params, [*data, *masks, layers, *(held_out or ())])
+    place.check_separate("state", layers, [*data, *masks, *(held_out or ())])
+    job = place.Job(plan, params, data, plan.batch, optimizer, values, *masks)
     if layers is not None:
         job.layer_state(layers)
     if shuffle:
@@ -164,22 +167,31 @@ def fit(
 # -- arguments -----------------------------------------------------------------------------------------------
 
 
-def _check_validation(plan, validation):
+def _place_of(params):
+    """Where params lie decides what checks arguments and trains: job.py, or its counterpart for the device."""
+    if isinstance(params, np.ndarray) or not (
+        hasattr(params, "__cuda_array_interface__") or hasattr(params, "__dlpack__")
+    ):
+        return on_host
+    from nbprop import cuda
+
+    cuda.require()
+    from nbprop.cuda import fitting
+
+    return fitting
+
+
+def _check_validation(place, plan, validation):
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3, 4):
         raise TypeError(
             "fit: validation must be (x, target), (x, target, weights) or (x, target, weights, lengths), got "
             f"{type(validation).__name__}"
         )
-    return check_data("fit", plan, *validation, prefix="validation ")
+    return place.check_data("fit", plan, *validation, prefix="validation ")
 
 
-def _check_mask(net, name, mask):
-    return None if mask is None else check_vector("fit", name, mask, net.n_params, (bool, np.uint8), False)
-
-
-def _check_separate(name, written, others):
-    if written is not None and any(other is not None and np.may_share_memory(written, other) for other in others):
-        raise ValueError(f"fit: {name} is written and shares memory with another argument; pass separate buffers")
+def _check_mask(place, net, name, mask):
+    return None if mask is None else place.check_vector("fit", name, mask, net.n_params, (bool, np.uint8), False)
 
 
 def _clip(job, clip_value, clip_norm):

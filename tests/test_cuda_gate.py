@@ -21,7 +21,7 @@ PACKAGE = Path(nbprop.__file__).parent
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
     for path in PACKAGE.rglob("*.py")
-    if "\ndef cuda_kernels(cuda" in path.read_text()
+    if "\ndef cuda_kernels(cuda" in path.read_text() or "\n@on_device(" in path.read_text()
 )
 ARCHITECTURES = ("sm_80", "sm_90")
 # A thread of a matrix product keeps its tile in registers; others leave room for 1,024 threads a multiprocessor.
@@ -76,9 +76,10 @@ def to_ptx(kernel, dtype):
 @pytest.mark.parametrize("module", MODULES)
 @pytest.mark.usefixtures("no_device")
 def test_kernels_compile(module, ptxas):
-    from nbprop.cuda.kernels import kernels_of
+    from nbprop.cuda.kernels import DeviceKernel, kernels_of
 
-    kernels = kernels_of(importlib.import_module(module))
+    loaded = importlib.import_module(module)
+    kernels = kernels_of(loaded) or [k for k in vars(loaded).values() if isinstance(k, DeviceKernel)]
     assert kernels
     for kernel in kernels:
         most = MOST_OF_PRODUCTS if kernel.threads > 128 or "product" in kernel.name else MOST_REGISTERS

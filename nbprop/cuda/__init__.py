@@ -19,6 +19,8 @@ _NAMES = {
     "zeros": "memory",
     "to_device": "memory",
     "is_device_array": "memory",
+    "optimizer_state": "optimizers",
+    "TrainingStep": "training",
     "use_stream": "memory",
     "new_stream": "toolkit",
     "synchronize": "toolkit",

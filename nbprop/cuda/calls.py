@@ -120,7 +120,7 @@ class Bound:
         mine = self.arrays[argument]
         if mine is None:
             return
-        if not getattr(mine, "writable", True):
+        if not mine.writable:
             self._refuse(argument, arg.READ_ONLY)
         for other, array in enumerate(self.arrays):
             if other == argument or array is None:
@@ -158,6 +158,11 @@ class Bound:
                 words[word] = arg.element_code(self.arrays[argument].dtype)
         self.frame_address = work + plan.frame_offset * itemsize
         return words
+
+    @property
+    def result_array(self):
+        """The place of the result, in the workspace."""
+        return memory.Array((1,), self.plan.dtype, self.words[RESULT], self.arrays[arg.WORK])
 
     def write_frame(self, stream):
         """Copy the frame to its place in the workspace."""

@@ -1,5 +1,7 @@
 """The elementary functions as device code calls them: compiled, so that simulated threads can call them, too."""
 
+import math
+
 from nbprop.jit import njit
 from nbprop.numerics import functions, scalars
 
@@ -20,3 +22,9 @@ def log(x):
 def real_of_word(x, word):
     """The number of x's type whose bits a word of the row holds."""
     return scalars.real_of_word(x, word)
+
+
+@njit
+def sqrt(x):
+    """The square root."""
+    return math.sqrt(x)

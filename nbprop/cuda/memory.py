@@ -35,7 +35,7 @@ class Array:
 
     def __init__(self, shape, dtype, address, owner):
         self.shape, self.dtype = tuple(int(extent) for extent in shape), np.dtype(dtype)
-        self.address, self.owner = int(address), owner
+        self.address, self.owner, self.writable = int(address), owner, True
 
     @property
     def size(self):
@@ -89,6 +89,17 @@ class Array:
         if math.prod(shape) != self.size:
             raise ValueError(f"cannot make shape {shape} of {self.size} elements")
         return Array(shape, self.dtype, self.address, self.owner)
+
+    def __setitem__(self, where, value):
+        """a[:] = b copies all of b, a device or a host array of the same shape and dtype."""
+        if where != slice(None):
+            raise TypeError("a device array takes whole assignments, a[:] = b; assign to a slice by a[10:20][:] = b")
+        if not isinstance(value, Array):
+            self.copy_from(value)
+        elif value.shape != self.shape or value.dtype != self.dtype:
+            raise ValueError(f"needs {self.dtype} of shape {self.shape}, got {value.dtype} of {value.shape}")
+        else:
+            toolkit.copy(self.address, value.address, self.nbytes, current_stream())
 
     def to_host(self):
         """A NumPy copy, after the stream's work so far."""
@@ -157,6 +168,15 @@ def as_array(name, value):
         where = "no device that the driver knows" if there is None else f"device {there}"
         raise ValueError(f"{name} lies in the memory of {where}, but the plan runs on device {here}; copy it there")
     return found
+
+
+def check_separate(function, written, read):
+    """Refuse arrays that are written and share memory with another; both: {name: Array}."""
+    arrays = [*written.items(), *read.items()]
+    for k, (name, mine) in enumerate(arrays[: len(written)]):
+        for other, array in arrays[k + 1 :]:
+            if array.address < mine.address + mine.nbytes and mine.address < array.address + array.nbytes:
+                raise ValueError(f"{function}: {name} is written and shares memory with {other}; pass separate buffers")
 
 
 def _from_interface(name, value):

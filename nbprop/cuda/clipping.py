@@ -1,0 +1,70 @@
+"""Gradient clipping on the device, by value and by global norm (see nbprop/clipping.py)."""
+
+import numpy as np
+
+from nbprop.arguments import integer_at
+from nbprop.cuda import functions as f
+from nbprop.cuda import memory
+from nbprop.cuda.groups import block_sum
+from nbprop.cuda.kernels import on_device
+from nbprop.cuda.sequence import Sequence
+from nbprop.cuda.toolkit import MOST_BLOCKS, THREADS, cover, cuda
+from nbprop.numerics.scalars import like
+
+
+def _elements(n):
+    return cover(n)
+
+
+@on_device(blocks=_elements)
+def clip_value(g, n, trainable, limit_bits):
+    """g = min(max(g, -limit), limit); NaN stays NaN."""
+    limit = f.real_of_word(g[0], limit_bits)
+    for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+        value = limit if g[i] > limit else g[i]
+        g[i] = -limit if value < -limit else value
+
+
+@on_device(blocks=_elements)
+def squares(g, partials, n, trainable, limit_bits):
+    """partials[1 + block] = the block's sum of g^2 over trainable gradients."""
+    total = like(g[0], 0.0)
+    for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+        total += g[i] * g[i] if trainable == 0 or integer_at(trainable, 1, i) != 0 else like(total, 0.0)
+    total = block_sum(cuda.shared.array(THREADS, g.dtype), total)
+    if cuda.threadIdx.x == 0:
+        partials[1 + cuda.blockIdx.x] = total
+
+
+@on_device(blocks=lambda: 1)
+def norm(partials, n, trainable, limit_bits):
+    """partials[0] = sqrt of the sum of the blocks'."""
+    total, count = like(partials[0], 0.0), min((n + THREADS - 1) // THREADS, MOST_BLOCKS)
+    for i in range(cuda.threadIdx.x, count, THREADS):
+        total += partials[1 + i]
+    total = block_sum(cuda.shared.array(THREADS, partials.dtype), total)
+    if cuda.threadIdx.x == 0:
+        partials[0] = f.sqrt(total)
+
+
+@on_device(blocks=_elements)
+def scale(g, partials, n, trainable, limit_bits):
+    """g *= limit / (norm + 1e-6) where that is below 1."""
+    factor = f.real_of_word(g[0], limit_bits) / (partials[0] + like(g[0], 1e-6))
+    if not factor >= like(factor, 1.0):
+        for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+            g[i] *= factor
+
+
+KERNELS = {"clip_value": (clip_value,), "clip_norm": (squares, norm, scale)}
+
+
+def clip(name, grads, limit, trainable=None):
+    """The launches that clip gradients on the device: "clip_value" or "clip_norm"."""
+    partials = memory.empty(MOST_BLOCKS + 1, grads.dtype)
+    arrays = {"g": grads, "partials": partials}
+    bits = int(np.array(limit, grads.dtype).view(np.int32 if grads.dtype == np.float32 else np.int64))
+    mask, sequence = 0 if trainable is None else trainable.address, Sequence()
+    for kernel in KERNELS[name]:
+        sequence.add(kernel, grads.dtype, arrays, grads.size, trainable=mask, limit_bits=bits)
+    return sequence.place()

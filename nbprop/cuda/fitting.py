@@ -1,0 +1,264 @@
+"""What `fit` uses when params lie on the device, by the names that job.py has for the host: checks, and the job.
+
+Data, parameters and state stay on the device; what comes back are the losses of each page of steps, and for sample
+weights one copy at the start. The order of samples is drawn on the host, by the CPU's generator.
+"""
+
+import numpy as np
+
+from nbprop import arguments as arg
+from nbprop import clipping as host_clipping
+from nbprop import epochs
+from nbprop.arguments import integer_at
+from nbprop.cuda import clipping, memory, toolkit
+from nbprop.cuda.groups import block_sum
+from nbprop.cuda.kernels import on_device
+from nbprop.cuda.optimizers import Update, check_number, optimizer_state
+from nbprop.cuda.sequence import Sequence
+from nbprop.cuda.toolkit import THREADS, cuda
+from nbprop.cuda.training import PAGE, WORD, Batches, Step
+from nbprop.job import check_last_batch
+from nbprop.numerics.random import permutation
+from nbprop.numerics.scalars import like
+from nbprop.plan import workspace
+from nbprop.rules import RULES
+
+TARGET = "cuda"
+
+
+# -- checks --------------------------------------------------------------------------------------------------
+
+
+@on_device(blocks=lambda: 1)
+def count_nan(result, x, n):
+    """result = how many of x's n numbers are NaN."""
+    wrong = like(result[0], 0.0)
+    for i in range(cuda.threadIdx.x, n, THREADS):
+        wrong += like(wrong, 0.0) if x[i] == x[i] else like(wrong, 1.0)
+    wrong = block_sum(cuda.shared.array(THREADS, result.dtype), wrong)
+    if cuda.threadIdx.x == 0:
+        result[0] = wrong
+
+
+@on_device(blocks=lambda: 1, dtypes=(np.float32,))
+def count_outside(result, n, address, code, below):
+    """result = how many of n integers at an address are not in 0..below - 1."""
+    wrong = like(result[0], 0.0)
+    for i in range(cuda.threadIdx.x, n, THREADS):
+        value = integer_at(address, code, i)
+        wrong += like(wrong, 0.0) if value >= 0 and value < below else like(wrong, 1.0)
+    wrong = block_sum(cuda.shared.array(THREADS, result.dtype), wrong)
+    if cuda.threadIdx.x == 0:
+        result[0] = wrong
+
+
+def _counted(kernel, dtype, arrays, n, **numbers):
+    """The result of one launch of a kernel that counts."""
+    result, stream = memory.zeros(1, dtype), memory.current_stream()
+    sequence = Sequence()
+    sequence.add(kernel, dtype, arrays | {"result": result}, n, **numbers)
+    sequence.place().write(0, stream)
+    sequence.enqueue(stream)
+    return float(result.to_host()[0])
+
+
+def count(x):
+    """Samples of x."""
+    return memory.as_array("fit: x", x).shape[0]
+
+
+def check_vector(function, name, array, size, kinds, writable):
+    """A 1-D device array of `size` elements and one of the dtypes `kinds`."""
+    array = memory.as_array(f"{function}: {name}", array)
+    if array.dtype not in [np.dtype(kind) for kind in kinds]:
+        wanted = " or ".join(np.dtype(kind).name for kind in kinds)
+        raise TypeError(f"{function}: {name} must hold {wanted}, got {array.dtype}")
+    if array.shape != (size,):
+        raise ValueError(f"{function}: {name} must have shape ({size},), got {array.shape}")
+    if writable and not array.writable:
+        raise ValueError(f"{function}: {name} is written and must not be read-only; pass a copy")
+    return array
+
+
+def _check_column(function, name, array, n, shape, dtype, classes):
+    array = memory.as_array(f"{function}: {name}", array)
+    got = f"{array.dtype} array of shape {array.shape}"
+    if not (array.dtype.kind in "iu" if classes else array.dtype == dtype):
+        wanted = f"integers (classes 0..{classes - 1})" if classes else np.dtype(dtype).name
+        raise TypeError(f"{function}: {name} must hold {wanted}, got {got}")
+    if array.dtype.itemsize % WORD:
+        raise TypeError(f"{function}: {name} must hold int32, uint32, int64 or uint64 on the device, got {got}")
+    if array.shape[1:] != shape or array.ndim != len(shape) + 1 or (n is not None and len(array) != n):
+        text = ", ".join(map(str, ("n" if n is None else n, *shape))) + ("" if shape else ",")
+        raise ValueError(f"{function}: {name} must have shape ({text}), got {got}")
+    if len(array) == 0:
+        raise ValueError(f"{function}: {name} has no samples; pass at least one")
+    if classes:
+        code = arg.element_code(array.dtype)
+        numbers = {"address": array.address, "code": code, "below": classes}
+        wrong = _counted(count_outside, np.float32, {}, array.size, **numbers)
+        if wrong:
+            raise ValueError(f"{function}: {name} must hold classes in 0..{classes - 1}, got {int(wrong)} others")
+    elif _counted(count_nan, dtype, {"x": array}, array.size):
+        raise ValueError(f"{function}: {name} holds NaN; remove such samples or fill them in")
+    return array
+
+
+def check_data(function, plan, x, target, weights=None, lengths=None, prefix=""):
+    """(x, target, weights, lengths) as device arrays that fit the plan and each other."""
+    x = _check_column(function, f"{prefix}x", x, None, plan.input_shape, plan.dtype, plan.x_classes)
+    target = _check_column(function, f"{prefix}target", target, len(x), plan.target_shape, plan.dtype, plan.classes)
+    if weights is not None:
+        weights = _check_column(function, f"{prefix}weights", weights, len(x), (), plan.dtype, 0)
+        host = weights.to_host()
+        if host.min() < 0 or not 0 < host.sum(dtype=np.float64) < np.inf:
+            raise ValueError(f"{function}: {prefix}weights must not be negative, and their sum positive and finite")
+    if lengths is not None:
+        raise ValueError(f"{function}: {prefix}lengths is not taken on the device; train on the CPU, or leave it out")
+    return x, target, weights, None
+
+
+def check_state(plan, state, samples):
+    """Layer state on the device, where the network has some; None without."""
+    check_last_batch(plan, samples)
+    if state is None and plan.state_size > 0:
+        raise TypeError(
+            "fit: state is needed for this network; pass state=nbprop.layer_state(plan) of a device plan with the same "
+            "batch"
+        )
+    if plan.state_size == 0:
+        return None
+    return check_vector("fit", "state", state, plan.state_size, (plan.dtype,), True)
+
+
+def check_separate(name, written, others):
+    """What is written shares memory with none of the others."""
+    read = {f"argument {k}": array for k, array in enumerate(others) if array is not None}
+    memory.check_separate("fit", {} if written is None else {name: written}, read)
+
+
+# -- the job -------------------------------------------------------------------------------------------------
+
+
+class Job:
+    """One training on the device: what running.py drives, as job.Job is on the host."""
+
+    def __init__(self, plan, params, data, batch, optimizer, values, decay_mask, trainable):
+        self.plan, self.params, self.data = plan, params, data
+        self.words = np.zeros(epochs.WORDS, np.int64)
+        self.numbers = self.words.view(np.float64)
+        self.numbers[epochs.BEST_LOSS], self.words[epochs.BEST_EPOCH] = np.inf, -1
+        self.words[epochs.N], self.words[epochs.BATCH] = len(data[0]), batch
+        self.rates, self.records = np.zeros(epochs.MOST_RATES), np.zeros((epochs.MOST_RECORDS, 2))
+        self.grads, self.best = memory.empty(params.shape, params.dtype), memory.empty(params.shape, params.dtype)
+        self.work, self.layers = workspace(plan), None
+        self.best[:] = params
+        self.state = optimizer_state(optimizer, params.size, params.dtype)
+        kinds = RULES[optimizer].hyperparameters
+        self.values = {name: check_number(optimizer, name, kinds[name], value) for name, value in values.items()}
+        self.update = Update(optimizer, params, self.grads, self.state, decay_mask, trainable, PAGE)
+        self.trainable, self.clips, self.seed, self._steps = trainable, [], None, {}
+        self.batches = Batches(data[:3], batch)
+        self.weights = None if data[2] is None else data[2].to_host().astype(np.float64)
+        self.stream = toolkit.new_stream()
+        self._order = np.arange(len(data[0]), dtype=np.uint32)
+        self._epoch_begun = -1
+
+    @property
+    def best_address(self):
+        return self.best.address
+
+    def shuffle(self, seed):
+        """Take the samples of each epoch in an order of its own."""
+        self.seed = seed
+
+    def layer_state(self, state):
+        """Use an array of layer state."""
+        self.layers = state
+
+    def clip(self, native, word, row, limit):
+        """Clip before each update."""
+        name = "clip_value" if native is host_clipping.CLIP_VALUE else "clip_norm"
+        self.clips.append(clipping.clip(name, self.grads, limit, self.trainable))
+
+    def host_arrays(self, arrays):
+        """Copies in host memory, for a checkpoint."""
+        return {name: array.to_host() for name, array in arrays.items()}
+
+    def run_steps(self, steps):
+        """Go on for up to `steps` steps; an outcome, as of `epochs.run_steps`."""
+        words, done = self.words, 0
+        words[epochs.DONE] = words[epochs.RECORD_COUNT] = 0
+        toolkit.synchronize(memory.current_stream())
+        while done < steps:
+            if self._epoch_begun != words[epochs.EPOCH]:
+                self._begin_epoch()
+            n = int(min(words[epochs.BATCH], words[epochs.N] - words[epochs.POSITION]))
+            whole = int((words[epochs.N] - words[epochs.POSITION]) // n)
+            outcome = self._run_page(n, min(steps - done, PAGE, whole), done)
+            done = int(words[epochs.DONE])
+            if outcome != epochs.GO_ON:
+                return outcome
+            if words[epochs.POSITION] == words[epochs.N]:
+                self._end_epoch(self.rates[done - 1])
+                full = words[epochs.RECORD_COUNT] == epochs.MOST_RECORDS
+                if full or words[epochs.STOPS] or words[epochs.EPOCH] == words[epochs.EPOCHS]:
+                    return epochs.EPOCH_ENDED
+        return epochs.GO_ON
+
+    def _begin_epoch(self):
+        words = self.words
+        if self.seed is not None:
+            permutation(self.seed, int(words[epochs.EPOCH]), self._order)
+        first = int(words[epochs.STEP] - words[epochs.POSITION] // words[epochs.BATCH])
+        self.batches.begin_epoch(self._order, first, self.stream)
+        self._epoch_begun = int(words[epochs.EPOCH])
+
+    def _run_page(self, n, count, done):
+        """Run `count` steps of n samples and read their losses."""
+        words, first = self.words, int(self.words[epochs.STEP])
+        begin = int(words[epochs.POSITION])
+        masses = [self._mass(begin + k * n, n) for k in range(count)]
+        if n not in self._steps:
+            columns = [None if buffer is None else buffer[:n] for buffer in self.batches.buffers]
+            given = self.plan, self.params, columns, self.grads, self.work, self.layers
+            self._steps[n] = Step(*given, self.update, self.stream, self.batches, self.clips)
+        step = self._steps[n]
+        values = [[*(self.values | {"lr": rate}).values()] for rate in self.rates[done : done + count]]
+        if all(masses):
+            step.prepare(first, values)
+            for _ in range(count):
+                step.run()
+        elif masses[0]:
+            return self._run_page(n, masses.index(0.0), done)
+        else:  # a batch whose weights are all zero has no mean: its step is passed over
+            count, masses = 1, masses[:1]
+        losses = step.read_losses(first, count) if masses[0] else np.zeros(1)
+        return self._note(n, losses, masses)
+
+    def _mass(self, begin, n):
+        return float(n) if self.weights is None else float(self.weights[self._order[begin : begin + n]].sum())
+
+    def _note(self, n, losses, masses):
+        words, numbers = self.words, self.numbers
+        for loss, mass in zip(losses, masses, strict=True):
+            if not np.isfinite(loss):
+                numbers[epochs.LOSS] = numbers[epochs.CALL + arg.RESULT] = loss
+                return epochs.NOT_FINITE
+            numbers[epochs.LOSS_SUM] += loss * mass
+            numbers[epochs.WEIGHT_SUM] += mass
+            words[epochs.POSITION] += n
+            words[epochs.STEP] += 1
+            words[epochs.DONE] += 1
+        return epochs.GO_ON
+
+    def _end_epoch(self, rate):
+        words, numbers = self.words, self.numbers
+        loss = numbers[epochs.LOSS_SUM] / numbers[epochs.WEIGHT_SUM]
+        self.records[words[epochs.RECORD_COUNT]] = loss, rate
+        words[epochs.RECORD_COUNT] += 1
+        if words[epochs.BEST] and loss < numbers[epochs.BEST_LOSS]:
+            numbers[epochs.BEST_LOSS], words[epochs.BEST_EPOCH] = loss, words[epochs.EPOCH]
+            self.best[:] = self.params
+        words[epochs.EPOCH] += 1
+        words[epochs.POSITION] = numbers[epochs.LOSS_SUM] = numbers[epochs.WEIGHT_SUM] = 0

@@ -1,0 +1,67 @@
+"""`objective` on a device plan: the data stays on the device, and so do the parameters of a device theta."""
+
+import math
+
+import numpy as np
+
+from nbprop import calls
+from nbprop.checks import check_vector
+from nbprop.cuda import fitting, memory
+from nbprop.plan import workspace
+
+
+class DeviceObjective:
+    """fun(theta) -> (loss, gradient), as `nbprop.objective` describes it.
+
+    theta is a (n_params,) float64 NumPy array, as SciPy has it: it goes to the device, and a fresh float64 gradient
+    comes back. Or it is a device array of the plan's dtype: then the gradient is a fresh device array, and only the
+    loss comes back.
+    """
+
+    def __init__(self, plan, x, target, weights):
+        if plan.loss is None:
+            raise ValueError("objective: this plan has no loss; make one with nbprop.plan(net, loss=...)")
+        self.plan, self.n_params = plan, plan.n_params
+        self.x, self.target, self.weights, _ = fitting.check_data("objective", plan, x, target, weights)
+        self.n_samples, self._work = len(self.x), workspace(plan)
+        self._params, self._part = (memory.empty(plan.n_params, plan.dtype) for _ in range(2))
+        host = None if weights is None else self.weights.to_host().astype(np.float64)
+        self._chunks = []
+        for start in range(0, self.n_samples, plan.batch):
+            piece = slice(start, start + plan.batch)
+            mass = len(self.x[piece]) if host is None else host[piece].sum()
+            if mass > 0:
+                own = None if host is None else self.weights[piece]
+                share = mass / (self.n_samples if host is None else host.sum())
+                self._chunks.append((self.x[piece], self.target[piece], own, float(share)))
+
+    def __call__(self, theta):
+        if isinstance(theta, np.ndarray):
+            check_vector("objective", "theta", theta, self.n_params, np.dtype(np.float64))
+            with np.errstate(over="ignore"):  # beyond float32's range: infinity, and then a loss that is not finite
+                self._params.copy_from(theta.astype(self.plan.dtype))
+            loss, gradient = self._host_gradient()
+        else:
+            loss, gradient = self._device_gradient(memory.as_array("objective: theta", theta))
+        return (loss if math.isfinite(loss) else math.inf), gradient
+
+    def _host_gradient(self):
+        loss, gradient = 0.0, np.zeros(self.n_params)
+        for x, target, weights, share in self._chunks:
+            found = calls.value_and_grad(self.plan, self._params, x, target, self._part, self._work, weights)
+            loss, gradient = loss + share * found, gradient + share * self._part.to_host().astype(np.float64)
+        return loss, gradient
+
+    def _device_gradient(self, theta):
+        if len(self._chunks) > 1:
+            raise ValueError(
+                f"objective: {self.n_samples} samples exceed the plan's batch of {self.plan.batch}; for a theta on the "
+                "device make a plan whose batch holds them all"
+            )
+        x, target, weights, _ = self._chunks[0]
+        gradient = memory.empty(self.n_params, self.plan.dtype)
+        return calls.value_and_grad(self.plan, theta, x, target, gradient, self._work, weights), gradient
+
+    def hessp(self, theta, v):
+        """Not on the device: raises ValueError."""
+        raise ValueError("objective: hessp does not run on the device; make a plan without target for it")

@@ -1,0 +1,99 @@
+"""The optimizers on device arrays: the rules of rules.py, a thread a parameter.
+
+What depends on the step alone (the rate, Adam's corrections) is computed on the host, in float64 as on the CPU, for a
+page of steps at a time; a launch reads its step's row. So updates can be recorded once and replayed.
+"""
+
+import math
+
+import numpy as np
+
+from nbprop import rules
+from nbprop.cuda import memory, toolkit
+from nbprop.cuda.kernels import kernels_of
+from nbprop.cuda.sequence import Sequence
+
+
+def optimizer_state(optimizer, n_params, dtype=np.float32):
+    """A new state for an optimizer in device memory, zeros; see `nbprop.optimizer_state`."""
+    from nbprop.optimizers import optimizer_state as of_host
+
+    return memory.to_device(of_host(optimizer, n_params, dtype))
+
+
+class Update:
+    """An optimizer bound to device arrays: `enqueue` launches the step that its frame names."""
+
+    def __init__(self, name, params, grads, state, decay_mask=None, trainable=None, page=1):
+        self.arrays = check(name, params, grads, state, decay_mask, trainable)
+        self.name, self.first, (p, g, state, *masks) = name, 0, self.arrays
+        self.dtype, self.constants = p.dtype, memory.empty(page * rules.CONSTANTS, p.dtype)
+        kernel = next(k for k in kernels_of(rules) if k.replaces == (rules.RULES[name].kernel,))
+        decay_mask, trainable = (0 if mask is None else mask.address for mask in masks)
+        self._sequence = Sequence()
+        arrays = {"p": p, "g": g, "state": state, "c": self.constants}
+        numbers = {"decay_mask": decay_mask, "trainable": trainable, "first_step": lambda: self.first}
+        self._sequence.add(kernel, p.dtype, arrays, p.size, **numbers)
+        self.frame_address = self._sequence.place().frame_address
+
+    def prepare(self, first, values_of_steps, stream):
+        """Write the constants of the steps from `first`; values_of_steps: the hyperparameters of each, in order."""
+        rows = [rules.constants_of(self.name, self.dtype, first + k, v) for k, v in enumerate(values_of_steps)]
+        self.first = first
+        toolkit.write(self.constants.address, np.concatenate(rows), stream)
+        self._sequence.write(first, stream)
+
+    def enqueue(self, stream):
+        """Launch one update."""
+        self._sequence.enqueue(stream)
+
+
+def take_step(name, params, grads, state, step, decay_mask, trainable, hyper):
+    """One step of an optimizer on device arrays; arguments as the public functions in optimizers.py have them."""
+    given = list(rules.RULES[name].hyperparameters.items())
+    values = [check_number(name, *kind, value) for kind, value in zip(given, hyper, strict=False)]
+    if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
+        raise ValueError(f"{name}: step must be an integer of at least 0, got {step!r}")
+    update, stream = Update(name, params, grads, state, decay_mask, trainable), memory.current_stream()
+    update.prepare(int(step), [values], stream)
+    update.enqueue(stream)
+    toolkit.synchronize(stream)
+
+
+def check_number(name, hyperparameter, kind, value):
+    """A hyperparameter as a float, if it is of its kind (see rules.KINDS)."""
+    if not isinstance(value, (int, float, np.number, np.bool_)):
+        raise TypeError(f"{name}: {hyperparameter} must be a number, got {type(value).__name__}")
+    value = float(value)
+    fits = {
+        rules.NOT_NEGATIVE: 0 <= value < math.inf,
+        rules.FRACTION: 0 <= value < 1,
+        rules.POSITIVE: 0 < value < math.inf,
+        rules.AT_LEAST_ONE: 1 <= value < math.inf,
+        rules.SWITCH: value in (0, 1),
+    }
+    if not fits[kind]:
+        raise ValueError(f"{name}: {hyperparameter} must be {rules.KINDS[kind]}, got {value}")
+    return value
+
+
+def check(name, params, grads, state, decay_mask, trainable):
+    """The arrays of a step as device arrays that fit each other."""
+    params = memory.as_array(f"{name}: params", params)
+    if params.dtype not in (np.dtype(np.float32), np.dtype(np.float64)) or params.ndim != 1:
+        raise TypeError(f"{name}: params must be a 1-D array of float32 or float64, got {params.dtype} {params.shape}")
+    n, found = params.size, [params]
+    for label, array, size in (("grads", grads, n), ("state", state, rules.RULES[name].slots * n)):
+        array = memory.as_array(f"{name}: {label}", array)
+        if array.dtype != params.dtype:
+            raise TypeError(f"{name}: {label} must hold {params.dtype} as params does, got {array.dtype}")
+        if array.shape != (size,):
+            raise ValueError(f"{name}: {label} must have shape ({size},), got {array.shape}")
+        found.append(array)
+    for label, mask in (("decay_mask", decay_mask), ("trainable", trainable)):
+        mask = None if mask is None else memory.as_array(f"{name}: {label}", mask)
+        if mask is not None and (mask.dtype not in (np.dtype(bool), np.dtype(np.uint8)) or mask.shape != (n,)):
+            raise ValueError(f"{name}: {label} must be ({n},) of bool or uint8, got {mask.dtype} of {mask.shape}")
+        found.append(mask)
+    memory.check_separate(name, {"params": params, "state": found[2]}, {"grads": found[1]})
+    return found

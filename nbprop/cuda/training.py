@@ -1,0 +1,172 @@
+"""A training step on the device, recorded once and replayed: gather a batch, gradient, clip, update, note the loss.
+
+Nothing comes back from a step. The host writes a page of constants (rates, Adam's corrections) ahead of its steps and
+reads their losses behind them; the step's number, which everything else follows from, is counted on the device.
+"""
+
+import math
+
+import numpy as np
+
+from nbprop import frame
+from nbprop.arguments import integer_at
+from nbprop.cuda import memory, toolkit
+from nbprop.cuda.calls import Bound
+from nbprop.cuda.kernels import on_device
+from nbprop.cuda.optimizers import Update, check_number, optimizer_state
+from nbprop.cuda.sequence import Sequence
+from nbprop.cuda.toolkit import cover, cuda
+from nbprop.jit import njit
+from nbprop.job import hyperparameters as defaults
+from nbprop.numerics.intrinsics import load, store
+from nbprop.plan import workspace
+from nbprop.rules import RULES
+
+PAGE = 8 if toolkit.SIMULATED else 256  # steps whose constants and losses lie on the device at a time
+WORD = 4  # bytes in which rows are copied
+
+
+@njit
+def _advance(address):
+    """The next step, in a frame."""
+    store(address, frame.STEP, load(address, frame.STEP) + 1)
+
+
+@on_device(blocks=lambda: 1)
+def note_and_advance(losses, result, n, plan_frame, update_frame, gather_frame, note_frame, step):
+    """losses[step modulo its length] = result; the next step in all frames. n is not used."""
+    if cuda.threadIdx.x == 0:
+        losses[step % losses.size] = result[0]
+        _advance(plan_frame)
+        _advance(update_frame)
+        _advance(gather_frame)
+        _advance(note_frame)
+
+
+@on_device(blocks=lambda samples, words: cover(samples * words), dtypes=(np.float32,))
+def gather(to, source, n, samples, words, batch, order_address, epoch_address, step):
+    """The batch's rows, in words of four bytes (float32: a copy keeps their bits); n is not used.
+
+    to OUT (samples, words), source IN (n, words), order: uint32. The word at epoch_address is the epoch's first step.
+    """
+    begin = (step - load_word(epoch_address)) * batch
+    for i in range(cuda.grid(1), samples * words, cuda.gridsize(1)):
+        to[i] = source[integer_at(order_address, 4, begin + i // words) * words + i % words]
+
+
+@njit
+def load_word(address):
+    """The word at an address."""
+    return load(address, 0)
+
+
+class Batches:
+    """Data on the device that steps take their batches from, in an order of samples that the host writes each epoch."""
+
+    def __init__(self, columns, batch):
+        self.columns, self.batch, self.samples = columns, batch, len(columns[0])
+        self.buffers = [None if c is None else memory.empty((batch, *c.shape[1:]), c.dtype) for c in columns]
+        self.order = memory.empty(self.samples, np.uint32)
+        self.epoch = memory.zeros(1, np.int64)
+
+    def begin_epoch(self, order, first_step, stream):
+        """Take the samples in this order from this step on."""
+        toolkit.write(self.order.address, order, stream)
+        toolkit.write(self.epoch.address, np.array([first_step], np.int64), stream)
+
+
+class Step:
+    """One training step with everything bound: `prepare` a page of them, then `run` each.
+
+    columns: (x, target, weights) of its samples, where the plan's call finds them; batches: what fills them, or None if
+    the caller does. state: the network's layer state, or None.
+    """
+
+    def __init__(self, plan, params, columns, grads, work, state, update, stream, batches=None, clips=()):
+        x, target, weights = columns
+        self.bound = Bound("value_and_grad", plan, (params, x, target, grads, work, weights, state, *[None] * 6))
+        self.plan, self.update, self.stream, self.clips = plan, update, stream, clips
+        self.losses = memory.zeros(PAGE, plan.dtype)
+        self._gather, self._note = _gathering(batches, self.bound.n), Sequence()
+        frames = {
+            "plan_frame": self.bound.frame_address,
+            "update_frame": update.frame_address,
+            "gather_frame": self._gather.frame_address,
+            "note_frame": lambda: self._note.frame_address,
+        }
+        self._note.add(
+            note_and_advance, plan.dtype, {"losses": self.losses, "result": self.bound.result_array}, **frames
+        )
+        self._note.place()
+        self._capture = None
+
+    def prepare(self, first, values_of_steps):
+        """Write the frames for the steps from `first`, at most a page, with each step's hyperparameters."""
+        self.bound.words[frame.STEP] = first
+        self.bound.write_frame(self.stream)
+        self.update.prepare(first, values_of_steps, self.stream)
+        for sequence in (self._gather, self._note, *self.clips):
+            sequence.write(first, self.stream)
+        if self._capture is None:
+            self._capture = toolkit.Capture(self.stream)
+            self._capture.record(self.enqueue)
+
+    def enqueue(self, stream):
+        """Launch the whole step."""
+        for part in (self._gather, self.bound, *self.clips, self.update, self._note):
+            part.enqueue(stream)
+
+    def run(self):
+        """Replay the step once; nothing is waited for."""
+        self._capture.replay()
+
+    def read_losses(self, first, count):
+        """The losses of steps that have run since `prepare`, once they are done: (count,) float64."""
+        host = np.empty(PAGE, self.plan.dtype)
+        toolkit.read(self.losses.address, host, self.stream)
+        return host[(first + np.arange(count)) % PAGE].astype(np.float64)
+
+
+def _gathering(batches, n):
+    """The launches that copy a batch of n samples to the batch buffers; none without batches."""
+    sequence = Sequence()
+    for source, to in zip(*((), ()) if batches is None else (batches.columns, batches.buffers), strict=True):
+        if source is not None:
+            sizes = {"samples": n, "words": source[:1].nbytes // WORD, "batch": batches.batch}
+            addresses = {"order_address": batches.order.address, "epoch_address": batches.epoch.address}
+            sequence.add(gather, np.float32, {"to": to, "source": source}, **sizes, **addresses)
+    return sequence.place()
+
+
+class TrainingStep:
+    """A whole training step on the caller's device arrays, recorded once: `step()` replays it.
+
+    On a device that is one CUDA graph. Calls return at once and run in order on `stream`; `loss()` waits for the last
+    one. Write new data into x, target and weights between the calls, on that stream or synchronized with it.
+    """
+
+    def __init__(self, plan, params, x, target, optimizer="adam", weights=None, state=None, **hyperparameters):
+        lr, weight_decay = (hyperparameters.pop(name, None) for name in ("lr", "weight_decay"))
+        values = defaults(optimizer, lr, weight_decay, hyperparameters)
+        kinds = RULES[optimizer].hyperparameters
+        self._values = [check_number(optimizer, name, kinds[name], value) for name, value in values.items()]
+        self.plan, self.stream, self.steps = plan, toolkit.new_stream(), 0
+        self.grads, self.work = memory.empty(plan.n_params, plan.dtype), workspace(plan)
+        self.optimizer_state = optimizer_state(optimizer, plan.n_params, plan.dtype)
+        self.update = Update(optimizer, params, self.grads, self.optimizer_state, page=PAGE)
+        columns = x, target, weights
+        self._step = Step(plan, params, columns, self.grads, self.work, state, self.update, self.stream)
+        self._step.bound.write_frame(self.stream)
+        self._step.bound.check_ranges(self.stream)
+
+    def __call__(self):
+        """Enqueue one step."""
+        if self.steps % PAGE == 0:
+            toolkit.synchronize(memory.current_stream())
+            self._step.prepare(self.steps, [self._values] * PAGE)
+        self._step.run()
+        self.steps += 1
+
+    def loss(self):
+        """The last step's loss, once it is done; NaN before the first."""
+        return float(self._step.read_losses(self.steps - 1, 1)[0]) if self.steps else math.nan

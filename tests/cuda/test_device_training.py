@@ -1,0 +1,155 @@
+"""Optimizers, clipping, `fit`, `objective` and recorded steps on the device, against the CPU."""
+
+import numpy as np
+import pytest
+import scipy.optimize
+from cases import close, same_bits
+
+import nbprop
+import nbprop.cuda
+from nbprop.cuda import clipping
+from nbprop.optimizers import OPTIMIZERS
+
+NET = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dense(2))
+RNG = np.random.default_rng(5)
+X, TARGET = RNG.standard_normal((7, 3)).astype(np.float32), RNG.standard_normal((7, 2)).astype(np.float32)
+CLASSES, WEIGHTS = RNG.integers(0, 2, 7), np.array([1, 0, 0, 0, 2, 0.5, 1], np.float32)
+device = nbprop.cuda.to_device
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_updates_are_the_cpus(name):
+    rng, n = np.random.default_rng(3), 11
+    for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-14)):
+        params, state = rng.standard_normal(n).astype(dtype), nbprop.optimizer_state(name, n, dtype)
+        on_device, device_state = device(params), nbprop.cuda.optimizer_state(name, n, dtype)
+        decays, trains = rng.random(n) < 0.5, rng.random(n) < 0.7
+        for step in range(3):
+            grads = rng.standard_normal(n).astype(dtype)
+            options = {"weight_decay": 0.1, "lr": 0.05}
+            OPTIMIZERS[name](params, grads, state, step, decay_mask=decays, trainable=trains, **options)
+            masks = {"decay_mask": device(decays), "trainable": device(trains)}
+            OPTIMIZERS[name](on_device, device(grads), device_state, step, **masks, **options)
+        close("params", on_device.to_host(), params, tolerance)
+        close("state", device_state.to_host(), state, tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_clipping_is_the_cpus(dtype):
+    grads = np.random.default_rng(4).standard_normal(37).astype(dtype)
+    trains = np.arange(37) % 3 > 0
+    for name, limit in (("clip_norm", 0.5), ("clip_norm", 100.0), ("clip_value", 0.3)):
+        host, on_device = grads.copy(), device(grads)
+        if name == "clip_norm":
+            nbprop.clip_norm(host, limit, trainable=trains)
+        else:
+            nbprop.clip_value(host, limit)
+        sequence = clipping.clip(name, on_device, limit, device(trains))
+        sequence.write(0, 0)
+        sequence.enqueue(0)
+        close(name, on_device.to_host(), host, 1e-6 if dtype == np.float32 else 1e-14)
+
+
+FITS = {
+    "adam": ("mse", TARGET, {}),
+    "classes": ("softmax_cross_entropy", CLASSES, {"optimizer": "sgd", "clip_value": 0.1}),
+    "weights": ("mse", TARGET, {"weights": WEIGHTS, "shuffle": False, "optimizer": "momentum", "schedule": "cosine"}),
+    "validation": ("mse", TARGET, {"validation": (X, TARGET), "patience": 2, "clip_norm": 0.5}),
+}
+
+
+def on_device(value):
+    if isinstance(value, tuple):
+        return tuple(map(on_device, value))
+    return device(value) if isinstance(value, np.ndarray) else value
+
+
+@pytest.mark.parametrize("case", list(FITS))
+def test_fit_is_the_cpus(case):
+    """Three batches an epoch, the last of one sample; one batch whose weights are all zero."""
+    loss, target, options = FITS[case]
+    params = nbprop.init(NET, seed=1, dtype=np.float32)
+    device_params = device(params)
+    common = {"batch": 3, "epochs": 2, "lr": 0.05}
+    wanted = nbprop.fit(NET, params, X, target, loss, **common, **options)
+    given = {name: on_device(value) for name, value in options.items()}
+    found = nbprop.fit(NET, device_params, device(X), device(target), loss, **common, **given)
+    close("params", device_params.to_host(), params, 1e-5)
+    close("loss", found.loss, wanted.loss, 1e-5)
+    close("validation", found.validation_loss, wanted.validation_loss, 1e-5)
+    for name in ("lr", "steps", "best_epoch", "stopped", "message"):
+        assert getattr(found, name) == getattr(wanted, name)
+
+
+def test_a_resumed_fit_repeats_the_uninterrupted_one(tmp_path):
+    data = device(X), device(TARGET), "mse"
+    whole, parts = (device(nbprop.init(NET, dtype=np.float32)) for _ in range(2))
+    nbprop.fit(NET, whole, *data, batch=4, epochs=3)
+    options = {"batch": 4, "checkpoint": tmp_path / "point"}
+    nbprop.fit(NET, parts, *data, epochs=2, **options)
+    parts.copy_from(np.zeros(NET.n_params, np.float32))
+    nbprop.fit(NET, parts, *data, epochs=3, resume=True, **options)
+    same_bits("params", parts.to_host(), whole.to_host())
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the simulator, whose numbers are NumPy's
+def test_a_diverged_fit_keeps_the_best_parameters():
+    params = nbprop.init(NET, dtype=np.float32)
+    on_device = device(params)
+    history = nbprop.fit(NET, on_device, device(X), device(TARGET), "mse", optimizer="sgd", lr=1e30, batch=7, epochs=9)
+    assert history.stopped == "diverged"
+    assert np.isfinite(on_device.to_host()).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": X}, "x is a NumPy array in host memory"),
+        ({"x": device(np.full_like(X, np.nan))}, "x holds NaN"),
+        ({"target": device(CLASSES + 2)}, "target must hold classes in 0..1, got 7 others"),
+        ({"target": device(CLASSES.astype(np.int8))}, "target must hold int32"),
+        ({"weights": device(-WEIGHTS)}, "weights must not be negative"),
+    ],
+)
+def test_fit_refuses(change, message):
+    params = device(nbprop.init(NET, dtype=np.float32))
+    before = params.to_host()
+    given = {"x": device(X), "target": device(CLASSES), "loss": "softmax_cross_entropy"} | change
+    with pytest.raises((TypeError, ValueError), match=message):
+        nbprop.fit(NET, params, **given)
+    same_bits("params", params.to_host(), before)
+
+
+def test_objective_with_scipy():
+    x, target = X.astype(np.float64), TARGET.astype(np.float64)
+    host = nbprop.objective(nbprop.plan(NET, "mse", 4), x, target)
+    fun = nbprop.objective(nbprop.plan(NET, "mse", 4, target="cuda"), device(x), device(target))
+    theta = nbprop.init(NET)
+    close("gradient", fun(theta)[1], host(theta)[1], 1e-12)
+    found = scipy.optimize.minimize(fun, theta, jac=True, options={"maxiter": 3})
+    assert found.fun < fun(theta)[0]
+
+
+def test_objective_of_a_device_theta():
+    plan, weights = nbprop.plan(NET, "mse", 7, np.float32, target="cuda"), WEIGHTS
+    fun = nbprop.objective(plan, device(X), device(TARGET), device(weights))
+    theta = nbprop.init(NET, dtype=np.float32)
+    loss, gradient = fun(device(theta))
+    wanted = nbprop.objective(nbprop.plan(NET, "mse", 7, np.float32), X, TARGET, weights)(theta.astype(np.float64))
+    close("loss", loss, wanted[0], 1e-5)
+    close("gradient", gradient.to_host(), wanted[1], 1e-5)
+
+
+def test_a_recorded_step_is_a_step():
+    plan = nbprop.plan(NET, "mse", 7, np.float32)
+    params, state = nbprop.init(NET, dtype=np.float32), nbprop.optimizer_state("adam", NET.n_params, np.float32)
+    on_device, grads, work = device(params), np.empty_like(params), nbprop.workspace(plan)
+    recorded = nbprop.cuda.TrainingStep(
+        nbprop.plan(NET, "mse", 7, np.float32, target="cuda"), on_device, device(X), device(TARGET), lr=0.01
+    )
+    for step in range(10):
+        loss = nbprop.value_and_grad(plan, params, X, TARGET, grads, work)
+        nbprop.adam(params, grads, state, step, lr=0.01)
+        recorded()
+        close("loss", recorded.loss(), loss, 1e-5)
+    close("params", on_device.to_host(), params, 1e-5)
