@@ -207,6 +207,34 @@ ROWS: tuple[Row, ...] = (
         own_flops=2.0 * (4 * 12 * 128**2 + 96 * 128), own_bytes=4.0 * 813_824,
         targets=(Target("nbprop", "torch", 1, 1 / 6),),
     ),
+    Row(
+        "conv2d", "conv2d 3x3, 64-64 channels, 28x28, batch 16, forward and backward", "own", batch=16,
+        contenders=("nbprop", "torch", "fma"), threads=(1, 2), module="images",
+        own_flops=3 * 2 * 16 * 28 * 28 * 9 * 64 * 64,
+        targets=(
+            Target("nbprop", "torch", 1, 1.0), Target("nbprop", "torch", 2, 1.0),
+            Target("nbprop", "fma", 1, 1 / 0.7), Target("nbprop", "fma", 2, 1 / 0.7),
+        ),
+    ),
+    Row(
+        "pool_64mb", "max_pool2d 2x2 on an array of 64 MB, forward and backward", "own", batch=16,
+        contenders=("nbprop-njit", "torch", "copy"), module="images", own_bytes=2.5 * 4 * 16 * 128 * 128 * 64,
+        targets=(Target("nbprop-njit", "copy", 1, 1 / 0.7),), slow=True,
+    ),
+    Row(
+        "lenet_step", "LeNet-5, batch 128, Adam step", "own", batch=128,
+        contenders=("nbprop", "torch", "fma"), threads=(1, 2), module="images",
+        # Multiply-adds of a sample, three times for what learns, less dx of the image.
+        own_flops=2 * 128 * (3 * (117_600 + 240_000 + 48_000 + 10_080 + 840) - 117_600),
+        targets=(Target("nbprop", "torch", 1, 1 / 4), Target("nbprop", "torch", 2, 1 / 4)),
+    ),
+    Row(
+        "alexnet_gradient", "AlexNet, batch 16, gradient", "own", batch=16, contenders=("nbprop", "torch", "fma"),
+        threads=(1, 2), module="images", slow=True,
+        own_flops=2 * 16 * (3 * (105_415_200 + 223_948_800 + 149_520_384 + 112_140_288 + 74_760_192 + 58_621_952)
+                            - 105_415_200),
+        targets=(Target("nbprop", "torch", 2, 0.65),),
+    ),
 )  # fmt: skip
 
 BY_NAME = {row.name: row for row in ROWS}
