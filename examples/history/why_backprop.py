@@ -147,7 +147,7 @@ def draw(seed, path):
         ylim=(0, 101),
     )
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=100)
 
 
