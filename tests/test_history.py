@@ -103,6 +103,7 @@ def test_scripts_run_as_a_user_runs_them(tmp_path):
     for script, option, made in (
         ("rumelhart_1986", "--pictures", ["family_trees.png", "rumelhart_1986.png"]),
         ("elastic", "--picture", ["elastic.png"]),
+        ("werbos_bptt", "--picture", ["werbos_bptt.png"]),
     ):
         folder = tmp_path / script
         target = folder if option == "--pictures" else folder / made[0]

@@ -38,6 +38,7 @@ EXPERIMENTS = {
     "elastic": 10,
     "why_backprop": 10,
     "gpt": 10,
+    "werbos_bptt": 20,
 }
 
 
