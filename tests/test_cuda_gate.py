@@ -94,5 +94,32 @@ def test_kernels_compile(module, ptxas):
                 assert registers * kernel.threads <= 65536
 
 
+@pytest.mark.usefixtures("no_device")
+def test_networks_inside_kernels_compile(ptxas):
+    """The pendulums' network in each thread: all in registers forward, no spills on the way back."""
+    from numba import cuda, float32, int64
+
+    import nbprop.cuda.inside as inside
+
+    net = nbprop.network((4,), nbprop.dense(16, activation="tanh"), nbprop.dense(1))
+    forward, vjp, size = inside.forward_thread(net), inside.vjp_thread(net), inside.trace_size(net)
+
+    def evaluate(y, x, params, n):
+        i = cuda.grid(1)
+        forward(y[i : i + 1], x[4 * i : 4 * i + 4], params, i, n, cuda.local.array(size, float32))
+
+    def differentiate(grads, dx, dy, x, params, n):
+        i, trace = cuda.grid(1), cuda.local.array(size, float32)
+        forward(cuda.local.array(1, float32), x[4 * i : 4 * i + 4], params, i, n, trace)
+        vjp(grads, i, n, dx[4 * i : 4 * i + 4], dy[i : i + 1], params, i, n, trace)
+
+    for kernel, arrays, allowed in ((evaluate, 3, ()), (differentiate, 5, ("stack frame",))):
+        ptx, _ = cuda.compile_ptx(kernel, (float32[::1],) * arrays + (int64,), cc=(8, 0))
+        assert ".f64" not in ptx
+        for architecture in ARCHITECTURES:
+            _, wrong = assemble(ptxas, ptx, architecture)
+            assert not [text for text in wrong if not text.endswith(allowed)], wrong
+
+
 def test_there_are_modules_with_kernels():
     assert {"nbprop.layers.dense", "nbprop.losses.mse"} <= set(MODULES)

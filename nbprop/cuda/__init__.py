@@ -15,11 +15,17 @@ _NUMBA_CUDA, _TOOLKIT = (0, 30), (13, 0)
 # name -> module that defines it; imported at first use, since they need numba-cuda.
 _NAMES = {
     "Array": "memory",
+    "as_numba": "toolkit",
     "empty": "memory",
     "zeros": "memory",
     "to_device": "memory",
     "is_device_array": "memory",
+    "forward_block": "inside",
+    "forward_thread": "inside",
     "optimizer_state": "optimizers",
+    "trace_size": "inside",
+    "vjp_block": "inside",
+    "vjp_thread": "inside",
     "TrainingStep": "training",
     "use_stream": "memory",
     "new_stream": "toolkit",

@@ -74,6 +74,13 @@ def simulated(array):
     return FakeCUDAArray(array)
 
 
+def as_numba(array):
+    """A device array as Numba's own kernels take it, over the same memory."""
+    if SIMULATED:
+        return simulated(host_array(array.address, array.size, array.dtype).reshape(array.shape))
+    return _cuda.as_cuda_array(array)
+
+
 def allocate(size):
     """(address, owner) of new device memory of `size` bytes, at a multiple of 256; freed with its owner."""
     if SIMULATED:
