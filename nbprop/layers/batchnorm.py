@@ -177,6 +177,14 @@ def _weight(x, n_rows, fixed):
     return like(x[0], 0.0) if fixed > 0 else like(x[0], 1.0 / n_rows)
 
 
+@njit
+def _projected(row, d, x, mean, rest, r, s, p, q, weight):
+    """row = s r (d - weight (p + x^ q)) for one row of d: the way back, and the way of x' forward."""
+    for j in range(row.size):
+        h = ((x[j] - mean[j]) - rest[j]) * r[j]
+        row[j] = s[j] * r[j] * (d[j] - weight * (p[j] + h * q[j]))
+
+
 @kernel
 def batchnorm_backward(dx, dy, x, statistics, s, totals, n, rows, size, fixed, part, parts):
     """dx = s r (dy - p / M - x^ q / M); fixed: dx = s r dy.
@@ -188,9 +196,7 @@ def batchnorm_backward(dx, dy, x, statistics, s, totals, n, rows, size, fixed, p
     p, q, weight = _row(totals, 0, size), _row(totals, 1, size), _weight(x, n * rows, fixed)
     for i in range(start, stop):
         dx_row, dy_row, x_row = _row(dx, i, size), _row(dy, i, size), _row(x, i, size)
-        for j in range(size):
-            h = ((x_row[j] - mean[j]) - rest[j]) * r[j]
-            dx_row[j] = s[j] * r[j] * (dy_row[j] - weight * (p[j] + h * q[j]))
+        _projected(dx_row, dy_row, x_row, mean, rest, r, s, p, q, weight)
 
 
 @kernel
@@ -204,9 +210,7 @@ def batchnorm_tangent(y_dot, x, x_dot, statistics, along, s, s_dot, b_dot, n, ro
     a, c, weight = _row(along, 0, size), _row(along, 1, size), _weight(x, n * rows, fixed)
     for i in range(start, stop):
         y_row, x_row, d_row = _row(y_dot, i, size), _row(x, i, size), _row(x_dot, i, size)
-        for j in range(size):
-            h = ((x_row[j] - mean[j]) - rest[j]) * r[j]
-            y_row[j] = s[j] * r[j] * (d_row[j] - weight * (a[j] + h * c[j]))
+        _projected(y_row, d_row, x_row, mean, rest, r, s, a, c, weight)
         if s_dot.size > 0:
             for j in range(size):
                 y_row[j] += s_dot[j] * (((x_row[j] - mean[j]) - rest[j]) * r[j]) + b_dot[j]
