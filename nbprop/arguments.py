@@ -33,11 +33,13 @@ RESULT = ACCUMULATE + 3  # float64
 SAMPLES = ACCUMULATE + 4
 BLOCK = 88
 
+STEPS = 1 << 40  # a step is below this: random streams (numerics/random.py) have no more room for it
+
 # Problems.
 NOT_AN_ARRAY, MISSING, DTYPE, ORDER, MISALIGNED, READ_ONLY, LENGTH, SHAPE_DIFFERS = range(1, 9)
 EMPTY, CAPACITY, SAMPLES_DIFFER, CLASS_RANGE, ALIASED, NO_TANGENT, OUTDATED, NO_LOSS = range(9, 17)
 NO_LENGTHS, LENGTH_RANGE, NO_DERIVATIVE, FORWARD_ONLY, POSITION_RANGE, NO_LIKELIHOOD = range(17, 23)
-TOO_FEW, COUPLED = range(23, 25)
+TOO_FEW, COUPLED, STEP_RANGE = range(23, 26)
 
 # Statuses from here up are walks that a kernel stopped: FAILED + the row's number in the table.
 FAILED = 1 << 20

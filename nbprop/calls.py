@@ -29,7 +29,7 @@ from nbprop.walk import ENTRIES
 _entry_signature = types.int64(types.int64, types.int64)
 _call_entry = indirect_call(_entry_signature)
 _NDARRAY = id(np.ndarray)
-_BLOCK = arg.BLOCK
+_BLOCK, _STEPS = arg.BLOCK, arg.STEPS
 
 
 @njit
@@ -76,9 +76,12 @@ def run_entry(function, plan, values, accumulate=False, step=0):
 def _integer(function, step):
     """`step` as an int: another integer type would compile the call anew, and a float be cut."""
     try:
-        return operator.index(step)
+        found = operator.index(step)
     except TypeError:
         raise TypeError(f"{function}: step must be an integer, got {type(step).__name__}") from None
+    if not 0 <= found < arg.STEPS:
+        raise ValueError(f"{function}: step must be in 0..2**40 - 1, got {found}")
+    return found
 
 
 def _table(function, plan):
@@ -196,7 +199,7 @@ def value_and_grad(
         0,
         0 if lengths is None else id(lengths),
         1 if accumulate else 0,
-        step if type(step) is int else _integer("value_and_grad", step),
+        step if type(step) is int and -1 < step < _STEPS else _integer("value_and_grad", step),
         _NDARRAY,
     )
     if status == 0:
@@ -245,6 +248,8 @@ def _raise_status(status):
         raise ValueError("a decoding plan only runs forward")
     if argument == arg.PLAN and problem == arg.COUPLED:
         raise ValueError("the samples of this plan change each other's outputs; make one with mode='inference'")
+    if argument == arg.CALL_STEP and problem == arg.STEP_RANGE:
+        raise ValueError("step must be in 0..2**40 - 1")
     if argument == arg.CALL_STEP:
         raise ValueError("step must be a position that the decoding plan's network has")
     if argument == arg.PLAN:

@@ -168,6 +168,8 @@ def check_inputs(plan, block):
         status = check_flat(plan, block, arg.STATE, load(plan, table.STATE), False, True)
     if status == 0 and given(block, arg.LENGTHS):
         status = check_lengths(plan, block)
+    if status == 0 and not 0 <= load(block, arg.STEP) < arg.STEPS:
+        status = arg.CALL_STEP * 64 + arg.STEP_RANGE
     positions = load(plan, table.POSITIONS)
     if status == 0 and positions > 0 and not 0 <= load(block, arg.STEP) < positions:
         status = arg.CALL_STEP * 64 + arg.POSITION_RANGE
