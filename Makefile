@@ -29,7 +29,7 @@ test: .venv/tools                 ## all checks: lint, types, tests; all of them
 	.venv/bin/python -m pytest -n $(WORKERS) -q || failed=1; \
 	NUMBA_ENABLE_CUDASIM=1 .venv/bin/python -m pytest -n $(WORKERS) -q tests/cuda || failed=1; exit $$failed
 
-test-long: .venv/tools            ## every history script on all its seeds; stores examples/history/results/ (minutes)
+test-long: .venv/tools            ## every history script on all its seeds, into examples/history/results/ (half an hour)
 	.venv/bin/python examples/history/results.py
 
 lint: .venv/tools                 ## formatter, linter, type checker
