@@ -165,9 +165,9 @@ def _check_lengths(plan, lengths, n):
         return None
     if plan.longest == 0:
         raise ValueError("explain: lengths are for networks with a layer that takes lengths; pass None")
-    lengths = check_data("explain", "lengths", lengths, arg.ANY_INTEGER, (), plan.longest + 1)
-    if len(lengths) != n or lengths.min() < 1:
-        raise ValueError(f"explain: lengths must be {n} integers of at least 1, got {lengths}")
+    lengths = check_data("explain", "lengths", lengths, arg.ANY_INTEGER, (), 0)
+    if len(lengths) != n or lengths.min() < 1 or lengths.max() > plan.longest:
+        raise ValueError(f"explain: lengths must be {n} integers in 1..{plan.longest}, got {lengths}")
     return lengths
 
 

@@ -152,6 +152,20 @@ def test_what_is_explained_is_the_network_in_use():
         nbprop.explain(plan, params, x)
 
 
+def test_positions_beyond_a_length_contribute_nothing():
+    net = nbprop.network((4, 3), nbprop.rnn(4), dense(2))
+    plan, params, x = example(net, n=2)
+    state = nbprop.layer_state(plan)
+    found = nbprop.explain(plan, params, x, output=1, lengths=np.array([2, 4]), state=state)
+    one = nbprop.explain(plan, params, x[1:], output=1, state=state)
+    assert (found.inputs.integrated[0, 2:] == 0).all()
+    assert np.array_equal(found.inputs.integrated[1], one.inputs.integrated[0])
+    assert found.inputs.gap.max() < 1e-3
+    for lengths in (np.array([2, 5]), np.array([0, 4]), np.array([2])):
+        with pytest.raises(ValueError, match=r"explain: lengths must be 2 integers in 1\.\.4"):
+            nbprop.explain(plan, params, x, lengths=lengths, state=state)
+
+
 PLAN, PARAMS, X = example(NETWORKS["dense_wide"])
 NAN = np.full_like(X, np.nan)
 REFUSED = {
