@@ -61,8 +61,10 @@ def vjp(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step
     run_entry(_loaded("vjp"), plan, values, accumulate, step)
 
 
-def hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
+def hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None, dx=None):
     """Hessian-vector product: out = H v, H the second derivative of the (weighted) loss by the parameters.
+
+    With dx, out is the gradient's derivative along (v, dx): the mixed second derivative by parameters and input too.
 
     Parameters
     ----------
@@ -70,6 +72,7 @@ def hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0,
     state : the same, left as it is
     v : (n_params,) array
     out : (n_params,) array, overwritten
+    dx : (n, *input_shape) array or None (zero), a direction in input space
 
     Examples
     --------
@@ -82,7 +85,7 @@ def hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0,
     >>> out
     array([18.])
     """
-    values = (params, x, target, None, work, weights, state, None, None, None, v, out, lengths)
+    values = (params, x, target, None, work, weights, state, None, None, dx, v, out, lengths)
     run_entry(_loaded("hvp"), plan, values, False, step)
 
 
@@ -177,7 +180,7 @@ def _vjp(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, ste
 
 
 def _product(function, plan, params, v, x, target, out, work, weights, state, step, lengths):
-    """What the three products' faces in compiled code share: (fingerprint, describer)."""
+    """What the two other products' faces in compiled code share: (fingerprint, describer)."""
     given = {"params": params, "v": v, "x": x, "target": target, "out": out, "work": work}
     check_types(function, plan, step, **given, weights=weights, state=state, lengths=lengths)
     return entry_fingerprint(function), describer(
@@ -186,12 +189,17 @@ def _product(function, plan, params, v, x, target, out, work, weights, state, st
 
 
 @overload(hvp, jit_options=FLAGS, strict=False)
-def _hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
-    entry, describe = _product("hvp", plan, params, v, x, target, out, work, weights, state, step, lengths)
+def _hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None, dx=None):
+    given = {"params": params, "v": v, "x": x, "target": target, "out": out, "work": work}
+    check_types("hvp", plan, step, **given, weights=weights, state=state, lengths=lengths, dx=dx)
+    entry = entry_fingerprint("hvp")
+    describe = describer(
+        arg.PARAMS, arg.V, arg.X, arg.TARGET, arg.OUT, arg.WORK, arg.WEIGHTS, arg.STATE, arg.LENGTHS, arg.DX
+    )
 
-    def run(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
+    def run(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None, dx=None):
         block = stack_words(_BLOCK)
-        describe(block, (params, v, x, target, out, work, weights, state, lengths))
+        describe(block, (params, v, x, target, out, work, weights, state, lengths, dx))
         enter(entry, plan_address(plan), block, False, step)
 
     return run

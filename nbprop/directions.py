@@ -43,15 +43,23 @@ def load_kernels(plan, program):
 
 
 @njit
+def _check_input_direction(plan, block):
+    """dx, a direction in input space, where it is given."""
+    if not given(block, arg.DX):
+        return 0
+    if load(plan, table.X_CODE) == arg.ANY_INTEGER:
+        return arg.DX * 64 + arg.NO_DERIVATIVE
+    return check_samples(plan, block, arg.DX, load(plan, table.DTYPE), table.X_SHAPE, False)
+
+
+@njit
 def jvp_entry(plan, block):
     """out = the derivative of the output along v in parameter space and dx in input space."""
     status = check_inputs(plan, block)
     if status == 0 and (given(block, arg.V) or not given(block, arg.DX)):
         status = check_flat(plan, block, arg.V, load(plan, table.N_PARAMS), False, False)
-    if status == 0 and given(block, arg.DX) and load(plan, table.X_CODE) == arg.ANY_INTEGER:
-        return arg.DX * 64 + arg.NO_DERIVATIVE
-    if status == 0 and given(block, arg.DX):
-        status = check_samples(plan, block, arg.DX, load(plan, table.DTYPE), table.X_SHAPE, False)
+    if status == 0:
+        status = _check_input_direction(plan, block)
     if status == 0:
         status = check_samples(plan, block, arg.OUT, load(plan, table.DTYPE), table.Y_SHAPE, True)
     if status == 0:
@@ -78,8 +86,10 @@ def _check_product(plan, block, program):
 
 @njit
 def hvp_entry(plan, block):
-    """out = H v, H the Hessian of the loss with respect to the parameters."""
+    """out = H v, H the Hessian of the loss by the parameters; and the gradient's change along dx, where it is given."""
     status = _check_product(plan, block, table.HVP)
+    if status == 0:
+        status = _check_input_direction(plan, block)
     return run_program(plan, block, table.HVP) if status == 0 else status
 
 

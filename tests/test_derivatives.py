@@ -119,6 +119,12 @@ def test_against_differences_of_gradients(name, loss):
     assert np.abs(out - difference).max() <= 1e-6 * max(np.abs(difference).max(), 1e-2)
     y_dot, y_high, y_low = (np.empty((3, 4)) for _ in range(3))
     dx = rng.standard_normal(x.shape)
+    nbprop.value_and_grad(plan, params + step * v, x + step * dx, target, high, work, weights)
+    nbprop.value_and_grad(plan, params - step * v, x - step * dx, target, low, work, weights)
+    work[:] = np.nan
+    nbprop.hvp(plan, params, v, x, target, out, work, weights, dx=dx)
+    difference = (high - low) / (2 * step)
+    assert np.abs(out - difference).max() <= 1e-6 * max(np.abs(difference).max(), 1e-2)
     nbprop.jvp(plan, params, v, x, dx, y_dot, work)
     nbprop.forward(plan, params + step * v, x + step * dx, y_high, work)
     nbprop.forward(plan, params - step * v, x - step * dx, y_low, work)
@@ -127,6 +133,7 @@ def test_against_differences_of_gradients(name, loss):
 
 @numba.njit
 def all_in_njit(plan, params, v, x, target, dx, dy, work, h, g, j, r, dxr, jac, rows):
+    nbprop.hvp(plan, params, v, x, target, h, work, dx=dx)
     nbprop.hvp(plan, params, v, x, target, h, work)
     nbprop.gauss_newton_product(plan, params, v, x, target, g, work, None)
     nbprop.jvp(plan, params, v, x, dx, j, work)
