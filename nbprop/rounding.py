@@ -94,7 +94,7 @@ def rounding_error(plan, params, x, target, weights=None, dtype=np.float32, stat
         layer = path.partition("#")[0]
         squares[layer] = squares.get(layer, 0.0) + (1 + kept.terms / 2) * float(effect @ effect)
         worst += (1 + kept.terms) * float(effect.sum())
-    squares["loss"], most = _of_the_loss(plan, y, target, weights)
+    squares["loss"], most = _of_the_loss(plan, y, target, weights, lengths)
     deviations = {layer: _ROOT_MEAN_SQUARE * unit * math.sqrt(square) for layer, square in squares.items()}
     return RoundingError(loss, math.hypot(*deviations.values()), unit * (worst + most), deviations)
 
@@ -103,13 +103,18 @@ def _taken(work, buffer, size):
     return work[buffer.offset : buffer.offset + size].astype(np.float64)
 
 
-def _of_the_loss(plan, y, target, weights):
+def _of_the_loss(plan, y, target, weights, lengths):
     """(sum of squares, sum) of what the loss's own roundings can do, in units of u."""
-    classes = plan.classes > 0
+    n, classes = len(y), plan.classes > 0
     y = y.reshape(-1, plan.output_shape[-1] if plan.output_shape else 1).astype(np.float64)
     target = target.reshape(-1) if classes else target.reshape(len(y), -1).astype(np.float64)
     terms = np.abs(plan.loss.summands(y, target))
-    share = np.ones(len(target)) if weights is None else np.repeat(weights.astype(np.float64), len(y) // len(weights))
+    share = np.ones((n, len(y) // n)) if weights is None else np.repeat(weights[:, None], len(y) // n, 1)
+    if lengths is not None and len(plan.output_shape) > 1:
+        positions = plan.output_shape[0]
+        counted = np.arange(positions) < lengths[:, None]
+        share = share * np.repeat(counted, len(y) // (n * positions), 1)
+    share = share.reshape(-1).astype(np.float64)
     terms *= (share / share.sum())[:, None]
     # Each term takes some two roundings; their sum one for each, of at most the sum of their sizes.
     rows, count = terms.sum(1), terms.shape[1]

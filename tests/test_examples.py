@@ -1,5 +1,6 @@
 """Each example runs as a user runs it, and what it prints is right."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -69,11 +70,31 @@ def cuda_pendulums(text):
     assert text.startswith("CUDA needs") or text.startswith("CUDA found") or "mean cost" in text
 
 
+def spacecraft_landing(text):
+    coasts, burns = re.findall(r"coasts (\S+) s", text), re.findall(r"burns (\S+) kg", text)
+    assert abs(float(coasts[0]) - float(coasts[1])) < 0.1  # a tenth of a step
+    assert abs(float(burns[0]) - float(burns[1])) < 0.001 * float(burns[1])
+    assert number(r"switches: (\d+)", text) == 1
+    right, steps = re.search(r"right at (\d+) of (\d+) steps", text).groups()
+    assert right == steps
+    assert int(steps) > 30
+    assert number(r"within (\S+) degrees", text) < 3
+    assert number(r"touchdown speed (\S+) m/s", text) < 1
+    assert number(r"mean fuel (\S+) kg", text) < 65
+    assert number(r"success rate: (\S+) %", text) > 97
+
+
+def pinn(text):
+    exact, tried = number(r"exact (\S+),", text), number(r"central difference (\S+)", text)
+    assert abs(exact - tried) < 1e-6 * abs(tried)
+    assert number(r"error of u (\S+),", text) < 1e-4
+
+
 CHECKS = {
     check.__name__: check
     for check in (
         *(xor, digits, simulation, own_layer, curve_fit_bounds, curve_fit_lm, neural_ode, explain),
-        cuda_pendulums,
+        *(cuda_pendulums, spacecraft_landing, pinn),
     )
 }
 
@@ -85,9 +106,11 @@ def test_every_example_has_a_check():
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path, tmp_path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 100
+    draws = "With a path as its argument it draws a picture there." in path.read_text(encoding="utf-8")
+    picture = [tmp_path / "picture.png"] if draws and importlib.util.find_spec("matplotlib") else []
     done = subprocess.run(
-        [sys.executable, "-W", "error", path], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, "-W", "error", path, *picture], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     CHECKS[path.stem](done.stdout)
-    assert not list(tmp_path.iterdir()), "an example leaves no file behind"
+    assert list(tmp_path.iterdir()) == picture, "an example leaves no file behind but the one that it was asked for"
