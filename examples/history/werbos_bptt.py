@@ -18,11 +18,10 @@ The task is ours. quick=True trains for half as long; everything else is the sam
 Run: python examples/history/werbos_bptt.py [seed] [--picture FILE]
 """
 
-import argparse
-
 import numpy as np
 
 import nbprop
+from command import command
 
 UNITS, BITS, SEQUENCES, STREAM = 12, 20, 256, 400
 LONG = 1000
@@ -166,17 +165,5 @@ def draw(seed, path):
     figure.savefig(path, dpi=100)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("seed", nargs="?", type=int, default=0)
-    parser.add_argument("--picture", metavar="FILE", help="draw how much of an error arrives into this file")
-    given = parser.parse_args()
-    for name, value in run(given.seed).items():
-        print(f"{name.replace('_', ' ')}: {value}")
-    if given.picture:
-        draw(given.seed, given.picture)
-        print("picture:", given.picture)
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, run, draw)
