@@ -71,4 +71,15 @@ bench-gate:                       ## exit 1 if a ratio is more than 25 % worse t
 dashboard: .venv-peers            ## write build/dashboard/index.html from the stored results
 	$(PEERS) benchmarks/build_dashboard.py
 
-.PHONY: bench bench-quick bench-history bench-gate dashboard
+bench-gpu: .venv/cuda             ## the GPU's table, measured here and stored; says so without a GPU
+	.venv/bin/python benchmarks/gpu.py
+
+test-gpu: .venv/cuda              ## the device tests on this machine's GPU, and under compute-sanitizer
+	.venv/bin/python tests/cuda/on_gpu.py
+
+.venv/cuda: .venv/tools
+	@echo "installing the CUDA toolkit (once; some 700 MB)"
+	@$(PIP) install -e ".[cuda]"
+	@touch $@
+
+.PHONY: bench-gpu test-gpu bench bench-quick bench-history bench-gate dashboard

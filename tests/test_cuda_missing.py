@@ -1,5 +1,7 @@
 """A machine without CUDA: nothing fails at import, and one sentence says what is missing and how to install it."""
 
+from pathlib import Path
+
 import pytest
 
 NO_PACKAGE = """
@@ -56,3 +58,15 @@ def test_with_an_old_driver_or_no_device(script):
     assert "supports CUDA 12.4, but nbprop's toolkit is 13.0; update the driver to 580 or newer" in old
     none = script(OLD_DRIVER.replace("VERSION", "(13, 1)").replace("COUNT", "0"), NUMBA_ENABLE_CUDASIM=0)
     assert none.startswith("CUDA found no NVIDIA GPU on this machine")
+
+
+@pytest.mark.parametrize(("path", "words"), [("tests/cuda/on_gpu.py", "tested"), ("benchmarks/gpu.py", "measured")])
+def test_the_gpu_targets_say_that_there_is_none(script, path, words):
+    """`make test-gpu` and `make bench-gpu` do nothing without a GPU, say why, and fail."""
+    import nbprop.cuda
+
+    if nbprop.cuda.available() and not nbprop.cuda.simulated():
+        pytest.skip("there is a GPU")
+    root = Path(__file__).resolve().parent.parent
+    output = script((root / path).read_text(encoding="utf-8"), expect=2, NUMBA_ENABLE_CUDASIM=0)
+    assert output.startswith(f"Nothing was {words}: CUDA ")

@@ -1,0 +1,20 @@
+"""The GPU's table, measured at tiny sizes: in the simulator the figures mean nothing, but every line runs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import nbprop.cuda
+
+
+def test_the_table_can_be_measured(monkeypatch):
+    if not nbprop.cuda.simulated():
+        pytest.skip("make bench-gpu measures it on a GPU")
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    import gpu
+
+    rows = gpu.measure(simulated=True)
+    assert [unit for _, _, unit, _, _ in rows] == ["us", "GB/s", "million/s"]
+    assert all(figure > 0 for _, figure, *_ in rows)
+    sys.modules.pop("gpu")
