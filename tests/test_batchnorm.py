@@ -83,9 +83,10 @@ def test_features_far_from_zero_keep_their_digits():
 
 
 def test_many_rows_and_features():
-    """Several blocks of rows; statistics as float64 gives them, and the same bits on any number of threads."""
+    """Several blocks of rows, each with a mean of its own; the same bits on any number of threads."""
     rng, results = np.random.default_rng(1), []
     x, dy = (rng.standard_normal((5, 131, 150)).astype(np.float32) for _ in range(2))
+    x += np.arange(131, dtype=np.float32)[:, None] / 64
     net = nbprop.network((131, 150), nbprop.batchnorm())
     params = rng.standard_normal(300).astype(np.float32)
     for threads, dtype in ((1, np.float64), (1, np.float32), (2, np.float32), (3, np.float32)):
@@ -96,6 +97,16 @@ def test_many_rows_and_features():
         nbprop.forward(plan, *given, y, work, state)
         nbprop.backward(plan, *given, dy.astype(dtype), grads, dx, work, state=state)
         results.append({"y": y, "dx": dx, "grads": grads, "state": state})
+    flat = x.astype(np.float64).reshape(-1, 150)
+    mean, variance = flat.mean(axis=0), flat.var(axis=0)
+    wanted = (flat - mean) / np.sqrt(variance + 1e-5) * params[:150] + params[150:]
+    close("y", results[0]["y"].reshape(-1, 150), wanted, 1e-13)
+    normal, g = (flat - mean) / np.sqrt(variance + 1e-5), dy.reshape(-1, 150).astype(np.float64)
+    wanted = params[:150] / np.sqrt(variance + 1e-5) * (g - g.mean(axis=0) - normal * (g * normal).mean(axis=0))
+    close("dx", results[0]["dx"].reshape(-1, 150), wanted, 1e-12)
+    close("grads", results[0]["grads"], np.concatenate([(g * normal).sum(axis=0), g.sum(axis=0)]), 1e-12)
+    unbiased = 0.9 + 0.1 * flat.var(axis=0, ddof=1)
+    close("state", results[0]["state"], np.concatenate([0.1 * mean, unbiased]), 1e-13)
     for name, wanted in results[0].items():
         close(name, results[1][name], wanted, 2e-6)
         same_bits(name, results[2][name], results[1][name])
