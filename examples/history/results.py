@@ -32,7 +32,7 @@ EXPERIMENTS = {
     "rumelhart_1986.encoder": 20,
     "rumelhart_1986.symmetry": 20,
     "rumelhart_1986.t_c": 20,
-    "rumelhart_1986.trees": 20,
+    "rumelhart_1986.trees": 50,
     "rumelhart_1986.shift_register": 20,
     "rumelhart_1986.sequences": 20,
     "elastic": 10,
