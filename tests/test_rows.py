@@ -7,7 +7,7 @@ import pytest
 from cases import same_bits
 
 from nbprop.jit import njit
-from nbprop.numerics.rows import row_dot, row_dots_about, row_max, row_moments, row_sum
+from nbprop.numerics.rows import row_dot, row_dots_about, row_max, row_moments, row_scaled_dots_about, row_sum
 
 SIZES = [*range(1, 20), 31, 32, 33, 63, 64, 65, 127, 128, 129, 1000]
 DTYPES = [np.float32, np.float64]
@@ -20,7 +20,7 @@ def reductions(x, y):
 
 @njit
 def about(x, y, mean):
-    return *row_moments(x, mean), *row_dots_about(y, x, mean)
+    return *row_moments(x, mean), *row_dots_about(y, x, mean), *row_scaled_dots_about(y, y, x, mean)
 
 
 def in_order(terms, join):
@@ -54,7 +54,9 @@ def test_reductions(size, dtype):
     assert top == x.max()
     mean = dtype(100.25)
     distance = (x + mean).astype(np.float64) - mean
-    for got, terms in zip(about(x + mean, y, mean), (distance, distance**2, y, y * distance), strict=True):
+    g = y.astype(np.float64)
+    wanted = distance, distance**2, g, g * distance, g**2, g**2 * distance
+    for got, terms in zip(about(x + mean, y, mean), wanted, strict=True):
         assert abs(got - math.fsum(terms)) <= 8 * np.finfo(dtype).eps * np.abs(terms).sum()
 
 

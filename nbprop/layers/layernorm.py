@@ -19,7 +19,7 @@ import numpy as np
 from nbprop.jit import kernel, njit, share, share_blocks
 from nbprop.network import Layer, Parameter
 from nbprop.numerics.intrinsics import double_of_word
-from nbprop.numerics.rows import row_dot, row_dots_about, row_moments, row_sum
+from nbprop.numerics.rows import row_dot, row_dots_about, row_moments, row_scaled_dots_about, row_sum
 from nbprop.numerics.scalars import like
 
 _BLOCK = 32  # rows whose products are added up before anything else is
@@ -143,13 +143,20 @@ def _backward_row(dx, ds, db, dy, x, statistics, s, centered):
     for j in range(x.size):
         ds[j] += dy[j] * (((x[j] - mean) - rest) * r)
         db[j] += dy[j]
-    _scaled(dx, dy, s)
-    total, along = row_dots_about(dx, x, mean)
-    # The sum of g x^ from that of g (x - mean).
-    along = (along - rest * total) * r / like(r, x.size)
-    total = total / like(r, x.size) if centered > 0 else like(r, 0.0)
-    for j in range(x.size):
-        dx[j] = r * (dx[j] - total - ((x[j] - mean) - rest) * r * along)
+    size = like(r, x.size)
+    if s.size > 0:
+        total, along = row_scaled_dots_about(dy, s, x, mean)
+    else:
+        total, along = row_dots_about(dy, x, mean)
+    # The mean of g x^ from the sum of g (x - mean).
+    along = (along - rest * total) * r / size
+    total = total / size if centered > 0 else like(r, 0.0)
+    if s.size > 0:
+        for j in range(x.size):
+            dx[j] = r * (dy[j] * s[j] - total - ((x[j] - mean) - rest) * r * along)
+    else:
+        for j in range(x.size):
+            dx[j] = r * (dy[j] - total - ((x[j] - mean) - rest) * r * along)
 
 
 @kernel

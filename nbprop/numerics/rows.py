@@ -40,6 +40,10 @@ def _dots_about(vectors, totals, g, x, mean):
     return [vectors.builder.fadd(totals[0], g), vectors.fma(g, distance, totals[1])]
 
 
+def _scaled_dots_about(vectors, totals, g, s, x, mean):
+    return _dots_about(vectors, totals, vectors.builder.fmul(g, s), x, mean)
+
+
 # name -> (takes the next elements, joins two partial results, where these start, how many results there are)
 _REDUCTIONS = {
     "row_sum": (_sum, _sum, 0.0, 1),
@@ -47,6 +51,7 @@ _REDUCTIONS = {
     "row_max": (_max, _max, float("-inf"), 1),
     "row_moments": (_moments, _sum, 0.0, 2),
     "row_dots_about": (_dots_about, _sum, 0.0, 2),
+    "row_scaled_dots_about": (_scaled_dots_about, _sum, 0.0, 2),
 }
 
 
@@ -145,3 +150,9 @@ def row_moments(typingctx, x, mean):
 def row_dots_about(typingctx, g, x, mean):
     """(the sum of g, the sum of g (x - mean)). g and x have one size."""
     return _reduce("row_dots_about", (g, x), (mean,))
+
+
+@intrinsic
+def row_scaled_dots_about(typingctx, g, s, x, mean):
+    """(the sum of g s, the sum of g s (x - mean)). g, s and x have one size."""
+    return _reduce("row_scaled_dots_about", (g, s, x), (mean,))
