@@ -24,7 +24,7 @@ REFUSED = {
     *("attention", "attention_not_causal", "avg_pool1d", "avg_pool2d", "avg_pool2d_overlap", "conv1d", "conv2d"),
     *("conv2d_options", "dropout", "elementwise", "embedding", "global_avg_pool", "global_max_pool", "layernorm"),
     *("local_response_norm", "max_pool1d", "max_pool2d", "max_pool2d_overlap", "positions", "rmsnorm"),
-    *("tied_embedding", "rnn", "rnn_last", "lstm", "lstm_last", "gru", "gru_last"),
+    *("tied_embedding", "batchnorm", "rnn", "rnn_last", "lstm", "lstm_last", "gru", "gru_last"),
 }
 ON_DEVICE = [name for name in CASES if name not in REFUSED]
 
