@@ -354,3 +354,28 @@ def test_lengths_are_over_the_first_axis_of_x():
         nbprop.forward(plan, nbprop.init(plan.net), np.ones((1, 6)), y, nbprop.workspace(plan), lengths=np.array([2]))
     nbprop.forward(plan, nbprop.init(plan.net), np.ones((1, 6)), y, nbprop.workspace(plan))
     assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("kind", list(LAYERS))
+def test_steps_large_enough_to_be_packed(kind):
+    """Each thread packs into scratch of its own; a sample's bits are the same alone, packed and on two threads."""
+    units, n = {"rnn": 400, "lstm": 200, "gru": 300}[kind], 100
+    net, rng = nbprop.network((3, 5), LAYERS[kind](units)), np.random.default_rng(9)
+    params = nbprop.init(net, seed=1, dtype=np.float32)
+    x, dy = (rng.standard_normal((n, 3, width)).astype(np.float32) for width in (5, units))
+
+    def outputs(plan, here):
+        y, dx = np.empty_like(dy[here]), np.empty_like(x[here])
+        work, grads = np.full(plan.work_size, np.nan, np.float32), np.empty_like(params)
+        nbprop.forward(plan, params, x[here], y, work)
+        nbprop.backward(plan, params, x[here], dy[here], grads, dx, work)
+        return y, dx, grads
+
+    plans = [nbprop.plan(net, None, n, np.float32, threads) for threads in (1, 2)]
+    first, second = (outputs(plan, slice(None)) for plan in plans)
+    for name, one, other in zip(("y", "dx", "grads"), first, second, strict=True):
+        assert np.isfinite(one).all()
+        same_bits(name, one, other)
+    few = outputs(plans[0], slice(0, 7))
+    same_bits("y of a few", few[0], first[0][:7])
+    same_bits("dx of a few", few[1], first[1][:7])

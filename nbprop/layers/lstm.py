@@ -291,7 +291,8 @@ def lstm(units, output="sequence", carry=False, unit_forget_bias=True):
         y is h at every position, (n, T, H), or at the last one, (n, H).
     carry : bool
         Whether a call begins with the h and c that the call before ended with, sample by sample, kept in the layer
-        state: backprop through time, truncated at the call. Zero a sample's state to begin a new sequence.
+        state: backprop through time, truncated at the call (in `fit`, with shuffle=False). Zero a sample's state to
+        begin a new sequence.
     unit_forget_bias : bool
         Whether the forget gate's bias begins at 1 rather than 0, so that a new network remembers (Jozefowicz et al.
         2015).

@@ -162,7 +162,8 @@ def rnn(units, activation="tanh", output="sequence", carry=False):
         y is h at every position, (n, T, H), or at the last one, (n, H).
     carry : bool
         Whether a call begins with the h that the call before ended with, sample by sample, kept in the layer state:
-        backprop through time, truncated at the call. Zero a sample's state to begin a new sequence.
+        backprop through time, truncated at the call (in `fit`, with shuffle=False). Zero a sample's state to begin a
+        new sequence.
 
     A call's `lengths` say where each sample's sequence ends: beyond, x is not looked at, h stays, and the output is 0;
     the last output is that at the length. The initial weight is Glorot's, the recurrent one orthogonal, the bias 0.
