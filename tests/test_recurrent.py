@@ -1,6 +1,7 @@
 """Recurrent layers: PyTorch's results, lengths, state from call to call, second derivatives, losses over positions."""
 
 import naive
+import naive_recurrent
 import numpy as np
 import pytest
 import stored
@@ -76,6 +77,31 @@ def test_pytorch(case, dtype):
         close(name, value, arrays[name], 1e-12 if dtype == np.float64 else 2e-5)
         for other in results[1:]:
             same_bits(name, other[name], value)
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_the_plain_reference_is_pytorchs(case):
+    description, arrays = CASES[case]
+    n, positions, _ = arrays["x"].shape
+    begin = list(arrays["begin"].reshape(-1, n, description["units"]))
+    lengths = arrays.get("lengths", np.full(n, positions))
+    given = (description["layer"], arrays["params"], arrays["x"], begin, lengths, description["output"])
+    y, end = naive_recurrent.forward(*given)
+    close("output", y, arrays["output"], 1e-13)
+    close("end", np.concatenate([state.ravel() for state in end]), arrays["end"], 1e-13)
+
+
+@pytest.mark.parametrize("kind", list(LAYERS))
+def test_against_the_plain_reference(kind):
+    """More steps and odd sizes than PyTorch's results have."""
+    n, positions, features, units = 7, 33, 3, 19
+    net, rng = nbprop.network((positions, features), LAYERS[kind](units)), np.random.default_rng(1)
+    plan, y = nbprop.plan(net, None, n, threads=2), np.empty((n, positions, units))
+    params, lengths = parameters(plan, rng), rng.integers(1, positions + 1, n)
+    x = rng.standard_normal((n, positions, features))
+    begin = [np.zeros((n, units)) for _ in range(2 if kind == "lstm" else 1)]
+    nbprop.forward(plan, params, padded(x, lengths), y, nbprop.workspace(plan), lengths=lengths)
+    close("y", y, naive_recurrent.forward(kind, params, x, begin, lengths, "sequence")[0], 1e-12)
 
 
 # -- lengths and losses --------------------------------------------------------------------------------------
