@@ -24,8 +24,8 @@ MODULES = sorted(
     if "\ndef cuda_kernels(cuda" in path.read_text() or "\n@on_device(" in path.read_text()
 )
 ARCHITECTURES = ("sm_80", "sm_90")
-# A thread of a matrix product keeps its tile in registers; others leave room for 1,024 threads a multiprocessor.
-MOST_REGISTERS, MOST_OF_PRODUCTS = 64, 224
+# A thread of a matrix product keeps its tile in registers; others leave room for six blocks a multiprocessor.
+MOST_REGISTERS, MOST_OF_PRODUCTS = 80, 224
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def to_ptx(kernel, dtype):
     from nbprop.cuda.kernels import SIGNATURE
 
     entry = kernel.entry(dtype)
-    ptx, _ = cuda.compile_ptx(entry, SIGNATURE, cc=(8, 0), launch_bounds=kernel.threads)
+    ptx, _ = cuda.compile_ptx(entry, SIGNATURE, cc=(8, 0), launch_bounds=kernel.bounds)
     return ptx
 
 

@@ -51,6 +51,14 @@ class DeviceKernel:
     def __repr__(self):
         return f"<nbprop device kernel {self.name}>"
 
+    @property
+    def bounds(self):
+        """Launch bounds: the block's threads, and how many blocks a multiprocessor is to hold at once.
+
+        Without the second number ptxas aims at some occupancy of its own, and spilled registers for it.
+        """
+        return self.threads, 6 if self.threads <= THREADS else 1
+
     def blocks(self, values):
         """Blocks of a launch, 0 for none; `values`: numbers by name, lengths of arrays by theirs."""
         return self._blocks(values)
@@ -74,7 +82,7 @@ class DeviceKernel:
         """The entry, compiled for the current device (for its simulator: the function itself)."""
         if SIMULATED:
             return toolkit.compile(self.function)
-        return toolkit.compile(self.entry(dtype), SIGNATURE, self.threads)
+        return toolkit.compile(self.entry(dtype), SIGNATURE, self.bounds)
 
     def launch(self, dtype, blocks, stream, frame_address, row_address):
         """Enqueue the kernel."""

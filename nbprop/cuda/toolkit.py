@@ -39,11 +39,11 @@ def device_function(function):
     return function if SIMULATED else _cuda.jit(device=True, forceinline=True)(function)
 
 
-def compile(function, signature=None, threads=None):
+def compile(function, signature=None, bounds=None):
     """A kernel that can be launched as compile(...)[blocks, threads, stream](arguments)."""
     if SIMULATED:
         return _cuda.jit(function)
-    return _cuda.jit(signature, launch_bounds=threads)(function)
+    return _cuda.jit(signature, launch_bounds=bounds)(function)
 
 
 def cover(total, each=THREADS):

@@ -32,6 +32,17 @@ def _swapped(word):
 
 
 @njit
+def dropped(seed, key, position, threshold):
+    """Whether the mask is 0 at a position."""
+    chunk, place = position // _CHUNK, position % _CHUNK
+    w0, w1, w2, w3 = block(seed, key, _RUN * chunk + place % _RUN)
+    run = place // _RUN
+    word = w0 if run < 2 else w1 if run < 4 else w2 if run < 6 else w3
+    word = _swapped(word) if run % 2 == 1 else word
+    return word < np.uint64(threshold)
+
+
+@njit
 def _mask_chunks(y, x, scale, seed, key, chunk, threshold):
     """y = x m scale over whole chunks, the first of them number `chunk`. y OUT, x IN (a multiple of 128,)."""
     drop, low = like(scale, 0.0), np.uint64(threshold)
@@ -53,14 +64,8 @@ def _mask_chunks(y, x, scale, seed, key, chunk, threshold):
 @njit
 def _mask_piece(y, x, scale, seed, key, position, threshold):
     """The same from any position on, as far as y goes, one element at a time."""
-    drop, low = like(scale, 0.0), np.uint64(threshold)
     for i in range(y.size):
-        chunk, place = (position + i) // _CHUNK, (position + i) % _CHUNK
-        w0, w1, w2, w3 = block(seed, key, _RUN * chunk + place % _RUN)
-        run = place // _RUN
-        word = w0 if run < 2 else w1 if run < 4 else w2 if run < 6 else w3
-        word = _swapped(word) if run % 2 == 1 else word
-        y[i] = x[i] * (drop if word < low else scale)
+        y[i] = x[i] * (like(scale, 0.0) if dropped(seed, key, position + i, threshold) else scale)
 
 
 @kernel
@@ -85,6 +90,27 @@ def dropout_mask(y, x, n, size, number, seed, threshold, scale_bits, step, first
     middle = slice(whole - start, rest - start)
     _mask_chunks(y[middle], x[middle], scale, seed, key, whole // _CHUNK, threshold)
     _mask_piece(y[rest - start :], x[rest - start :], scale, seed, key, rest, threshold)
+
+
+@njit
+def _key(number, step):
+    return stream(DROPOUT, number, step)
+
+
+def cuda_kernels(cuda):
+    """The device's: the same mask, a thread an element."""
+    from nbprop.cuda.functions import real_of_word
+    from nbprop.cuda.kernels import on_device
+    from nbprop.cuda.toolkit import cover
+
+    @on_device(dropout_mask, blocks=lambda n, size: cover(n * size))
+    def mask(y, x, n, size, number, seed, threshold, scale_bits, step, first_sample):
+        key, scale = _key(number, step), real_of_word(x[0], scale_bits)
+        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
+            drop = dropped(seed, key, first_sample * size + i, threshold)
+            y[i] = x[i] * (like(x[i], 0.0) if drop else scale)
+
+    return (mask,)
 
 
 @dataclass(frozen=True, repr=False)

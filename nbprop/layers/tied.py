@@ -55,6 +55,22 @@ def tied_backward_bias(db, dz, n, rows, n_out, again, accumulate, part, parts):
     sum_of_rows(db, dz, again + accumulate > 0, n * rows, n_out, part, parts)
 
 
+def cuda_kernels(cuda):
+    """The device's, beside dense's: a thread a column of dz."""
+    from nbprop.cuda.kernels import on_device
+    from nbprop.cuda.toolkit import cover
+
+    @on_device(tied_backward_bias, blocks=lambda n_out: cover(n_out))
+    def bias(db, dz, n, rows, n_out, again, accumulate):
+        for j in range(cuda.grid(1), n_out, cuda.gridsize(1)):
+            total = dz[j]
+            for i in range(1, n * rows):
+                total += dz[i * n_out + j]
+            db[j] = total + db[j] if again + accumulate > 0 else total
+
+    return (bias,)
+
+
 def lower_tied(build, x, n_out, weight, bias):
     """Emit z = x E^T + b over the last axis; `weight` and `bias` (or None) are parameters' names in `views`."""
     n_in, rows = x.shape[-1], math.prod(x.shape[:-1])
