@@ -17,7 +17,7 @@ from nbprop.jit import kernel, njit, share
 from nbprop.network import Layer, positive
 from nbprop.numerics.functions import exp, log
 from nbprop.numerics.intrinsics import double_of_word
-from nbprop.numerics.scalars import like
+from nbprop.numerics.scalars import like, scalar_function
 
 # Rows (pixels) that are taken together: powers are then computed over a long stretch, a row being short for vectors.
 _ROWS = 16
@@ -41,7 +41,7 @@ def _fill(out, value):
         out[i] = like(out[i], value)
 
 
-@njit
+@scalar_function
 def _power(d, beta):
     """d^beta, d > 0."""
     return exp(like(d, beta) * log(d))
