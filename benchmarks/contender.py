@@ -30,6 +30,8 @@ MODULES = {
     "nbprop": "ours", "nbprop-njit": "ours",
     "torch": "peers", "jax-jit": "peers", "jax-scan": "peers", "sklearn": "peers", "blas": "ceilings",
     "fma": "ceilings", "copy": "ceilings",
+    # of single modules in works/: nbprop's own gradient, a write to memory, SciPy's solvers
+    "nbprop-gradient": "ours", "write": "ours", "lbfgsb": "ours", "scipy-differences": "ours",
 }  # fmt: skip
 WARM_SHARE = 0.2  # of a slice runs untimed first: it brings caches and clock back after the others' slices
 # seconds of sleep before a slice: idle threads of the last one (OpenMP's spin) get out of the way

@@ -243,6 +243,42 @@ ROWS: tuple[Row, ...] = (
                             - 105_415_200),
         targets=(Target("nbprop", "torch", 2, 0.65),),
     ),
+    *(
+        Row(
+            f"hvp_{size}", f"{title}, float64, Hessian-vector product", "own", widths, activation, batch, loss,
+            dtype="float64", contenders=("nbprop", "nbprop-gradient", "jax-jit"), module="calculus",
+            targets=(Target("nbprop", "nbprop-gradient", 1, ratio), Target("nbprop", "jax-jit", 1, 0.6)),
+        )
+        for size, title, widths, activation, batch, loss, ratio in (
+            ("tiny", "4-32-32-1 tanh, 1,000 samples", (4, 32, 32, 1), "tanh", 1000, "mse", 2.6),
+            ("medium", "784-128-10 relu, batch 128", (784, 128, 10), "relu", 128, "softmax_cross_entropy", 1.7),
+        )
+    ),
+    Row(
+        "jacobian", "Jacobian 1,000 x 1,249 of 4-32-32-1 tanh, float64", "own", (4, 32, 32, 1), batch=1000,
+        dtype="float64", contenders=("nbprop", "write", "jax-jit"), module="calculus",
+        targets=(Target("nbprop", "write", 1, 3.0),),
+    ),
+    Row(
+        "lbfgs", "4-32-32-1 tanh, 1,000 samples, float64, 200 iterations of the compiled L-BFGS", "own", (4, 32, 32, 1),
+        batch=1000, dtype="float64", contenders=("nbprop", "jax-jit", "sklearn"), threads=(1, 2), module="fitting",
+        targets=(Target("nbprop", "jax-jit", 1, 1 / 3), Target("nbprop", "sklearn", 1, 1 / 6)), slow=True,
+    ),
+    Row(
+        "lm", "1-20-1 tanh, 1,000 noisy samples, float64, Levenberg-Marquardt to within 1 % of the best loss", "own",
+        (1, 20, 1), batch=1000, dtype="float64", contenders=("nbprop", "lbfgsb", "scipy-differences"), module="fitting",
+        targets=(Target("nbprop", "lbfgsb", 1, 1 / 5), Target("nbprop", "scipy-differences", 1, 1 / 20)), slow=True,
+    ),
+    Row(
+        "fleet", "1,000 nets 4-16-16-1 tanh, batch 32, float64, a gradient each", "own", (4, 16, 16, 1), batch=32,
+        dtype="float64", contenders=("nbprop", "jax-jit"), threads=(1, 2), module="calculus",
+        targets=(Target("nbprop", "jax-jit", 1, 1 / 3),),
+    ),
+    Row(
+        "rollout", "200 steps of a simulation with 4-32-32-2 tanh, float64, with gradient", "own", (4, 32, 32, 2),
+        dtype="float64", contenders=("nbprop", "torch", "jax-scan"), module="calculus",
+        targets=(Target("nbprop", "torch", 1, 1 / 300), Target("nbprop", "jax-scan", 1, 1 / 5)),
+    ),
 )  # fmt: skip
 
 BY_NAME = {row.name: row for row in ROWS}

@@ -17,7 +17,7 @@ from pathlib import Path
 import absolutes
 import machine
 from contender import peers_python
-from paired import Spread, difference, rotate
+from paired import Spread, difference, ratio, rotate
 from rows import BY_NAME, ROWS, comparisons, target
 from session import Session, measure
 
@@ -96,6 +96,13 @@ def derived_lines(session: Session) -> list[Line]:
         title = "value_and_grad called from Python, above the same from @njit"
         times = (median(gradient, "nbprop", 1), median(gradient, "nbprop-njit", 1))
         lines.append(Line(title, "nbprop", "nbprop-njit", 1, *times, figure=extra, figure_unit="s", goal=5e-6))
+    for name, goal in (("lbfgs", 0.55), ("fleet", 1 / 1.9)):
+        times = session.times.get(name, {})
+        if {("nbprop", 1), ("nbprop", 2)} <= times.keys():
+            figure = ratio({who: times["nbprop", who] for who in (1, 2)}, 2, 1)
+            both = (median(times, "nbprop", 2), median(times, "nbprop", 1))
+            title = BY_NAME[name].title + ", beside 1 thread"
+            lines.append(Line(title, "nbprop", "nbprop", 2, *both, figure=figure, goal=goal))
     large = session.times.get("large_step", {})
     if {(who, threads) for who in ("nbprop", "fma") for threads in (1, 2)} <= large.keys():
         ours, limit = (
