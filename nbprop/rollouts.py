@@ -106,9 +106,12 @@ def rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, dat
     last = kept.shape[0] - 1
     for k in range(last, -1, -1):
         segment[0] = kept[k]
-        count = _sweep(step, k * every, steps, segment, data)
         if k == last:
+            count = _sweep(step, k * every, steps, segment, data)
             loss_gradient(now, segment[count], steps, data)
+        else:
+            # The state behind the segment is the next one's first: the last step needs not be taken again.
+            count = _sweep(step, k * every, (k + 1) * every - 1, segment, data) + 1
         for i in range(count - 1, -1, -1):
             adjoint(other, now, segment[i], k * every + i, data)
             now, other = other, now

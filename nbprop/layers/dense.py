@@ -308,9 +308,13 @@ def lower_dense(build, x, n_out, weight, bias):
             (*sizes, w_again, b_again),
             barrier=False,
         )
-        wt = transposed(w)
         dx = build.buffer(total * n_in)
-        build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, wt), sizes)
+        if total == 1 and not build.second:
+            # One row: dx^T = W dz^T reads W as it lies. Transposing 32 x 32 took half of a sample's way back.
+            build.emit(dense_backward_input, (dx, scratch(n_in, 1, n_out)), (w, dz), (n_in, 1, n_out))
+        else:
+            wt = transposed(w)
+            build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, wt), sizes)
         if build.second:
             dz_dot = build.tangent(dz)
             dw_dot, w_again = build.parameter_tangent(weight)
