@@ -27,7 +27,7 @@ def lbfgs(row: Row, threads: int) -> Work:
     import nbprop as nb
 
     plan, params, x, target, _, _ = arrays(row, threads)
-    first, options = params.copy(), {"maxiter": 200, "gtol": 0.0, "ftol": 0.0}
+    first, options = params.copy(), {"maxiter": 200, "gtol": 0.0, "ftol": 0.0, "memory": 20}
 
     def solve(n: int) -> object:
         for _ in range(n):

@@ -277,7 +277,7 @@ def lower_input_gradient(build, x, dz, corner, windows, weight):
     def matrix(w):
         found = build.buffer(w.size)
         if back is None:
-            build.emit(dense_transpose, (found,), (w,), (w.size // filters, filters))
+            build.emit(dense_transpose, (found,), (w,), (0, w.size // filters, filters))
         else:
             build.emit(conv_turn, (found,), (w,), (math.prod(taps), channels, filters, windows.groups))
         return found

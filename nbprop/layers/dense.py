@@ -108,8 +108,13 @@ def dense_parameters_tangent(
 
 
 @kernel
-def dense_transpose(wt, w, n, n_in, n_out, part, parts):
-    """wt = W^T. wt OUT (n_out, n_in), w IN (n_in, n_out), or empty: a direction that is zero."""
+def dense_transpose(wt, w, n, rows, n_in, n_out, part, parts):
+    """wt = W^T. wt OUT (n_out, n_in), w IN (n_in, n_out), or empty: a direction that is zero.
+
+    Nothing where n * rows is 1, for readers that take W itself then; rows is 0 for all others.
+    """
+    if n * rows == 1:
+        return
     if w.size == 0:
         start, stop = share(n_in * n_out, part, parts)
         wt[start:stop] = like(wt[0], 0.0)
@@ -118,8 +123,19 @@ def dense_transpose(wt, w, n, n_in, n_out, part, parts):
 
 
 @kernel(uses=(GEMM,))
-def dense_backward_input(dx, scratch, dz, wt, n, rows, n_in, n_out, part, parts):
-    """dx = dz W^T. dx OUT (n * rows, n_in), dz IN (n * rows, n_out), wt IN (n_out, n_in)."""
+def dense_backward_input(dx, scratch, dz, wt, w, n, rows, n_in, n_out, part, parts):
+    """dx = dz W^T. dx OUT (n * rows, n_in), dz IN (n * rows, n_out), wt IN (n_out, n_in), w IN (n_in, n_out) or empty.
+
+    For one row, wt is not read where w is given: dx^T = W dz^T. To transpose 32 x 32 took half of a sample's way back.
+    """
+    if n * rows == 1 and w.size > 0:
+        product(
+            (
+                *(pointer(dx, 0), 1, pointer(w, 0), n_out, 1, pointer(dz, 0), 1, n_in, 1, n_out),
+                *(ZERO, pointer(dx, 0), pointer(scratch, 0), part, parts),
+            )
+        )
+        return
     _times_weight(dx, dz, wt, ZERO, dx, scratch, n * rows, n_out, n_in, part, parts)
 
 
@@ -281,12 +297,12 @@ def lower_dense(build, x, n_out, weight, bias):
         size = gemm_scratch(m, n, k, build.threads)
         return build.buffer(size) if size else None
 
-    def transposed(matrix):
+    def transposed(matrix, unless_one=False):
         """The operand of W^T, and of W'^T for W'; a single column is its own transpose."""
         if n_out == 1:
             return matrix
         turned = build.buffer(n_in * n_out)
-        build.emit(dense_transpose, (turned,), (matrix,), (n_in, n_out))
+        build.emit(dense_transpose, (turned,), (matrix,), (rows if unless_one else 0, n_in, n_out))
         return turned
 
     z = build.value((*x.shape[:-1], n_out))
@@ -309,12 +325,8 @@ def lower_dense(build, x, n_out, weight, bias):
             barrier=False,
         )
         dx = build.buffer(total * n_in)
-        if total == 1 and not build.second:
-            # One row: dx^T = W dz^T reads W as it lies. Transposing 32 x 32 took half of a sample's way back.
-            build.emit(dense_backward_input, (dx, scratch(n_in, 1, n_out)), (w, dz), (n_in, 1, n_out))
-        else:
-            wt = transposed(w)
-            build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, wt), sizes)
+        wt = transposed(w, unless_one=not build.second)
+        build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, wt, w), sizes)
         if build.second:
             dz_dot = build.tangent(dz)
             dw_dot, w_again = build.parameter_tangent(weight)

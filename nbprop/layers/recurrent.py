@@ -169,7 +169,7 @@ class Walk:
 
     def _transposed(self, u):
         turned = self.build.buffer(u.size)
-        self.build.emit(dense_transpose, (turned,), (u,), (self.units, self.units * self.layer.gates))
+        self.build.emit(dense_transpose, (turned,), (u,), (0, self.units, self.units * self.layer.gates))
         return turned
 
     def emit_recurrent_gradient(self, h, du):

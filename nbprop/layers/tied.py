@@ -87,7 +87,7 @@ def lower_tied(build, x, n_out, weight, bias):
 
     def transposed(matrix):
         turned = build.buffer(n_in * n_out)
-        build.emit(dense_transpose, (turned,), (matrix,), (n_out, n_in))
+        build.emit(dense_transpose, (turned,), (matrix,), (0, n_out, n_in))
         return turned
 
     w = transposed(e)
@@ -109,7 +109,7 @@ def lower_tied(build, x, n_out, weight, bias):
     def rule(dz):
         dx = build.buffer(total * n_in)
         parameters(build.parameter_gradient, dense_backward_parameters, (dz, x.buffer), dz)
-        build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, e), sizes)
+        build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, e, None), sizes)
         if build.second:
             dz_dot = build.tangent(dz)
             parameters(build.parameter_tangent, dense_parameters_tangent, (dz, dz_dot, x.buffer, x_dot), dz_dot)
