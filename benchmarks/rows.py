@@ -270,8 +270,8 @@ ROWS: tuple[Row, ...] = (
         targets=(Target("nbprop", "lbfgsb", 1, 1 / 5), Target("nbprop", "scipy-differences", 1, 1 / 20)), slow=True,
     ),
     Row(
-        "fleet", "1,000 nets 4-16-16-1 tanh, batch 32, float64, a gradient each", "own", (4, 16, 16, 1), batch=32,
-        dtype="float64", contenders=("nbprop", "jax-jit"), threads=(1, 2), module="calculus",
+        "fleet", "1,000 nets 4-16-16-1 tanh, batch 32, a gradient each", "own", (4, 16, 16, 1), batch=32,
+        contenders=("nbprop", "jax-jit"), threads=(1, 2), module="calculus",
         targets=(Target("nbprop", "jax-jit", 1, 1 / 3),),
     ),
     Row(

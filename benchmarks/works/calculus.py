@@ -1,4 +1,4 @@
-"""Derivatives beyond one gradient: Hessian products, a Jacobian, many nets at once, a whole simulation. All float64."""
+"""Derivatives beyond one gradient: Hessian products, a Jacobian, many nets at once, a whole simulation."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def jacobian(row: Row, threads: int) -> Work:
 
 
 def _jax_flat(row: Row):
-    """(loss(flat, x, target), forward(flat, x), flat start) in float64."""
+    """(loss(flat, x, target), forward(flat, x), flat start)."""
     import jax
     from jax.flatten_util import ravel_pytree
     from peers import _jax_model
 
-    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_enable_x64", row.dtype == "float64")
     forward, loss = _jax_model(row)
     flat, unravel = ravel_pytree(row.weights())
     return (lambda p, x, t: loss(unravel(p), x, t)), (lambda p, x: forward(unravel(p), x)), flat
@@ -139,7 +139,8 @@ def fleet_data(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     xs = rng.standard_normal((FLEET, row.batch, row.widths[0]))
     flat = np.concatenate([part.ravel() for layer in row.weights() for part in layer])
     thetas = flat + 0.1 * rng.standard_normal((FLEET, flat.size))
-    return aligned(thetas), aligned(xs), aligned(np.sin(xs.sum(axis=2, keepdims=True)))
+    arrays = thetas, xs, np.sin(xs.sum(axis=2, keepdims=True))
+    return tuple(aligned(array.astype(row.dtype)) for array in arrays)
 
 
 def fleet(row: Row, threads: int) -> Work:
@@ -149,7 +150,7 @@ def fleet(row: Row, threads: int) -> Work:
 
     import nbprop as nb
 
-    plan = nb.plan(network(row), loss=row.loss, batch=row.batch)
+    plan = nb.plan(network(row), loss=row.loss, batch=row.batch, dtype=row.dtype)
     thetas, xs, ys = fleet_data(row)
     grads, works = np.empty_like(thetas), [aligned(nb.workspace(plan)) for _ in range(threads)]
     bounds = np.linspace(0, FLEET, threads + 1).astype(int)

@@ -13,7 +13,8 @@ import scipy.optimize
 from contender import Work
 from rows import Row, aligned
 
-STARTS, WITHIN, MOST = 20, 1.01, 2000  # of "lm": starts, times the best loss, evaluations at which a start has failed
+STARTS, WITHIN = 20, 1.01  # of "lm": starts, times the best loss
+MOST = {"marquardt": 2000, "_lbfgsb": 10_000, "_differences": 300}  # evaluations (steps) after which a start has failed
 NOISE = 0.1
 
 
@@ -102,6 +103,8 @@ class _Reached(Exception):
 def _to_a_loss(row: Row, fit) -> Work:
     """The start whose time is the median's, again and again; how many starts never get there is told.
 
+    Where half of them fail the time is that of a failure: less than a success would take.
+
     fit(plan, x, target, start, goal) -> whether the goal was reached.
     """
     plan, x, target, starts, goal = problem(row)
@@ -122,14 +125,14 @@ def _to_a_loss(row: Row, fit) -> Work:
     return Work(run)
 
 
-def _stopping(fun, goal: float):
+def _stopping(fun, goal: float, most: int):
     """fun that ends the search once its loss, or half the square of its residuals, is low enough."""
 
     def wrapped(theta):
         found = fun(theta)
         loss = found[0] if isinstance(found, tuple) else found @ found / len(found)
         wrapped.calls += 1
-        if loss <= goal or wrapped.calls > MOST:
+        if loss <= goal or wrapped.calls > most:
             wrapped.reached = loss <= goal
             raise _Reached
         return found
@@ -144,9 +147,9 @@ def marquardt(plan, x, target, start, goal) -> bool:
     from nbprop.marquardt import levenberg_marquardt
 
     residuals = Residuals(plan, x, target, None)
-    fun = _stopping(residuals, goal)
+    fun, most = _stopping(residuals, goal, MOST["marquardt"]), MOST["marquardt"]
     with contextlib.suppress(_Reached):
-        levenberg_marquardt(fun, residuals.jacobian, start.copy(), ftol=1e-12, xtol=1e-12, gtol=1e-12, max_nfev=MOST)
+        levenberg_marquardt(fun, residuals.jacobian, start.copy(), ftol=1e-12, xtol=1e-12, gtol=1e-12, max_nfev=most)
     return fun.reached
 
 
@@ -157,7 +160,11 @@ def lbfgsb(row: Row, threads: int) -> Work:
 def _lbfgsb(plan, x, target, start, goal) -> bool:
     import nbprop as nb
 
-    fun, options = _stopping(nb.objective(plan, x, target), goal), {"maxiter": MOST, "maxfun": MOST, "ftol": 1e-14}
+    most = MOST["_lbfgsb"]
+    fun, options = (
+        _stopping(nb.objective(plan, x, target), goal, most),
+        {"maxiter": most, "maxfun": most, "ftol": 1e-14},
+    )
     with contextlib.suppress(_Reached):
         scipy.optimize.minimize(fun, start, jac=True, method="L-BFGS-B", options=options)
     return fun.reached
