@@ -19,7 +19,7 @@ HEADS = DESCRIPTION["heads"]
 @pytest.fixture(scope="module")
 def gpt2():
     sys.path.insert(0, str(ROOT / "examples" / "history"))
-    import gpt2
+    from language import gpt2
 
     yield gpt2
     sys.path.remove(str(ROOT / "examples" / "history"))

@@ -6,7 +6,7 @@ weight decay 0.1 on matrices), gradients clipped to length 1, no dropout. There 
 Shakespeare. Here the text is any file's, by default the modules of the running Python's library; the last tenth is held
 out, and the model is held against counts: how well do the one or two characters before tell the next?
 
-Run: python examples/history/gpt.py [seed] [--text FILE] [--steps N]
+Run: python examples/history/gpt.py [seed] [--text FILE] [--steps N] [--picture FILE]
      python examples/history/gpt.py --weights model.safetensors --tokens 464 3290 318
 """
 
@@ -14,15 +14,15 @@ import argparse
 import sysconfig
 from pathlib import Path
 
-import gpt2
 import numpy as np
+from language import gpt2
 
 import nbprop
 
 LAYERS, HEADS, WIDTH, POSITIONS, BATCH, STEPS = 4, 4, 128, 64, 12, 2000
 QUICK = {"layers": 2, "heads": 2, "width": 64, "steps": 600}
 RATE, LOWEST, WARM_UP, WEIGHT_DECAY = 1e-3, 1e-4, 100, 0.1
-EVALUATIONS = 400  # windows of the held-out text that a loss is the mean of
+EVALUATIONS, AT_A_TIME = 4000, 100  # windows of the held-out text that a loss is the mean of
 
 
 def library():
@@ -97,14 +97,20 @@ def train(text, seed, steps, layers=LAYERS, heads=HEADS, width=WIDTH, threads=1,
     return net, params
 
 
-def held_out_loss(net, params, text):
-    """Nats a character, over windows of the text that was held out."""
+def held_out_losses(net, params, text):
+    """Nats at each position, (POSITIONS,): means over windows of the text that was held out."""
     x, target = text.windows(EVALUATIONS, np.random.default_rng(1), held_out=True)
-    plan = nbprop.plan(net, "softmax_cross_entropy", EVALUATIONS, params.dtype, mode="inference")
-    return nbprop.value(plan, params, x, target, nbprop.workspace(plan))
+    plan, total = nbprop.plan(net, batch=AT_A_TIME, dtype=params.dtype, mode="inference"), np.zeros(POSITIONS)
+    logits, work = np.empty((AT_A_TIME, *net.output_shape), params.dtype), nbprop.workspace(plan)
+    for i in range(0, EVALUATIONS, AT_A_TIME):
+        nbprop.forward(plan, params, x[i : i + AT_A_TIME], logits, work)
+        logits -= logits.max(axis=-1, keepdims=True)
+        chosen = np.take_along_axis(logits, target[i : i + AT_A_TIME, :, None].astype(np.int64), axis=-1)[..., 0]
+        total += (np.log(np.exp(logits).sum(axis=-1)) - chosen).sum(axis=0)
+    return total / EVALUATIONS
 
 
-def run(seed, quick=False, text=None, steps=None, threads=1, progress=False):
+def run(seed, quick=False, text=None, steps=None, threads=1, picture=None, progress=False):
     """The held-out loss is below what counts of two characters give, and below nanoGPT's 1.88 nats.
 
     quick: 2 layers, 2 heads, 64 wide, 600 steps; the loss is below what counts of one character give.
@@ -112,10 +118,13 @@ def run(seed, quick=False, text=None, steps=None, threads=1, progress=False):
     text = text or Text(library())
     sizes = QUICK if quick else {"steps": steps or STEPS}
     net, params = train(text, seed, **sizes, threads=threads, progress=progress)
-    loss, by_one, by_two = held_out_loss(net, params, text), text.counted(1), text.counted(2)
-    sample = nbprop.generate(net, params, text.encode("\ndef "), 300, 0.8, seed=seed, window=POSITIONS // 2)
+    losses, by_one, by_two = held_out_losses(net, params, text), text.counted(1), text.counted(2)
+    loss = float(losses.mean())
+    sample = nbprop.generate(net, params, text.encode("\ndef "), 200, 0.8, seed=seed, window=POSITIONS // 2)
+    if picture:
+        draw(losses, {"one character": by_one, "two characters": by_two}, picture)
     return {
-        "reproduced": loss < by_one if quick else loss < min(by_two, 1.88),
+        "reproduced": loss < (by_one if quick else min(by_two, 1.88)),
         "held_out_nats": round(loss, 4),
         "counts_of_one_nats": round(by_one, 4),
         "counts_of_two_nats": round(by_two, 4),
@@ -124,12 +133,34 @@ def run(seed, quick=False, text=None, steps=None, threads=1, progress=False):
     }
 
 
+def draw(losses, counts, path):
+    """What a character costs, against how many before it the model has seen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    axes.plot(np.arange(1, POSITIONS + 1), losses, label=f"the model: {losses.mean():.2f} on average")
+    for (name, value), style in zip(counts.items(), (":", "--"), strict=True):
+        axes.axhline(value, color="0.4", linestyle=style, label=f"counts of {name} before: {value:.2f}")
+    axes.set(
+        xlabel="characters that it has seen",
+        ylabel="nats for the next one, held-out text",
+        title="A small GPT on Python's library: what more context buys",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=100)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seed", nargs="?", type=int, default=0)
     parser.add_argument("--text", type=Path, help="a text to learn from")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--picture", metavar="FILE", help="draw the loss against the characters seen into this file")
     parser.add_argument("--weights", help="a GPT-2 of Hugging Face's layout, to continue --tokens with")
     parser.add_argument("--tokens", type=int, nargs="+", default=[50256])
     given = parser.parse_args()
@@ -138,8 +169,11 @@ def main():
         print(*nbprop.generate(net, params, np.array([given.tokens]), 20, temperature=0, threads=given.threads)[0])
         return
     text = Text(given.text.read_text(encoding="utf-8")) if given.text else None
-    for name, value in run(given.seed, False, text, given.steps, given.threads, progress=None).items():
-        print(f"{name}: {value}")
+    found = run(given.seed, False, text, given.steps, given.threads, given.picture, progress=None)
+    for name, value in found.items():
+        print(f"{name.replace('_', ' ')}: {value}")
+    if given.picture:
+        print("picture:", given.picture)
 
 
 if __name__ == "__main__":
