@@ -125,14 +125,13 @@ def test_second_derivatives_are_differences_of_gradients(positions, causal, tied
 
 
 def test_directions_of_x_alone():
-    net, step, rng = (
-        nbprop.network((4, 6), nbprop.positions("normal"), nbprop.attention(2)),
-        1e-5,
-        np.random.default_rng(0),
+    net = nbprop.network(
+        *((4, 6), nbprop.positions("normal"), nbprop.attention(2), nbprop.dense(3)),
+        nbprop.dense(6, share="2.dense.weight.T"),
     )
-    plan, params = nbprop.plan(net, batch=2), nbprop.init(net)
-    x, dx, work = *rng.standard_normal((2, 2, 4, 6)), np.full(nbprop.plan(net, batch=2).work_size, np.nan)
-    y_dot, high, low = np.empty((3, 2, 4, 6))
+    step, rng, plan = 1e-5, np.random.default_rng(0), nbprop.plan(net, batch=2)
+    params, work = nbprop.init(net), np.full(plan.work_size, np.nan)
+    (x, dx), (y_dot, high, low) = rng.standard_normal((2, 2, 4, 6)), np.empty((3, 2, 4, 6))
     nbprop.jvp(plan, params, None, x, dx, y_dot, work)
     nbprop.forward(plan, params, x + step * dx, high, work)
     nbprop.forward(plan, params, x - step * dx, low, work)
