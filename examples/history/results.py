@@ -39,6 +39,9 @@ EXPERIMENTS = {
     "why_backprop": 10,
     "gpt": 4,
     "werbos_bptt": 20,
+    "lenet": 10,
+    "lenet.digits": 10,
+    "alexnet": 10,
 }
 
 

@@ -10,6 +10,7 @@ README.md in this folder defines the format. Neither nbprop nor the tests' own r
 import json
 from pathlib import Path
 
+import alexnet_torch
 import attention_torch
 import gpt2_torch
 import images_torch
@@ -24,6 +25,7 @@ FOLDER = Path(__file__).parent
 FILES = {
     "networks": networks_torch.cases,
     "images": images_torch.cases,
+    "alexnet": alexnet_torch.cases,
     "norms": norms_torch.cases,
     "attention": attention_torch.cases,
     "gpt2": gpt2_torch.cases,

@@ -1,0 +1,28 @@
+"""AlexNet as published: its size, and ten steps that follow PyTorch's."""
+
+import importlib.util
+
+import numpy as np
+import stored
+from conftest import ROOT
+
+import nbprop
+
+spec = importlib.util.spec_from_file_location("alexnet", ROOT / "examples" / "history" / "alexnet.py")
+alexnet = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(alexnet)
+
+
+def test_the_published_network():
+    net = alexnet.alexnet()
+    assert net.n_params == 60_965_224
+    assert net.shapes[1:10:3] == [(55, 55, 96), (27, 27, 256), (13, 13, 384)]
+    assert nbprop.Network.from_json(net.to_json()) == net
+
+
+def test_ten_steps_follow_pytorch():
+    """In float32, an eighth as wide; examples/history/alexnet.py --trajectory takes the published width."""
+    description, arrays = stored.load("alexnet")["narrow"]
+    losses = alexnet.trajectory(**description)
+    assert losses[-1] < 0.7 * losses[0]
+    assert np.abs(losses - arrays["losses"]).max() < 1e-4 * losses[0]
