@@ -21,7 +21,7 @@ def test_the_published_network():
 
 
 def test_ten_steps_follow_pytorch():
-    """In float32, an eighth as wide; examples/history/alexnet.py --trajectory takes the published width."""
+    """In float32, an eighth as wide; examples/history/alexnet.py --width 1 --trajectory prints the published one's."""
     description, arrays = stored.load("alexnet")["narrow"]
     losses = alexnet.trajectory(**description)
     assert losses[-1] < 0.7 * losses[0]

@@ -17,6 +17,7 @@ LARGE = {
     "filters": ((7, 6, 130), {"filters": 530, "kernel": 3, "padding": 1}, 3),
     "pixels": ((33, 31, 2), {"filters": 3, "kernel": [4, 5], "stride": [1, 2], "padding": 2}, 4),
     "channels": ((3, 4, 700), {"filters": 9, "kernel": 2}, 2),
+    "strided groups": ((7, 6, 160), {"filters": 6, "kernel": 3, "stride": 2, "groups": 2}, 2),
     "groups": ((9, 8, 34), {"filters": 74, "kernel": 3, "groups": 2, "dilation": 2, "padding": 2}, 3),
 }
 
