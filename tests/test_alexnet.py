@@ -25,4 +25,5 @@ def test_ten_steps_follow_pytorch():
     description, arrays = stored.load("alexnet")["narrow"]
     losses = alexnet.trajectory(**description)
     assert losses[-1] < 0.7 * losses[0]
-    assert np.abs(losses - arrays["losses"]).max() < 1e-4 * losses[0]
+    # Rounding: 4e-7 of the loss. Without weight decay, the finest point, it is 3e-6.
+    assert np.abs(losses - arrays["losses"]).max() < 1.5e-6 * losses[0]

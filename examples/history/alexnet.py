@@ -203,7 +203,7 @@ def draw(learner, path):
     axes[-1, -2].axis("off")
     axes[-1, -1].plot(learner.losses)
     axes[-1, -1].set(xlabel="step", ylabel="loss [nats]")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=60)
 
 
 def main():
