@@ -18,6 +18,7 @@ Run: python examples/history/alexnet.py [--width 1.0] [--steps N] [--threads N] 
 """
 
 import argparse
+import importlib.util
 import math
 
 import numpy as np
@@ -29,6 +30,10 @@ PHOTOGRAPHS = (
     *("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "immunohistochemistry", "retina", "brick"),
     *("grass", "gravel"),
 )
+
+
+PHOTOGRAPHS_ARE_HERE = importlib.util.find_spec("skimage") is not None
+MISSING = 'the photographs come with scikit-image: pip install "nbprop[examples]"'
 
 
 def alexnet(classes=1000, width=1.0):
@@ -172,10 +177,8 @@ def run(seed, quick=False):
 
     quick: half of the steps.
     """
-    try:
-        import skimage  # noqa: F401
-    except ImportError:
-        return {"skipped": 'the photographs come with scikit-image: pip install "nbprop[examples]"'}
+    if not PHOTOGRAPHS_ARE_HERE:
+        return {"skipped": MISSING}
     learner, chance = Photographs(1 / 8, seed), 100 / len(PHOTOGRAPHS)
     learner.learn(80 if quick else 160)
     percent = learner.percent_right()
@@ -215,7 +218,9 @@ def main():
     parser.add_argument("--trajectory", action="store_true", help="print ten steps' losses, at --width, and end")
     parser.add_argument("--picture", metavar="FILE", help="draw crops with their answers, and the loss")
     options = parser.parse_args()
-    if options.trajectory:
+    if not (options.trajectory or PHOTOGRAPHS_ARE_HERE):
+        print(f"{MISSING}. Ten steps on a seeded batch instead; their losses:")
+    if options.trajectory or not PHOTOGRAPHS_ARE_HERE:
         print(*(f"{loss:.6f}" for loss in trajectory(options.width)))
         return
     learner = Photographs(options.width, options.seed, options.threads)
