@@ -29,6 +29,14 @@ test: .venv/tools                 ## all checks: lint, types, tests; all of them
 	.venv/bin/python -m pytest -n $(WORKERS) -q || failed=1; \
 	NUMBA_ENABLE_CUDASIM=1 .venv/bin/python -m pytest -n $(WORKERS) -q tests/cuda || failed=1; exit $$failed
 
+example: .venv/examples           ## run one: make example NAME=xor, make example NAME=history/lenet ARGS="..."
+	@.venv/bin/python examples/$(NAME).py $(ARGS)
+
+.venv/examples: .venv/made
+	@echo "installing what the examples draw and read with (once)"
+	@$(PIP) install -e ".[plot,progress,examples]"
+	@touch $@
+
 test-long: .venv/tools            ## every history script on all its seeds, into examples/history/results/ (half an hour)
 	.venv/bin/python examples/history/results.py
 
@@ -44,7 +52,7 @@ format: .venv/tools               ## let the formatter and the linter repair wha
 clean:                            ## remove what these targets made
 	rm -rf .venv .venv-peers build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help demo test test-long lint format clean .venv
+.PHONY: help demo example test test-long lint format clean .venv
 .DEFAULT_GOAL := help
 
 # Benchmarks (docs/performance.md). The peers have an environment of their own; asv runs from it, too.
