@@ -14,6 +14,7 @@ import numpy as np
 from nbprop.bounds import limits
 from nbprop.calls import value
 from nbprop.checks import check_dataset, check_vector
+from nbprop.constraints import constraints_on, violation
 from nbprop.network import choose, nearest, positive
 from nbprop.plan import workspace
 from nbprop.progress import progress_bar
@@ -106,9 +107,9 @@ class _Search:
     def _compare(self, whole, loss):
         """Keep the point that is nearest to what the constraints allow and, among those, has the lowest loss."""
         if loss < self.best or self.violation > 0:
-            violation = _violation(self.constraints, whole)
-            if loss < math.inf and (violation, loss) < (self.violation, self.best):
-                self.violation, self.best, self.best_theta = violation, loss, whole.copy()
+            distance = violation(self.constraints, whole)
+            if loss < math.inf and (distance, loss) < (self.violation, self.best):
+                self.violation, self.best, self.best_theta = distance, loss, whole.copy()
 
     def _look_at_the_clock(self):
         if time.monotonic() > self.end:
@@ -277,7 +278,7 @@ def minimize(
             raise ValueError(f"minimize: params is written and shares memory with {name}; pass separate buffers")
     name, options = _settings(method, bounds, maxiter, options)
     free = _free(trainable, plan.n_params)
-    constraints = _constraints(name, constraints, params, free)
+    constraints = constraints_on(params, name, constraints, free, [n for n, row in METHODS.items() if row.constraints])
     if METHODS[name].hessp and plan.without_tangents is not None:
         raise ValueError(
             f"minimize: {name} needs second derivatives and layer {plan.without_tangents} has none; use L-BFGS-B"
@@ -374,10 +375,10 @@ def _is_accepted(search, result, constraints):
     """Whether the method's own point is taken, rather than the best that it asked for."""
     if not math.isfinite(result.fun):
         return False
-    violation = _violation(constraints, result.x)
+    distance = violation(constraints, result.x)
     if result.success:  # the method may end a little above its lowest loss; with constraints the start may lie lower
-        return violation <= search.violation and (bool(constraints) or result.fun <= search.first)
-    return (violation, result.fun) <= (search.violation, search.best)
+        return distance <= search.violation and (bool(constraints) or result.fun <= search.first)
+    return (distance, result.fun) <= (search.violation, search.best)
 
 
 def _saved(search, options, tol, resume):
@@ -424,67 +425,6 @@ def _settings(method, bounds, maxiter, options):
         if options.setdefault("maxiter", int(maxiter)) != maxiter:
             raise ValueError("minimize: maxiter is given twice; leave it out of options")
     return name, options
-
-
-def _constraints(name, constraints, params, free):
-    """The constraints as a list, checked for their shapes at the start."""
-    import scipy.optimize
-
-    kinds = (scipy.optimize.LinearConstraint, scipy.optimize.NonlinearConstraint, dict)
-    listed = [constraints] if isinstance(constraints, kinds) else list(constraints)
-    if listed and not METHODS[name].constraints:
-        able = ", ".join(other for other, row in METHODS.items() if row.constraints)
-        raise ValueError(f"minimize: method {name} takes no constraints; use {able}")
-    if listed and free is not None:
-        raise ValueError("minimize: constraints hold for all parameters; leave trainable out, or use bounds")
-    for constraint in listed:
-        if not isinstance(constraint, kinds):
-            raise TypeError(f"minimize: constraints must be SciPy's, got {type(constraint).__name__}")
-        if isinstance(constraint, kinds[0]) and constraint.A.shape[-1] != params.size:
-            shape = constraint.A.shape
-            raise ValueError(f"minimize: a linear constraint's A must have {params.size} columns, got shape {shape}")
-        if isinstance(constraint, dict) and not (
-            constraint.get("type") in ("eq", "ineq") and callable(constraint.get("fun"))
-        ):
-            raise ValueError('minimize: a constraint as a dict needs "type", "eq" or "ineq", and a function as "fun"')
-        _check_constraint(constraint, params.astype(np.float64))
-    return listed
-
-
-def _check_constraint(constraint, theta):
-    """The shapes of a constraint's values, sides and Jacobian at theta."""
-    values, low, high = _values_and_sides(constraint, theta)
-    if values.ndim > 1:
-        raise ValueError(f"minimize: a constraint's fun must return a number or a vector, got shape {values.shape}")
-    for side in (low, high):
-        if side.shape not in ((), (1,), np.atleast_1d(values).shape):
-            raise ValueError(
-                f"minimize: a constraint's sides must have its values' shape {values.shape}, got {side.shape}"
-            )
-    jac = constraint.get("jac") if isinstance(constraint, dict) else getattr(constraint, "jac", None)
-    if callable(jac):
-        found = np.atleast_2d(jac(theta, *(constraint.get("args", ()) if isinstance(constraint, dict) else ()))).shape
-        if found != (values.size, theta.size):
-            wanted = (values.size, theta.size)
-            raise ValueError(f"minimize: a constraint's jac must return shape {wanted}, got {found}")
-
-
-def _values_and_sides(constraint, theta):
-    """(values at theta, lowest, highest allowed) of one of SciPy's constraints."""
-    if isinstance(constraint, dict):
-        values = np.asarray(constraint["fun"](theta, *constraint.get("args", ())), np.float64)
-        return values, np.zeros(()), np.asarray(0.0 if constraint["type"] == "eq" else math.inf)
-    values = constraint.A @ theta if hasattr(constraint, "A") else constraint.fun(theta)
-    return tuple(np.asarray(array, np.float64) for array in (values, constraint.lb, constraint.ub))
-
-
-def _violation(constraints, theta):
-    """How far the worst constraint is from holding; differences that SciPy's methods leave count as none."""
-    worst = 0.0
-    for constraint in constraints:
-        values, low, high = _values_and_sides(constraint, theta)
-        worst = max(worst, float(np.max(np.maximum(low - values, values - high), initial=0.0)))
-    return worst if worst > 1e-6 else 0.0
 
 
 def _free(trainable, n_params):
