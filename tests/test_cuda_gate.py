@@ -16,6 +16,7 @@ import pytest
 from numba import config
 
 import nbprop
+from nbprop import table
 
 PACKAGE = Path(nbprop.__file__).parent
 MODULES = sorted(
@@ -24,8 +25,6 @@ MODULES = sorted(
     if "\ndef cuda_kernels(cuda" in path.read_text() or "\n@on_device(" in path.read_text()
 )
 ARCHITECTURES = ("sm_80", "sm_90")
-# A thread of a matrix product keeps its tile in registers; others leave room for six blocks a multiprocessor.
-MOST_REGISTERS, MOST_OF_PRODUCTS = 80, 224
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +76,13 @@ def to_ptx(kernel, dtype):
 @pytest.mark.usefixtures("no_device")
 def test_kernels_compile(module, ptxas):
     from nbprop.cuda.kernels import DeviceKernel, kernels_of
+    from nbprop.cuda.toolkit import THREADS
 
     loaded = importlib.import_module(module)
     kernels = kernels_of(loaded) or [k for k in vars(loaded).values() if isinstance(k, DeviceKernel)]
     assert kernels
     for kernel in kernels:
-        most = MOST_OF_PRODUCTS if kernel.threads > 128 or "product" in kernel.name else MOST_REGISTERS
+        most = 65536 // (THREADS * kernel.resident)
         for dtype in kernel.dtypes:
             ptx = to_ptx(kernel, dtype)
             if dtype == np.float32:
@@ -91,7 +91,31 @@ def test_kernels_compile(module, ptxas):
                 registers, wrong = assemble(ptxas, ptx, architecture)
                 assert not wrong, f"{kernel.name}, {dtype}, {architecture}: {', '.join(wrong)}"
                 assert registers <= most, f"{kernel.name}, {dtype}, {architecture}: {registers} registers"
-                assert registers * kernel.threads <= 65536
+
+
+@pytest.mark.parametrize("loss", ["mse", "softmax_cross_entropy"])
+@pytest.mark.usefixtures("no_device")
+def test_whole_programs_in_one_block_compile(ptxas, loss, monkeypatch):
+    from numba import cuda
+
+    from nbprop.cuda import oneblock, toolkit
+    from nbprop.cuda.plan import DevicePlan
+    from nbprop.losses import loss_named
+
+    monkeypatch.setattr(toolkit, "current_device", lambda: 0)
+    layers = nbprop.dense(32, activation="tanh"), nbprop.dense(32, activation="gelu"), nbprop.dense(3)
+    net, words = nbprop.network((4,), *layers), np.ones(64, np.int64)
+    for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
+        plan = DevicePlan(net, loss_named(loss), 64, dtype, 1, "training")
+        launches = [launch for launch in plan.programs[table.VALUE_AND_GRAD] if launch.blocks(64, words, True)]
+        kernels = tuple(dict.fromkeys(launch.kernel for launch in launches))
+        bounds = (toolkit.THREADS, 1)
+        entry = oneblock.entry(kernels, dtype)
+        ptx, _ = cuda.compile_ptx(entry, oneblock.SIGNATURE, cc=(8, 0), launch_bounds=bounds)
+        assert dtype == np.float64 or ".f64" not in ptx
+        for architecture in ARCHITECTURES:
+            _, wrong = assemble(ptxas, ptx, architecture)
+            assert not wrong, f"{dtype}, {architecture}: {wrong}"
 
 
 @pytest.mark.usefixtures("no_device")

@@ -47,8 +47,12 @@ class Bound:
         self.n = self._check()
         self.program = with_dx if with_dx is not None and self.arrays[arg.DX] is not None else plain
         self.words = self._frame(accumulate, step)
-        launches = [(launch, launch.blocks(self.n, self.words)) for launch in plan.programs[self.program]]
+        small = plan.in_one_block(self.n)
+        launches = [(launch, launch.blocks(self.n, self.words, small)) for launch in plan.programs[self.program]]
         self._launches = [(launch, blocks) for launch, blocks in launches if blocks]
+        self._walk = None
+        if small:
+            self._walk = plan.walk(self.program, tuple(launch for launch, _ in self._launches))
 
     def _refuse(self, argument, problem):
         raise refusal(self.function, self.plan, self.arrays, argument * 64 + problem)
@@ -173,7 +177,10 @@ class Bound:
         launch.kernel.launch(self.plan.dtype, blocks, stream, self.frame_address, row)
 
     def enqueue(self, stream):
-        """Enqueue the program's launches."""
+        """Enqueue the program's launches, or the one that does them all."""
+        if self._walk is not None:
+            self._walk.launch(stream, self.frame_address, self.plan.table_address())
+            return
         for launch, blocks in self._launches:
             self._enqueue(launch, blocks, stream)
 

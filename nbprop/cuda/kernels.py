@@ -25,7 +25,7 @@ from numba import types
 from nbprop import frame
 from nbprop.cuda import toolkit
 from nbprop.cuda.toolkit import SIMULATED, THREADS, host_array
-from nbprop.jit import FRAME_WORDS as _HOST_WORDS
+from nbprop.jit import FRAME_WORDS as HOST_WORDS
 from nbprop.numerics.intrinsics import as_frame, kernel_arguments
 
 # Spaces that only a device's frame has, behind the host's words.
@@ -39,12 +39,12 @@ SIGNATURE = types.void(types.int64, types.int64)  # frame, row
 class DeviceKernel:
     """One launch of an op, or of several ops in one; made by `on_device`."""
 
-    def __init__(self, function, replaces, blocks, threads, scratch, dtypes):
-        self.function, self.replaces, self.threads = function, replaces, threads
+    def __init__(self, function, replaces, blocks, scratch, dtypes, resident):
+        self.function, self.replaces, self.resident = function, replaces, resident
         self.dtypes = tuple(np.dtype(dtype) for dtype in dtypes)
         names = list(inspect.signature(function).parameters)
         self.arrays, self.scalars = names[: names.index("n")], names[names.index("n") :]
-        self.sizes = [name for name in self.scalars if name not in _HOST_WORDS]
+        self.sizes = [name for name in self.scalars if name not in HOST_WORDS]
         self.name = f"{function.__module__}.{function.__qualname__.rsplit('.', 1)[-1]}"
         self._blocks, self._scratch = _by_names(blocks), _by_names(scratch or (lambda: 0))
 
@@ -53,11 +53,11 @@ class DeviceKernel:
 
     @property
     def bounds(self):
-        """Launch bounds: the block's threads, and how many blocks a multiprocessor is to hold at once.
+        """Launch bounds: a block's threads, and how many blocks a multiprocessor is to hold at once.
 
         Without the second number ptxas aims at some occupancy of its own, and spilled registers for it.
         """
-        return self.threads, 6 if self.threads <= THREADS else 1
+        return THREADS, self.resident
 
     def blocks(self, values):
         """Blocks of a launch, 0 for none; `values`: numbers by name, lengths of arrays by theirs."""
@@ -69,7 +69,7 @@ class DeviceKernel:
 
     def entry(self, dtype):
         """The function (frame, row) that a launch runs: reads its arguments and calls the kernel."""
-        bind = kernel_arguments(len(self.arrays), tuple(self.scalars), _HOST_WORDS)
+        bind = kernel_arguments(len(self.arrays), tuple(self.scalars), HOST_WORDS)
         body, real = toolkit.device_function(self.function), np.dtype(dtype).type
 
         def entry(frame, row):
@@ -86,9 +86,9 @@ class DeviceKernel:
 
     def launch(self, dtype, blocks, stream, frame_address, row_address):
         """Enqueue the kernel."""
-        launcher = self.compiled(dtype)[blocks, self.threads, stream]
+        launcher = self.compiled(dtype)[blocks, THREADS, stream]
         if SIMULATED:
-            launcher(*_simulated_arguments(self, dtype, frame_address, row_address))
+            launcher(*simulated_arguments(self, dtype, frame_address, row_address))
         else:
             launcher(frame_address, row_address)
 
@@ -99,17 +99,18 @@ def _by_names(function):
     return lambda values: function(*(values[name] for name in wanted))
 
 
-def on_device(*replaces, blocks, threads=THREADS, scratch=None, dtypes=(np.float32, np.float64)):
+def on_device(*replaces, blocks, scratch=None, dtypes=(np.float32, np.float64), resident=3):
     """Decorate a function as a kernel that stands for a plan's kernel (or for several ops that follow each other).
 
     blocks(...) : blocks of a launch, from numbers and lengths of arrays by their names
     scratch(...) : elements of `partials` that it needs
     dtypes : those that it is launched in
+    resident : blocks that a multiprocessor is to hold at once, which bounds the registers
     """
-    return lambda function: DeviceKernel(function, replaces, blocks, threads, scratch, dtypes)
+    return lambda function: DeviceKernel(function, replaces, blocks, scratch, dtypes, resident)
 
 
-def _simulated_arguments(kernel, dtype, frame_address, row_address):
+def simulated_arguments(kernel, dtype, frame_address, row_address):
     """What the entry reads from the frame and the row; in the simulator both are the host's."""
     words = host_array(frame_address, FRAME_WORDS, np.int64)
     count = 3 * len(kernel.arrays) + len(kernel.sizes)
@@ -119,7 +120,7 @@ def _simulated_arguments(kernel, dtype, frame_address, row_address):
         base = int(words[space])
         found.append(toolkit.simulated(host_array(base and base + offset * np.dtype(dtype).itemsize, size, dtype)))
     sizes = iter(row[3 * len(kernel.arrays) :])
-    return *found, *(int(words[_HOST_WORDS[n]]) if n in _HOST_WORDS else next(sizes) for n in kernel.scalars)
+    return *found, *(int(words[HOST_WORDS[n]]) if n in HOST_WORDS else next(sizes) for n in kernel.scalars)
 
 
 # -- which kernels stand for which ---------------------------------------------------------------------------

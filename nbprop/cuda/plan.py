@@ -16,7 +16,7 @@ from numba.extending import typeof_impl
 
 from nbprop import arguments as arg
 from nbprop import frame, table
-from nbprop.cuda import memory, toolkit
+from nbprop.cuda import memory, oneblock, toolkit
 from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT, launches_of
 from nbprop.lowering import Buffer
 from nbprop.plan import Plan
@@ -34,10 +34,10 @@ class Launch:
     spaces: dict  # array name -> space, for those that the caller may leave out
     label: str
 
-    def blocks(self, n, words):
-        """Blocks for n samples with the arrays of a frame."""
+    def blocks(self, n, words, one_block):
+        """Blocks for n samples with the arrays of a frame; 0: not launched. one_block: see oneblock.py."""
         given = {name: self.values[name] if words[space] else 0 for name, space in self.spaces.items()}
-        return self.kernel.blocks(self.values | given | {"n": n})
+        return self.kernel.blocks(self.values | given | {"n": n, "one_block": one_block})
 
 
 class DevicePlan(Plan):
@@ -48,11 +48,13 @@ class DevicePlan(Plan):
     def _emit(self):
         self.device = toolkit.current_device()
         self._rows, self._length, self._scratch = [], 0, Buffer(1, PARTIALS, 0)
-        self.programs, self._on_device = {}, None
+        self.programs, self._on_device, self._walks = {}, None, {}
         programs = range(table.VJP_INPUT + 1) if self.mode != "decoding" else (table.FORWARD,)
         for program in programs:
             if program not in (table.VALUE, table.VALUE_AND_GRAD) or self.loss is not None:
                 self.programs[program] = self._launches(self.ops(program))
+        operands = (b for _, buffers, _ in self._rows for name, b in buffers.items() if b and name != "partials")
+        self._widest = max((buffer.size for buffer in operands), default=0)
         self._place_extras()
         self.range_checks = self._range_checks()
         return self._written(), {}
@@ -125,6 +127,16 @@ class DevicePlan(Plan):
                 numbers = {"each": math.prod(shape), "least": least, "below": below}
                 found[argument] = self._append(RANGE_CHECKS[argument], {}, numbers, arg.NAMES[argument])
         return found
+
+    def in_one_block(self, n):
+        """Whether a program on n samples is so small that one block walks it (see oneblock.py)."""
+        return self._widest * n <= oneblock.MOST_ELEMENTS * self.batch
+
+    def walk(self, program, launches):
+        """A program's launches as one; kept, since its steps lie on the device."""
+        if (program, launches) not in self._walks:
+            self._walks[program, launches] = oneblock.Walk(launches, self.dtype)
+        return self._walks[program, launches]
 
     def table_address(self):
         """The table's address on the device; copied there at the first use."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbprop.cuda.toolkit import SIMULATED, cuda, device_function
+from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function
 from nbprop.jit import njit
 from nbprop.numerics.activations import IDENTITY, value_of
 from nbprop.numerics.scalars import like
@@ -28,16 +28,12 @@ class Tile(NamedTuple):
     each_row: int
     each_column: int
 
-    @property
-    def threads(self):
-        return self.rows // self.each_row * (self.columns // self.each_column)
 
-
-# For few columns, for most sizes, and for large matrices in float32 (in float64 its registers would spill).
-NARROW = Tile(8, 4, 4, 2, 1) if SIMULATED else Tile(64, 16, 16, 4, 1)
-MIDDLE = Tile(8, 8, 4, 2, 2) if SIMULATED else Tile(64, 64, 16, 4, 4)
-LARGE = Tile(16, 8, 4, 4, 2) if SIMULATED else Tile(128, 128, 8, 8, 8)
-
+# For few columns, for most sizes, and for large matrices in float32 (in float64 its registers would spill, and so would
+# those of 128 x 128 in float32). A block of THREADS makes each.
+NARROW = Tile(4, 4, 4, 2, 1) if SIMULATED else Tile(64, 16, 16, 4, 1)
+MIDDLE = Tile(4, 8, 4, 2, 2) if SIMULATED else Tile(64, 64, 16, 4, 4)
+LARGE = Tile(8, 8, 4, 4, 2) if SIMULATED else Tile(128, 64, 8, 8, 4)
 TILES = (NARROW, MIDDLE, LARGE)
 DTYPES = ((np.float32, np.float64), (np.float32, np.float64), (np.float32,))
 
@@ -83,7 +79,7 @@ def multiplier(tile, *, column_sums):
     threads of a warp then read one bank each.
     """
     rows, columns, depth, each_row, each_column = tile
-    threads, across, down = tile.threads, columns // each_column, rows // each_row
+    threads, across, down = THREADS, columns // each_column, rows // each_row
     a_loads, b_loads = rows * depth // threads, columns * depth // threads
     # A column of padding: neighbours in a column lie in different banks.
     a_shape, b_shape = (depth, rows + 1), (depth, columns)
@@ -130,12 +126,7 @@ def with_bias(tile):
     size, across, down = each_row * each_column, columns // each_column, rows // each_row
 
     @device_function
-    def times(y, a, w, b, m, n, k, code):
-        part, none = cuda.local.array(size, y.dtype), cuda.local.array(1, y.dtype)
-        for r in range(size):
-            part[r] = like(y[0], 0.0)
-        wide = (n + columns - 1) // columns
-        i, j = cuda.blockIdx.x // wide * rows, cuda.blockIdx.x % wide * columns
+    def make(part, none, y, a, w, b, m, n, k, code, i, j):
         multiply(part, none, a, k, 1, w, n, m, n, i, j, 0, k)
         i, j = i + cuda.threadIdx.x // across, j + cuda.threadIdx.x % across
         for r in range(each_row):
@@ -150,6 +141,15 @@ def with_bias(tile):
                 if row < m and col < n:
                     y[row * n + col] = value_of(y[row * n + col], code)
 
+    @device_function
+    def times(y, a, w, b, m, n, k, code):
+        part, none = cuda.local.array(size, y.dtype), cuda.local.array(1, y.dtype)
+        wide = (n + columns - 1) // columns
+        for at in range(cuda.blockIdx.x, (m + rows - 1) // rows * wide, cuda.gridDim.x):
+            for r in range(size):
+                part[r] = like(y[0], 0.0)
+            make(part, none, y, a, w, b, m, n, k, code, at // wide * rows, at % wide * columns)
+
     return times
 
 
@@ -163,15 +163,8 @@ def in_pieces(tile):
     size, across, down = each_row * each_column, columns // each_column, rows // each_row
 
     @device_function
-    def gradient(partials, a, b, m, n, k):
-        part, sums = cuda.local.array(size, a.dtype), cuda.local.array(each_column, a.dtype)
-        for r in range(size):
-            part[r] = like(a[0], 0.0)
-        for c in range(each_column):
-            sums[c] = like(a[0], 0.0)
-        wide, count = (n + columns - 1) // columns, pieces(m, n, k, a.itemsize)
-        at, piece = cuda.blockIdx.x // count, cuda.blockIdx.x % count
-        i, j, depth = at // wide * rows, at % wide * columns, (k + count - 1) // count
+    def make(part, sums, partials, a, b, m, n, k, i, j, piece, count):
+        depth = (k + count - 1) // count
         multiply(part, sums, a, 1, m, b, n, m, n, i, j, piece * depth, min(k, (piece + 1) * depth))
         first_row, mine_i, mine_j = i == 0, cuda.threadIdx.x // across, cuda.threadIdx.x % across
         for c in range(each_column):
@@ -182,6 +175,18 @@ def in_pieces(tile):
                     partials[(piece * m + row) * n + col] = part[r * each_column + c]
             if first_row and mine_i == 0 and col < n:
                 partials[(count * m + piece) * n + col] = sums[c]
+
+    @device_function
+    def gradient(partials, a, b, m, n, k):
+        part, sums = cuda.local.array(size, a.dtype), cuda.local.array(each_column, a.dtype)
+        wide, count = (n + columns - 1) // columns, pieces(m, n, k, a.itemsize)
+        for block in range(cuda.blockIdx.x, (m + rows - 1) // rows * wide * count, cuda.gridDim.x):
+            for r in range(size):
+                part[r] = like(a[0], 0.0)
+            for c in range(each_column):
+                sums[c] = like(a[0], 0.0)
+            at, piece = block // count, block % count
+            make(part, sums, partials, a, b, m, n, k, at // wide * rows, at % wide * columns, piece, count)
 
     return gradient
 

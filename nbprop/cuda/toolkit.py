@@ -14,9 +14,9 @@ from numba import cuda as _cuda
 SIMULATED = bool(getattr(config, "ENABLE_CUDASIM", False))
 
 # Threads of a block. The simulator starts an operating-system thread for each, 0.4 ms apiece.
-THREADS = 8 if SIMULATED else 128
-# Blocks of a loop over elements, which strides by the whole grid: some 8 for each of an H100's 132 multiprocessors.
-MOST_BLOCKS = 3 if SIMULATED else 1056
+THREADS = 8 if SIMULATED else 256
+# Blocks of a loop over elements, which strides by the whole grid: some 4 for each of an H100's 132 multiprocessors.
+MOST_BLOCKS = 3 if SIMULATED else 528
 
 
 class _Simulated:
@@ -72,6 +72,20 @@ def simulated(array):
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
     return FakeCUDAArray(array)
+
+
+def within_kernel(arguments):
+    """Arguments as a simulated kernel sees them."""
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray, FakeWithinKernelCUDAArray
+
+    return [FakeWithinKernelCUDAArray(a) if isinstance(a, FakeCUDAArray) else a for a in arguments]
+
+
+def forget_shared_arrays():
+    """Let a simulated block make its shared arrays anew: the simulator tells them apart by source lines alone."""
+    from numba.cuda.simulator.kernel import _get_kernel_context
+
+    _get_kernel_context().shared._allocations.clear()
 
 
 def as_numba(array):

@@ -291,26 +291,28 @@ def cuda_kernels(cuda):
     @on_device(softmax_forward, blocks=teams)
     def softmax(y, x, n, rows, size):
         space, team = cuda.shared.array(THREADS, y.dtype), team_of(size)
-        row, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
-        start, stop = row * size, size if row < n * rows else 0
-        top, total = row_top(space, x, start, stop, lane, team), like(x[0], 0.0)
-        for j in range(lane, stop, team):
-            y[start + j] = exponential(x[start + j] - top)
-            total += y[start + j]
-        total = team_sum(space, total, lane, team)
-        for j in range(lane, stop, team):
-            y[start + j] /= total
+        for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
+            row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
+            start, stop = row * size, size if row < n * rows else 0
+            top, total = row_top(space, x, start, stop, lane, team), like(x[0], 0.0)
+            for j in range(lane, stop, team):
+                y[start + j] = exponential(x[start + j] - top)
+                total += y[start + j]
+            total = team_sum(space, total, lane, team)
+            for j in range(lane, stop, team):
+                y[start + j] /= total
 
     @on_device(softmax_backward, blocks=teams)
     def softmax_back(d, y, n, rows, size):
         space, team = cuda.shared.array(THREADS, y.dtype), team_of(size)
-        row, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
-        start, stop, along = row * size, size if row < n * rows else 0, like(y[0], 0.0)
-        for j in range(lane, stop, team):
-            along += d[start + j] * y[start + j]
-        along = team_sum(space, along, lane, team)
-        for j in range(lane, stop, team):
-            d[start + j] = y[start + j] * (d[start + j] - along)
+        for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
+            row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
+            start, stop, along = row * size, size if row < n * rows else 0, like(y[0], 0.0)
+            for j in range(lane, stop, team):
+                along += d[start + j] * y[start + j]
+            along = team_sum(space, along, lane, team)
+            for j in range(lane, stop, team):
+                d[start + j] = y[start + j] * (d[start + j] - along)
 
     return forward, inplace, backward, softmax, softmax_back
 

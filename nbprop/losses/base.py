@@ -111,12 +111,14 @@ def cuda_kernels(cuda):
 
     @on_device(loss_mean, blocks=elements, scratch=lambda: MOST_BLOCKS + 1)
     def partial_sums(losses, weights, partials, n, rows):
-        total = like(losses[0], 0.0)
-        for i in range(cuda.grid(1), n * rows, cuda.gridsize(1)):
-            total += losses[i] * (weights[i // rows] if weights.size > 0 else like(losses[0], 1.0))
-        total = block_sum(cuda.shared.array(THREADS, losses.dtype), total)
-        if cuda.threadIdx.x == 0:
-            partials[1 + cuda.blockIdx.x] = total
+        space, count = cuda.shared.array(THREADS, losses.dtype), min((n * rows + THREADS - 1) // THREADS, MOST_BLOCKS)
+        for block in range(cuda.blockIdx.x, count, cuda.gridDim.x):
+            total = like(losses[0], 0.0)
+            for i in range(block * THREADS + cuda.threadIdx.x, n * rows, count * THREADS):
+                total += losses[i] * (weights[i // rows] if weights.size > 0 else like(losses[0], 1.0))
+            total = block_sum(space, total)
+            if cuda.threadIdx.x == 0:
+                partials[1 + block] = total
 
     @on_device(loss_mean, blocks=lambda: 1)
     def mean(result, weights, partials, n, rows):
@@ -163,19 +165,20 @@ def cuda_elementwise(cuda, loss, value, slope):
 
     @device_function
     def work(losses, dy, y, target, weights, partials, n, rows, size, delta):
-        team, lane, total = team_of(size), cuda.threadIdx.x, like(y[0], 0.0)
-        row, lane = (cuda.blockIdx.x * THREADS + lane) // team, lane % team
-        start, stop = row * size, size if row < n * rows else 0
-        for j in range(start + lane, start + stop, team):
-            total += value(y[j], target[j], delta)
-        total = team_sum(cuda.shared.array(THREADS, y.dtype), total, lane, team)
-        if lane < stop:
-            if lane == 0:
-                losses[row] = total / like(total, size)
-            if dy.size > 0:
-                factor = row_factor(weights, partials, n, rows, row) / like(total, size)
-                for j in range(start + lane, start + stop, team):
-                    dy[j] = factor * slope(y[j], target[j], delta)
+        space, team = cuda.shared.array(THREADS, y.dtype), team_of(size)
+        for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
+            row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
+            start, stop, total = row * size, size if row < n * rows else 0, like(y[0], 0.0)
+            for j in range(start + lane, start + stop, team):
+                total += value(y[j], target[j], delta)
+            total = team_sum(space, total, lane, team)
+            if lane < stop:
+                if lane == 0:
+                    losses[row] = total / like(total, size)
+                if dy.size > 0:
+                    factor = row_factor(weights, partials, n, rows, row) / like(total, size)
+                    for j in range(start + lane, start + stop, team):
+                        dy[j] = factor * slope(y[j], target[j], delta)
 
     def teams(n, rows, size):
         return rows_of(n * rows, size)

@@ -80,24 +80,25 @@ def cuda_kernels(cuda):
 
     @on_device(gaussian_nll_kernel, blocks=lambda n, rows, size: rows_of(n * rows, size))
     def losses_and_gradient(losses, dy, y, target, weights, partials, n, rows, size):
-        team, half, total = team_of(size), like(y[0], 0.5), like(y[0], 0.0)
-        row, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
-        stop = size if row < n * rows else 0
-        for j in range(lane, stop, team):
-            mean, spread = 2 * row * size + j, y[(2 * row + 1) * size + j]
-            error = y[mean] - target[row * size + j]
-            total += half * (spread + error * error * exponential(-spread))
-        total = team_sum(cuda.shared.array(THREADS, y.dtype), total, lane, team)
-        if lane < stop:
-            if lane == 0:
-                losses[row] = total / like(total, size)
-            if dy.size > 0:
-                factor = row_factor(weights, partials, n, rows, row) / like(total, size)
-                for j in range(lane, stop, team):
-                    mean = 2 * row * size + j
-                    error, precision = y[mean] - target[row * size + j], exponential(-y[mean + size])
-                    dy[mean] = factor * error * precision
-                    dy[mean + size] = factor * half * (like(half, 1.0) - error * error * precision)
+        space, team, half = cuda.shared.array(THREADS, y.dtype), team_of(size), like(y[0], 0.5)
+        for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
+            row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
+            stop, total = size if row < n * rows else 0, like(half, 0.0)
+            for j in range(lane, stop, team):
+                mean, spread = 2 * row * size + j, y[(2 * row + 1) * size + j]
+                error = y[mean] - target[row * size + j]
+                total += half * (spread + error * error * exponential(-spread))
+            total = team_sum(space, total, lane, team)
+            if lane < stop:
+                if lane == 0:
+                    losses[row] = total / like(total, size)
+                if dy.size > 0:
+                    factor = row_factor(weights, partials, n, rows, row) / like(total, size)
+                    for j in range(lane, stop, team):
+                        mean = 2 * row * size + j
+                        error, precision = y[mean] - target[row * size + j], exponential(-y[mean + size])
+                        dy[mean] = factor * error * precision
+                        dy[mean + size] = factor * half * (like(half, 1.0) - error * error * precision)
 
     return cuda_weight_sum(cuda, gaussian_nll_kernel), losses_and_gradient
 

@@ -73,21 +73,22 @@ def cuda_kernels(cuda):
     @on_device(softmax_cross_entropy_kernel, blocks=lambda n, rows, classes: rows_of(n * rows, classes))
     def losses_and_gradient(losses, dy, y, weights, partials, n, rows, classes, target_address, target_code):
         space, team = cuda.shared.array(THREADS, y.dtype), team_of(classes)
-        row, lane = (cuda.blockIdx.x * THREADS + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
-        start, stop = row * classes, classes if row < n * rows else 0
-        top, total = row_top(space, y, start, stop, lane, team), like(y[0], 0.0)
-        for j in range(lane, stop, team):
-            total += f.exp(y[start + j] - top)
-        total = team_sum(space, total, lane, team)
-        if lane < stop:
-            chosen = integer_at(target_address, target_code, row)
-            if lane == 0:
-                losses[row] = f.log(total) + (top - y[start + chosen])
-            if dy.size > 0:
-                factor = row_factor(weights, partials, n, rows, row)
-                for j in range(lane, stop, team):
-                    p = f.exp(y[start + j] - top) / total
-                    dy[start + j] = factor * (p - like(p, 1.0) if j == chosen else p)
+        for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
+            row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
+            start, stop = row * classes, classes if row < n * rows else 0
+            top, total = row_top(space, y, start, stop, lane, team), like(y[0], 0.0)
+            for j in range(lane, stop, team):
+                total += f.exp(y[start + j] - top)
+            total = team_sum(space, total, lane, team)
+            if lane < stop:
+                chosen = integer_at(target_address, target_code, row)
+                if lane == 0:
+                    losses[row] = f.log(total) + (top - y[start + chosen])
+                if dy.size > 0:
+                    factor = row_factor(weights, partials, n, rows, row)
+                    for j in range(lane, stop, team):
+                        p = f.exp(y[start + j] - top) / total
+                        dy[start + j] = factor * (p - like(p, 1.0) if j == chosen else p)
 
     return cuda_weight_sum(cuda, softmax_cross_entropy_kernel), losses_and_gradient
 

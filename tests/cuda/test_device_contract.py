@@ -12,6 +12,7 @@ from cases import CASES, close, data, kinked, same_bits
 
 import nbprop
 import nbprop.cuda
+from nbprop.cuda import oneblock
 from nbprop.cuda.kernels import all_kernels
 
 MARGIN = 64
@@ -36,6 +37,13 @@ REFUSED = {case: text for case in CASES if (text := missing_kernel(case)) is not
 ON_DEVICE = [name for name in CASES if name not in REFUSED]
 # Cases without these kinds of layers have kernels for all of theirs.
 WITHOUT_KERNELS = {"attention", "batchnorm", "bumpy", "conv1d", "conv2d", "gru", "lstm", "rnn"}
+
+
+# Cases that run in one block, too: each kernel's loops must do the whole work then.
+SMALL = {
+    *("dense_wide", "dense_no_bias", "dense_positions", "tied", "concat", "fused_softmax", "layernorm", "embedding"),
+    *("loss_mse", "loss_softmax_cross_entropy_positions", "loss_gaussian_nll", "max_pool2d", "dropout"),
+}
 
 
 class DeviceBuffers:
@@ -105,7 +113,18 @@ def on_host(plan, params, x, target, weights, dy):
 
 
 @pytest.mark.parametrize("case", ON_DEVICE)
-def test_the_device_agrees_with_the_cpu(case):
+def test_the_device_agrees_with_the_cpu(case, monkeypatch):
+    monkeypatch.setattr(oneblock, "MOST_ELEMENTS", 0)
+    agrees(case)
+
+
+@pytest.mark.parametrize("case", [case for case in ON_DEVICE if case in SMALL])
+def test_one_block_agrees_with_the_cpu(case):
+    """Programs so small that one launch walks all their rows."""
+    agrees(case)
+
+
+def agrees(case):
     net, loss = CASES[case]
     for dtype, n in ((np.float32, 9 if case in LARGE else 5), (np.float64, 1)):
         plan, device = (nbprop.plan(net, loss, n + 1, dtype, target=target) for target in ("cpu", "cuda"))
@@ -127,19 +146,28 @@ def test_every_kernel_is_reached():
     reached = set()
     for name in ON_DEVICE:
         net, loss = CASES[name]
-        for dtype, n in ((np.float32, 9), (np.float64, 1)):
+        for dtype, n in ((np.float32, 5), (np.float32, 9), (np.float64, 1)):
             plan = nbprop.plan(net, loss, n + 1, dtype, target="cuda")
             words = np.ones(64, np.int64)
             launches = [launch for program in plan.programs.values() for launch in program]
-            reached |= {launch.kernel for launch in launches if launch.blocks(n, words)}
+            reached |= {
+                launch.kernel for launch in launches if launch.blocks(n, words, False) or launch.blocks(n, words, True)
+            }
     missed = [kernel.name for kernel in all_kernels() if kernel not in reached]
     assert missed == ["nbprop.layers.activation.inplace"]  # dense layers activate within their product
+
+
+def test_a_small_program_is_one_launch():
+    net = nbprop.network((4,), nbprop.dense(32, activation="tanh"), nbprop.dense(1))
+    plan = nbprop.plan(net, "mse", 64, np.float32, target="cuda")
+    assert plan.in_one_block(64)
+    assert not nbprop.plan(net, "mse", 2**20, np.float32, target="cuda").in_one_block(2**20)
 
 
 def test_a_layer_and_its_activation_are_one_launch():
     net = nbprop.network((3,), nbprop.dense(5, activation="tanh"))
     plan = nbprop.plan(net, batch=2, dtype=np.float32, target="cuda")
-    launched = [launch for launch in plan.programs[0] if launch.blocks(2, np.ones(64, np.int64))]
+    launched = [launch for launch in plan.programs[0] if launch.blocks(2, np.ones(64, np.int64), False)]
     assert [launch.kernel.name.rsplit(".", 1)[-1] for launch in launched] == ["forward_activated", "copied"]
 
 

@@ -1,0 +1,101 @@
+"""Small programs in one launch: a single block walks the rows of the table, with a barrier between them.
+
+For a network of a few thousand numbers a launch costs more than its work. Every kernel's loops stride by the grid, so
+that its function runs on one block as it is; here a switch over a program's kernels calls them row by row, as the CPU's
+walker does. What it reads and writes stays in the block's caches. The bits are those of the separate launches.
+"""
+
+import functools
+
+import numpy as np
+from numba import types
+
+from nbprop.cuda import memory, toolkit
+from nbprop.cuda.kernels import HOST_WORDS, simulated_arguments
+from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function
+from nbprop.jit import njit
+from nbprop.numerics.intrinsics import as_frame, kernel_arguments
+from nbprop.numerics.intrinsics import load as load_word
+
+# Elements of the largest array in a program up to which one block runs it. Not measured: no GPU was at hand.
+MOST_ELEMENTS = 8192
+
+_load = njit(lambda address, index: load_word(address, index))
+
+
+def _switch(kernels, dtype, number=0):
+    """A device function (chosen, frame, row) that calls the chosen one of some kernels."""
+    kernel, rest = kernels[0], kernels[1:]
+    bind = kernel_arguments(len(kernel.arrays), tuple(kernel.scalars), HOST_WORDS)
+    body, real = device_function(kernel.function), np.dtype(dtype).type
+    others = _switch(rest, dtype, number + 1) if rest else None
+
+    if others is None:
+
+        @device_function
+        def run(chosen, frame, row):
+            body(*bind(as_frame(frame, real), row, 0, 1))
+
+    else:
+
+        @device_function
+        def run(chosen, frame, row):
+            if chosen == number:
+                body(*bind(as_frame(frame, real), row, 0, 1))
+            else:
+                others(chosen, frame, row)
+
+    return run
+
+
+def entry(kernels, dtype):
+    """The function (frame, rows, steps, count) of a walk; steps: for each launch its kernel's number and its row."""
+    run = _switch(kernels, dtype)
+
+    def walk(frame, rows, steps, count):
+        for step in range(count):
+            run(_load(steps, 2 * step), frame, rows + 8 * _load(steps, 2 * step + 1))
+            cuda.syncthreads()
+
+    return walk
+
+
+SIGNATURE = types.void(types.int64, types.int64, types.int64, types.int64)
+
+
+@functools.cache
+def _compiled(kernels, dtype):
+    """One for each set of kernels, whatever the network."""
+    return toolkit.compile(entry(kernels, dtype), SIGNATURE, (THREADS, 1))
+
+
+def _simulated(steps):
+    for function, arguments in steps:
+        function(*arguments)
+        cuda.syncthreads()
+        if cuda.threadIdx.x == 0:
+            toolkit.forget_shared_arrays()
+        cuda.syncthreads()
+
+
+class Walk:
+    """A program's launches as one."""
+
+    def __init__(self, launches, dtype):
+        self.kernels = tuple(dict.fromkeys(launch.kernel for launch in launches))
+        self.launches, self.dtype = launches, dtype
+        steps = [(self.kernels.index(launch.kernel), launch.row) for launch in launches]
+        self._steps = memory.to_device(np.array(steps, np.int64).reshape(-1))
+
+    def launch(self, stream, frame_address, table_address):
+        """Enqueue it."""
+        if SIMULATED:
+            steps = []
+            for launch in self.launches:
+                row = table_address + 8 * launch.row
+                found = simulated_arguments(launch.kernel, self.dtype, frame_address, row)
+                steps.append((launch.kernel.function, toolkit.within_kernel(found)))
+            toolkit.compile(_simulated)[1, THREADS](steps)
+        else:
+            arguments = frame_address, table_address, self._steps.address, len(self.launches)
+            _compiled(self.kernels, self.dtype)[1, THREADS, stream](*arguments)
