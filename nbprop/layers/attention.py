@@ -30,7 +30,7 @@ from nbprop.network import Layer, positive
 from nbprop.numerics.functions import exp, log
 from nbprop.numerics.gemm import ACCUMULATE, ZERO, transpose_strided
 from nbprop.numerics.product import GEMM, product
-from nbprop.numerics.rows import row_dot, row_max
+from nbprop.numerics.rows import row_dot
 from nbprop.numerics.scalars import like
 from nbprop.numerics.tile import pointer
 
@@ -245,45 +245,6 @@ def attention_backward(
             )  # fmt: skip
 
 
-@kernel(uses=(GEMM,))
-def attention_decode(y, scratch, cache, qkv, n, positions, heads, depth, step, part, parts):
-    """One position more: store its key and value, attend over positions 0 to `step`.
-
-    y OUT (n, heads * depth), qkv IN (n, 3 * heads * depth), cache INOUT (n, heads, 2, depth * positions): the keys,
-    transposed (depth, positions), then the values, (positions, depth). scratch: `positions` elements a thread.
-    """
-    width, size = heads * depth, depth * positions
-    p = scratch[part * positions : part * positions + step + 1]
-    first, last = share(n * heads, part, parts)
-    for pair in range(first, last):
-        sample, head = pair // heads, pair % heads
-        q, out = sample * 3 * width + head * depth, sample * width + head * depth
-        keys, values = cache[2 * pair * size :], cache[(2 * pair + 1) * size :]
-        for d in range(depth):
-            keys[d * positions + step] = qkv[q + width + d]
-            values[step * depth + d] = qkv[q + 2 * width + d]
-        product(
-            (
-                *(pointer(p, 0), positions, pointer(qkv, q), depth, 1, pointer(keys, 0), positions),
-                *(1, step + 1, depth, ZERO, pointer(p, 0), pointer(p, 0), 0, 1),
-            )
-        )
-        top, scale = row_max(p), like(p[0], 1.0 / math.sqrt(depth))
-        total = like(top, 0.0)
-        for j in range(p.size):
-            p[j] = exp((p[j] - top) * scale)
-        for j in range(p.size):
-            total += p[j]
-        for j in range(p.size):
-            p[j] /= total
-        product(
-            (
-                *(pointer(y, out), depth, pointer(p, 0), positions, 1, pointer(values, 0), depth),
-                *(1, depth, step + 1, ZERO, pointer(y, out), pointer(y, out), 0, 1),
-            )
-        )
-
-
 @dataclass(frozen=True, repr=False)
 class AttentionHeads(Layer):
     """The middle of `attention`: queries, keys and values (T, 3 C) to what the heads found (T, C)."""
@@ -340,6 +301,8 @@ class AttentionHeads(Layer):
         return y
 
     def _lower_decoding(self, build, x, y, depth):
+        from nbprop.layers.attention_decoding import attention_decode
+
         if not self.causal:
             raise ValueError('plan: mode="decoding" needs attention(causal=True): later positions are not known yet')
         positions = build.net.input_shape[0]
