@@ -86,7 +86,7 @@ class DeviceKernel:
 
     def launch(self, dtype, blocks, stream, frame_address, row_address):
         """Enqueue the kernel."""
-        launcher = self.compiled(dtype)[blocks, THREADS, stream]
+        launcher = toolkit.launcher(self.compiled(dtype), blocks, stream)
         if SIMULATED:
             launcher(*simulated_arguments(self, dtype, frame_address, row_address))
         else:

@@ -20,7 +20,11 @@ from nbprop.numerics.intrinsics import load as load_word
 # Elements of the largest array in a program up to which one block runs it. Not measured: no GPU was at hand.
 MOST_ELEMENTS = 8192
 
-_load = njit(lambda address, index: load_word(address, index))
+
+@njit
+def _load(address, index):
+    """A word of the steps."""
+    return load_word(address, index)
 
 
 def _switch(kernels, dtype, number=0):
@@ -95,7 +99,7 @@ class Walk:
                 row = table_address + 8 * launch.row
                 found = simulated_arguments(launch.kernel, self.dtype, frame_address, row)
                 steps.append((launch.kernel.function, toolkit.within_kernel(found)))
-            toolkit.compile(_simulated)[1, THREADS](steps)
+            toolkit.launcher(toolkit.compile(_simulated), 1, stream)(steps)
         else:
             arguments = frame_address, table_address, self._steps.address, len(self.launches)
-            _compiled(self.kernels, self.dtype)[1, THREADS, stream](*arguments)
+            toolkit.launcher(_compiled(self.kernels, self.dtype), 1, stream)(*arguments)

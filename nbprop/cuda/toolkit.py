@@ -46,6 +46,19 @@ def compile(function, signature=None, bounds=None):
     return _cuda.jit(signature, launch_bounds=bounds)(function)
 
 
+def launcher(kernel, blocks, stream):
+    """kernel[blocks, THREADS, stream] without Numba's warning that few blocks leave a GPU idle: small work is meant."""
+    if SIMULATED:
+        return kernel[blocks, THREADS, stream]
+    from numba.cuda import config as of_launches
+
+    before, of_launches.CUDA_LOW_OCCUPANCY_WARNINGS = of_launches.CUDA_LOW_OCCUPANCY_WARNINGS, 0
+    try:
+        return kernel[blocks, THREADS, stream]
+    finally:
+        of_launches.CUDA_LOW_OCCUPANCY_WARNINGS = before
+
+
 def cover(total, each=THREADS):
     """Blocks for `total` items at `each` a block, in a loop that strides by the grid."""
     return min(-(-total // each), MOST_BLOCKS)
