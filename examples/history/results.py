@@ -37,7 +37,7 @@ EXPERIMENTS = {
     "rumelhart_1986.sequences": 20,
     "elastic": 10,
     "why_backprop": 10,
-    "gpt": 6,
+    "gpt": 10,
     "werbos_bptt": 20,
     "lenet": 10,
     "lenet.digits": 10,
