@@ -1,10 +1,13 @@
 """Second derivatives and Jacobians as SciPy's LinearOperators, products without a matrix; and the Hessian whole."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from nbprop.calls import forward
 from nbprop.checks import check_data, check_dataset, check_layers, check_vector
 from nbprop.derivatives import gauss_newton_product, hvp, jvp, vjp
+from nbprop.network import positive
 from nbprop.plan import Plan, workspace
 
 
@@ -98,13 +101,15 @@ def outputs(plan, params, x, work):
     return y.astype(np.float64)
 
 
-def hessian(plan, params, x, target, out, work, weights=None, state=None, step=0, lengths=None):
-    """The whole Hessian of the loss by the parameters, a product with each unit vector.
+def hessian(plan, params, x, target, out, work, weights=None, state=None, step=0, lengths=None, threads=1):
+    """The whole Hessian of the loss by the parameters: products with unit vectors, a block of rows for each thread.
 
     Parameters
     ----------
     plan, params, x, target, work, weights, state, step, lengths : as `hvp` takes them
     out : (n_params, n_params) array of the plan's dtype, overwritten; symmetric up to rounding
+    threads : int, blocks of rows computed at once, each but the first with a workspace of its own; the bits do not
+        depend on it. For large batches a plan with threads of its own, which share each product, does as well.
 
     Raises
     ------
@@ -115,8 +120,17 @@ def hessian(plan, params, x, target, out, work, weights=None, state=None, step=0
     if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != plan.dtype or not out.flags.c_contiguous:
         got = f"{out.dtype} array of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ValueError(f"hessian: out must be a contiguous {plan.dtype} array of shape {shape}, got {got}")
-    unit = np.zeros(plan.n_params, plan.dtype)
-    for row in range(plan.n_params):
-        unit[row] = 1.0
-        hvp(plan, params, unit, x, target, out[row], work, weights, state, step, lengths)
-        unit[row] = 0.0
+    threads = positive("hessian: threads", threads)
+
+    def block(first, last, work):
+        unit = np.zeros(plan.n_params, plan.dtype)
+        for row in range(first, last):
+            unit[row] = 1.0
+            hvp(plan, params, unit, x, target, out[row], work, weights, state, step, lengths)
+            unit[row] = 0.0
+
+    block(0, min(1, plan.n_params), work)  # whatever is refused or compiled is so before other threads start
+    bounds = np.linspace(1, plan.n_params, threads + 1).astype(int) if plan.n_params else np.zeros(threads + 1, int)
+    works = [work, *(workspace(plan) for _ in range(threads - 1))]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(block, bounds[:-1], bounds[1:], works))

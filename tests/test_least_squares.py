@@ -90,6 +90,10 @@ def test_operators_are_the_matrices():
     matrix, work = np.full((theta.size, theta.size), np.nan), nbprop.workspace(plan)
     nbprop.hessian(plan, theta, X, TARGET, matrix, work, WEIGHTS)
     assert np.abs(matrix - matrix.T).max() <= 1e-14
+    for threads in (2, 3, theta.size + 5):
+        again = np.full_like(matrix, np.nan)
+        nbprop.hessian(plan, theta, X, TARGET, again, work, WEIGHTS, threads=threads)
+        assert np.array_equal(again, matrix), "blocks of rows change no bit"
     v = RNG.standard_normal(theta.size)
     for batch in (30, 7):
         operator = nbprop.hessian_operator(plan_of(batch), theta, X, TARGET, WEIGHTS)
@@ -159,3 +163,5 @@ def test_refusals():
         nbprop.least_squares(plan, np.full(params.size, 1e308), X, TARGET)
     with pytest.raises(ValueError, match=r"out must be a contiguous float64 array of shape \(32, 32\)"):
         nbprop.hessian(plan, params, X, TARGET, np.empty((3, 3)), nbprop.workspace(plan))
+    with pytest.raises(ValueError, match="hessian: threads must be a positive integer, got 0"):
+        nbprop.hessian(plan, params, X, TARGET, np.empty((32, 32)), nbprop.workspace(plan), threads=0)
