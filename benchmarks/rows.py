@@ -257,7 +257,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "jacobian", "Jacobian 1,000 x 1,249 of 4-32-32-1 tanh, float64", "own", (4, 32, 32, 1), batch=1000,
         dtype="float64", contenders=("nbprop", "write", "jax-jit"), module="calculus",
-        targets=(Target("nbprop", "write", 1, 3.0),),
+        targets=(Target("nbprop", "write", 1, 3.0),), slow=True,
     ),
     Row(
         "lbfgs", "4-32-32-1 tanh, 1,000 samples, float64, 200 iterations of the compiled L-BFGS", "own", (4, 32, 32, 1),

@@ -8,6 +8,7 @@ knows (code cached by another version of nbprop) is an error, not a wrong jump.
 """
 
 import ctypes
+import functools
 import hashlib
 import inspect
 import os
@@ -442,12 +443,17 @@ class Kernel(Native):
         self.scalars = names[len(self.arrays) :]
         self.sizes = [name for name in self.scalars if name not in FRAME_WORDS and name not in ("part", "parts")]
         self.split = "part" in names
-        self._dispatcher = function if function is not python else njit(function)
+        self._given = function
         super().__init__(python, self._op_signature, name, uses)
 
     @staticmethod
     def _op_signature(dtype):
         return types.int64(FrameType(dtype), *OP_ARGUMENTS[1:])
+
+    @functools.cached_property
+    def _dispatcher(self):
+        """Made at first use: an import of nbprop with a hundred kernels need not wait for a hundred of them."""
+        return self._given if self._given is not self.function else njit(self._given)
 
     def compiled(self):
         bind = kernel_arguments(len(self.arrays), tuple(self.scalars), FRAME_WORDS)
