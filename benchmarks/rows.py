@@ -213,7 +213,7 @@ ROWS: tuple[Row, ...] = (
         # Multiply-adds of every step: x W once forward and once back (x wants no gradient), h U three times.
         own_flops=2.0 * 32 * 100 * 512 * (2 * 64 + 3 * 128),
         own_bytes=4.0 * (2 * 512 * 193 + 32 * 100 * (64 + 2 * 128)),
-        targets=(Target("nbprop", "torch", 1, 0.6), Target("nbprop", "torch", 2, 0.6)),
+        slow=True, targets=(Target("nbprop", "torch", 1, 0.6), Target("nbprop", "torch", 2, 0.6)),
     ),
     Row(
         "conv2d", "conv2d 3x3, 64-64 channels, 28x28, batch 16, forward and backward", "own", batch=16,
