@@ -1,0 +1,61 @@
+"""Numba's simulator with the threads of a block taking turns, each running to its next barrier.
+
+The simulator's own main thread polls for barriers and holds Python's lock for 5 ms at a time while it does: taking
+turns, the same kernels take a tenth of the time. The order of the turns is drawn anew at each barrier, so that a kernel
+in which a thread needs what another one has written has its barrier there, or fails sooner or later.
+"""
+
+import random
+import threading
+
+import numpy as np
+from numba.cuda.simulator import kernel
+
+_RANDOM = random.Random(0)
+
+
+class Thread(kernel.BlockThread):
+    """A thread of a block. It runs between `step` and the barrier that it comes to, or its end."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._begin, self._done, self.ended = threading.Lock(), threading.Lock(), False
+        self._begin.acquire()
+        self._done.acquire()
+
+    def run(self):
+        self._begin.acquire()
+        super().run()
+        self.ended = True
+        self._done.release()
+
+    def syncthreads(self):
+        self._done.release()
+        self._begin.acquire()
+        if self.abort:
+            raise RuntimeError("another thread of the block has failed")
+
+    def step(self):
+        """Let it run."""
+        self._begin.release()
+        self._done.acquire()
+
+
+def run(block, grid_point, *arguments):
+    """What a `kernel.BlockManager` does in place of its own `run`."""
+    points = np.ndindex(*block._block_dim)
+    threads = [Thread(lambda: block._f(*arguments), block, grid_point, point, block._debug) for point in points]
+    for thread in threads:
+        thread.start()
+    while threads:
+        _RANDOM.shuffle(threads)
+        for thread in threads:
+            thread.step()
+        failed = [thread.exception for thread in threads if thread.exception]
+        threads = [thread for thread in threads if not thread.ended]
+        if failed:
+            for thread in threads:
+                thread.abort = True
+                thread.step()
+            error, traceback = failed[0]
+            raise error.with_traceback(traceback)
