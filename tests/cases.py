@@ -23,6 +23,8 @@ NETWORKS = {
     "dense_narrow": nbprop.network((1,), dense(1, activation="tanh"), dense(1)),
     "dense_wide": nbprop.network((19,), dense(37, activation="tanh"), dense(3)),
     "dense_positions": nbprop.network((2, 3), dense(4, activation="tanh"), dense(3)),
+    # Rows enough for weight gradients in pieces, even of one sample.
+    "dense_many_positions": nbprop.network((260, 2), dense(3, activation="tanh"), dense(2)),
     "flatten": nbprop.network((2, 3), dense(3, activation="tanh"), nbprop.flatten(), dense(5)),
     "residual": nbprop.network((5,), nbprop.residual(dense(7, activation="tanh"), dense(5)), dense(3)),
     "residual_of_activation": nbprop.network((5,), nbprop.residual(nbprop.activation("tanh")), dense(3)),

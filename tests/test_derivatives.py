@@ -131,6 +131,25 @@ def test_against_differences_of_gradients(name, loss):
     assert np.abs(y_dot - (y_high - y_low) / (2 * step)).max() <= 1e-7
 
 
+def test_a_product_whose_weight_gradients_come_in_pieces():
+    rng, (n, positions) = np.random.default_rng(4), (3, 190)
+    net = nbprop.network((positions, 2), nbprop.dense(3, activation="tanh"), nbprop.dense(2))
+    params, v = nbprop.init(net, seed=1), rng.standard_normal(net.n_params)
+    x, target = rng.standard_normal((2, n, positions, 2))
+    outs = []
+    for thread_count in (1, 2, 4):
+        plan = nbprop.plan(net, loss="mse", batch=n, threads=thread_count)
+        outs.append(np.full(net.n_params, np.nan))
+        work = np.full(plan.work_size, np.nan)
+        nbprop.hvp(plan, params, v, x, target, outs[-1], work)
+    high, low, step = np.empty(net.n_params), np.empty(net.n_params), 1e-6
+    nbprop.value_and_grad(plan, params + step * v, x, target, high, work)
+    nbprop.value_and_grad(plan, params - step * v, x, target, low, work)
+    assert np.abs(outs[0] - (high - low) / (2 * step)).max() <= 1e-8
+    assert np.array_equal(outs[0], outs[1])
+    assert np.array_equal(outs[0], outs[2])
+
+
 @numba.njit
 def all_in_njit(plan, params, v, x, target, dx, dy, work, h, g, j, r, dxr, jac, rows):
     nbprop.hvp(plan, params, v, x, target, h, work, dx=dx)

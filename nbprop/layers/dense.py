@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from nbprop.jit import kernel, njit, share
 from nbprop.layers.activation import ACTIVATIONS, IDENTITY, activate, activation_inplace
+from nbprop.layers.dense_pieces import dense_sum_of_pieces, gradient_pieces, piece_of
 from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
 from nbprop.numerics.activations import value_of
 from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO, gemm_scratch, transpose
@@ -82,11 +83,22 @@ def dense_tangent(y_dot, scratch, x, x_dot, w, w_dot, b_dot, n, rows, n_in, n_ou
 
 
 @kernel(uses=(GEMM,))
-def dense_backward_parameters(dw, db, scratch, x, dz, n, rows, n_in, n_out, w_again, b_again, accumulate, part, parts):
+def dense_backward_parameters(
+    dw, db, scratch, x, dz, n, rows, n_in, n_out, w_again, b_again, pieces, accumulate, part, parts
+):
     """dW = x^T dz, db = sum of dz's rows; added to what dw and db hold when theirs of `again`, or `accumulate`, is 1.
 
-    dw OUT (n_in, n_out), db OUT (n_out,) or empty, x IN (n * rows, n_in), dz IN (n * rows, n_out).
+    dw OUT (n_in, n_out), db OUT (n_out,) or empty, x IN (n * rows, n_in), dz IN (n * rows, n_out). pieces: 1 where
+    `dense_sum_of_pieces` follows: of several pieces, each one's gradients go to scratch.
     """
+    count = gradient_pieces(n * rows, n_in, n_out) if pieces == 1 else 1
+    if count > 1:
+        first, last = share(count, part, parts)
+        for i in range(first, last):
+            some_dw, some_db, some_x, some_dz, m = piece_of(scratch, i, count, x, dz, n * rows, n_in, n_out)
+            _weight_gradient(some_dw, some_x, some_dz, ZERO, scratch, m, n_in, n_out, 0, 1)
+            sum_of_rows(some_db[: db.size], some_dz, False, m, n_out, 0, 1)
+        return
     start = ACCUMULATE if w_again + accumulate > 0 else ZERO
     _weight_gradient(dw, x, dz, start, scratch, n * rows, n_in, n_out, part, parts)
     sum_of_rows(db, dz, b_again + accumulate > 0, n * rows, n_out, part, parts)
@@ -94,13 +106,24 @@ def dense_backward_parameters(dw, db, scratch, x, dz, n, rows, n_in, n_out, w_ag
 
 @kernel(uses=(GEMM,))
 def dense_parameters_tangent(
-    dw_dot, db_dot, scratch, x, x_dot, dz, dz_dot, n, rows, n_in, n_out, w_again, b_again, part, parts
+    dw_dot, db_dot, scratch, x, x_dot, dz, dz_dot, n, rows, n_in, n_out, w_again, b_again, pieces, part, parts
 ):
     """(dW)' = x^T dz' + x'^T dz, (db)' = sum of the rows of dz'; added when theirs of `again` is 1.
 
     dw_dot OUT (n_in, n_out), db_dot OUT (n_out,) or empty, x IN (n * rows, n_in), x_dot the same or empty (zero), dz
-    and dz_dot IN (n * rows, n_out).
+    and dz_dot IN (n * rows, n_out). pieces: as in `dense_backward_parameters`.
     """
+    count = gradient_pieces(n * rows, n_in, n_out) if pieces == 1 else 1
+    if count > 1:
+        first, last = share(count, part, parts)
+        for i in range(first, last):
+            dw, db, some_x, some_dz_dot, m = piece_of(scratch, i, count, x, dz_dot, n * rows, n_in, n_out)
+            _weight_gradient(dw, some_x, some_dz_dot, ZERO, scratch, m, n_in, n_out, 0, 1)
+            if x_dot.size > 0:
+                _, _, some_x_dot, some_dz, _ = piece_of(scratch, i, count, x_dot, dz, n * rows, n_in, n_out)
+                _weight_gradient(dw, some_x_dot, some_dz, ACCUMULATE, scratch, m, n_in, n_out, 0, 1)
+            sum_of_rows(db[: db_dot.size], some_dz_dot, False, m, n_out, 0, 1)
+        return
     start = ACCUMULATE if w_again > 0 else ZERO
     _weight_gradient(dw_dot, x, dz_dot, start, scratch, n * rows, n_in, n_out, part, parts)
     if x_dot.size > 0:
@@ -363,32 +386,35 @@ def lower_dense(build, x, n_out, weight, bias):
         reads = (x.buffer, x_dot, w, w_dot, b_dot)
         build.emit(dense_tangent, (z_dot, scratch(total, n_out, n_in)), reads, sizes)
 
+    def parameters(kernel, target, reads):
+        """Emit the gradients of W and b, or their tangents; (what is left to emit after the next barrier: kernel, ...).
+
+        `target` gives the operand of a parameter's.
+        """
+        dw, w_again = target(weight)
+        db, b_again = target(bias) if bias else (None, 0)
+        pieces = gradient_pieces(total, n_in, n_out)
+        room = scratch(n_in, n_out, total) if pieces == 1 else build.buffer(pieces * (n_in + 1) * n_out)
+        again = (*sizes, w_again, b_again)
+        build.emit(kernel, (dw, db, room), reads, (*again, int(pieces > 1)), barrier=False)
+        if pieces > 1:
+            return lambda: build.emit(dense_sum_of_pieces, (dw, db), (room,), again)
+        return lambda: None
+
     def rule(dz):
-        dw, w_again = build.parameter_gradient(weight)
-        db, b_again = build.parameter_gradient(bias) if bias else (None, 0)
-        build.emit(
-            dense_backward_parameters,
-            (dw, db, scratch(n_in, n_out, total)),
-            (x.buffer, dz),
-            (*sizes, w_again, b_again),
-            barrier=False,
-        )
+        sum_up = parameters(dense_backward_parameters, build.parameter_gradient, (x.buffer, dz))
         dx = build.buffer(total * n_in)
         wt = transposed(w, unless_one=not build.second)
         build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, wt, w), sizes)
+        sum_up()
         if build.second:
             dz_dot = build.tangent(dz)
-            dw_dot, w_again = build.parameter_tangent(weight)
-            db_dot, b_again = build.parameter_tangent(bias) if bias else (None, 0)
-            build.emit(
-                dense_parameters_tangent,
-                (dw_dot, db_dot, scratch(n_in, n_out, total)),
-                (x.buffer, x_dot, dz, dz_dot),
-                (*sizes, w_again, b_again),
-            )
+            reads = (x.buffer, x_dot, dz, dz_dot)
+            sum_up = parameters(dense_parameters_tangent, build.parameter_tangent, reads)
             wt_dot, dx_dot = transposed(w_dot), build.new_tangent(dx)
             reads = (dz, dz_dot, wt, wt_dot)
             build.emit(dense_input_tangent, (dx_dot, scratch(total, n_in, n_out)), reads, sizes)
+            sum_up()
         build.contribute(x, dx)
 
     build.on_backward(z, rule)

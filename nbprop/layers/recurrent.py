@@ -182,11 +182,11 @@ class Walk:
             return build.buffer(found) if found else None
 
         gradient, again = build.parameter_gradient(self.recurrent)
-        build.emit(dense_backward_parameters, (gradient, None, scratch()), (h, du), (*sizes, again, 0))
+        build.emit(dense_backward_parameters, (gradient, None, scratch()), (h, du), (*sizes, again, 0, 0))
         if build.second:
             gradient, again = build.parameter_tangent(self.recurrent)
             reads = (h, build.tangent(h), du, build.tangent(du))
-            build.emit(dense_parameters_tangent, (gradient, None, scratch()), reads, (*sizes, again, 0))
+            build.emit(dense_parameters_tangent, (gradient, None, scratch()), reads, (*sizes, again, 0, 0))
 
 
 def _time_major(build, x):

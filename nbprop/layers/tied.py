@@ -101,7 +101,7 @@ def lower_tied(build, x, n_out, weight, bias):
     def parameters(target, kernel, reads, bias_change):
         """Emit the gradient of E and b, or its tangent; `target` gives the operand of a parameter's."""
         de, again = target(weight)
-        build.emit(kernel, (de, None, scratch(n_out, n_in, total)), reads, (*swapped, again, 0))
+        build.emit(kernel, (de, None, scratch(n_out, n_in, total)), reads, (*swapped, again, 0, 0))
         if bias:
             db, again = target(bias)
             build.emit(tied_backward_bias, (db,), (bias_change,), (rows, n_out, again))
