@@ -19,10 +19,12 @@ import nbprop
 from nbprop import table
 
 PACKAGE = Path(nbprop.__file__).parent
+# The kernels of a layer with a file `.._cuda.py` are that file's.
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
     for path in PACKAGE.rglob("*.py")
-    if "\ndef cuda_kernels(cuda" in path.read_text() or "\n@on_device(" in path.read_text()
+    if re.search(r"^(def cuda_kernels\(cuda|@on_device\(|CUDA_KERNELS = )", path.read_text(), re.M)
+    and not path.with_name(f"{path.stem}_cuda.py").exists()
 )
 ARCHITECTURES = ("sm_80", "sm_90")
 
@@ -79,7 +81,8 @@ def test_kernels_compile(module, ptxas):
     from nbprop.cuda.toolkit import THREADS
 
     loaded = importlib.import_module(module)
-    kernels = kernels_of(loaded) or [k for k in vars(loaded).values() if isinstance(k, DeviceKernel)]
+    kernels = kernels_of(loaded) or getattr(loaded, "CUDA_KERNELS", None)
+    kernels = kernels or [k for k in vars(loaded).values() if isinstance(k, DeviceKernel)]
     assert kernels
     for kernel in kernels:
         most = 65536 // (THREADS * kernel.resident)

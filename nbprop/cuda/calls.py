@@ -71,6 +71,8 @@ class Bound:
                 self._refuse(argument, arg.MISSING)
         self._check_flat(arg.PARAMS, plan.n_params)
         n = self._check_samples(arg.X, plan.input_shape, plan.x_code, None)
+        if n < plan.least:
+            self._refuse(arg.X, arg.TOO_FEW)
         self._check_flat(arg.WORK, plan.work_size, at_least=True)
         if plan.state_size:
             self._check_flat(arg.STATE, plan.state_size)

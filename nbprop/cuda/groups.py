@@ -80,6 +80,22 @@ def block_sum(space, value):
 
 
 @device_function
+def column_sum(space, value, width):
+    """The sum of the values of all threads whose numbers are equal modulo `width`, a power of two; to each of them."""
+    here, half = cuda.threadIdx.x, THREADS // 2
+    space[here] = value
+    cuda.syncthreads()
+    while half >= width:
+        if here < half:
+            space[here] += space[here + half]
+        cuda.syncthreads()
+        half //= 2
+    total = space[here % width]
+    cuda.syncthreads()
+    return total
+
+
+@device_function
 def row_factor(weights, partials, n, rows, row):
     """w / (sum(w) rows) of a row's sample, whose `rows` rows share it; sum(w) stands in partials[0]."""
     if weights.size == 0:

@@ -265,6 +265,13 @@ def batchnorm_second(
             e_row[j] = turn * straight + s[j] * r[j] * (t_row[j] - weight * (p_dot[j] + k * q[j] + h * q_dot[j]))
 
 
+def cuda_kernels(cuda):
+    """The device's: in a file of their own."""
+    from nbprop.layers.batchnorm_cuda import CUDA_KERNELS
+
+    return CUDA_KERNELS
+
+
 @dataclass(frozen=True, repr=False)
 class BatchNorm(Layer):
     momentum: float = 0.1

@@ -1,0 +1,173 @@
+"""Batch normalization on the device; equations and arrays are those of batchnorm.py.
+
+Sums over the batch run in two stages: a thread for each feature of each block of 64 rows, then for 8 features at a time
+a block of threads that joins the blocks of rows. Float32 has no float64 to join in: means are taken relative to that of
+the first block of rows, so that features far from zero keep their digits, and squares around the mean of all.
+"""
+
+from nbprop.cuda.functions import real_of_word, sqrt
+from nbprop.cuda.groups import column_sum
+from nbprop.cuda.kernels import on_device
+from nbprop.cuda.toolkit import SIMULATED, THREADS, cover, cuda, device_function
+from nbprop.layers.batchnorm import (
+    _BLOCK,
+    _MEAN,
+    _R,
+    _REST,
+    _UNBIASED,
+    _blocks,
+    batchnorm_apply,
+    batchnorm_backward,
+    batchnorm_moments,
+    batchnorm_products,
+    batchnorm_running,
+    batchnorm_statistics,
+    batchnorm_totals,
+    batchnorm_update,
+)
+from nbprop.numerics.scalars import like
+
+# Features that a block of threads joins at a time: of float32 the 32 bytes that memory hands out together.
+_FEATURES = 2 if SIMULATED else 8
+_LANES = THREADS // _FEATURES
+
+
+def _rows_and_features(n, rows, size):
+    return cover(-(-n * rows // _BLOCK) * size)
+
+
+def _features(size):
+    return cover(size)
+
+
+def _elements(n, rows, size):
+    return cover(n * rows * size)
+
+
+@on_device(batchnorm_moments, blocks=_rows_and_features)
+def moments(sums, x, n, rows, size):
+    """A thread a feature of a block of rows."""
+    for k in range(cuda.grid(1), _blocks(n * rows) * size, cuda.gridsize(1)):
+        block, j = k // size, k % size
+        begin, end = block * _BLOCK, min(n * rows, (block + 1) * _BLOCK)
+        mean, rest, squares = like(x[0], 0.0), like(x[0], 0.0), like(x[0], 0.0)
+        for i in range(begin, end):
+            mean += x[i * size + j]
+        mean /= like(mean, end - begin)
+        for i in range(begin, end):
+            distance = x[i * size + j] - mean
+            rest += distance
+            squares += distance * distance
+        at = 3 * block * size + j
+        sums[at], sums[at + size], sums[at + 2 * size] = mean, rest, squares
+
+
+@device_function
+def _own(sums, block, total):
+    """Rows of a block of rows."""
+    return like(sums[0], min(total, (block + 1) * _BLOCK) - block * _BLOCK)
+
+
+@on_device(batchnorm_statistics, blocks=lambda size: cover(size, _FEATURES), resident=2)
+def statistics(statistics, sums, n, rows, size, epsilon_bits):
+    """The moments of the blocks of rows joined, in two passes."""
+    space = cuda.shared.array(THREADS, sums.dtype)
+    lane, total, count = cuda.threadIdx.x // _FEATURES, n * rows, like(sums[0], n * rows)
+    for first in range(cuda.blockIdx.x * _FEATURES, size, cuda.gridDim.x * _FEATURES):
+        feature = first + cuda.threadIdx.x % _FEATURES
+        j = min(feature, size - 1)
+        base, moved, squares = sums[j], like(sums[0], 0.0), like(sums[0], 0.0)
+        for block in range(lane, _blocks(total), _LANES):
+            at = 3 * block * size + j
+            moved += _own(sums, block, total) * (sums[at] - base) + sums[at + size]
+        moved = column_sum(space, moved, _FEATURES) / count
+        for block in range(lane, _blocks(total), _LANES):
+            at, own = 3 * block * size + j, _own(sums, block, total)
+            rest = sums[at + size]
+            step = (sums[at] - base) + rest / own - moved
+            squares += (sums[at + 2 * size] - rest * rest / own) + own * step * step
+        squares = column_sum(space, squares, _FEATURES)
+        if lane == 0 and feature < size:
+            nearest = base + moved
+            statistics[_MEAN * size + j], statistics[_REST * size + j] = nearest, moved - (nearest - base)
+            variance = squares / count + real_of_word(base, epsilon_bits)
+            statistics[_R * size + j] = like(base, 1.0) / sqrt(variance)
+            statistics[_UNBIASED * size + j] = squares / (count - like(count, 1.0))
+
+
+@on_device(batchnorm_update, blocks=_features)
+def update(running_mean, running_variance, statistics, n, size, momentum_bits):
+    """A thread a feature."""
+    new = real_of_word(statistics[0], momentum_bits)
+    old = like(new, 1.0) - new
+    for j in range(cuda.grid(1), size, cuda.gridsize(1)):
+        running_mean[j] = old * running_mean[j] + new * statistics[_MEAN * size + j]
+        running_variance[j] = old * running_variance[j] + new * statistics[_UNBIASED * size + j]
+
+
+@on_device(batchnorm_running, blocks=_features)
+def running(statistics, running_mean, running_variance, n, size, epsilon_bits):
+    """A thread a feature."""
+    epsilon = real_of_word(statistics[0], epsilon_bits)
+    for j in range(cuda.grid(1), size, cuda.gridsize(1)):
+        statistics[_MEAN * size + j], statistics[_REST * size + j] = running_mean[j], like(epsilon, 0.0)
+        statistics[_R * size + j] = like(epsilon, 1.0) / sqrt(running_variance[j] + epsilon)
+
+
+@device_function
+def _normalized(x, statistics, i, j, size):
+    """x^ of element i, of feature j."""
+    mean, rest = statistics[_MEAN * size + j], statistics[_REST * size + j]
+    return ((x[i] - mean) - rest) * statistics[_R * size + j]
+
+
+@on_device(batchnorm_apply, blocks=_elements)
+def apply(y, x, statistics, s, b, n, rows, size):
+    """A thread an element."""
+    for i in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
+        j = i % size
+        y[i] = _normalized(x, statistics, i, j, size) * s[j] + b[j]
+
+
+@on_device(batchnorm_products, blocks=_rows_and_features)
+def products(sums, dy, x, statistics, n, rows, size):
+    """A thread a feature of a block of rows."""
+    for k in range(cuda.grid(1), _blocks(n * rows) * size, cuda.gridsize(1)):
+        block, j, p, q = k // size, k % size, like(x[0], 0.0), like(x[0], 0.0)
+        for row in range(block * _BLOCK, min(n * rows, (block + 1) * _BLOCK)):
+            i = row * size + j
+            p += dy[i]
+            q += dy[i] * _normalized(x, statistics, i, j, size)
+        sums[2 * block * size + j], sums[(2 * block + 1) * size + j] = p, q
+
+
+@on_device(batchnorm_totals, blocks=lambda size: cover(size, _FEATURES))
+def totals(totals, db, ds, sums, n, rows, size, b_again, s_again, accumulate):
+    """The sums of the blocks of rows joined."""
+    space = cuda.shared.array(THREADS, sums.dtype)
+    lane = cuda.threadIdx.x // _FEATURES
+    for first in range(cuda.blockIdx.x * _FEATURES, size, cuda.gridDim.x * _FEATURES):
+        feature = first + cuda.threadIdx.x % _FEATURES
+        j, p, q = min(feature, size - 1), like(sums[0], 0.0), like(sums[0], 0.0)
+        for block in range(lane, _blocks(n * rows), _LANES):
+            p += sums[2 * block * size + j]
+            q += sums[(2 * block + 1) * size + j]
+        p, q = column_sum(space, p, _FEATURES), column_sum(space, q, _FEATURES)
+        if lane == 0 and feature < size:
+            totals[j], totals[size + j] = p, q
+            if db.size > 0:
+                db[j] = p + db[j] if b_again + accumulate > 0 else p
+                ds[j] = q + ds[j] if s_again + accumulate > 0 else q
+
+
+@on_device(batchnorm_backward, blocks=_elements)
+def backward(dx, dy, x, statistics, s, totals, n, rows, size, fixed):
+    """A thread an element."""
+    weight = like(x[0], 0.0) if fixed > 0 else like(x[0], 1.0) / like(x[0], n * rows)
+    for i in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
+        j = i % size
+        straight = dy[i] - weight * (totals[j] + _normalized(x, statistics, i, j, size) * totals[size + j])
+        dx[i] = s[j] * statistics[_R * size + j] * straight
+
+
+CUDA_KERNELS = moments, statistics, update, running, apply, products, totals, backward

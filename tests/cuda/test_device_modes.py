@@ -1,0 +1,53 @@
+"""Plans for use on the device, and layers' state there, against the CPU."""
+
+import numpy as np
+import pytest
+from cases import close
+
+import nbprop
+import nbprop.cuda
+
+device = nbprop.cuda.to_device
+BATCHNORM = nbprop.network((3,), nbprop.batchnorm(momentum=0.3, epsilon=0.1))
+
+
+def forward(plan, params, x, state, lengths=None, step=0):
+    """The output; `state` is carried on."""
+    y, work = np.full((len(x), *plan.output_shape), np.nan, plan.dtype), nbprop.workspace(plan)
+    if plan.target == "cpu":
+        nbprop.forward(plan, params, x, y, work, state, step, lengths)
+        return y
+    y, lengths = device(y), None if lengths is None else device(lengths)
+    nbprop.forward(plan, device(params), device(x), y, work, state, step, lengths)
+    return y.to_host()
+
+
+def both(*arguments, **options):
+    return [nbprop.plan(*arguments, target=target, **options) for target in ("cpu", "cuda")]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_batch_normalization_over_blocks_of_rows_and_in_use(dtype):
+    """Rows in three blocks, of features far from zero, too; then the running statistics of two calls count."""
+    # In float64 the CPU's mean is one number, and rounds what is far from zero.
+    rng, n, tolerance = np.random.default_rng(0), 150, 1e-5 if dtype == np.float32 else 1e-10
+    x = (np.array([0, 1e3, -3e5]) + rng.integers(-8, 9, (n, 3))).astype(dtype)
+    params, dy = np.arange(6).astype(dtype), rng.standard_normal((n, 3)).astype(dtype)
+    states, found = [], []
+    for plan in both(BATCHNORM, batch=n, dtype=dtype):
+        here = device if plan.target == "cuda" else np.copy
+        state, grads, dx = nbprop.layer_state(plan), here(np.empty(6, dtype)), here(np.empty_like(x))
+        for _ in range(2):
+            nbprop.vjp(plan, here(params), here(x), here(dy), grads, dx, nbprop.workspace(plan), state=state)
+        states.append(state)
+        found.append([a.to_host() if plan.target == "cuda" else a for a in (grads, dx, state[:3], state[3:])])
+    for name, wanted, got in zip(("grads", "dx", "running mean", "running variance"), *found, strict=True):
+        close(name, got, wanted, tolerance)
+    host, there = both(BATCHNORM, batch=n, dtype=dtype, mode="inference")
+    close("y", forward(there, params, x, states[1]), forward(host, params, x, states[0]), tolerance)
+
+
+def test_a_batch_of_one_row_is_refused():
+    plan = nbprop.plan(BATCHNORM, batch=2, dtype=np.float32, target="cuda")
+    with pytest.raises(ValueError, match="x must bring at least 2 samples"):
+        forward(plan, np.ones(6, np.float32), np.ones((1, 3), np.float32), nbprop.layer_state(plan))
