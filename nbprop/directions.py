@@ -125,7 +125,7 @@ def vjp_entry(plan, block):
     return run_program(plan, block, table.VJP_INPUT if given(block, arg.DX) else table.VJP)
 
 
-# -- one row at a time ---------------------------------------------------------------------------------------
+# -- rows: gradients of each sample ---------------------------------------------------------------------------
 
 
 @njit
@@ -178,6 +178,12 @@ def _walk_sample(plan, here, program):
 
 
 @njit
+def _exists(plan, program):
+    """Whether the plan has a program."""
+    return load(plan, table.PROGRAMS + 2 * program) < load(plan, table.PROGRAMS + 2 * program + 1)
+
+
+@njit
 def per_sample_grads_entry(plan, block):
     """Row i of out = the gradient of sample i's own loss."""
     status = _check_one_by_one(plan, block)
@@ -187,6 +193,16 @@ def per_sample_grads_entry(plan, block):
         status = _check_rows(plan, block, 1)
     if status != 0:
         return status
+    # With lengths a batch's loss is no mean of the samples' own.
+    if _exists(plan, table.PER_SAMPLE) and not given(block, arg.LENGTHS):
+        load_kernels(plan, table.PER_SAMPLE)
+        return run_program(plan, block, table.PER_SAMPLE)
+    return _per_sample_grads_one_by_one(plan, block)
+
+
+@njit
+def _per_sample_grads_one_by_one(plan, block):
+    """The same, by a gradient of each sample."""
     here = stack_words(_FRAME_WORDS)
     fill_frame(here, block)
     store(here, frame.N, 1)
@@ -224,14 +240,40 @@ def jacobian_entry(plan, block):
         status = _check_rows(plan, block, outputs)
     if status != 0:
         return status
+    code, width = load(plan, table.DTYPE), abs(load(plan, table.DTYPE)) % 100
+    unit = load(block, arg.WORK * arg.DESCRIPTION + arg.DATA) + load(plan, table.UNIT) * width
+    store(block, arg.DY * arg.DESCRIPTION + arg.DATA, unit)
+    for k in range(outputs):
+        _store_unit(unit, code, k, 0.0)
+    if _exists(plan, table.JACOBIAN):
+        return _jacobian_of_all(plan, block, outputs, unit)
+    return _jacobian_one_by_one(plan, block, outputs, unit)
+
+
+@njit
+def _jacobian_of_all(plan, block, outputs, unit):
+    """The same, by a way back of the whole batch for each output, into every so manyth row."""
+    load_kernels(plan, table.JACOBIAN)
+    code, width = load(plan, table.DTYPE), abs(load(plan, table.DTYPE)) % 100
+    out = arg.OUT * arg.DESCRIPTION + arg.DATA
+    first = load(block, out)
+    for k in range(outputs):
+        store(block, out, first + k * load(plan, table.N_PARAMS) * width)
+        _store_unit(unit, code, k, 1.0)
+        status = run_program(plan, block, table.JACOBIAN if k == 0 else table.NEXT_OUTPUT)
+        _store_unit(unit, code, k, 0.0)
+        if status != 0:
+            return status
+    return 0
+
+
+@njit
+def _jacobian_one_by_one(plan, block, outputs, unit):
+    """The same, by a way back of each sample for each output."""
     here = stack_words(_FRAME_WORDS)
     fill_frame(here, block)
     store(here, frame.N, 1)
     code, width = load(plan, table.DTYPE), abs(load(plan, table.DTYPE)) % 100
-    unit = load(block, arg.WORK * arg.DESCRIPTION + arg.DATA) + load(plan, table.UNIT) * width
-    store(here, frame.DY, unit)
-    for k in range(outputs):
-        _store_unit(unit, code, k, 0.0)
     for i in range(load(block, arg.SAMPLES)):
         store(here, frame.FIRST_SAMPLE, i)
         _take_sample(here, block, arg.X, frame.X, i)

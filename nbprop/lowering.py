@@ -83,6 +83,7 @@ class Builder:
     written: set = field(default_factory=set)
     second: bool = False  # also emit the tangents of every op: second derivatives
     tangents: dict = field(default_factory=dict)
+    stride: int = 0  # above 0: each sample's gradients go to a row of their own in "out", so many elements apart
     watch: str = ""  # "layers": also keep every layer's output and its gradient; "values": every value's
     watched: dict = field(default_factory=dict)  # a layer's path, or path and number of a value: Watched
     unwatched: int = 0  # ops before this one have their values watched
@@ -102,11 +103,15 @@ class Builder:
         return Buffer(slot.parameter.size, frame.PARAMS, slot.offset, path)
 
     def parameter_gradient(self, path):
-        """(operand of a parameter's gradient, 1 when it must be added to because an op before has written it)."""
+        """(operand of a parameter's gradient, 1 when it must be added to because an op before has written it).
+
+        Where `stride` is above 0, that of the first sample; the others' follow at this distance.
+        """
         slot = self.net.slots[path]
         seen = path in self.written
         self.written.add(path)
-        return Buffer(slot.parameter.size, frame.GRADS, slot.offset, path), int(seen)
+        size, space = slot.parameter.size, frame.OUT if self.stride else frame.GRADS
+        return Buffer(size + (self.batch - 1) * self.stride, space, slot.offset, path), int(seen)
 
     def direction(self, path):
         """The operand of a parameter's part of the direction v."""
@@ -354,6 +359,31 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
     build.place_state()
     ops = _needed(_take(build), frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT)
     return Lowered({program: ops}, *_place(ops, dtype.itemsize))
+
+
+def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):
+    """Lower a program that leaves each sample's gradients in a row of its own: "jacobian" or "per_sample".
+
+    A Jacobian's forward part is apart, since it serves the ways back from all outputs.
+    """
+    from nbprop.layers.samples import repeat_row, times_samples
+
+    build = Builder(net, batch, dtype, threads_wanted, mode=mode)
+    _, y = _lower_layers(build, net)
+    forward, y.gradient = _take(build), build.buffer(batch * y.size)
+    if program == "jacobian":
+        build.label, build.stride = "output", y.size * net.n_params
+        build.emit(repeat_row, (y.gradient,), (build.outside("dy", y.size),), (y.size,))
+    else:
+        build.label, build.stride = "loss", net.n_params
+        loss.lower(build, y, y.gradient)
+        build.emit(times_samples, (), (), (y.size,), inplace=(y.gradient,))
+    build.reverse()
+    backward = _take(build)
+    ops = _needed(forward + backward, frame.OUT)
+    first = len(ops) - len(_needed(backward, frame.OUT))
+    parts = {program: ops[first:], f"{program}_forward": ops[:first]}
+    return Lowered(parts, *_place(ops, dtype.itemsize, ops[:first]))
 
 
 def lower_layer(build, path, layer, x):

@@ -76,6 +76,7 @@ class Layer:
 
     kind = ""
     tangents = False  # whether `lower` emits tangents where the builder asks for them: hvp, jvp
+    sample_gradients = False  # whether `lower` leaves each sample's gradients apart where build.stride is above 0
     modal = False  # whether `lower` heeds build.mode: training and inference differ (dropout, batch statistics)
     index_limit = 0  # above 0: its x holds integers below it, and it stands first in the network
     takes_lengths = False  # whether its kernels heed the `lengths` of a call, over the first axis of the input

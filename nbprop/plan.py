@@ -10,7 +10,7 @@ from numba.extending import typeof_impl
 from nbprop import arguments as arg
 from nbprop import table, threads
 from nbprop.losses import loss_named
-from nbprop.lowering import lower, lower_along
+from nbprop.lowering import lower, lower_along, lower_samples
 from nbprop.network import Network, choose, positive
 from nbprop.numerics.intrinsics import register_address_type
 from nbprop.walk import ENTRIES
@@ -27,6 +27,9 @@ _PROGRAM_PARTS = {
     table.HVP: ("hvp",),
     table.GAUSS_NEWTON: ("gauss_newton",),
     table.FISHER: ("fisher",),
+    table.JACOBIAN: ("jacobian_forward", "jacobian"),
+    table.NEXT_OUTPUT: ("jacobian",),
+    table.PER_SAMPLE: ("per_sample_forward", "per_sample"),
 }
 
 
@@ -36,6 +39,12 @@ def _programs_along(loss):
         return ("jvp",)
     own_fisher = loss.fisher is not None and loss.fisher is not loss.curvature
     return ("jvp", "hvp", "gauss_newton", *(("fisher",) if own_fisher else ()))
+
+
+def _leaves_samples_apart(net):
+    """Whether every layer with parameters can leave each sample's gradients apart."""
+    owners = {path.rpartition(".")[0] for path in net.slots}
+    return all(layer.sample_gradients for path, layer in net.nodes if path in owners or layer.kind == "dense")
 
 
 class Plan:
@@ -62,6 +71,11 @@ class Plan:
                 work, bound = max(work, along.work_size), max(bound, along.bound)
             if loss is not None and loss.fisher is loss.curvature:
                 self.parts["fisher"] = self.parts["gauss_newton"]
+        if mode != "decoding" and not watch and not lowered.state and _leaves_samples_apart(net):
+            for program in ("jacobian",) if loss is None else ("jacobian", "per_sample"):
+                apart = lower_samples(program, net, loss, batch, dtype, threads_wanted, mode)
+                self.parts = self.parts | apart.parts
+                work, bound = max(work, apart.work_size), max(bound, apart.bound)
         self.n_params = net.n_params
         self.state_parts = lowered.state  # (label, buffer, initial values)
         self.coupling, self.least = lowered.coupling

@@ -43,7 +43,10 @@ JVP = 7  # params, x, v or dx -> y'
 HVP = 8  # params, x, target, v -> Hv
 GAUSS_NEWTON = 9  # params, x, target, v -> J^T H_L J v, in grads
 FISHER = 10  # params, x, target, v -> J^T E[H_L] J v, in grads
-N_PROGRAMS = 11
+JACOBIAN = 11  # params, x, dy (one row of the output) -> out, a row for each sample
+NEXT_OUTPUT = 12  # the same for another dy, with what forward left in work
+PER_SAMPLE = 13  # params, x, target -> out, a row for each sample
+N_PROGRAMS = 14
 
 # Row words.
 KERNEL = 0

@@ -150,6 +150,48 @@ def test_a_product_whose_weight_gradients_come_in_pieces():
     assert np.array_equal(outs[0], outs[2])
 
 
+# Dense layers alone leave their samples' gradients apart in one walk; with another layer that has parameters each
+# sample is walked by itself.
+APART = nbprop.network(
+    (2, 3),
+    nbprop.dense(3, activation="tanh"),
+    nbprop.dropout(0.3),
+    nbprop.residual(nbprop.dense(3, activation="gelu", bias=False), nbprop.dense(3, share="0.dense.weight")),
+    nbprop.flatten(),
+    nbprop.dense(2),
+)
+ROWS = {"apart": APART, "one_by_one": nbprop.network((2, 3), *APART.layers, nbprop.layernorm(0.1))}
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_rows_are_gradients_of_one_sample(name):
+    rng, n = np.random.default_rng(2), 5
+    net = ROWS[name]
+    params = nbprop.init(net, seed=1) + 0.1
+    x, target = rng.standard_normal((n, 2, 3)), rng.standard_normal((n, 2))
+    results = []
+    for thread_count in (1, 2, 4):
+        plan = nbprop.plan(net, loss="huber", batch=n + 2, threads=thread_count)
+        rows, own = np.full((2 * n, net.n_params), np.nan), np.full((n, net.n_params), np.nan)
+        work = np.full(plan.work_size, np.nan)
+        nbprop.jacobian(plan, params, x, rows, work, step=3)
+        nbprop.per_sample_grads(plan, params, x, target, own, work, step=3)
+        results.append((rows, own))
+    for others in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], others, strict=True))
+    (rows, own), grads, work = results[0], np.empty(net.n_params), nbprop.workspace(plan)
+    for i in range(n):
+        for k in range(2):
+            dy = np.zeros((n, 2))
+            dy[i, k] = 1
+            nbprop.vjp(plan, params, x, dy, grads, None, work, step=3)
+            assert np.abs(rows[2 * i + k] - grads).max() <= 1e-14
+        weights = np.zeros(n)
+        weights[i] = 1
+        nbprop.value_and_grad(plan, params, x, target, grads, work, weights, step=3)
+        assert np.abs(own[i] - grads).max() <= 1e-14
+
+
 @numba.njit
 def all_in_njit(plan, params, v, x, target, dx, dy, work, h, g, j, r, dxr, jac, rows):
     nbprop.hvp(plan, params, v, x, target, h, work, dx=dx)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from nbprop.jit import kernel, share
 from nbprop.layers.activation import ACTIVATIONS, activate
-from nbprop.layers.dense import RECTIFIERS, dense_transpose, lower_dense, sum_of_rows
+from nbprop.layers.dense import RECTIFIERS, dense_transpose, lower_dense
+from nbprop.layers.dense_products import sum_of_rows
 from nbprop.layers.image import as_image, clear, crop_image, out_extent, pad_image, plain, spans
 from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
 from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO

@@ -7,54 +7,17 @@ Backward, with dz = dy f'(z):  dW = x^T dz,  db = the sum of dz's rows,  dx = dz
 import math
 from dataclasses import dataclass
 
-from nbprop.jit import kernel, njit, share
+from nbprop.jit import kernel, share
 from nbprop.layers.activation import ACTIVATIONS, IDENTITY, activate, activation_inplace
 from nbprop.layers.dense_pieces import dense_sum_of_pieces, gradient_pieces, piece_of
+from nbprop.layers.dense_products import sum_of_rows, times_weight, weight_gradient
+from nbprop.layers.samples import dense_sample_gradients
 from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
 from nbprop.numerics.activations import value_of
 from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO, gemm_scratch, transpose
-from nbprop.numerics.intrinsics import pointer_to_one
 from nbprop.numerics.product import GEMM, product
 from nbprop.numerics.scalars import like
 from nbprop.numerics.tile import pointer
-
-
-@njit
-def _times_weight(y, x, w, start, b, scratch, m, n_in, n_out, part, parts):
-    """y = start + x W: y (m, n_out), x (m, n_in), w (n_in, n_out); b is read when start is BIAS."""
-    product(
-        (
-            *(pointer(y, 0), n_out, pointer(x, 0), n_in, 1, pointer(w, 0), n_out, m, n_out, n_in),
-            *(start, pointer(b, 0), pointer(scratch, 0), part, parts),
-        )
-    )
-
-
-@njit
-def _weight_gradient(dw, x, dz, start, scratch, m, n_in, n_out, part, parts):
-    """dw = start + x^T dz: dw (n_in, n_out), x (m, n_in), dz (m, n_out)."""
-    product(
-        (
-            *(pointer(dw, 0), n_out, pointer(x, 0), 1, n_in, pointer(dz, 0), n_out, n_in, n_out, m),
-            *(start, pointer(dw, 0), pointer(scratch, 0), part, parts),
-        )
-    )
-
-
-@njit
-def sum_of_rows(db, dz, adding, m, n_out, part, parts):
-    """db = the sum of dz's m rows, added to what db holds when `adding`; db (n_out,) or empty.
-
-    A product with a row of ones: the tile keeps the sums in registers, a loop over rows would store them m times.
-    """
-    if db.size > 0:
-        start = ACCUMULATE if adding else ZERO
-        product(
-            (
-                *(pointer(db, 0), n_out, pointer_to_one(db), 0, 0, pointer(dz, 0), n_out, 1, n_out, m),
-                *(start, pointer(db, 0), pointer(db, 0), part, parts),
-            )
-        )
 
 
 @kernel(uses=(GEMM,))
@@ -64,7 +27,7 @@ def dense_forward(y, scratch, x, w, b, n, rows, n_in, n_out, part, parts):
     y OUT (n * rows, n_out), x IN (n * rows, n_in), w IN (n_in, n_out), b IN (n_out,) or empty.
     """
     start = BIAS if b.size > 0 else ZERO
-    _times_weight(y, x, w, start, b, scratch, n * rows, n_in, n_out, part, parts)
+    times_weight(y, x, w, start, b, scratch, n * rows, n_in, n_out, part, parts)
 
 
 @kernel(uses=(GEMM,))
@@ -76,10 +39,10 @@ def dense_tangent(y_dot, scratch, x, x_dot, w, w_dot, b_dot, n, rows, n_in, n_ou
     start = ZERO
     if w_dot.size > 0:
         start = BIAS if b_dot.size > 0 else ZERO
-        _times_weight(y_dot, x, w_dot, start, b_dot, scratch, n * rows, n_in, n_out, part, parts)
+        times_weight(y_dot, x, w_dot, start, b_dot, scratch, n * rows, n_in, n_out, part, parts)
         start = ACCUMULATE
     if x_dot.size > 0:
-        _times_weight(y_dot, x_dot, w, start, y_dot, scratch, n * rows, n_in, n_out, part, parts)
+        times_weight(y_dot, x_dot, w, start, y_dot, scratch, n * rows, n_in, n_out, part, parts)
 
 
 @kernel(uses=(GEMM,))
@@ -96,11 +59,11 @@ def dense_backward_parameters(
         first, last = share(count, part, parts)
         for i in range(first, last):
             some_dw, some_db, some_x, some_dz, m = piece_of(scratch, i, count, x, dz, n * rows, n_in, n_out)
-            _weight_gradient(some_dw, some_x, some_dz, ZERO, scratch, m, n_in, n_out, 0, 1)
+            weight_gradient(some_dw, some_x, some_dz, ZERO, scratch, m, n_in, n_out, 0, 1)
             sum_of_rows(some_db[: db.size], some_dz, False, m, n_out, 0, 1)
         return
     start = ACCUMULATE if w_again + accumulate > 0 else ZERO
-    _weight_gradient(dw, x, dz, start, scratch, n * rows, n_in, n_out, part, parts)
+    weight_gradient(dw, x, dz, start, scratch, n * rows, n_in, n_out, part, parts)
     sum_of_rows(db, dz, b_again + accumulate > 0, n * rows, n_out, part, parts)
 
 
@@ -118,16 +81,16 @@ def dense_parameters_tangent(
         first, last = share(count, part, parts)
         for i in range(first, last):
             dw, db, some_x, some_dz_dot, m = piece_of(scratch, i, count, x, dz_dot, n * rows, n_in, n_out)
-            _weight_gradient(dw, some_x, some_dz_dot, ZERO, scratch, m, n_in, n_out, 0, 1)
+            weight_gradient(dw, some_x, some_dz_dot, ZERO, scratch, m, n_in, n_out, 0, 1)
             if x_dot.size > 0:
                 _, _, some_x_dot, some_dz, _ = piece_of(scratch, i, count, x_dot, dz, n * rows, n_in, n_out)
-                _weight_gradient(dw, some_x_dot, some_dz, ACCUMULATE, scratch, m, n_in, n_out, 0, 1)
+                weight_gradient(dw, some_x_dot, some_dz, ACCUMULATE, scratch, m, n_in, n_out, 0, 1)
             sum_of_rows(db[: db_dot.size], some_dz_dot, False, m, n_out, 0, 1)
         return
     start = ACCUMULATE if w_again > 0 else ZERO
-    _weight_gradient(dw_dot, x, dz_dot, start, scratch, n * rows, n_in, n_out, part, parts)
+    weight_gradient(dw_dot, x, dz_dot, start, scratch, n * rows, n_in, n_out, part, parts)
     if x_dot.size > 0:
-        _weight_gradient(dw_dot, x_dot, dz, ACCUMULATE, scratch, n * rows, n_in, n_out, part, parts)
+        weight_gradient(dw_dot, x_dot, dz, ACCUMULATE, scratch, n * rows, n_in, n_out, part, parts)
     sum_of_rows(db_dot, dz_dot, b_again > 0, n * rows, n_out, part, parts)
 
 
@@ -160,7 +123,7 @@ def dense_backward_input(dx, scratch, dz, wt, w, n, rows, n_in, n_out, part, par
             )
         )
         return
-    _times_weight(dx, dz, wt, ZERO, dx, scratch, n * rows, n_out, n_in, part, parts)
+    times_weight(dx, dz, wt, ZERO, dx, scratch, n * rows, n_out, n_in, part, parts)
 
 
 @kernel(uses=(GEMM,))
@@ -169,8 +132,8 @@ def dense_input_tangent(dx_dot, scratch, dz, dz_dot, wt, wt_dot, n, rows, n_in, 
 
     dx_dot OUT (n * rows, n_in), dz and dz_dot IN (n * rows, n_out), wt and wt_dot IN (n_out, n_in).
     """
-    _times_weight(dx_dot, dz_dot, wt, ZERO, dx_dot, scratch, n * rows, n_out, n_in, part, parts)
-    _times_weight(dx_dot, dz, wt_dot, ACCUMULATE, dx_dot, scratch, n * rows, n_out, n_in, part, parts)
+    times_weight(dx_dot, dz_dot, wt, ZERO, dx_dot, scratch, n * rows, n_out, n_in, part, parts)
+    times_weight(dx_dot, dz, wt_dot, ACCUMULATE, dx_dot, scratch, n * rows, n_out, n_in, part, parts)
 
 
 def cuda_kernels(cuda):
@@ -298,6 +261,10 @@ class Dense(Layer):
     kind = "dense"
     tangents = True
 
+    @property
+    def sample_gradients(self):
+        return not self._transposed
+
     def __post_init__(self):
         object.__setattr__(self, "units", positive("units", self.units))
         choose("activation", self.activation, ACTIVATIONS)
@@ -387,12 +354,16 @@ def lower_dense(build, x, n_out, weight, bias):
         build.emit(dense_tangent, (z_dot, scratch(total, n_out, n_in)), reads, sizes)
 
     def parameters(kernel, target, reads):
-        """Emit the gradients of W and b, or their tangents; (what is left to emit after the next barrier: kernel, ...).
+        """Emit the gradients of W and b, or their tangents; what emits the rest, behind an op with a barrier.
 
         `target` gives the operand of a parameter's.
         """
         dw, w_again = target(weight)
         db, b_again = target(bias) if bias else (None, 0)
+        if build.stride:
+            room, again = scratch(n_in, n_out, rows), (*sizes, build.stride, w_again, b_again)
+            build.emit(dense_sample_gradients, (dw, db, room), reads, again, barrier=False)
+            return lambda: None
         pieces = gradient_pieces(total, n_in, n_out)
         room = scratch(n_in, n_out, total) if pieces == 1 else build.buffer(pieces * (n_in + 1) * n_out)
         again = (*sizes, w_again, b_again)

@@ -19,8 +19,8 @@ from nbprop.layers.dense import (
     dense_parameters_tangent,
     dense_tangent,
     dense_transpose,
-    sum_of_rows,
 )
+from nbprop.layers.dense_products import sum_of_rows
 from nbprop.numerics.gemm import ACCUMULATE, ZERO, gemm_scratch
 from nbprop.numerics.product import GEMM, product
 from nbprop.numerics.tile import pointer
