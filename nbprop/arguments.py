@@ -1,4 +1,4 @@
-"""How an array reaches compiled code: as six words, from Python and from @njit alike.
+"""How an array reaches compiled code: as a few words, from Python and from @njit alike.
 
 From Python an argument is its object's address (`id`), and compiled code reads NumPy's array structure, so that no
 rank, read-only flag or integer type ever needs a compilation. From @njit the words come from the typed array.
@@ -22,8 +22,8 @@ PLAN, CALL_STEP = ARGUMENTS, ARGUMENTS + 1  # what a status may name beside the 
 
 # A description's words. Compiled code indexes the block by word number: an address computed first, block + 8 * offset,
 # lets LLVM take the offset for the pointer, and where it is a constant 0 call the access undefined and drop it.
-DATA, RANK, SHAPE, CODE, FLAGS, ELEMENTS = range(6)
-DESCRIPTION = 6
+DATA, RANK, SHAPE, CODE, FLAGS, ELEMENTS, END = range(7)  # checks write the last two: elements, address behind them
+DESCRIPTION = 7
 CONTIGUOUS, WRITABLE, ALIGNED = 1, 2, 4
 
 # A call's block: the descriptions, then scalars.
@@ -31,7 +31,7 @@ ACCUMULATE = ARGUMENTS * DESCRIPTION
 STEP = ACCUMULATE + 1
 RESULT = ACCUMULATE + 3  # float64
 SAMPLES = ACCUMULATE + 4
-BLOCK = 88
+BLOCK = 96
 
 STEPS = 1 << 40  # a step is below this: random streams (numerics/random.py) have no more room for it
 
@@ -44,8 +44,9 @@ TOO_FEW, COUPLED, STEP_RANGE = range(23, 26)
 # Statuses from here up are walks that a kernel stopped: FAILED + the row's number in the table.
 FAILED = 1 << 20
 
-# Element codes: bytes, negative when signed, for integers; 100 + bytes for floats; 0 for everything else.
-FLOAT32, FLOAT64 = 104, 108
+# Element codes: bytes, negative when signed, for integers; 64 + bytes for floats; 0 for everything else.
+FLOAT = 64
+FLOAT32, FLOAT64 = FLOAT + 4, FLOAT + 8
 ANY_INTEGER = -100
 
 
@@ -54,13 +55,13 @@ def element_code(dtype):
     dtype = np.dtype(dtype)
     if not dtype.isnative:
         return 0
-    return {"f": 100 + dtype.itemsize, "i": -dtype.itemsize, "u": dtype.itemsize}.get(dtype.kind, 0)
+    return {"f": FLOAT + dtype.itemsize, "i": -dtype.itemsize, "u": dtype.itemsize}.get(dtype.kind, 0)
 
 
 def element_code_of_type(numba_type):
     """The element code of a Numba scalar type."""
     if isinstance(numba_type, types.Float):
-        return 100 + numba_type.bitwidth // 8
+        return FLOAT + numba_type.bitwidth // 8
     if isinstance(numba_type, types.Integer):
         return (-1 if numba_type.signed else 1) * (numba_type.bitwidth // 8)
     return 0
@@ -103,21 +104,27 @@ def describe_object(block, argument, address, ndarray):
 
 
 @njit
+def element_bytes(code):
+    """Bytes of an element with this code."""
+    return abs(code) & (FLOAT - 1)
+
+
+@njit
 def check_array(block, argument, code, writable):
-    """An argument's dtype, order, alignment and writability; also counts its elements."""
+    """An argument's dtype, order, alignment and writability; also counts its elements and finds where they end."""
     words = argument * DESCRIPTION
     if load(block, words + DATA) == 0 and load(block, words + SHAPE) == 0:
         return argument * 64 + MISSING
     seen, flags = load(block, words + CODE), load(block, words + FLAGS)
     if code == ANY_INTEGER:
-        if seen == 0 or seen > 100:
+        if seen == 0 or seen > FLOAT:
             return argument * 64 + DTYPE
     elif seen != code:
         return argument * 64 + DTYPE
     if not flags & CONTIGUOUS:
         return argument * 64 + ORDER
     # Numba takes misaligned arrays for aligned ones, so the address itself is looked at too.
-    if not flags & ALIGNED or load(block, words + DATA) % (abs(seen) % 100) != 0:
+    if not flags & ALIGNED or load(block, words + DATA) & (element_bytes(seen) - 1) != 0:
         return argument * 64 + MISALIGNED
     if writable and not flags & WRITABLE:
         return argument * 64 + READ_ONLY
@@ -125,6 +132,7 @@ def check_array(block, argument, code, writable):
     for axis in range(load(block, words + RANK)):
         elements *= load(shape, axis)
     store(block, words + ELEMENTS, elements)
+    store(block, words + END, load(block, words + DATA) + elements * element_bytes(seen))
     return 0
 
 
@@ -225,14 +233,10 @@ def check_lengths(plan, block):
 @njit
 def check_aliasing(block, argument):
     """An argument that is written shares no byte with any other."""
-    written = argument * DESCRIPTION
-    start = load(block, written + DATA)
-    stop = start + load(block, written + ELEMENTS) * (abs(load(block, written + CODE)) % 100)
+    start, stop = load(block, argument * DESCRIPTION + DATA), load(block, argument * DESCRIPTION + END)
     for other in range(ARGUMENTS):
-        words = other * DESCRIPTION
-        if other != argument and load(block, words + DATA) != 0:
-            low = load(block, words + DATA)
-            high = low + load(block, words + ELEMENTS) * (abs(load(block, words + CODE)) % 100)
-            if low < stop and start < high:
-                return argument * 64 + ALIASED
+        # One that was not given begins and ends at 0.
+        low, high = load(block, other * DESCRIPTION + DATA), load(block, other * DESCRIPTION + END)
+        if other != argument and low < stop and start < high:
+            return argument * 64 + ALIASED
     return 0

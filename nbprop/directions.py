@@ -165,7 +165,7 @@ def _take_sample(here, block, argument, space, i):
 @njit
 def _bytes_of_sample(block, argument):
     words = argument * arg.DESCRIPTION
-    width = abs(load(block, words + arg.CODE)) % 100
+    width = arg.element_bytes(load(block, words + arg.CODE))
     return load(block, words + arg.ELEMENTS) // load(block, arg.SAMPLES) * width
 
 
@@ -206,7 +206,7 @@ def _per_sample_grads_one_by_one(plan, block):
     here = stack_words(_FRAME_WORDS)
     fill_frame(here, block)
     store(here, frame.N, 1)
-    width = abs(load(plan, table.DTYPE)) % 100
+    width = arg.element_bytes(load(plan, table.DTYPE))
     for i in range(load(block, arg.SAMPLES)):
         store(here, frame.FIRST_SAMPLE, i)
         _take_sample(here, block, arg.X, frame.X, i)
@@ -273,7 +273,7 @@ def _jacobian_one_by_one(plan, block, outputs, unit):
     here = stack_words(_FRAME_WORDS)
     fill_frame(here, block)
     store(here, frame.N, 1)
-    code, width = load(plan, table.DTYPE), abs(load(plan, table.DTYPE)) % 100
+    code, width = load(plan, table.DTYPE), arg.element_bytes(load(plan, table.DTYPE))
     for i in range(load(block, arg.SAMPLES)):
         store(here, frame.FIRST_SAMPLE, i)
         _take_sample(here, block, arg.X, frame.X, i)

@@ -88,6 +88,7 @@ class Builder:
     watched: dict = field(default_factory=dict)  # a layer's path, or path and number of a value: Watched
     unwatched: int = 0  # ops before this one have their values watched
     flops: int = 0  # of the layer being lowered, a sample
+    target: str = "cpu"  # or "cuda": what the ops will run on
 
     def value(self, shape):
         """A new value of a shape (per sample)."""
@@ -289,11 +290,11 @@ def _lower_layers(build, net):
     return x, y
 
 
-def lower(net, loss, batch, dtype, threads_wanted, mode, watch=""):
+def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu"):
     """Lower a network; see `Lowered`. watch: "layers" or "values", what ways back also keep, with its gradient."""
     from nbprop.layers.combine import copy
 
-    build = Builder(net, batch, dtype, threads_wanted, mode=mode, watch=watch)
+    build = Builder(net, batch, dtype, threads_wanted, mode=mode, watch=watch, target=target)
     x, y = _lower_layers(build, net)
     parts = {"forward": _take(build)}
     build.label = "output"

@@ -60,7 +60,7 @@ class Plan:
     def __init__(self, net, loss, batch, dtype, threads_wanted, mode="training", watch=""):
         self.net, self.batch, self.dtype, self.threads, self.mode = net, batch, dtype, threads_wanted, mode
         self.loss = loss
-        lowered = lower(net, loss, batch, dtype, threads_wanted, mode, watch)
+        lowered = lower(net, loss, batch, dtype, threads_wanted, mode, watch, self.target)
         self.watch, self.watched = watch, lowered.watched
         self.parts, work, bound = lowered.parts, lowered.work_size, lowered.bound
         self.without_tangents = next((path for path, layer in net.nodes if not layer.tangents), None)

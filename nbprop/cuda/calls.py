@@ -109,7 +109,7 @@ class Bound:
     def _check_samples(self, argument, shape, code, n):
         array = self.arrays[argument]
         seen = arg.element_code(array.dtype)
-        if seen != code if code != arg.ANY_INTEGER else seen == 0 or seen > 100:
+        if seen != code if code != arg.ANY_INTEGER else seen == 0 or seen > arg.FLOAT:
             self._refuse(argument, arg.DTYPE)
         if array.shape[1:] != shape or array.ndim != len(shape) + 1:
             self._refuse(argument, arg.SHAPE_DIFFERS)

@@ -11,6 +11,7 @@ from nbprop.jit import kernel, share
 from nbprop.layers.activation import ACTIVATIONS, IDENTITY, activate, activation_inplace
 from nbprop.layers.dense_pieces import dense_sum_of_pieces, gradient_pieces, piece_of
 from nbprop.layers.dense_products import sum_of_rows, times_weight, weight_gradient
+from nbprop.layers.dense_single import fits_single, lower_single
 from nbprop.layers.samples import dense_sample_gradients
 from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
 from nbprop.numerics.activations import value_of
@@ -322,6 +323,8 @@ class Dense(Layer):
         lower = lower_dense
         if self._transposed:
             from nbprop.layers.tied import lower_tied as lower
+        elif fits_single(build, x, self.units):
+            return lower_single(build, x, self.units, self.activation, paths["weight"], paths.get("bias"))
         z = lower(build, x, self.units, paths["weight"], paths.get("bias"))
         return activate(build, z, self.activation, overwrite=True)
 

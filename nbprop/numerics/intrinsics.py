@@ -383,8 +383,8 @@ def kernel_arguments(arrays, scalars, frame_words):
 def describe_arguments(places, description, code_of):
     """An intrinsic ``describe(block, arrays)``: write what compiled code needs to know of each array of a tuple.
 
-    Array number i goes to word `places[i] * description` of the block, as six words: data address, rank, address of the
-    shape, element code (`code_of` its Numba type), flags (1 contiguous, 2 writable, 4 aligned), 0. An argument that
+    Array number i goes to word `places[i] * description` of the block, as five words: data address, rank, address of
+    the shape, element code (`code_of` its Numba type), flags (1 contiguous, 2 writable, 4 aligned). An argument that
     was not given (None) leaves its words alone.
     """
 
