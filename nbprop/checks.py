@@ -55,7 +55,7 @@ def check_data(function, name, array, code, shape, classes):
         raise TypeError(f"{function}: {name} must be a NumPy array, got {type(array).__name__}")
     array = array.view(np.ndarray)  # a memory map, seen as the array that it is
     found, integers = arg.element_code(array.dtype), code == arg.ANY_INTEGER
-    if (integers and not 0 != found < 100) or (not integers and found != code):
+    if (integers and not 0 != found < arg.FLOAT) or (not integers and found != code):
         wanted = {arg.FLOAT32: "float32", arg.FLOAT64: "float64"}.get(code, "integers")
         raise TypeError(f"{function}: {name} must hold {wanted}, got {array.dtype}; convert it once with .astype")
     if array.ndim != len(shape) + 1 or array.shape[1:] != tuple(shape):

@@ -250,8 +250,8 @@ class Job:
         start = epochs.CALL + argument * arg.DESCRIPTION
         address = 0 if shape is None else np.ctypeslib.ctypes.addressof(shape)
         flags = arg.CONTIGUOUS | arg.WRITABLE | arg.ALIGNED
-        description = array.ctypes.data, array.ndim, address, arg.element_code(array.dtype), flags, 0
-        self.words[start : start + arg.DESCRIPTION] = description
+        description = array.ctypes.data, array.ndim, address, arg.element_code(array.dtype), flags
+        self.words[start : start + len(description)] = description
 
     def _fill_update(self, rule, values, decay_mask, trainable):
         self.masks = decay_mask, trainable  # kept alive
