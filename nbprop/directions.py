@@ -240,7 +240,7 @@ def jacobian_entry(plan, block):
         status = _check_rows(plan, block, outputs)
     if status != 0:
         return status
-    code, width = load(plan, table.DTYPE), abs(load(plan, table.DTYPE)) % 100
+    code, width = load(plan, table.DTYPE), arg.element_bytes(load(plan, table.DTYPE))
     unit = load(block, arg.WORK * arg.DESCRIPTION + arg.DATA) + load(plan, table.UNIT) * width
     store(block, arg.DY * arg.DESCRIPTION + arg.DATA, unit)
     for k in range(outputs):
@@ -254,7 +254,7 @@ def jacobian_entry(plan, block):
 def _jacobian_of_all(plan, block, outputs, unit):
     """The same, by a way back of the whole batch for each output, into every so manyth row."""
     load_kernels(plan, table.JACOBIAN)
-    code, width = load(plan, table.DTYPE), abs(load(plan, table.DTYPE)) % 100
+    code, width = load(plan, table.DTYPE), arg.element_bytes(load(plan, table.DTYPE))
     out = arg.OUT * arg.DESCRIPTION + arg.DATA
     first = load(block, out)
     for k in range(outputs):

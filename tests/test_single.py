@@ -55,3 +55,20 @@ def test_every_activation(name):
     given, wanted = (results(nbprop.plan(net, batch=size), params, x, dy, False) for size in (1, 2))
     for mine, theirs in zip(given, wanted, strict=True):
         close(name, mine, theirs, 1e-14)
+
+
+def test_derivatives_of_one_sample():
+    """Programs with tangents keep the general ops, those of single samples do not."""
+    net, rng = nbprop.network((5,), nbprop.dense(7, "tanh"), nbprop.dense(2)), np.random.default_rng(0)
+    params, x, target = nbprop.init(net, seed=1), rng.standard_normal((1, 5)), rng.standard_normal((1, 2))
+    found = []
+    for size in (1, 2):
+        plan = nbprop.plan(net, "mse", batch=size)
+        work, matrix = nbprop.workspace(plan), np.empty((2, net.n_params))
+        rows, product = np.empty((1, net.n_params)), np.empty(net.n_params)
+        nbprop.jacobian(plan, params, x, matrix, work)
+        nbprop.per_sample_grads(plan, params, x, target, rows, work)
+        nbprop.hvp(plan, params, params, x, target, product, work)
+        found.append((matrix, rows, product))
+    for mine, theirs in zip(*found, strict=True):
+        close("derivative", mine, theirs, 1e-14)
