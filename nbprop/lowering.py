@@ -35,6 +35,8 @@ class Value:
     shape: tuple[int, ...]
     buffer: Buffer
     gradient: Buffer | None = None
+    pending: str = "identity"  # an activation that the layer which takes the value is to apply
+    taken: tuple | None = None  # the gradient in few numbers, where only a max pool gives one: see pool.py
 
     @property
     def size(self):
@@ -86,6 +88,8 @@ class Builder:
     stride: int = 0  # above 0: each sample's gradients go to a row of their own in "out", so many elements apart
     watch: str = ""  # "layers": also keep every layer's output and its gradient; "values": every value's
     watched: dict = field(default_factory=dict)  # a layer's path, or path and number of a value: Watched
+    target: str = "cpu"
+    following: object = None  # the layer that takes the output of the one being lowered, and alone takes it
     unwatched: int = 0  # ops before this one have their values watched
     flops: int = 0  # of the layer being lowered, a sample
     target: str = "cpu"  # or "cuda": what the ops will run on
@@ -228,6 +232,7 @@ class Builder:
         else:
             from nbprop.layers.combine import add_into
 
+            x.taken = None
             self.linear(add_into, (), (dx,), (x.size,), inplace=(x.gradient,))
 
     def _keep_computed(self, y):
@@ -281,7 +286,8 @@ def _lower_layers(build, net):
     if build.second:
         build.tangents[id(x.buffer)] = build.outside("dx", x.buffer.size)
     for index, layer in enumerate(net.layers):
-        y = lower_layer(build, f"{index}.{layer.kind}", layer, y)
+        following = None if build.watch else next(iter(net.layers[index + 1 :]), None)
+        y = lower_layer(build, f"{index}.{layer.kind}", layer, y, following)
         if build.mode == "decoding" and y.shape != (1, *net.shapes[index + 1][1:]):
             raise ValueError(
                 f"plan: layer {index}.{layer.kind} makes of one position {y.shape} and of all {net.shapes[index + 1]}; "
@@ -387,15 +393,15 @@ def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):
     return Lowered(parts, *_place(ops, dtype.itemsize, ops[:first]))
 
 
-def lower_layer(build, path, layer, x):
-    """Emit one layer's ops; layers with layers inside call this for each of those."""
-    outer, build.label = build.label, path
-    outer_flops, build.flops = build.flops, layer.flops(x.shape)
+def lower_layer(build, path, layer, x, following=None):
+    """Emit one layer's ops; layers with layers inside call this for each of those. following: see Builder."""
+    outer = build.label, build.flops, build.following
+    build.label, build.flops, build.following = path, layer.flops(x.shape), following
     names = [f"{path}.{parameter.name}" for parameter in layer.parameters(x.shape)]
     y = layer.lower(build, x, path, names)
     if build.watch == "layers":
         build.keep(path, y)
-    build.label, build.flops = outer, outer_flops
+    build.label, build.flops, build.following = outer
     return y
 
 

@@ -16,7 +16,9 @@ from nbprop.layers.activation import ACTIVATIONS, activate
 from nbprop.layers.dense import RECTIFIERS, dense_transpose, lower_dense
 from nbprop.layers.dense_products import sum_of_rows
 from nbprop.layers.image import as_image, clear, crop_image, out_extent, pad_image, plain, spans
+from nbprop.layers.conv_taken import conv_backward_taken
 from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
+from nbprop.numerics.activations import MONOTONE
 from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO
 from nbprop.numerics.product import GEMM, SEGMENTED
 from nbprop.numerics.tile import pointer
@@ -199,6 +201,9 @@ class Convolution(Layer):
             z = lower_dense(build, x, self.filters, weight, bias)
         else:
             z = lower_convolution(build, x, self.output_shape(x.shape), corner, windows, weight, bias)
+        if build.following and build.following.applies_pending and ACTIVATIONS[self.activation] in MONOTONE:
+            z.pending = self.activation
+            return z
         return activate(build, z, self.activation, overwrite=True)
 
 
@@ -224,7 +229,10 @@ def lower_convolution(build, x, shape, corner, windows, weight, bias):
         dw, w_again = build.parameter_gradient(weight)
         db, b_again = build.parameter_gradient(bias) if bias else (None, 0)
         again = (w_again, b_again)
-        build.emit(conv_backward_parameters, (dw, db), (source, dz), (*sizes, *again), barrier=False)
+        if z.taken and not build.second and build.target == "cpu":
+            emit_taken(build, (dw, db), source, z.taken, sizes, again)
+        else:
+            build.emit(conv_backward_parameters, (dw, db), (source, dz), (*sizes, *again), barrier=False)
         if build.second:
             dw_dot, w_again = build.parameter_tangent(weight)
             db_dot, b_again = build.parameter_tangent(bias) if bias else (None, 0)
@@ -235,6 +243,14 @@ def lower_convolution(build, x, shape, corner, windows, weight, bias):
 
     build.on_backward(z, rule)
     return z
+
+
+def emit_taken(build, gradients, source, gradient, sizes, again):
+    """Emit dW and db from the gradient of a max pool's output."""
+    dy, taken, p = gradient
+    pool = (p.kernel_w, p.stride_h, p.stride_w, p.top, p.left, p.out_h, p.out_w)
+    turned = build.buffer(gradients[0].size)
+    build.emit(conv_backward_taken, (*gradients, turned), (source, dy, taken), (*sizes, *pool, *again), barrier=False)
 
 
 def padded(build, buffer, shape, corner, windows):

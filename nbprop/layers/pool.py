@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from nbprop.jit import kernel, njit, share
+from nbprop.layers.activation import activate
 from nbprop.layers.image import as_image, clear, out_extent, plain, spans
+from nbprop.lowering import Buffer
 from nbprop.network import Layer
 from nbprop.numerics.pixels import place_taken, spread, spread_taken, window_max, window_sum
 from nbprop.numerics.scalars import like
@@ -239,8 +241,19 @@ def cuda_kernels(cuda):
     return max_forward, max_backward, avg_forward, avg_backward
 
 
+class Taken(NamedTuple):
+    """The gradient of a value that only a max pool takes: where `taken` says, dy; elsewhere 0."""
+
+    dy: Buffer
+    taken: Buffer
+    pools: Pools
+
+
 def lower_pool(build, x, shape, pools, largest):
-    """Emit the pooling of x, an image as `pools` says, into a value of a shape."""
+    """Emit the pooling of x, an image as `pools` says, and x's pending activation, into a value of a shape.
+
+    The largest of f(x) is f of the largest x where f does not fall: so f runs over fewer numbers, and its derivative.
+    """
     y = build.value(shape)
     if not largest:
         build.linear(avg_pool_forward, (y.buffer,), (x.buffer,), pools)
@@ -259,10 +272,13 @@ def lower_pool(build, x, shape, pools, largest):
             build.emit(max_pool_backward, (dx,), (dy, taken), pools)
             if build.second:
                 build.emit(max_pool_backward, (build.new_tangent(dx),), (build.tangent(dy), taken), pools)
+        first = x.gradient is None
         build.contribute(x, dx)
+        if first and largest:
+            x.taken = Taken(dy, taken, pools)
 
     build.on_backward(y, rule)
-    return y
+    return activate(build, y, x.pending, overwrite=True)
 
 
 @dataclass(frozen=True, repr=False)
@@ -270,7 +286,7 @@ class Pool(Layer):
     kernel: tuple | int
     stride: tuple | int | None = None
     padding: tuple | int = 0
-    axes, largest = 2, True
+    axes, largest, applies_pending = 2, True, True
     tangents = True
 
     def __post_init__(self):
@@ -315,16 +331,16 @@ class MaxPool1d(Pool):
 
 
 class AvgPool2d(Pool):
-    kind, largest = "avg_pool2d", False
+    kind, largest, applies_pending = "avg_pool2d", False, False
 
 
 class AvgPool1d(Pool):
-    kind, axes, largest = "avg_pool1d", 1, False
+    kind, axes, largest, applies_pending = "avg_pool1d", 1, False, False
 
 
 @dataclass(frozen=True, repr=False)
 class GlobalPool(Layer):
-    tangents, largest = True, True
+    tangents, largest, applies_pending = True, True, True
 
     def __repr__(self):
         return f"{self.kind}()"
@@ -347,7 +363,7 @@ class GlobalMaxPool(GlobalPool):
 
 
 class GlobalAvgPool(GlobalPool):
-    kind, largest = "global_avg_pool", False
+    kind, largest, applies_pending = "global_avg_pool", False, False
 
 
 def max_pool2d(kernel, stride=None, padding=0):

@@ -30,6 +30,8 @@ ACTIVATIONS = {
 }
 # f' needs x itself; for all others it is written in y.
 NEEDS_INPUT = frozenset({GELU, GELU_TANH, SILU})
+# f(max(x)) = max(f(x)).
+MONOTONE = frozenset({RELU, LEAKY_RELU, ELU, SOFTPLUS, SIGMOID, TANH})
 
 ROOT_HALF = math.sqrt(0.5)
 ROOT_2_OVER_PI = math.sqrt(2.0 / math.pi)

@@ -75,7 +75,7 @@ def _even(total, most):
 
 
 @njit
-def _lines(g):
+def lines_of(g):
     """A window's lines: how many are at equal distances, that distance, how often, and that distance.
 
     Kernel rows, once; or the pixels of a kernel row, once for each.
@@ -87,7 +87,7 @@ def _lines(g):
 
 
 @njit
-def _line(g):
+def line_size(g):
     """Elements of a line."""
     size = g.channels // g.groups
     return size * g.kernel_w if g.dilation_w == 1 and g.groups == 1 else size
@@ -104,8 +104,8 @@ def _corner(pixel, group, g):
 @njit
 def _scatter(x, strip, ld, group, first, pixels, k_first, depth, g):
     """Add strip[i, l] to the image where element k_first + l of the window of pixel first + i lies."""
-    length = _line(g)
-    count, distance, _, below = _lines(g)
+    length = line_size(g)
+    count, distance, _, below = lines_of(g)
     for i in range(pixels):
         corner = _corner(first + i, group, g)
         done = 0
@@ -150,8 +150,8 @@ def windows_product(y, x, w, bias, scratch, n, filters, g, start, part, parts):
     bias : IN, address of (filters,), read when start is BIAS
     scratch : `windows_scratch(parts)` elements
     """
-    count, distance, repeats, below = _lines(g)
-    length, columns = _line(g), filters // g.groups
+    count, distance, repeats, below = lines_of(g)
+    length, columns = line_size(g), filters // g.groups
     first, stop = share(n * g.out_h, part, parts)
     if first >= stop:
         return
@@ -212,8 +212,8 @@ def _rows_of_pixels(y, x, packed, bias, filters, group, first, stop, size, segme
 @njit
 def windows_gradient(dw, x, dy, n, filters, g, start, part, parts):
     """dW = start + windows^T dy, or one share of it: some of the rows. Addresses as in `windows_product`; dw OUT."""
-    count, distance, _, below = _lines(g)
-    length, columns = _line(g), filters // g.groups
+    count, distance, _, below = lines_of(g)
+    length, columns = line_size(g), filters // g.groups
     depth = g.kernel_h * g.kernel_w * (g.channels // g.groups)
     first, stop = share((depth + 3) // 4, part, parts)
     first, stop = first * 4, min(stop * 4, depth)
@@ -260,7 +260,7 @@ def windows_scatter(dx, dy, wt, scratch, n, filters, g, part, parts):
     packed = pointer(scratch, part * (_PACKED_BYTES // 4 + _STRIP_ELEMENTS))
     strip = pointer(packed, _PACKED_BYTES // 4)
     # Parts of whole lines, where a line is no longer than a part.
-    line, panel = _line(g), 2 * (VECTOR_BYTES // itemsize(dx))
+    line, panel = line_size(g), 2 * (VECTOR_BYTES // itemsize(dx))
     width = _PACKED_COLUMNS
     if line <= width:
         width = _even(elements // line, width // line) * line

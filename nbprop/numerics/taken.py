@@ -1,0 +1,121 @@
+"""Sums of windows of an image where a max pool took a number: the weight gradient of the convolution under the pool.
+
+Of all the pixels that a pool looks at, one a window has a gradient. So the gradient of the weights is a sum over the
+pool's windows, a window of the convolution's input for each, and a quarter of the multiply-adds are left where pools
+are 2 x 2. In words of LLVM's, as tile.py: which window comes next is known only when it is read.
+"""
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from nbprop.jit import njit
+from nbprop.numerics.tile import itemsize, pointer
+from nbprop.numerics.vectors import HALF_BYTES, INT, VECTOR_BYTES, Vectors, call, element
+
+# Lines of a window, and vectors of a line, that stay in registers: eighteen of 32, or twelve of AVX2's 16.
+_LINES = 6
+_VECTORS = 3 if VECTOR_BYTES == 64 else 2
+
+
+@njit
+def sum_of_taken_windows(total, x, distance, lines, length, dy, taken, filters, rows, columns, place):
+    """total[l, k] += the sum over a pool's windows of dy times x[at + l * distance + k], in the order of the windows.
+
+    total : INOUT, address of (lines, length)
+    x : IN, address of an image, where the window of its first output pixel begins
+    dy, taken : IN, addresses of the pool's outputs (rows, columns), `filters` elements apart: gradients, and the number
+        of the pixel that was taken from each window
+    place : (kernel columns of the pool, then elements of x: from a row of its windows to the next, from a window to the
+        next in its row, from a row of pixels to the next, from a pixel to the next in its row)
+    """
+    lanes = VECTOR_BYTES // itemsize(total)
+    line, count = 0, (lines + _LINES - 1) // _LINES
+    for piece in range(count, 0, -1):
+        # Pieces as equal as can be: a piece of a single line would wait for every multiply-add.
+        cut = (lines - line + piece - 1) // piece
+        for k in range(0, length, _VECTORS * lanes):
+            _sum_of_piece(
+                *(pointer(total, line * length + k), length, pointer(x, line * distance + k), distance, cut),
+                *(min(length - k, _VECTORS * lanes), dy, taken, filters, rows, columns, *place),
+            )
+        line += cut
+
+
+@intrinsic
+def _sum_of_piece(
+    typingctx, total, ld, x, distance, lines, length, dy, taken, filters, rows, columns, kernel_w, row_step,
+    column_step, row, pixel
+):  # fmt: skip
+    """As `sum_of_taken_windows`, for what fits the registers."""
+    size = types.intp
+    signature = types.void(
+        *(total, size, x, size, size, size, dy, taken, size, size, size, size, size, size, size, size)
+    )
+
+    def codegen(context, builder, signature, args):
+        call(builder, "taken", _emit_piece, signature.args[0], args)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _emit_piece(
+    builder, pointer_type, total, ld, x, distance, lines, length, dy, taken, filters, rows, columns, kernel_w,
+    row_step, column_step, row, pixel
+):  # fmt: skip
+    """Jump to the code for this many lines and vectors."""
+    size = element(pointer_type)[2]
+    half, lanes = HALF_BYTES // size, VECTOR_BYTES // size
+    operands = (
+        *(total, ld, x, distance, length, dy, taken, filters, rows, columns, kernel_w, row_step, column_step, row),
+        pixel,
+    )
+    widths = [(half, HALF_BYTES, 1)] if half < lanes else []
+    widths += [(lanes * vectors, VECTOR_BYTES, vectors) for vectors in range(1, _VECTORS + 1)]
+    # The narrowest that holds a line: each case takes the lengths above those of the case before.
+    above = 0
+    for most, width, vectors in widths:
+        inside = builder.and_(
+            builder.icmp_signed(">", length, INT(above)), builder.icmp_signed("<=", length, INT(most))
+        )
+        with builder.if_then(inside):
+            for count in range(1, _LINES + 1):
+                with builder.if_then(builder.icmp_signed("==", lines, INT(count))):
+                    call(builder, "taken_lines", _emit_lines, pointer_type, operands, count, vectors, width)
+        above = most
+
+
+def _emit_lines(
+    builder, pointer_type, lines, vectors, width, total, ld, x, distance, length, dy, taken, filters, rows, columns,
+    kernel_w, row_step, column_step, row, pixel
+):  # fmt: skip
+    emit = Vectors(builder, pointer_type, width)
+    masks = [None] * (vectors - 1) + [emit.mask(builder.sub(length, INT((vectors - 1) * emit.lanes)))]
+    sums = [[cgutils.alloca_once(builder, emit.type) for _ in range(vectors)] for _ in range(lines)]
+
+    def places(base, stride):
+        for line in range(lines):
+            first = builder.gep(base, [builder.mul(stride, INT(line))])
+            for v in range(vectors):
+                yield sums[line][v], builder.gep(first, [INT(v * emit.lanes)]), masks[v]
+
+    for variable, address, mask in places(total, ld):
+        builder.store(emit.load(address, mask), variable)
+    # A tap is i * kernel_w + j, its place i * row + j * pixel; i by a product, for divisions are slow. Half a tap more
+    # keeps rounding away from the whole numbers.
+    one, half = (ir.Constant(emit.scalar, value) for value in (1.0, 0.5))
+    factor = builder.fdiv(one, builder.sitofp(kernel_w, emit.scalar))
+    back = builder.sub(row, builder.mul(kernel_w, pixel))
+    with cgutils.for_range(builder, rows) as p, cgutils.for_range(builder, columns) as q:
+        window = builder.mul(builder.add(builder.mul(p.index, columns), q.index), filters)
+        number = builder.load(builder.gep(taken, [window]))
+        tap = builder.fptosi(number, INT)
+        i = builder.fptosi(builder.fmul(builder.fadd(number, half), factor), INT)
+        at = builder.add(builder.mul(p.index, row_step), builder.mul(q.index, column_step))
+        at = builder.add(at, builder.add(builder.mul(tap, pixel), builder.mul(i, back)))
+        given = emit.splat(builder.load(builder.gep(dy, [window])))
+        for variable, address, mask in places(builder.gep(x, [at]), distance):
+            builder.store(emit.fma(emit.load(address, mask), given, builder.load(variable)), variable)
+    for variable, address, mask in places(total, ld):
+        emit.store(builder.load(variable), address, mask)
