@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from nbprop.jit import njit
 from nbprop.numerics.tile import itemsize, pointer
-from nbprop.numerics.vectors import HALF_BYTES, INT, VECTOR_BYTES, Vectors, call, element
+from nbprop.numerics.vectors import HALF_BYTES, INT, VECTOR_BYTES, Vectors, call, element, keep_rolled
 
 # Lines of a window, and vectors of a line, that stay in registers: eighteen of 32, or twelve of AVX2's 16.
 _LINES = 6
@@ -95,8 +95,11 @@ def _emit_lines(
     sums = [[cgutils.alloca_once(builder, emit.type) for _ in range(vectors)] for _ in range(lines)]
 
     def places(base, stride):
+        """(a sum, the address of its vector, that vector's mask); an address serves three lines, as in tile.py."""
+        strides = [builder.mul(stride, INT(i)) for i in range(3)]
         for line in range(lines):
-            first = builder.gep(base, [builder.mul(stride, INT(line))])
+            group = builder.gep(base, [builder.mul(stride, INT(line // 3 * 3))])
+            first = builder.gep(group, [strides[line % 3]])
             for v in range(vectors):
                 yield sums[line][v], builder.gep(first, [INT(v * emit.lanes)]), masks[v]
 
@@ -107,15 +110,26 @@ def _emit_lines(
     one, half = (ir.Constant(emit.scalar, value) for value in (1.0, 0.5))
     factor = builder.fdiv(one, builder.sitofp(kernel_w, emit.scalar))
     back = builder.sub(row, builder.mul(kernel_w, pixel))
-    with cgutils.for_range(builder, rows) as p, cgutils.for_range(builder, columns) as q:
-        window = builder.mul(builder.add(builder.mul(p.index, columns), q.index), filters)
+    with cgutils.for_range(builder, rows) as p:
+        first = builder.mul(builder.mul(p.index, columns), filters)
+        corner = builder.gep(x, [builder.mul(p.index, row_step)])
+        before, loop, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        left, window, at = builder.phi(INT), builder.phi(INT), builder.phi(x.type)
         number = builder.load(builder.gep(taken, [window]))
+        given = emit.splat(builder.load(builder.gep(dy, [window])))
         tap = builder.fptosi(number, INT)
         i = builder.fptosi(builder.fmul(builder.fadd(number, half), factor), INT)
-        at = builder.add(builder.mul(p.index, row_step), builder.mul(q.index, column_step))
-        at = builder.add(at, builder.add(builder.mul(tap, pixel), builder.mul(i, back)))
-        given = emit.splat(builder.load(builder.gep(dy, [window])))
-        for variable, address, mask in places(builder.gep(x, [at]), distance):
+        place = builder.gep(at, [builder.add(builder.mul(tap, pixel), builder.mul(i, back))])
+        for variable, address, mask in places(place, distance):
             builder.store(emit.fma(emit.load(address, mask), given, builder.load(variable)), variable)
+        fewer = builder.sub(left, INT(1))
+        following = builder.add(window, filters), builder.gep(at, [column_step])
+        for phi, initial, after in zip((left, window, at), (columns, first, corner), (fewer, *following), strict=True):
+            phi.add_incoming(initial, before)
+            phi.add_incoming(after, loop)
+        keep_rolled(builder.module, builder.cbranch(builder.icmp_signed(">", fewer, INT(0)), loop, done))
+        builder.position_at_end(done)
     for variable, address, mask in places(total, ld):
         emit.store(builder.load(variable), address, mask)
