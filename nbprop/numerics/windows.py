@@ -14,8 +14,8 @@ pixels lie at equal distances. So they are the rows of a matrix in segments, as 
 stride, dilation and group is a matter of distances.
 
 dx is a product of the first kind where a stride is 1 and the image is not much larger than the output: the windows are
-those of dy, padded, and W is turned around. Elsewhere `windows_scatter` makes a strip of dy W^T at a time, as large as
-half of a first level cache, and adds its rows to the image.
+those of dy, padded, and W is turned around. Elsewhere `windows_scatter` makes, for each row of the image, one product
+of all kernel rows that meet in it, and adds the product's rows to the image where they overlap.
 
 Measured at 64 channels to 64 filters, 3 x 3, on 28 x 28: 92 % of the multiply-add peak. Gathering windows into a strip
 first, for products of full tiles, lost 9 % of the forward product and 12 % of dW to the copying.
@@ -25,6 +25,7 @@ column, channel. The bits: y and dW are sums in index order, as in gemm.py, what
 `windows_scatter` is a sum in an order that depends on the sizes alone: threads share whole samples.
 """
 
+from math import gcd
 from typing import NamedTuple
 
 from nbprop.jit import njit, share
@@ -36,9 +37,10 @@ from nbprop.numerics.vectors import VECTOR_BYTES
 # What stays in the second level cache: a packed part of W, half of 1 MiB; the part of dy that dW takes, a quarter.
 _PACKED_BYTES = 512 * 1024
 _BLOCK_BYTES = 256 * 1024
-# The most columns of a packed part of W^T, and its rows.
+# The most columns of a packed part of W^T.
 _PACKED_COLUMNS = 512
-_DEPTH = 256
+# The most kernel rows in a packed part of W^T.
+_MEETING = 32
 # Elements of a strip of dy W^T.
 _STRIP = 3 * 1024
 _STRIP_ELEMENTS = 8 * 1024
@@ -102,21 +104,16 @@ def _corner(pixel, group, g):
 
 
 @njit
-def _scatter(x, strip, ld, group, first, pixels, k_first, depth, g):
-    """Add strip[i, l] to the image where element k_first + l of the window of pixel first + i lies."""
-    length = line_size(g)
-    count, distance, _, below = lines_of(g)
-    for i in range(pixels):
-        corner = _corner(first + i, group, g)
-        done = 0
-        while done < depth:
-            line, inside = (k_first + done) // length, (k_first + done) % length
-            part, lines = min(length - inside, depth - done), 1
-            if part == length:
-                lines = min((depth - done) // length, count - line % count)
-            target = pointer(x, corner + line // count * below + line % count * distance + inside)
-            add(target, distance, pointer(strip, i * ld + done), length, lines, part)
-            done += lines * part
+def _scatter(x, strip, ld, pixels, k_first, depth, g):
+    """Add strip[i, l] to the row x of an image where element k_first + l of a kernel row of the window i lies."""
+    length, column = line_size(g), g.stride_w * g.channels
+    done = 0
+    while done < depth:
+        line, inside = (k_first + done) // length, (k_first + done) % length
+        part = min(length - inside, depth - done)
+        target = pointer(x, line * g.dilation_w * g.channels + inside)
+        add(target, column, pointer(strip, done), ld, pixels, part)
+        done += part
 
 
 @njit
@@ -252,35 +249,77 @@ def windows_scatter(dx, dy, wt, scratch, n, filters, g, part, parts):
     wt : IN, address of (filters, kernel_h * kernel_w * channels / groups)
     scratch : `windows_scratch(parts)` elements
     """
-    elements, depth = g.kernel_h * g.kernel_w * (g.channels // g.groups), filters // g.groups
     first, stop = share(n, part, parts)
-    first, stop = first * g.out_h * g.out_w, stop * g.out_h * g.out_w
     if first >= stop:
         return
     packed = pointer(scratch, part * (_PACKED_BYTES // 4 + _STRIP_ELEMENTS))
-    strip = pointer(packed, _PACKED_BYTES // 4)
-    # Parts of whole lines, where a line is no longer than a part.
-    line, panel = line_size(g), 2 * (VECTOR_BYTES // itemsize(dx))
+    length, columns = g.kernel_w * (g.channels // g.groups), filters // g.groups
+    # Kernel rows `apart` meet in the same rows of the image: those of the first meet in one row for each row of dy,
+    # which the kernel row after it takes from the row of dy `above` that one.
+    common = gcd(g.stride_h, g.dilation_h)
+    apart, above = g.stride_h // common, g.dilation_h // common
+    # A part of W^T: kernel rows that meet, some filters, some elements of a kernel row; whole lines, where a line is no
+    # longer than a part.
     width = _PACKED_COLUMNS
-    if line <= width:
-        width = _even(elements // line, width // line) * line
-    height = max(1, _STRIP // width // _ROWS) * _ROWS
-    for group in range(g.groups):
-        for k in range(0, elements, width):
-            cut = min(width, elements - k)
-            for f in range(0, depth, _DEPTH):
-                rows = min(_DEPTH, depth - f)
-                _pack(packed, pointer(wt, (group * depth + f) * elements + k), elements, rows, cut)
-                for i in range(first, stop, height):
-                    pixels = min(height, stop - i)
-                    source = pointer(dy, i * filters + group * depth + f)
-                    segmented_product(
-                        (
-                            *(strip, cut, source, filters, 1, 0, packed, panel * rows, panel),
-                            *(pixels, cut, rows, 1, ZERO, strip),
+    if line_size(g) <= width:
+        width = _even(length // line_size(g), width // line_size(g)) * line_size(g)
+    meeting = min((g.kernel_h + apart - 1) // apart, _MEETING)
+    panel = 2 * (VECTOR_BYTES // itemsize(dx))
+    depth = _even(columns, _PACKED_BYTES // itemsize(dx) // (meeting * ((width + panel - 1) // panel * panel)))
+    for kernel_row in range(min(apart, g.kernel_h)):
+        for group in range(g.groups):
+            for k in range(0, length, width):
+                for f in range(0, columns, depth):
+                    for i in range(kernel_row, g.kernel_h, apart * meeting):
+                        rows = min(meeting, (g.kernel_h - i + apart - 1) // apart)
+                        cut, filters_cut = min(width, length - k), min(depth, columns - f)
+                        source = pointer(wt, ((group * columns + f) * g.kernel_h + i) * length + k)
+                        _pack_rows(packed, source, apart * length, g.kernel_h * length, rows, filters_cut, cut)
+                        _rows_of_image(
+                            *(pointer(dx, group * (g.channels // g.groups)), pointer(dy, group * columns + f), packed),
+                            *(filters, first, stop, i, rows, above, filters_cut, k, cut, g),
                         )
+
+
+@njit
+def _pack_rows(packed, source, row, ld, rows, depth, columns):
+    """As `_pack`, of a matrix (rows * depth, columns) whose rows come in `rows` blocks, `row` elements apart."""
+    panel = 2 * (VECTOR_BYTES // itemsize(packed))
+    for j in range(0, columns, panel):
+        for i in range(rows):
+            target = pointer(packed, (j * rows + i * panel) * depth)
+            copy(target, panel, pointer(source, i * row + j), ld, depth, min(panel, columns - j))
+
+
+@njit
+def _rows_of_image(dx, dy, packed, filters, first, stop, kernel_row, rows, above, depth, k, columns, g):
+    """The part of `windows_scatter` that one packed part of W^T makes, a row of the image at a time.
+
+    In a row meet several kernel rows, each with a row of dy of its own. Their sum is one product, whose rows are then
+    added to the image: a window would otherwise be added kernel row by kernel row.
+    """
+    panel = 2 * (VECTOR_BYTES // itemsize(dx))
+    strip = pointer(packed, _PACKED_BYTES // 4)
+    height = max(1, _STRIP // columns // _ROWS) * _ROWS
+    line = g.out_w * filters
+    for image in range(first, stop):
+        for p in range(g.out_h + (rows - 1) * above):
+            # Kernel row number r takes the row p - r * above of dy.
+            r_first, r_stop = max(0, (p - g.out_h) // above + 1), min(rows, p // above + 1)
+            if r_first >= r_stop:
+                continue
+            source = pointer(dy, (image * g.out_h + p - r_first * above) * line)
+            row = image * g.height + p * g.stride_h + kernel_row * g.dilation_h
+            target, b = pointer(dx, row * g.width * g.channels), pointer(packed, r_first * depth * panel)
+            for q in range(0, g.out_w, height):
+                pixels = min(height, g.out_w - q)
+                segmented_product(
+                    (
+                        *(strip, columns, pointer(source, q * filters), filters, 1, -above * line - depth),
+                        *(b, panel * rows * depth, panel, pixels, columns, depth, r_stop - r_first, ZERO, strip),
                     )
-                    _scatter(dx, strip, cut, group, i, pixels, k, cut, g)
+                )
+                _scatter(pointer(target, q * g.stride_w * g.channels), strip, columns, pixels, k, columns, g)
 
 
 @njit
