@@ -54,6 +54,14 @@ def _windows_over(row, stride, before, kernel, out):
     return max(0, (row + before - kernel) // stride + 1), min(out, (row + before) // stride + 1)
 
 
+@njit
+def _alike(q, stride, before, kernel, extent, out):
+    """How many windows from output pixel q on have the same pixels inside the image: all whole ones, or one."""
+    if q * stride < before:
+        return 1
+    return max(1, min(out, (extent - kernel + before) // stride + 1) - q)
+
+
 @kernel
 def max_pool_forward(
     y, taken, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w,
@@ -67,13 +75,15 @@ def max_pool_forward(
     for row in range(start, stop):
         y_first, i_first, i_stop = _inside(row % out_h, stride_h, top, kernel_h, height)
         image = (row // out_h * height + y_first) * width
-        for q in range(out_w):
+        q = 0
+        while q < out_w:
             x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
-            here = (row * out_w + q) * channels
+            count, here = _alike(q, stride_w, left, kernel_w, width, out_w), (row * out_w + q) * channels
             window_max(
                 *(pointer(y, here), pointer(taken, here), pointer(x, (image + x_first) * channels), width * channels),
-                *(channels, i_first, i_stop, j_first, j_stop, kernel_w, channels),
+                *(channels, i_first, i_stop, j_first, j_stop, kernel_w, channels, count, stride_w * channels),
             )
+            q += count
 
 
 @kernel
@@ -107,15 +117,18 @@ def max_pool_backward(
         p_first, p_stop = _windows_over(row % height, stride_h, top, kernel_h, out_h)
         for p in range(p_first, p_stop):
             i = row % height - p * stride_h + top
-            for q in range(out_w):
+            q = 0
+            while q < out_w:
                 x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
-                here = ((row // height * out_h + p) * out_w + q) * channels
+                count = _alike(q, stride_w, left, kernel_w, width, out_w)
+                here, step = ((row // height * out_h + p) * out_w + q) * channels, stride_w * channels
                 target = pointer(line, x_first * channels)
                 given, number, tap = pointer(dy, here), pointer(taken, here), i * kernel_w
                 if apart:
-                    place_taken(target, given, number, channels, j_first, j_stop, tap, channels)
+                    place_taken(target, given, number, channels, j_first, j_stop, tap, channels, count, step)
                 else:
-                    spread_taken(target, given, number, channels, j_first, j_stop, tap, channels)
+                    spread_taken(target, given, number, channels, j_first, j_stop, tap, channels, count, step)
+                q += count
 
 
 @kernel
@@ -128,12 +141,15 @@ def avg_pool_forward(
     for row in range(start, stop):
         y_first, i_first, i_stop = _inside(row % out_h, stride_h, top, kernel_h, height)
         image = (row // out_h * height + y_first) * width
-        for q in range(out_w):
+        q = 0
+        while q < out_w:
             x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
+            count = _alike(q, stride_w, left, kernel_w, width, out_w)
             window_sum(
                 *(pointer(y, (row * out_w + q) * channels), pointer(x, (image + x_first) * channels), width * channels),
-                *(channels, i_first, i_stop, j_first, j_stop, scale, channels),
+                *(channels, i_first, i_stop, j_first, j_stop, scale, channels, count, stride_w * channels),
             )
+            q += count
 
 
 @kernel
@@ -148,12 +164,16 @@ def avg_pool_backward(
         clear(line)
         p_first, p_stop = _windows_over(row % height, stride_h, top, kernel_h, out_h)
         for p in range(p_first, p_stop):
-            for q in range(out_w):
+            q = 0
+            while q < out_w:
                 x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
+                count = _alike(q, stride_w, left, kernel_w, width, out_w)
                 here = ((row // height * out_h + p) * out_w + q) * channels
                 spread(
-                    *(pointer(line, x_first * channels), pointer(dy, here), channels, j_first, j_stop, scale, channels)
+                    *(pointer(line, x_first * channels), pointer(dy, here), channels, j_first, j_stop, scale, channels),
+                    *(count, stride_w * channels),
                 )
+                q += count
 
 
 def cuda_kernels(cuda):
