@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from nbprop.jit import kernel, share
 from nbprop.layers.activation import ACTIVATIONS, activate
+from nbprop.layers.conv_taken import conv_backward_taken
 from nbprop.layers.dense import RECTIFIERS, dense_transpose, lower_dense
 from nbprop.layers.dense_products import sum_of_rows
 from nbprop.layers.image import as_image, clear, crop_image, out_extent, pad_image, plain, spans
-from nbprop.layers.conv_taken import conv_backward_taken
 from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
 from nbprop.numerics.activations import MONOTONE
 from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO

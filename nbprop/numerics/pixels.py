@@ -51,12 +51,12 @@ def _in_vectors(builder, pointer_type, channels, body):
     with cgutils.for_range_slice(builder, INT(0), whole, INT(emit.lanes), inc=True) as (c, _):
         body(emit, c, None)
     left = builder.sub(channels, whole)
-    with builder.if_then(builder.icmp_signed(">", left, INT(0))):
-        with builder.if_else(builder.icmp_signed(">", left, INT(short.lanes))) as (long, half):
-            with long:
-                body(emit, whole, emit.mask(left))
-            with half:
-                body(short, whole, short.mask(left))
+    some, wide = (builder.icmp_signed(">", left, INT(count)) for count in (0, short.lanes))
+    with builder.if_then(some), builder.if_else(wide) as (a_vector, half_a_vector):
+        with a_vector:
+            body(emit, whole, emit.mask(left))
+        with half_a_vector:
+            body(short, whole, short.mask(left))
 
 
 def _range(builder, first, stop):
