@@ -38,6 +38,50 @@ def test_large_convolutions(case):
         same_bits(name, results[1][name], value)
 
 
+# Convolutions under a max pool: their activation runs behind it, their weight gradient over its windows. Few channels,
+# overlapping windows with padding, lines in groups, lines longer than what the registers hold and more of them.
+POOLED = {
+    "one channel": ((11, 14, 1), {"filters": 6, "kernel": 5, "padding": 2, "activation": "tanh"}, {"kernel": 2}),
+    "overlap": (
+        (9, 10, 3),
+        {"filters": 5, "kernel": 3, "stride": [1, 2], "activation": "relu"},
+        {"kernel": 3, "stride": 2, "padding": 1},
+    ),
+    "groups": (
+        (8, 9, 6),
+        {"filters": 10, "kernel": [2, 3], "dilation": [1, 2], "groups": 2, "activation": "sigmoid"},
+        {"kernel": [2, 3], "stride": [2, 1]},
+    ),
+    "long lines": ((9, 7, 67), {"filters": 3, "kernel": [7, 3], "activation": "softplus"}, {"kernel": [3, 2]}),
+}
+
+
+@pytest.mark.parametrize("case", list(POOLED))
+def test_convolutions_under_a_max_pool(case):
+    shape, options, pool = POOLED[case]
+    description = [{"type": "conv2d", **options}, {"type": "max_pool2d", **pool}]
+    options, pool = (
+        {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        for given in (options, pool)
+    )
+    net, n = nbprop.network(shape, conv2d(**options), nbprop.max_pool2d(**pool)), 3
+    rng = np.random.default_rng(0)
+    params, x = rng.standard_normal(net.n_params), rng.standard_normal((n, *shape))
+    dy = rng.standard_normal((n, *net.output_shape))
+    grads, dx = naive_network.backward(description, params, x, dy)
+    wanted = {"y": naive_network.forward(description, params, x), "grads of dy": grads, "dx": dx}
+    results = [everything(nbprop.plan(net, batch=n, threads=threads), params, x, None, None, dy) for threads in (1, 3)]
+    for name, value in results[0].items():
+        close(name, value, wanted[name], 1e-13)
+        same_bits(name, results[1][name], value)
+    plan, twice = nbprop.plan(net, batch=n), np.empty_like(grads)
+    work, y = nbprop.workspace(plan), np.empty((n, *net.output_shape))
+    nbprop.forward(plan, params, x, y, work)
+    twice[:] = 1
+    nbprop.backward(plan, params, x, dy, twice, None, work, accumulate=True)
+    close("accumulated", twice - 1, grads, 1e-13)
+
+
 def every_layer():
     """All layers on images, in one network of smooth parts; (5, 6, 4) -> (3,)."""
     return nbprop.network(
