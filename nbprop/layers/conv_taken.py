@@ -6,7 +6,7 @@ nobody wants the input's. Ties go to one pixel, overlapping windows add up, as i
 """
 
 from nbprop.jit import kernel, share
-from nbprop.layers.dense import sum_of_rows
+from nbprop.layers.dense_products import sum_of_rows
 from nbprop.layers.image import clear
 from nbprop.numerics.gemm import transpose_strided
 from nbprop.numerics.product import GEMM
