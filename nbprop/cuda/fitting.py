@@ -151,7 +151,8 @@ class Job:
         self.words[epochs.N], self.words[epochs.BATCH] = len(data[0]), batch
         self.rates, self.records = np.zeros(epochs.MOST_RATES), np.zeros((epochs.MOST_RECORDS, 2))
         self.grads, self.best = memory.empty(params.shape, params.dtype), memory.empty(params.shape, params.dtype)
-        self.work, self.layers = workspace(plan), None
+        self.work = workspace(plan)
+        self.layers = self.best_layers = None  # layer state, where the network has some
         self.best[:] = params
         self.state = optimizer_state(optimizer, params.size, params.dtype)
         kinds = RULES[optimizer].hyperparameters
@@ -174,7 +175,7 @@ class Job:
 
     def layer_state(self, state):
         """Use an array of layer state."""
-        self.layers = state
+        self.layers, self.best_layers = state, state.copy()
 
     def clip(self, native, word, row, limit):
         """Clip before each update."""

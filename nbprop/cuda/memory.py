@@ -90,6 +90,12 @@ class Array:
             raise ValueError(f"cannot make shape {shape} of {self.size} elements")
         return Array(shape, self.dtype, self.address, self.owner)
 
+    def copy(self):
+        """A copy in device memory."""
+        copied = empty(self.shape, self.dtype)
+        copied[:] = self
+        return copied
+
     def __setitem__(self, where, value):
         """a[:] = b copies all of b, a device or a host array of the same shape and dtype."""
         if where != slice(None):
