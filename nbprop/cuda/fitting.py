@@ -261,5 +261,7 @@ class Job:
         if words[epochs.BEST] and loss < numbers[epochs.BEST_LOSS]:
             numbers[epochs.BEST_LOSS], words[epochs.BEST_EPOCH] = loss, words[epochs.EPOCH]
             self.best[:] = self.params
+            if self.layers is not None:
+                self.best_layers[:] = self.layers
         words[epochs.EPOCH] += 1
         words[epochs.POSITION] = numbers[epochs.LOSS_SUM] = numbers[epochs.WEIGHT_SUM] = 0
