@@ -39,8 +39,8 @@ SIGNATURE = types.void(types.int64, types.int64)  # frame, row
 class DeviceKernel:
     """One launch of an op, or of several ops in one; made by `on_device`."""
 
-    def __init__(self, function, replaces, blocks, scratch, dtypes, resident):
-        self.function, self.replaces, self.resident = function, replaces, resident
+    def __init__(self, function, replaces, blocks, scratch, dtypes, resident, apart):
+        self.function, self.replaces, self.resident, self.apart = function, replaces, resident, apart
         self.dtypes = tuple(np.dtype(dtype) for dtype in dtypes)
         names = list(inspect.signature(function).parameters)
         self.arrays, self.scalars = names[: names.index("n")], names[names.index("n") :]
@@ -99,15 +99,16 @@ def _by_names(function):
     return lambda values: function(*(values[name] for name in wanted))
 
 
-def on_device(*replaces, blocks, scratch=None, dtypes=(np.float32, np.float64), resident=3):
+def on_device(*replaces, blocks, scratch=None, dtypes=(np.float32, np.float64), resident=3, apart=False):
     """Decorate a function as a kernel that stands for a plan's kernel (or for several ops that follow each other).
 
     blocks(...) : blocks of a launch, from numbers and lengths of arrays by their names
     scratch(...) : elements of `partials` that it needs
     dtypes : those that it is launched in
     resident : blocks that a multiprocessor is to hold at once, which bounds the registers
+    apart : whether it needs so much shared memory that programs with it are never one launch (see oneblock.py)
     """
-    return lambda function: DeviceKernel(function, replaces, blocks, scratch, dtypes, resident)
+    return lambda function: DeviceKernel(function, replaces, blocks, scratch, dtypes, resident, apart)
 
 
 def simulated_arguments(kernel, dtype, frame_address, row_address):

@@ -130,7 +130,8 @@ class DevicePlan(Plan):
 
     def in_one_block(self, n):
         """Whether a program on n samples is so small that one block walks it (see oneblock.py)."""
-        return self._widest * n <= oneblock.MOST_ELEMENTS * self.batch
+        apart = any(kernel.apart for kernel, _, _ in self._rows)
+        return not apart and self._widest * n <= oneblock.MOST_ELEMENTS * self.batch
 
     def walk(self, program, launches):
         """A program's launches as one; kept, since its steps lie on the device."""

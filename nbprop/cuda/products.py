@@ -58,16 +58,40 @@ def choice(m, n, itemsize):
 
 
 @njit
-def pieces(m, n, k, itemsize):
-    """How many pieces k is cut into, by sizes alone."""
+def pieces(m, n, k, itemsize, products=1):
+    """How many pieces k is cut into, by sizes alone; `products` of these sizes run at the same time."""
     chosen = choice(m, n, itemsize)
     count = tiles(NARROW, m, n) if chosen == 0 else (tiles(MIDDLE, m, n) if chosen == 1 else tiles(LARGE, m, n))
+    count *= products
     return max(1, min((_BLOCKS + count - 1) // count, k // _LEAST))
 
 
 def blocks_of(number, m, n, itemsize, cuts=1):
     """Blocks for the kernel that makes TILES[number], 0 where another tile is chosen."""
     return int(tiles(TILES[number], m, n)) * cuts if choice(m, n, itemsize) == number else 0
+
+
+def outer_products(tile, *, column_sums):
+    """A device function: add(part, sums, a_slice, b_slice), what one step over k adds to a thread's part of a tile.
+
+    a_slice IN (depth, rows + 1), b_slice IN (depth, columns), in shared memory; the rest as in `multiplier`.
+    """
+    rows, columns, depth, each_row, each_column = tile
+    across, down = columns // each_column, rows // each_row
+
+    @device_function
+    def add(part, sums, a_slice, b_slice):
+        mine_i, mine_j = cuda.threadIdx.x // across, cuda.threadIdx.x % across
+        for step in range(depth):
+            for r in range(each_row):
+                left = a_slice[step, mine_i + r * down]
+                for c in range(each_column):
+                    part[r * each_column + c] += left * b_slice[step, mine_j + c * across]
+            if column_sums:
+                for c in range(each_column):
+                    sums[c] += b_slice[step, mine_j + c * across]
+
+    return add
 
 
 def multiplier(tile, *, column_sums):
@@ -78,8 +102,8 @@ def multiplier(tile, *, column_sums):
     tile's first row and column. The thread keeps every (rows / each_row)-th row from i on, likewise columns: the
     threads of a warp then read one bank each.
     """
-    rows, columns, depth, each_row, each_column = tile
-    threads, across, down = THREADS, columns // each_column, rows // each_row
+    rows, columns, depth, _, _ = tile
+    threads, add = THREADS, outer_products(tile, column_sums=column_sums)
     a_loads, b_loads = rows * depth // threads, columns * depth // threads
     # A column of padding: neighbours in a column lie in different banks.
     a_shape, b_shape = (depth, rows + 1), (depth, columns)
@@ -88,9 +112,7 @@ def multiplier(tile, *, column_sums):
     def multiply(part, sums, a, a_row, a_col, b, ldb, m, n, i, j, first, last):
         a_slice = cuda.shared.array(a_shape, a.dtype)
         b_slice = cuda.shared.array(b_shape, a.dtype)
-        me = cuda.threadIdx.x
-        mine_i, mine_j = me // across, me % across
-        zero = like(b[0], 0.0)
+        me, zero = cuda.threadIdx.x, like(b[0], 0.0)
         for l0 in range(first, last, depth):
             for load in range(a_loads):
                 # Neighbouring threads read neighbouring elements, whichever axis of A is contiguous.
@@ -104,14 +126,7 @@ def multiplier(tile, *, column_sums):
                 inside = l0 + row < last and j + col < n
                 b_slice[row, col] = b[(l0 + row) * ldb + j + col] if inside else zero
             cuda.syncthreads()
-            for step in range(depth):
-                for r in range(each_row):
-                    left = a_slice[step, mine_i + r * down]
-                    for c in range(each_column):
-                        part[r * each_column + c] += left * b_slice[step, mine_j + c * across]
-                if column_sums:
-                    for c in range(each_column):
-                        sums[c] += b_slice[step, mine_j + c * across]
+            add(part, sums, a_slice, b_slice)
             cuda.syncthreads()
 
     return multiply

@@ -106,6 +106,13 @@ def conv_turn(wt, w, n, taps, channels, filters, groups, part, parts):
     turn_around(pointer(wt, 0), pointer(w, 0), taps, channels, filters, groups, part, parts)
 
 
+def cuda_kernels(cuda):
+    """The device's: in a file of their own."""
+    from nbprop.layers.conv_cuda import CUDA_KERNELS
+
+    return CUDA_KERNELS
+
+
 @dataclass(frozen=True, repr=False)
 class Convolution(Layer):
     """What `conv2d` and `conv1d` share; a sequence is an image of one row."""

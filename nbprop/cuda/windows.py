@@ -1,0 +1,302 @@
+"""The three products of a convolution on the device, tile by tile, without the matrix of windows ("implicit GEMM").
+
+As products.py, but for where the elements of A and the rows of B lie. In each product the address of an element of A
+is the sum of a part that its row decides and one that its column does: a pixel's window begins somewhere, and a tap of
+the window lies somewhere in it. The parts of a tile's rows, and of the columns of each step over k, are computed once,
+by one thread each, and lie in shared memory; those of a step while the step before it is under way.
+
+    y = windows W         rows are pixels of y, steps are taps and channels
+    dW = windows^T dy     rows are taps and channels, steps are pixels of y
+    dx = dy's taps W^T    rows are pixels of x, steps are taps and filters
+
+With a stride s a pixel of x meets only those taps whose place is the pixel's modulo s. So the pixels of x go in s x s
+classes, each a product of its own with its own taps, and nothing is multiplied by zero but at the borders.
+
+The order of the sums depends on sizes alone.
+"""
+
+import numpy as np
+
+from nbprop.cuda.products import outer_products, pieces
+from nbprop.cuda.toolkit import THREADS, cuda, device_function
+from nbprop.numerics.scalars import like
+
+
+def gatherer(tile, row_place, step_place, *, along_rows=False, bordered=False, column_sums=False):
+    """A device function that adds A[:, first:last] B[first:last, :] to a thread's part of a tile.
+
+    multiply(part, sums, a, b, m, n, i, j, first, last, at, g): as that of `products.multiplier`; `at` and `g` are for
+
+    row_place(row, at, g) -> (offset in a, y, x)
+    step_place(step, at, g) -> (offset in a, y, x, offset in b of the row of B)
+
+    along_rows: neighbouring elements of a belong to neighbouring rows of A, rather than to neighbouring steps.
+    bordered: elements whose y and x, of row and step together, lie outside (g.out_h, g.out_w) are 0.
+    """
+    rows, columns, depth, _, _ = tile
+    threads, add = THREADS, outer_products(tile, column_sums=column_sums)
+    a_loads, b_loads = rows * depth // threads, columns * depth // threads
+    a_shape, b_shape, rows_shape, steps_shape = (depth, rows + 1), (depth, columns), (3, rows), (2, 4, depth)
+
+    @device_function
+    def note_rows(of_rows, m, i, at, g):
+        for row in range(cuda.threadIdx.x, rows, threads):
+            if i + row < m:
+                of_rows[0, row], of_rows[1, row], of_rows[2, row] = row_place(i + row, at, g)
+
+    @device_function
+    def note_steps(of_steps, half, first, last, at, g):
+        step = cuda.threadIdx.x
+        if step < depth and first + step < last:
+            place, y, x, b_place = step_place(first + step, at, g)
+            of_steps[half, 0, step], of_steps[half, 1, step], of_steps[half, 2, step] = place, y, x
+            of_steps[half, 3, step] = b_place
+
+    @device_function
+    def load(a_slice, b_slice, of_rows, of_steps, half, a, b, rows_left, steps_left, j, n, g):
+        me, zero = cuda.threadIdx.x, like(b[0], 0.0)
+        for k in range(a_loads):
+            number = me + k * threads
+            row, step = (number % rows, number // rows) if along_rows else (number // depth, number % depth)
+            inside = row < rows_left and step < steps_left
+            if bordered and inside:
+                y, x = of_rows[1, row] + of_steps[half, 1, step], of_rows[2, row] + of_steps[half, 2, step]
+                inside = y >= 0 and y < g.out_h and x >= 0 and x < g.out_w
+            a_slice[step, row] = a[of_rows[0, row] + of_steps[half, 0, step]] if inside else zero
+        for k in range(b_loads):
+            number = me + k * threads
+            step, col = number // columns, number % columns
+            inside = step < steps_left and j + col < n
+            b_slice[step, col] = b[of_steps[half, 3, step] + j + col] if inside else zero
+
+    @device_function
+    def multiply(part, sums, a, b, m, n, i, j, first, last, at, g):
+        # The simulator tells shared arrays apart by their lines.
+        a_slice = cuda.shared.array(a_shape, a.dtype)
+        b_slice = cuda.shared.array(b_shape, a.dtype)
+        of_rows = cuda.shared.array(rows_shape, np.int64)
+        of_steps = cuda.shared.array(steps_shape, np.int64)
+        note_rows(of_rows, m, i, at, g)
+        note_steps(of_steps, 0, first, last, at, g)
+        cuda.syncthreads()
+        half = 0
+        for l0 in range(first, last, depth):
+            note_steps(of_steps, 1 - half, l0 + depth, last, at, g)
+            load(a_slice, b_slice, of_rows, of_steps, half, a, b, m - i, last - l0, j, n, g)
+            cuda.syncthreads()
+            add(part, sums, a_slice, b_slice)
+            cuda.syncthreads()
+            half = 1 - half
+
+    return multiply
+
+
+# -- where things lie ----------------------------------------------------------------------------------------
+# `at` is (group, filters of all groups) and, for dx, the class of pixels behind it (see `pixel_class`).
+
+
+@device_function
+def _window(pixel, g):
+    """Where the window of a pixel of y begins in the images."""
+    line = pixel // g.out_w
+    image = line // g.out_h
+    row = image * g.height + (line - image * g.out_h) * g.stride_h
+    return (row * g.width + (pixel - line * g.out_w) * g.stride_w) * g.channels
+
+
+@device_function
+def _tap(l, g):
+    """Where element l of a window lies in it: kernel row, kernel column, channel of the group."""
+    size = g.channels // g.groups
+    tap = l // size
+    i = tap // g.kernel_w
+    return (i * g.dilation_h * g.width + (tap - i * g.kernel_w) * g.dilation_w) * g.channels + l - tap * size
+
+
+@device_function
+def window_of_row(pixel, at, g):
+    """Rows of y's product."""
+    return _window(pixel, g) + at[0] * (g.channels // g.groups), 0, 0
+
+
+@device_function
+def tap_of_step(l, at, g):
+    """Steps of y's product; B is W."""
+    return _tap(l, g), 0, 0, l * at[1] + at[0] * (at[1] // g.groups)
+
+
+@device_function
+def tap_of_row(l, at, g):
+    """Rows of dW's product."""
+    return _tap(l, g) + at[0] * (g.channels // g.groups), 0, 0
+
+
+@device_function
+def window_of_step(pixel, at, g):
+    """Steps of dW's product; B is dy."""
+    return _window(pixel, g), 0, 0, pixel * at[1] + at[0] * (at[1] // g.groups)
+
+
+@device_function
+def _taps(residue, kernel, stride, dilation):
+    """(first, distance, count) of the taps i with dilation i = residue modulo the stride."""
+    first, distance = 0, 1
+    while first < stride and (dilation * first - residue) % stride != 0:
+        first += 1
+    while dilation * distance % stride != 0:
+        distance += 1
+    none = first >= min(stride, kernel)
+    return first, distance, 0 if none else (kernel - 1 - first) // distance + 1
+
+
+@device_function
+def pixel_class(number, group, filters, g):
+    """`at` for class `number` of the pixels of x: residues of row and column, then their taps."""
+    top, left = number // g.stride_w, number % g.stride_w
+    first_h, distance_h, count_h = _taps(top, g.kernel_h, g.stride_h, g.dilation_h)
+    first_w, distance_w, count_w = _taps(left, g.kernel_w, g.stride_w, g.dilation_w)
+    return group, filters, top, left, first_h, distance_h, count_h, first_w, distance_w, count_w
+
+
+@device_function
+def pixel_of_class(number, g):
+    """(image, row, column) of a pixel in its class, where rows and columns count by strides."""
+    wide, high = (g.width + g.stride_w - 1) // g.stride_w, (g.height + g.stride_h - 1) // g.stride_h
+    line = number // wide
+    image = line // high
+    return image, line - image * high, number - line * wide
+
+
+@device_function
+def pixel_of_row(number, at, g):
+    """Rows of dx's product."""
+    image, row, col = pixel_of_class(number, g)
+    return ((image * g.out_h + row) * g.out_w + col) * at[1] + at[0] * (at[1] // g.groups), row, col
+
+
+@device_function
+def filter_of_step(l, at, g):
+    """Steps of dx's product; B is W^T, (filters, taps and channels)."""
+    group, filters, top, left, first_h, distance_h, _, first_w, distance_w, count_w = at
+    size, channels = filters // g.groups, g.channels // g.groups
+    tap = l // size
+    f, down = l - tap * size, tap // count_w
+    i, j = first_h + down * distance_h, first_w + (tap - down * count_w) * distance_w
+    y, x = (top - g.dilation_h * i) // g.stride_h, (left - g.dilation_w * j) // g.stride_w
+    in_w = (group * size + f) * g.kernel_h * g.kernel_w * channels + (i * g.kernel_w + j) * channels
+    return (y * g.out_w + x) * filters + f, y, x, in_w
+
+
+# -- the products --------------------------------------------------------------------------------------------
+
+
+@device_function
+def _clear(part, size):
+    for r in range(size):
+        part[r] = like(part[0], 0.0)
+
+
+def convolution(tile):
+    """A device function: a block's tiles of y = b + windows W. convolve(y, x, w, b, n, filters, g)."""
+    multiply, (rows, columns, _, each_row, each_column) = gatherer(tile, window_of_row, tap_of_step), tile
+    size, across, down = each_row * each_column, columns // each_column, rows // each_row
+
+    @device_function
+    def make(part, none, y, x, w, b, n, filters, g, group, i, j):
+        m, own = n * g.out_h * g.out_w, filters // g.groups
+        depth = g.kernel_h * g.kernel_w * (g.channels // g.groups)
+        _clear(part, size)
+        multiply(part, none, x, w, m, own, i, j, 0, depth, (group, filters), g)
+        i, j = i + cuda.threadIdx.x // across, j + cuda.threadIdx.x % across
+        for r in range(each_row):
+            for c in range(each_column):
+                row, col = i + r * down, j + c * across
+                if row < m and col < own:
+                    f = group * own + col
+                    y[row * filters + f] = part[r * each_column + c] + (b[f] if b.size > 0 else like(y[0], 0.0))
+
+    @device_function
+    def convolve(y, x, w, b, n, filters, g):
+        part, none = cuda.local.array(size, y.dtype), cuda.local.array(1, y.dtype)
+        wide, tall = (filters // g.groups + columns - 1) // columns, (n * g.out_h * g.out_w + rows - 1) // rows
+        for block in range(cuda.blockIdx.x, g.groups * tall * wide, cuda.gridDim.x):
+            at, group = block // g.groups, block % g.groups
+            make(part, none, y, x, w, b, n, filters, g, group, at // wide * rows, at % wide * columns)
+
+    return convolve
+
+
+def weight_gradient(tile):
+    """A device function: a block's tiles of pieces of dW = windows^T dy, and of the sums of dy over the pixels.
+
+    differentiate(partials, x, dy, n, filters, g): partials OUT as that of `products.in_pieces`, for all groups.
+    """
+    multiply = gatherer(tile, tap_of_row, window_of_step, along_rows=True, column_sums=True)
+    rows, columns, _, each_row, each_column = tile
+    size, across, down = each_row * each_column, columns // each_column, rows // each_row
+
+    @device_function
+    def make(part, sums, partials, x, dy, n, filters, g, group, i, j, piece, count):
+        m, own, k = g.kernel_h * g.kernel_w * (g.channels // g.groups), filters // g.groups, n * g.out_h * g.out_w
+        depth = (k + count - 1) // count
+        _clear(part, size)
+        _clear(sums, each_column)
+        first, last = piece * depth, min(k, (piece + 1) * depth)
+        multiply(part, sums, x, dy, m, own, i, j, first, last, (group, filters), g)
+        first_row, mine_i, mine_j = i == 0, cuda.threadIdx.x // across, cuda.threadIdx.x % across
+        for c in range(each_column):
+            col = j + mine_j + c * across
+            for r in range(each_row):
+                row = i + mine_i + r * down
+                if row < m and col < own:
+                    partials[(piece * m + row) * filters + group * own + col] = part[r * each_column + c]
+            if first_row and mine_i == 0 and col < own:
+                partials[(count * m + piece) * filters + group * own + col] = sums[c]
+
+    @device_function
+    def differentiate(partials, x, dy, n, filters, g):
+        part, sums = cuda.local.array(size, x.dtype), cuda.local.array(each_column, x.dtype)
+        depth, own = g.kernel_h * g.kernel_w * (g.channels // g.groups), filters // g.groups
+        wide, tall = (own + columns - 1) // columns, (depth + rows - 1) // rows
+        count = pieces(depth, own, n * g.out_h * g.out_w, x.itemsize, g.groups)
+        for block in range(cuda.blockIdx.x, g.groups * tall * wide * count, cuda.gridDim.x):
+            at, group, piece = block // (count * g.groups), block // count % g.groups, block % count
+            i, j = at // wide * rows, at % wide * columns
+            make(part, sums, partials, x, dy, n, filters, g, group, i, j, piece, count)
+
+    return differentiate
+
+
+def input_gradient(tile):
+    """A device function: a block's tiles of dx. differentiate(dx, dy, wt, n, filters, g); wt is W^T."""
+    multiply = gatherer(tile, pixel_of_row, filter_of_step, bordered=True)
+    rows, columns, _, each_row, each_column = tile
+    size, across, down = each_row * each_column, columns // each_column, rows // each_row
+
+    @device_function
+    def make(part, none, dx, dy, wt, m, g, i, j, at):
+        own = g.channels // g.groups
+        _clear(part, size)
+        multiply(part, none, dy, wt, m, own, i, j, 0, at[6] * at[9] * (at[1] // g.groups), at, g)
+        i, j = i + cuda.threadIdx.x // across, j + cuda.threadIdx.x % across
+        for r in range(each_row):
+            image, row, col = pixel_of_class(i + r * down, g)
+            row, col = row * g.stride_h + at[2], col * g.stride_w + at[3]
+            if i + r * down < m and row < g.height and col < g.width:
+                pixel = ((image * g.height + row) * g.width + col) * g.channels + at[0] * own
+                for c in range(each_column):
+                    if j + c * across < own:
+                        dx[pixel + j + c * across] = part[r * each_column + c]
+
+    @device_function
+    def differentiate(dx, dy, wt, n, filters, g):
+        part, none = cuda.local.array(size, dx.dtype), cuda.local.array(1, dx.dtype)
+        m = n * ((g.width + g.stride_w - 1) // g.stride_w) * ((g.height + g.stride_h - 1) // g.stride_h)
+        wide, tall = (g.channels // g.groups + columns - 1) // columns, (m + rows - 1) // rows
+        many = g.groups * g.stride_h * g.stride_w
+        for block in range(cuda.blockIdx.x, many * tall * wide, cuda.gridDim.x):
+            place, number = block // many, block % many
+            at = pixel_class(number // g.groups, number % g.groups, filters, g)
+            make(part, none, dx, dy, wt, m, g, place // wide * rows, place % wide * columns, at)
+
+    return differentiate
