@@ -105,12 +105,12 @@ def _window(pixel, g):
 
 
 @device_function
-def _tap(l, g):
-    """Where element l of a window lies in it: kernel row, kernel column, channel of the group."""
+def _tap(k, g):
+    """Where element k of a window lies in it: kernel row, kernel column, channel of the group."""
     size = g.channels // g.groups
-    tap = l // size
+    tap = k // size
     i = tap // g.kernel_w
-    return (i * g.dilation_h * g.width + (tap - i * g.kernel_w) * g.dilation_w) * g.channels + l - tap * size
+    return (i * g.dilation_h * g.width + (tap - i * g.kernel_w) * g.dilation_w) * g.channels + k - tap * size
 
 
 @device_function
@@ -120,15 +120,15 @@ def window_of_row(pixel, at, g):
 
 
 @device_function
-def tap_of_step(l, at, g):
+def tap_of_step(k, at, g):
     """Steps of y's product; B is W."""
-    return _tap(l, g), 0, 0, l * at[1] + at[0] * (at[1] // g.groups)
+    return _tap(k, g), 0, 0, k * at[1] + at[0] * (at[1] // g.groups)
 
 
 @device_function
-def tap_of_row(l, at, g):
+def tap_of_row(k, at, g):
     """Rows of dW's product."""
-    return _tap(l, g) + at[0] * (g.channels // g.groups), 0, 0
+    return _tap(k, g) + at[0] * (g.channels // g.groups), 0, 0
 
 
 @device_function
@@ -175,12 +175,12 @@ def pixel_of_row(number, at, g):
 
 
 @device_function
-def filter_of_step(l, at, g):
+def filter_of_step(k, at, g):
     """Steps of dx's product; B is W^T, (filters, taps and channels)."""
     group, filters, top, left, first_h, distance_h, _, first_w, distance_w, count_w = at
     size, channels = filters // g.groups, g.channels // g.groups
-    tap = l // size
-    f, down = l - tap * size, tap // count_w
+    tap = k // size
+    f, down = k - tap * size, tap // count_w
     i, j = first_h + down * distance_h, first_w + (tap - down * count_w) * distance_w
     y, x = (top - g.dilation_h * i) // g.stride_h, (left - g.dilation_w * j) // g.stride_w
     in_w = (group * size + f) * g.kernel_h * g.kernel_w * channels + (i * g.kernel_w + j) * channels

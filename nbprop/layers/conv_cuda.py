@@ -41,7 +41,18 @@ def _products(number):
         dilation_w, groups, out_h, out_w
     ):  # fmt: skip
         g = Windows(
-            height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups, out_h, out_w
+            height,
+            width,
+            channels,
+            kernel_h,
+            kernel_w,
+            stride_h,
+            stride_w,
+            dilation_h,
+            dilation_w,
+            groups,
+            out_h,
+            out_w,
         )
         convolve(y, x, w, b, n, filters, g)
 
@@ -51,7 +62,18 @@ def _products(number):
         dilation_w, groups, out_h, out_w
     ):  # fmt: skip
         g = Windows(
-            height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups, out_h, out_w
+            height,
+            width,
+            channels,
+            kernel_h,
+            kernel_w,
+            stride_h,
+            stride_w,
+            dilation_h,
+            dilation_w,
+            groups,
+            out_h,
+            out_w,
         )
         by_weight(partials, x, dz, n, filters, g)
 
@@ -61,7 +83,18 @@ def _products(number):
         dilation_w, groups, out_h, out_w
     ):  # fmt: skip
         g = Windows(
-            height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups, out_h, out_w
+            height,
+            width,
+            channels,
+            kernel_h,
+            kernel_w,
+            stride_h,
+            stride_w,
+            dilation_h,
+            dilation_w,
+            groups,
+            out_h,
+            out_w,
         )
         by_input(dx, dz, wt, n, filters, g)
 

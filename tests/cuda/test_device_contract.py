@@ -21,7 +21,11 @@ TOLERANCE = {np.float32: 1e-5, np.float64: 1e-12}
 # Tiles of every shape, k in several pieces, loops that stride by the grid.
 _LARGE = nbprop.network((9,), nbprop.dense(17), nbprop.dense(12, activation="gelu"), nbprop.dense(3))
 LARGE = {"large": (_LARGE, None)}
-CASES = CASES | LARGE
+# Strides and dilations with common divisors and without: pixels that no tap meets.
+_STRIDES = nbprop.network(
+    (11, 2), nbprop.conv1d(4, 3, stride=2, dilation=2), nbprop.conv1d(2, 2, stride=3, dilation=2, groups=2)
+)
+CASES = CASES | LARGE | {"conv1d_strides": (_STRIDES, None)}
 
 
 def missing_kernel(case):
