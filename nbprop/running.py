@@ -64,10 +64,14 @@ class Run:
 
     def _prepare_validation(self):
         """Held-out data is seen as in use; where that is no different, by the plan of the training."""
+        counted = {"weights": self.held_out[2], "lengths": self.held_out[3]}
+        self.counted = self.job.host_arrays({name: array for name, array in counted.items() if array is not None})
         plan, self.validation_work = self.job.plan, self.job.work
         self.validation_plan = plan
         if any(layer.modal for _, layer in plan.net.nodes):
-            self.validation_plan = make_plan(plan.net, plan.loss, plan.batch, plan.dtype, plan.threads, "inference")
+            self.validation_plan = make_plan(
+                plan.net, plan.loss, plan.batch, plan.dtype, plan.threads, "inference", plan.target
+            )
             self.validation_work = workspace(self.validation_plan)
 
     def schedule(self, schedule, lr):
@@ -210,7 +214,7 @@ class Run:
         for start in range(0, len(x), plan.batch):
             here = slice(start, start + plan.batch)
             part = None if weights is None else weights[here]
-            weight = self._mass(plan, len(x[here]), part, None if lengths is None else lengths[here])
+            weight = self._mass(plan, len(x[here]), here)
             if weight > 0:
                 loss = calls.value(
                     plan,
@@ -225,12 +229,11 @@ class Run:
                 total, mass = total + weight * loss, mass + weight
         return total / mass
 
-    @staticmethod
-    def _mass(plan, n, weights, lengths):
+    def _mass(self, plan, n, here):
         """What a batch's mean loss counts for: its weights, times its positions where the loss is a mean over those."""
-        counted = np.ones(n) if weights is None else weights.astype(np.float64)
-        if lengths is not None and positions_that_count(plan.longest, plan.output_shape) > 1:
-            counted = counted * lengths
+        counted = self.counted["weights"][here].astype(np.float64) if "weights" in self.counted else np.ones(n)
+        if "lengths" in self.counted and positions_that_count(plan.longest, plan.output_shape) > 1:
+            counted = counted * self.counted["lengths"][here]
         return float(counted.sum())
 
     def _call_values(self):

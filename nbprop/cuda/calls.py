@@ -44,7 +44,7 @@ class Bound:
             )
         plain, with_dx, self.needed, self.written = _FUNCTIONS[function]
         self.arrays = [None if v is None else memory.as_array(f"{function}: {name}", v) for name, v in _named(values)]
-        self.n = self._check()
+        self.n = self._check(step)
         self.program = with_dx if with_dx is not None and self.arrays[arg.DX] is not None else plain
         self.words = self._frame(accumulate, step)
         small = plan.in_one_block(self.n)
@@ -59,8 +59,8 @@ class Bound:
 
     # -- checks
 
-    def _check(self):
-        """Dtypes, shapes, aliasing; the number of samples."""
+    def _check(self, step):
+        """Dtypes, shapes, aliasing, the position of a decoding plan; the number of samples."""
         plan, given = self.plan, self.arrays
         if plan.loss is None and arg.TARGET in self.needed:
             self._refuse(arg.TARGET, arg.NO_LOSS)
@@ -88,8 +88,10 @@ class Bound:
         ):
             if given[argument] is not None:
                 self._check_samples(argument, shape, code, n)
-        if given[arg.LENGTHS] is not None and not plan.longest:
+        if given[arg.LENGTHS] is not None and (plan.positions or not plan.longest):
             self._refuse(arg.LENGTHS, arg.NO_LENGTHS)
+        if plan.positions and step >= plan.positions:
+            self._refuse(arg.CALL_STEP, arg.POSITION_RANGE)
         if given[arg.DX] is not None and plan.x_code == arg.ANY_INTEGER:
             self._refuse(arg.DX, arg.NO_DERIVATIVE)
         for argument in (arg.WORK, arg.STATE, *self.written):

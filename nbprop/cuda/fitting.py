@@ -41,12 +41,12 @@ def count_nan(result, x, n):
 
 
 @on_device(blocks=lambda: 1, dtypes=(np.float32,))
-def count_outside(result, n, address, code, below):
-    """result = how many of n integers at an address are not in 0..below - 1."""
+def count_outside(result, n, address, code, least, below):
+    """result = how many of n integers at an address are not in least..below - 1."""
     wrong = like(result[0], 0.0)
     for i in range(cuda.threadIdx.x, n, THREADS):
         value = integer_at(address, code, i)
-        wrong += like(wrong, 0.0) if value >= 0 and value < below else like(wrong, 1.0)
+        wrong += like(wrong, 0.0) if value >= least and value < below else like(wrong, 1.0)
     wrong = block_sum(cuda.shared.array(THREADS, result.dtype), wrong)
     if cuda.threadIdx.x == 0:
         result[0] = wrong
@@ -80,11 +80,13 @@ def check_vector(function, name, array, size, kinds, writable):
     return array
 
 
-def _check_column(function, name, array, n, shape, dtype, classes):
+def _check_column(function, name, array, n, shape, dtype, integers=None):
+    """Samples (n, *shape) of `dtype`, or of integers: (what they are called, least, most)."""
     array = memory.as_array(f"{function}: {name}", array)
     got = f"{array.dtype} array of shape {array.shape}"
-    if not (array.dtype.kind in "iu" if classes else array.dtype == dtype):
-        wanted = f"integers (classes 0..{classes - 1})" if classes else np.dtype(dtype).name
+    within = "{} {}..{}".format(*integers) if integers else ""
+    if not (array.dtype.kind in "iu" if integers else array.dtype == dtype):
+        wanted = f"integers ({within})" if integers else np.dtype(dtype).name
         raise TypeError(f"{function}: {name} must hold {wanted}, got {got}")
     if array.dtype.itemsize % WORD:
         raise TypeError(f"{function}: {name} must hold int32, uint32, int64 or uint64 on the device, got {got}")
@@ -93,12 +95,12 @@ def _check_column(function, name, array, n, shape, dtype, classes):
         raise ValueError(f"{function}: {name} must have shape ({text}), got {got}")
     if len(array) == 0:
         raise ValueError(f"{function}: {name} has no samples; pass at least one")
-    if classes:
-        code = arg.element_code(array.dtype)
-        numbers = {"address": array.address, "code": code, "below": classes}
-        wrong = _counted(count_outside, np.float32, {}, array.size, **numbers)
+    if integers:
+        kind, least, most = integers
+        numbers = {"code": arg.element_code(array.dtype), "least": least, "below": most + 1}
+        wrong = _counted(count_outside, np.float32, {}, array.size, address=array.address, **numbers)
         if wrong:
-            raise ValueError(f"{function}: {name} must hold classes in 0..{classes - 1}, got {int(wrong)} others")
+            raise ValueError(f"{function}: {name} must hold {kind} in {least}..{most}, got {int(wrong)} others")
     elif _counted(count_nan, dtype, {"x": array}, array.size):
         raise ValueError(f"{function}: {name} holds NaN; remove such samples or fill them in")
     return array
@@ -106,16 +108,23 @@ def _check_column(function, name, array, n, shape, dtype, classes):
 
 def check_data(function, plan, x, target, weights=None, lengths=None, prefix=""):
     """(x, target, weights, lengths) as device arrays that fit the plan and each other."""
-    x = _check_column(function, f"{prefix}x", x, None, plan.input_shape, plan.dtype, plan.x_classes)
-    target = _check_column(function, f"{prefix}target", target, len(x), plan.target_shape, plan.dtype, plan.classes)
+
+    def column(name, array, n, shape, kind="", least=0, below=0):
+        integers = (kind, least, below - 1) if below else None
+        return _check_column(function, f"{prefix}{name}", array, n, shape, plan.dtype, integers)
+
+    x = column("x", x, None, plan.input_shape, "classes", below=plan.x_classes)
+    target = column("target", target, len(x), plan.target_shape, "classes", below=plan.classes)
     if weights is not None:
-        weights = _check_column(function, f"{prefix}weights", weights, len(x), (), plan.dtype, 0)
+        weights = column("weights", weights, len(x), ())
         host = weights.to_host()
         if host.min() < 0 or not 0 < host.sum(dtype=np.float64) < np.inf:
             raise ValueError(f"{function}: {prefix}weights must not be negative, and their sum positive and finite")
     if lengths is not None:
-        raise ValueError(f"{function}: {prefix}lengths is not taken on the device; train on the CPU, or leave it out")
-    return x, target, weights, None
+        if plan.longest == 0:
+            raise ValueError(f"{function}: {prefix}lengths is for networks with a layer that takes them")
+        lengths = column("lengths", lengths, len(x), (), "lengths", 1, plan.longest + 1)
+    return x, target, weights, lengths
 
 
 def check_state(plan, state, samples):
@@ -150,16 +159,15 @@ class Job:
         self.numbers[epochs.BEST_LOSS], self.words[epochs.BEST_EPOCH] = np.inf, -1
         self.words[epochs.N], self.words[epochs.BATCH] = len(data[0]), batch
         self.rates, self.records = np.zeros(epochs.MOST_RATES), np.zeros((epochs.MOST_RECORDS, 2))
-        self.grads, self.best = memory.empty(params.shape, params.dtype), memory.empty(params.shape, params.dtype)
+        self.grads, self.best = memory.empty(params.shape, params.dtype), params.copy()
         self.work = workspace(plan)
         self.layers = self.best_layers = None  # layer state, where the network has some
-        self.best[:] = params
         self.state = optimizer_state(optimizer, params.size, params.dtype)
         kinds = RULES[optimizer].hyperparameters
         self.values = {name: check_number(optimizer, name, kinds[name], value) for name, value in values.items()}
         self.update = Update(optimizer, params, self.grads, self.state, decay_mask, trainable, PAGE)
         self.trainable, self.clips, self.seed, self._steps = trainable, [], None, {}
-        self.batches = Batches(data[:3], batch)
+        self.batches = Batches(data, batch)
         self.weights = None if data[2] is None else data[2].to_host().astype(np.float64)
         self.stream = toolkit.new_stream()
         self._order = np.arange(len(data[0]), dtype=np.uint32)

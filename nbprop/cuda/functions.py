@@ -19,6 +19,18 @@ def log(x):
 
 
 @njit
+def sigmoid(x):
+    """1 / (1 + e**-x)."""
+    return functions.sigmoid(x)
+
+
+@njit
+def tanh(x):
+    """The hyperbolic tangent."""
+    return functions.tanh(x)
+
+
+@njit
 def real_of_word(x, word):
     """The number of x's type whose bits a word of the row holds."""
     return scalars.real_of_word(x, word)

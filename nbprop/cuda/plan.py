@@ -35,9 +35,13 @@ class Launch:
     label: str
 
     def blocks(self, n, words, one_block):
-        """Blocks for n samples with the arrays of a frame; 0: not launched. one_block: see oneblock.py."""
+        """Blocks for n samples with the arrays of a frame; 0: not launched. one_block: see oneblock.py.
+
+        A kernel's `blocks` may also ask for `lengths`, whether the call has some.
+        """
         given = {name: self.values[name] if words[space] else 0 for name, space in self.spaces.items()}
-        return self.kernel.blocks(self.values | given | {"n": n, "one_block": one_block})
+        lengths = bool(words[frame.LENGTHS])
+        return self.kernel.blocks(self.values | given | {"n": n, "one_block": one_block, "lengths": lengths})
 
 
 class DevicePlan(Plan):

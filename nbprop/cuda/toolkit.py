@@ -15,8 +15,10 @@ SIMULATED = bool(getattr(config, "ENABLE_CUDASIM", False))
 
 # Threads of a block. The simulator starts an operating-system thread for each, 0.4 ms apiece.
 THREADS = 8 if SIMULATED else 256
-# Blocks of a loop over elements, which strides by the whole grid: some 4 for each of an H100's 132 multiprocessors.
-MOST_BLOCKS = 3 if SIMULATED else 528
+# An H100's.
+MULTIPROCESSORS = 1 if SIMULATED else 132
+# Blocks of a loop over elements, which strides by the whole grid: some 4 for each multiprocessor.
+MOST_BLOCKS = 3 if SIMULATED else 4 * MULTIPROCESSORS
 
 
 class _Simulated:

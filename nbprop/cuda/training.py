@@ -78,13 +78,14 @@ class Batches:
 class Step:
     """One training step with everything bound: `prepare` a page of them, then `run` each.
 
-    columns: (x, target, weights) of its samples, where the plan's call finds them; batches: what fills them, or None if
-    the caller does. state: the network's layer state, or None.
+    columns: (x, target, weights, lengths) of its samples, where the plan's call finds them; batches: what fills them,
+    or None if the caller does. state: the network's layer state, or None.
     """
 
     def __init__(self, plan, params, columns, grads, work, state, update, stream, batches=None, clips=()):
-        x, target, weights = columns
-        self.bound = Bound("value_and_grad", plan, (params, x, target, grads, work, weights, state, *[None] * 6))
+        x, target, weights, lengths = columns
+        values = params, x, target, grads, work, weights, state, *[None] * 5, lengths
+        self.bound = Bound("value_and_grad", plan, values)
         self.plan, self.update, self.stream, self.clips = plan, update, stream, clips
         self.losses = memory.zeros(PAGE, plan.dtype)
         self._gather, self._note = _gathering(batches, self.bound.n), Sequence()
@@ -142,10 +143,12 @@ class TrainingStep:
     """A whole training step on the caller's device arrays, recorded once: `step()` replays it.
 
     On a device that is one CUDA graph. Calls return at once and run in order on `stream`; `loss()` waits for the last
-    one. Write new data into x, target and weights between the calls, on that stream or synchronized with it.
+    one. Write new data into x, target, weights and lengths between the calls, on that stream or synchronized with it.
     """
 
-    def __init__(self, plan, params, x, target, optimizer="adam", weights=None, state=None, **hyperparameters):
+    def __init__(
+        self, plan, params, x, target, optimizer="adam", weights=None, state=None, lengths=None, **hyperparameters
+    ):
         lr, weight_decay = (hyperparameters.pop(name, None) for name in ("lr", "weight_decay"))
         values = defaults(optimizer, lr, weight_decay, hyperparameters)
         kinds = RULES[optimizer].hyperparameters
@@ -154,7 +157,7 @@ class TrainingStep:
         self.grads, self.work = memory.empty(plan.n_params, plan.dtype), workspace(plan)
         self.optimizer_state = optimizer_state(optimizer, plan.n_params, plan.dtype)
         self.update = Update(optimizer, params, self.grads, self.optimizer_state, page=PAGE)
-        columns = x, target, weights
+        columns = x, target, weights, lengths
         self._step = Step(plan, params, columns, self.grads, self.work, state, self.update, self.stream)
         self._step.bound.write_frame(self.stream)
         self._step.bound.check_ranges(self.stream)

@@ -130,7 +130,65 @@ def cuda_kernels(cuda):
             mass = partials[0] if weights.size > 0 else like(total, n)
             result[0] = total / (mass * like(total, rows))
 
-    return partial_sums, mean
+    return partial_sums, mean, *_cuda_positions(cuda)
+
+
+def _cuda_positions(cuda):
+    """The same over the positions that count; every block that needs sum(w length) sums it up by itself."""
+    from nbprop.cuda.groups import block_sum
+    from nbprop.cuda.kernels import on_device
+    from nbprop.cuda.toolkit import MOST_BLOCKS, THREADS, cover, device_function
+
+    @device_function
+    def counted_weight(space, weights, n, positions, lengths_address, lengths_code):
+        total = like(space[0], 0.0)
+        for i in range(cuda.threadIdx.x, n, THREADS):
+            length = like(total, length_at(lengths_address, lengths_code, i, positions))
+            total += length if weights.size == 0 else weights[i] * length
+        return block_sum(space, total)
+
+    @on_device(
+        count_positions, blocks=lambda n, positions, size, lengths: cover(n * positions * size) if lengths else 0
+    )
+    def count(dy, weights, partials, n, positions, size, lengths_address, lengths_code):
+        space = cuda.shared.array(THREADS, dy.dtype)
+        counted = counted_weight(space, weights, n, positions, lengths_address, lengths_code)
+        whole = partials[0] if weights.size > 0 else like(counted, n)
+        ratio = whole * like(whole, positions) / counted
+        for k in range(cuda.grid(1), n * positions * size, cuda.gridsize(1)):
+            row = k // size
+            counts = row % positions < length_at(lengths_address, lengths_code, row // positions, positions)
+            dy[k] = dy[k] * ratio if counts else like(ratio, 0.0)
+
+    @on_device(
+        loss_mean_of_positions,
+        blocks=lambda n, positions, rows: cover(n * positions * rows),
+        scratch=lambda: MOST_BLOCKS + 1,
+    )
+    def partial_sums_of_positions(losses, weights, partials, n, positions, rows, lengths_address, lengths_code):
+        space, each = cuda.shared.array(THREADS, losses.dtype), positions * rows
+        count = min((n * each + THREADS - 1) // THREADS, MOST_BLOCKS)
+        for block in range(cuda.blockIdx.x, count, cuda.gridDim.x):
+            total = like(losses[0], 0.0)
+            for i in range(block * THREADS + cuda.threadIdx.x, n * each, count * THREADS):
+                sample = i // each
+                if i - sample * each < length_at(lengths_address, lengths_code, sample, positions) * rows:
+                    total += losses[i] * (weights[sample] if weights.size > 0 else like(total, 1.0))
+            total = block_sum(space, total)
+            if cuda.threadIdx.x == 0:
+                partials[1 + block] = total
+
+    @on_device(loss_mean_of_positions, blocks=lambda: 1)
+    def mean_of_positions(result, weights, partials, n, positions, rows, lengths_address, lengths_code):
+        space, total = cuda.shared.array(THREADS, result.dtype), like(result[0], 0.0)
+        for i in range(cuda.threadIdx.x, min((n * positions * rows + THREADS - 1) // THREADS, MOST_BLOCKS), THREADS):
+            total += partials[1 + i]
+        total = block_sum(space, total)
+        mass = counted_weight(space, weights, n, positions, lengths_address, lengths_code)
+        if cuda.threadIdx.x == 0:
+            result[0] = total / (mass * like(mass, rows))
+
+    return count, partial_sums_of_positions, mean_of_positions
 
 
 def cuda_weight_sum(cuda, loss):

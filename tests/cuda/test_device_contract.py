@@ -40,7 +40,7 @@ def missing_kernel(case):
 REFUSED = {case: text for case in CASES if (text := missing_kernel(case)) is not None}
 ON_DEVICE = [name for name in CASES if name not in REFUSED]
 # Cases without these kinds of layers have kernels for all of theirs.
-WITHOUT_KERNELS = {"attention", "bumpy", "gru", "lstm", "rnn"}
+WITHOUT_KERNELS = {"attention", "bumpy"}
 
 
 # Cases that run in one block, too: each kernel's loops must do the whole work then.
@@ -150,10 +150,10 @@ def agrees(case):
 
 
 def test_every_kernel_is_reached():
-    """The cases above launch every kernel that a layer or loss defines, at least once."""
+    """These cases and test_device_sequences.py launch every kernel that a layer or loss defines, at least once."""
     reached = set()
-    for name in ON_DEVICE:
-        net, loss = CASES[name]
+    sequences = nbprop.network((3, 2), nbprop.gru(3, carry=True), nbprop.dense(2)), "mse"
+    for net, loss in (*(CASES[name] for name in ON_DEVICE), sequences):
         for dtype, n in ((np.float32, 5), (np.float32, 9), (np.float64, 1)):
             plan = nbprop.plan(net, loss, n + 1, dtype, target="cuda")
             words = np.ones(64, np.int64)

@@ -1,0 +1,131 @@
+"""The time loops of recurrent layers on the device, forward and back; a layer's file gives what one step does.
+
+A block takes some samples through all steps, so no block waits for another. Its threads form groups, each for ROWS of
+the samples; a thread of a group has one unit (in a layer wider than a block, every so-many-th) and keeps the sums of
+its unit's gates for all ROWS samples in registers. What a step multiplies of the samples (h before it, dz after it)
+comes through shared memory, a slice at a time; U is read through the caches, each number once for ROWS samples.
+
+A sum runs over its terms in order, in one thread: the bits depend on nothing but the numbers.
+"""
+
+from nbprop.arguments import length_at
+from nbprop.cuda.groups import team_of
+from nbprop.cuda.toolkit import MULTIPROCESSORS, THREADS, cuda, device_function
+from nbprop.jit import njit
+from nbprop.numerics.scalars import like
+
+ROWS = 4  # samples of a group: a number of U that is loaded is multiplied so often
+_SLICE = ROWS * THREADS
+SHAPE = {
+    "blocks": lambda n, width: -(-n // int(samples_of_block(n, team_of(width)))),
+    "resident": 2,
+    "apart": True,
+}
+
+
+@njit
+def samples_of_block(n, team):
+    """Samples that a block takes when groups have `team` threads: few enough that every multiprocessor has some."""
+    groups = min(THREADS // team, (n + ROWS * MULTIPROCESSORS - 1) // (ROWS * MULTIPROCESSORS))
+    return ROWS * groups
+
+
+@njit
+def samples_of_group(n, team, first, thread):
+    """(first sample, number of samples) of a thread's group in the block that takes samples from `first` on."""
+    mine, stop = first + ROWS * (thread // team), min(n, first + samples_of_block(n, team))
+    return mine, max(0, min(ROWS, stop - mine))
+
+
+def step_product(columns):
+    """A device function: sums = A W for the ROWS samples of a group and `columns` columns of W, `apart` apart.
+
+    multiply(sums, part, a, a_first, width, count, w, w_width, column, apart, team): sums OUT (columns * ROWS,),
+    registers; part: shared memory, _SLICE elements; A (count, width) from element a_first on, W (width, w_width); the
+    first column is `column`. All threads of the block call it; what they have written before is seen.
+    """
+
+    @device_function
+    def multiply(sums, part, a, a_first, width, count, w, w_width, column, apart, team):
+        zero = like(a[0], 0.0)
+        lane, group, across = cuda.threadIdx.x % team, cuda.threadIdx.x // team, ROWS * (THREADS // team)
+        for s in range(columns * ROWS):
+            sums[s] = zero
+        for k0 in range(0, width, team):
+            cuda.syncthreads()
+            for r in range(ROWS):
+                inside = r < count and k0 + lane < width
+                part[lane * across + group * ROWS + r] = a[a_first + r * width + k0 + lane] if inside else zero
+            cuda.syncthreads()
+            for k in range(min(team, width - k0) if count > 0 else 0):
+                here, row = k * across + group * ROWS, (k0 + k) * w_width + column
+                for c in range(columns):
+                    weight = w[row + c * apart]
+                    for r in range(ROWS):
+                        sums[c * ROWS + r] += part[here + r] * weight
+
+    return multiply
+
+
+def walk_forward(gates, cell):
+    """A device function that walks over the positions of all samples.
+
+    walk(h, more, z, u, a, n, positions, width, code, lengths_address, lengths_code): h INOUT (1 + positions, n, width),
+    z INOUT (positions, n, gates * width): x W + b, u IN (width, gates * width); more, a and code are the cell's.
+    cell(h, more, z, a, code, sums, r, place, within) does a step of unit j of a sample; h U for its gates is sums[r],
+    sums[ROWS + r], ...; place: (its index in z, in h before and after the step, width, j); within: before the length.
+    """
+    multiply, size = step_product(gates), gates * ROWS
+
+    @device_function
+    def walk(h, more, z, u, a, n, positions, width, code, lengths_address, lengths_code):
+        sums, part, team = cuda.local.array(size, z.dtype), cuda.shared.array(_SLICE, z.dtype), team_of(width)
+        samples = samples_of_block(n, team)
+        for first in range(cuda.blockIdx.x * samples, n, cuda.gridDim.x * samples):
+            mine, count = samples_of_group(n, team, first, cuda.threadIdx.x)
+            for t in range(positions):
+                at = (t * n + mine) * width
+                for j0 in range(0, width, team):
+                    j = j0 + cuda.threadIdx.x % team
+                    multiply(sums, part, h, at, width, count, u, gates * width, min(j, width - 1), width, team)
+                    for r in range(ROWS):
+                        if r < count and j < width:
+                            here, row = at + r * width + j, gates * (at + r * width) + j
+                            within = t < length_at(lengths_address, lengths_code, mine + r, positions)
+                            cell(h, more, z, a, code, sums, r, (row, here, here + n * width, width, j), within)
+
+    return walk
+
+
+def walk_backward(gates, cell):
+    """A device function that walks back over the positions of all samples.
+
+    walk(dz, more, dh, kept, z, q, ut, n, positions, width, code): dz OUT (positions, n, gates * width), the gradient by
+    h U; dh INOUT (positions, n, width): from above IN, in all OUT; ut IN (gates * width, width); the rest is the
+    cell's. cell(dz, more, dh, kept, z, q, code, place, ends) does a step of a unit of a sample, but for dz U^T; place:
+    (its index in z, in dh, in what has 1 + positions steps after this one, in dh before (negative at the first step),
+    in what has no steps, width); ends: the last step, where the walk back begins.
+    """
+    multiply = step_product(1)
+
+    @device_function
+    def walk(dz, more, dh, kept, z, q, ut, n, positions, width, code):
+        sums, part, team = cuda.local.array(ROWS, dz.dtype), cuda.shared.array(_SLICE, dz.dtype), team_of(width)
+        samples, step = samples_of_block(n, team), n * width
+        for first in range(cuda.blockIdx.x * samples, n, cuda.gridDim.x * samples):
+            mine, count = samples_of_group(n, team, first, cuda.threadIdx.x)
+            for t in range(positions - 1, -1, -1):
+                at = (t * n + mine) * width
+                for j in range(cuda.threadIdx.x % team, width, team):
+                    for r in range(count):
+                        here, row = at + r * width + j, gates * (at + r * width) + j
+                        place = row, here, here + step, here - step, here - t * step, width
+                        cell(dz, more, dh, kept, z, q, code, place, t == positions - 1)
+                for j0 in range(0, width if t > 0 else 0, team):
+                    j = j0 + cuda.threadIdx.x % team
+                    multiply(sums, part, dz, gates * at, gates * width, count, ut, width, min(j, width - 1), 0, team)
+                    for r in range(ROWS):
+                        if r < count and j < width:
+                            dh[at - step + r * width + j] += sums[r]
+
+    return walk
