@@ -1,9 +1,10 @@
 """The matrix products of a dense layer, for kernels: x W, x^T dz and the sum of dz's rows."""
 
-from nbprop.jit import njit
+from nbprop.jit import njit, share
 from nbprop.numerics.gemm import ACCUMULATE, ZERO
 from nbprop.numerics.intrinsics import pointer_to_one
 from nbprop.numerics.product import product
+from nbprop.numerics.single import sums_of_columns
 from nbprop.numerics.tile import pointer
 
 
@@ -29,13 +30,21 @@ def weight_gradient(dw, x, dz, start, scratch, m, n_in, n_out, part, parts):
     )
 
 
+# Up to so many elements of dz, which a cache holds, columns are read from top to bottom.
+_FEW = 1 << 14
+
+
 @njit
 def sum_of_rows(db, dz, adding, m, n_out, part, parts):
     """db = the sum of dz's m rows, added to what db holds when `adding`; db (n_out,) or empty.
 
-    A product with a row of ones: the tile keeps the sums in registers, a loop over rows would store them m times.
+    Of a large dz it is a product with a row of ones, which reads rows as wide as it can. The sizes alone decide.
     """
-    if db.size > 0:
+    if db.size > 0 and m * n_out <= _FEW:
+        first, last = share(n_out, part, parts)
+        if last > first:
+            sums_of_columns(pointer(db, first), pointer(dz, first), m, last - first, n_out, adding)
+    elif db.size > 0:
         start = ACCUMULATE if adding else ZERO
         product(
             (

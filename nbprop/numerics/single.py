@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 from nbprop.numerics.vectors import INT, VECTOR_BYTES, Vectors, call, feed, keep_rolled, phis
 
 _VECTORS = (8, 4, 2, 1)  # of columns, at a time
+_CHAINS = 4  # partial sums of a column: as many as hide the latency of an addition
 
 
 @intrinsic
@@ -42,11 +43,28 @@ def outer(typingctx, g, x, dy, n_in, n_out, adding):
     return signature, codegen
 
 
-def _by_columns(builder, pointer_type, n_out, emit):
+@intrinsic
+def sums_of_columns(typingctx, out, d, m, n, row, adding):
+    """out (n,) = the sum of the rows of D (m, n), `row` elements apart, added to what out holds when `adding`.
+
+    Rows i, i + 4, i + 8, ... are summed, for i = 0 to 3, then these four; what m has beyond a multiple of four goes to
+    the first. A product with a row of ones would wait for one addition after the other.
+    """
+    size = types.intp
+    signature = types.void(out, d, size, size, size, types.boolean)
+
+    def codegen(context, builder, signature, args):
+        call(builder, "column_sums", _emit_sums, signature.args[0], args)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _by_columns(builder, pointer_type, n_out, emit, counts=_VECTORS):
     """Call emit(first column, vectors, how many columns are left) until n_out are covered; the last may be cut."""
     lanes = Vectors(builder, pointer_type, VECTOR_BYTES).lanes
     done = INT(0)
-    for count in _VECTORS:
+    for count in counts:
         step = INT(count * lanes)
         # What fewer vectors would only do in two goes is taken by more; the last group is one vector, whole or cut.
         least = step if count > 1 else INT(1)
@@ -80,7 +98,8 @@ def _places(builder, vectors, base, count):
 
 def _over_rows(builder, n_in, pointers, strides, totals, body):
     """A loop over n_in rows: body(the row's pointers, totals so far) returns the new totals; the last ones."""
-    entry, loop, done = builder.block, *(builder.append_basic_block(name) for name in ("rows", "done"))
+    entry = builder.block
+    loop, done = (builder.append_basic_block(name) for name in ("rows", "done"))
     builder.cbranch(builder.icmp_signed(">", n_in, INT(0)), loop, done)
     builder.position_at_end(loop)
     left, *rows = (builder.phi(kind) for kind in (INT, *(pointer.type for pointer in pointers)))
@@ -113,7 +132,8 @@ def _emit_row_times(builder, pointer_type, y, x, w, n_in, n_out, start, from_zer
 def _emit_row_group(builder, pointer_type, count, y, x, w, n_in, n_out, start, from_zero, left):
     vectors = Vectors(builder, pointer_type, VECTOR_BYTES)
     mask = _mask(builder, vectors, count, left)
-    entry, load, begin = builder.block, *(builder.append_basic_block(name) for name in ("load", "begin"))
+    entry = builder.block
+    load, begin = (builder.append_basic_block(name) for name in ("load", "begin"))
     builder.cbranch(from_zero, begin, load)
     builder.position_at_end(load)
     loaded = [vectors.load(place, mask) for place in _places(builder, vectors, start, count)]
@@ -157,3 +177,34 @@ def _emit_outer_group(builder, pointer_type, count, adds, g, x, dy, n_in, n_out,
         return []
 
     _over_rows(builder, n_in, [x, g], [INT(1), n_out], [], write_row)
+
+
+def _emit_sums(builder, pointer_type, out, d, m, n, row, adding):
+    def group(j, count, left):
+        operands = [builder.gep(out, [j]), builder.gep(d, [j]), m, row, adding, left]
+        call(builder, "sums_group", _emit_sums_group, pointer_type, operands, count)
+
+    _by_columns(builder, pointer_type, n, group, (2, 1))
+
+
+def _emit_sums_group(builder, pointer_type, count, out, d, m, row, adding, left):
+    vectors = Vectors(builder, pointer_type, VECTOR_BYTES)
+    mask = _mask(builder, vectors, count, left)
+
+    def add_rows(rows, sums):
+        loaded = [
+            vectors.load(place, mask)
+            for i in range(len(sums) // count)
+            for place in _places(builder, vectors, builder.gep(rows[0], [builder.mul(row, INT(i))]), count)
+        ]
+        return [builder.fadd(total, value) for total, value in zip(sums, loaded, strict=True)]
+
+    whole, chains = builder.lshr(m, INT(2)), _CHAINS * count
+    sums = _over_rows(builder, whole, [d], [builder.shl(row, INT(2))], [vectors.zero()] * chains, add_rows)
+    rest = builder.gep(d, [builder.mul(builder.shl(whole, INT(2)), row)])
+    sums[:count] = _over_rows(builder, builder.and_(m, INT(3)), [rest], [row], sums[:count], add_rows)
+    while len(sums) > count:
+        sums = [builder.fadd(a, b) for a, b in zip(sums[: len(sums) // 2], sums[len(sums) // 2 :], strict=True)]
+    for total, place in zip(sums, _places(builder, vectors, out, count), strict=True):
+        before = builder.select(adding, vectors.load(place, mask), vectors.zero())
+        vectors.store(builder.fadd(before, total), place, mask)
