@@ -34,12 +34,12 @@ def _weight_gradient(dw, x, d, n_in, n_out, adding):
     """dw = x^T d, added to what dw holds when `adding`."""
     if n_out == 1:
         outer(pointer(dw, 0), pointer(d, 0), pointer(x, 0), 1, n_in, adding)
-    elif n_out >= _NARROW:
+    elif n_out >= _NARROW or not adding:
         outer(pointer(dw, 0), pointer(x, 0), pointer(d, 0), n_in, n_out, adding)
     else:
         for i in range(n_in):
             for j in range(n_out):
-                dw[i * n_out + j] = x[i] * d[j] + (dw[i * n_out + j] if adding else like(d[j], 0.0))
+                dw[i * n_out + j] += x[i] * d[j]
 
 
 @kernel

@@ -31,7 +31,7 @@ def row_times(typingctx, y, x, w, n_in, n_out, start, from_zero):
 def outer(typingctx, g, x, dy, n_in, n_out, adding):
     """G (n_in, n_out) = x (n_in,)^T dy (n_out,), added to what G holds when `adding`: pointers.
 
-    Rows narrower than a vector are slow: the stores of one overlap the loads of the next.
+    To add to rows narrower than a vector is slow: the stores of one overlap the loads of the next.
     """
     size = types.intp
     signature = types.void(g, x, dy, size, size, types.boolean)
