@@ -20,11 +20,14 @@ LOSSES: dict[str, type["Loss"]] = {}
 
 
 @njit
-def row_scale(weights, n, rows, row):
-    """The factor w / (sum(w) * rows) of one row's gradient; `rows` rows make a sample. Returns float64."""
+def row_scale(weights, mass, rows, row):
+    """The factor w / (sum(w) rows) of one row's gradient; `rows` rows make a sample. Returns float64.
+
+    mass: ``total_weight(weights, n) * rows``, which a kernel computes once, and not for each row.
+    """
     if weights.size == 0:
-        return 1.0 / (n * rows)
-    return weights[row // rows] / (total_weight(weights, n) * rows)
+        return 1.0 / mass
+    return weights[row // rows] / mass
 
 
 @njit

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbprop.jit import kernel, share
-from nbprop.losses.base import Loss, cuda_elementwise, row_scale
+from nbprop.losses.base import Loss, cuda_elementwise, row_scale, total_weight
 from nbprop.numerics.functions import sigmoid, softplus
 from nbprop.numerics.scalars import like, scalar_function
 
@@ -29,6 +29,7 @@ def binary_cross_entropy_kernel(losses, dy, y, target, weights, n, rows, size, p
     softplus(z) - t z never overflows and keeps its digits for large |z|.
     """
     first, last = share(n * rows, part, parts)
+    mass = total_weight(weights, n) * rows
     for i in range(first, last):
         y_row, t_row = y[i * size : (i + 1) * size], target[i * size : (i + 1) * size]
         total = like(y[0], 0.0)
@@ -36,7 +37,7 @@ def binary_cross_entropy_kernel(losses, dy, y, target, weights, n, rows, size, p
             total += cross_entropy(y_row[j], t_row[j], total)
         losses[i] = total / like(total, size)
         if dy.size > 0:
-            factor = like(total, row_scale(weights, n, rows, i) / size)
+            factor = like(total, row_scale(weights, mass, rows, i) / size)
             d_row = dy[i * size : (i + 1) * size]
             for j in range(size):
                 d_row[j] = factor * cross_entropy_slope(y_row[j], t_row[j], total)
@@ -46,8 +47,9 @@ def binary_cross_entropy_kernel(losses, dy, y, target, weights, n, rows, size, p
 def binary_cross_entropy_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, part, parts):
     """dy_dot = p (1 - p) y_dot w / (sum(w) rows size), with p = sigmoid(y). Arrays as in the loss's kernel."""
     first, last = share(n * rows, part, parts)
+    mass = total_weight(weights, n) * rows
     for i in range(first, last):
-        factor = like(y[0], row_scale(weights, n, rows, i) / size)
+        factor = like(y[0], row_scale(weights, mass, rows, i) / size)
         for j in range(i * size, (i + 1) * size):
             p = sigmoid(y[j])
             dy_dot[j] = factor * p * (like(p, 1.0) - p) * y_dot[j]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbprop.jit import kernel, share
-from nbprop.losses.base import Loss, cuda_weight_sum, row_scale
+from nbprop.losses.base import Loss, cuda_weight_sum, row_scale, total_weight
 from nbprop.numerics.functions import exp
 from nbprop.numerics.scalars import like
 
@@ -18,6 +18,7 @@ def gaussian_nll_kernel(losses, dy, y, target, weights, n, rows, size, part, par
     (n,) or empty; size is k. The constant log(2 pi) / 2 is left out.
     """
     first, last = share(n * rows, part, parts)
+    mass = total_weight(weights, n) * rows
     half = like(y[0], 0.5)
     for i in range(first, last):
         y_row, t_row = y[2 * i * size : 2 * (i + 1) * size], target[i * size : (i + 1) * size]
@@ -27,7 +28,7 @@ def gaussian_nll_kernel(losses, dy, y, target, weights, n, rows, size, part, par
             total += half * (y_row[size + j] + error * error * exp(-y_row[size + j]))
         losses[i] = total / like(total, size)
         if dy.size > 0:
-            factor = like(half, row_scale(weights, n, rows, i) / size)
+            factor = like(half, row_scale(weights, mass, rows, i) / size)
             d_row = dy[2 * i * size : 2 * (i + 1) * size]
             for j in range(size):
                 error = y_row[j] - t_row[j]
@@ -43,11 +44,12 @@ def gaussian_nll_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, par
     dy_dot OUT, y_dot and y IN (n * rows, 2 k), target IN (n * rows, k), weights IN (n,) or empty; size is k.
     """
     first, last = share(n * rows, part, parts)
+    mass = total_weight(weights, n) * rows
     half = like(y[0], 0.5)
     for i in range(first, last):
         here = slice(2 * i * size, 2 * (i + 1) * size)
         y_row, change, out, t_row = y[here], y_dot[here], dy_dot[here], target[i * size : (i + 1) * size]
-        factor = like(half, row_scale(weights, n, rows, i) / size)
+        factor = like(half, row_scale(weights, mass, rows, i) / size)
         for j in range(size):
             error, precision = y_row[j] - t_row[j], exp(-y_row[size + j])
             out[j] = factor * precision * (change[j] - error * change[size + j])
@@ -61,11 +63,12 @@ def gaussian_nll_fisher(dy_dot, y_dot, y, target, weights, n, rows, size, part, 
     Since E[e] = 0 and E[e^2] = 1 / r. Arrays as in `gaussian_nll_curvature`; target is not read.
     """
     first, last = share(n * rows, part, parts)
+    mass = total_weight(weights, n) * rows
     half = like(y[0], 0.5)
     for i in range(first, last):
         here = slice(2 * i * size, 2 * (i + 1) * size)
         y_row, change, out = y[here], y_dot[here], dy_dot[here]
-        factor = like(half, row_scale(weights, n, rows, i) / size)
+        factor = like(half, row_scale(weights, mass, rows, i) / size)
         for j in range(size):
             out[j] = factor * exp(-y_row[size + j]) * change[j]
             out[size + j] = factor * half * change[size + j]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbprop.jit import kernel, share
-from nbprop.losses.base import Loss, cuda_elementwise, row_scale
+from nbprop.losses.base import Loss, cuda_elementwise, row_scale, total_weight
 from nbprop.numerics.intrinsics import double_of_word
 from nbprop.numerics.scalars import like, scalar_function
 
@@ -32,6 +32,7 @@ def huber_kernel(losses, dy, y, target, weights, n, rows, size, delta_bits, part
     empty; delta_bits: delta as the bits of a float64.
     """
     first, last = share(n * rows, part, parts)
+    mass = total_weight(weights, n) * rows
     delta = like(y[0], double_of_word(delta_bits))
     for i in range(first, last):
         y_row, t_row = y[i * size : (i + 1) * size], target[i * size : (i + 1) * size]
@@ -40,7 +41,7 @@ def huber_kernel(losses, dy, y, target, weights, n, rows, size, delta_bits, part
             total += huber_value(y_row[j], t_row[j], delta)
         losses[i] = total / like(total, size)
         if dy.size > 0:
-            factor = like(delta, row_scale(weights, n, rows, i) / size)
+            factor = like(delta, row_scale(weights, mass, rows, i) / size)
             d_row = dy[i * size : (i + 1) * size]
             for j in range(size):
                 d_row[j] = factor * huber_slope(y_row[j], t_row[j], delta)
@@ -50,9 +51,10 @@ def huber_kernel(losses, dy, y, target, weights, n, rows, size, delta_bits, part
 def huber_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, delta_bits, part, parts):
     """dy_dot = y_dot w / (sum(w) rows size) where |y - t| <= delta, else 0. Arrays as in `huber_kernel`."""
     first, last = share(n * rows, part, parts)
+    mass = total_weight(weights, n) * rows
     delta = like(y[0], double_of_word(delta_bits))
     for i in range(first, last):
-        factor = like(delta, row_scale(weights, n, rows, i) / size)
+        factor = like(delta, row_scale(weights, mass, rows, i) / size)
         for j in range(i * size, (i + 1) * size):
             dy_dot[j] = factor * y_dot[j] if abs(y[j] - target[j]) <= delta else like(delta, 0.0)
 
@@ -65,11 +67,12 @@ def huber_fisher(dy_dot, y_dot, y, target, weights, n, rows, size, delta_bits, p
     `huber_kernel`; target is not read.
     """
     first, last = share(n * rows, part, parts)
+    mass = total_weight(weights, n) * rows
     delta = double_of_word(delta_bits)
     inside = math.sqrt(2.0 * math.pi) * math.erf(delta * math.sqrt(0.5))
     chance = inside / (inside + 2.0 * math.exp(-0.5 * delta * delta) / delta)
     for i in range(first, last):
-        factor = like(y[0], chance * row_scale(weights, n, rows, i) / size)
+        factor = like(y[0], chance * row_scale(weights, mass, rows, i) / size)
         for j in range(i * size, (i + 1) * size):
             dy_dot[j] = factor * y_dot[j]
 

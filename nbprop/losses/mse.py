@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from nbprop.jit import kernel, njit, share
-from nbprop.losses.base import Loss, cuda_elementwise, row_scale
+from nbprop.losses.base import Loss, cuda_elementwise, row_scale, total_weight
 from nbprop.numerics.scalars import like, scalar_function
 
 
@@ -28,6 +28,7 @@ def mse_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
     if weights.size == 0:
         _equal_weights(losses, dy, y, target, n * rows, size, first, last)
         return
+    mass = total_weight(weights, n) * rows
     for i in range(first, last):
         y_row, t_row = y[i * size : (i + 1) * size], target[i * size : (i + 1) * size]
         total = like(y[0], 0.0)
@@ -35,7 +36,7 @@ def mse_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
             total += squared_error(y_row[j], t_row[j], total)
         losses[i] = total / like(total, size)
         if dy.size > 0:
-            factor = like(total, 2.0 * row_scale(weights, n, rows, i) / size)
+            factor = like(total, 2.0 * row_scale(weights, mass, rows, i) / size)
             d_row = dy[i * size : (i + 1) * size]
             for j in range(size):
                 d_row[j] = factor * (y_row[j] - t_row[j])
@@ -66,10 +67,21 @@ def _equal_weights(losses, dy, y, target, total_rows, size, first, last):
 def mse_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, part, parts):
     """dy_dot = 2 y_dot w / (sum(w) rows size). dy_dot OUT, y_dot IN (n * rows, size), weights IN (n,) or empty."""
     first, last = share(n * rows, part, parts)
+    mass = total_weight(weights, n) * rows
+    if weights.size == 0:
+        _scaled(dy_dot[first * size : last * size], y_dot[first * size : last * size], 2.0 / (mass * size))
+        return
     for i in range(first, last):
-        factor = like(y[0], 2.0 * row_scale(weights, n, rows, i) / size)
-        for j in range(i * size, (i + 1) * size):
-            dy_dot[j] = factor * y_dot[j]
+        here = slice(i * size, (i + 1) * size)
+        _scaled(dy_dot[here], y_dot[here], 2.0 * row_scale(weights, mass, rows, i) / size)
+
+
+@njit
+def _scaled(y, x, factor):
+    """y = factor x."""
+    factor = like(y[0], factor)
+    for i in range(y.size):
+        y[i] = factor * x[i]
 
 
 def cuda_kernels(cuda):

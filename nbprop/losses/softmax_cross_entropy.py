@@ -7,7 +7,7 @@ import numpy as np
 from nbprop.arguments import integer_at
 from nbprop.jit import kernel, share
 from nbprop.layers.activation import softmax_row
-from nbprop.losses.base import Loss, cuda_weight_sum, row_scale
+from nbprop.losses.base import Loss, cuda_weight_sum, row_scale, total_weight
 from nbprop.numerics.functions import exp, log
 from nbprop.numerics.rows import row_dot, row_max
 from nbprop.numerics.scalars import like
@@ -23,6 +23,7 @@ def softmax_cross_entropy_kernel(
     classes are integers of any width at target_address (`target` is empty).
     """
     first, last = share(n * rows, part, parts)
+    mass = total_weight(weights, n) * rows
     for i in range(first, last):
         z = y[i * classes : (i + 1) * classes]
         chosen = integer_at(target_address, target_code, i)
@@ -34,7 +35,7 @@ def softmax_cross_entropy_kernel(
             total = p[0]
             for j in range(1, classes):
                 total += p[j]
-            factor = like(total, row_scale(weights, n, rows, i))
+            factor = like(total, row_scale(weights, mass, rows, i))
             scale = factor / total
             for j in range(classes):
                 p[j] *= scale
@@ -53,12 +54,13 @@ def softmax_cross_entropy_curvature(dy_dot, y_dot, y, target, weights, n, rows, 
     dy_dot OUT, y_dot and y IN (n * rows, classes), weights IN (n,) or empty.
     """
     first, last = share(n * rows, part, parts)
+    mass = total_weight(weights, n) * rows
     for i in range(first, last):
         here = slice(i * classes, (i + 1) * classes)
         p, change = dy_dot[here], y_dot[here]
         softmax_row(p, y[here])
         along = row_dot(p, change)
-        factor = like(along, row_scale(weights, n, rows, i))
+        factor = like(along, row_scale(weights, mass, rows, i))
         for j in range(classes):
             p[j] *= factor * (change[j] - along)
 
