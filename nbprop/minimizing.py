@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbprop.bounds import limits
+from nbprop.bursts import Bursts
 from nbprop.calls import value
 from nbprop.checks import check_dataset, check_vector
 from nbprop.constraints import constraints_on, violation
 from nbprop.network import choose, nearest, positive
 from nbprop.plan import workspace
 from nbprop.progress import progress_bar
-from nbprop.scipy_bridge import chunks, objective_for
+from nbprop.scipy_bridge import Objective, chunks, objective_for
 from nbprop.solvers import lbfgs, lbfgs_search
 
 
@@ -111,6 +112,18 @@ class _Search:
             if loss < math.inf and (distance, loss) < (self.violation, self.best):
                 self.violation, self.best, self.best_theta = distance, loss, whole.copy()
 
+    @property
+    def in_bursts(self):
+        """Whether compiled code can make many evaluations before Python looks again."""
+        return type(self.fun) is Objective and self.fun.bare and self.free is None and self.seconds is None
+
+    def after_burst(self, evaluations, not_finite, loss, theta):
+        """Take note of a burst: its evaluations, at how many the loss was not finite, the lowest loss so far."""
+        self.evaluations += evaluations
+        self.not_finite += not_finite
+        if loss < self.best:
+            self.best, self.best_theta = loss, theta.copy()
+
     def _look_at_the_clock(self):
         if time.monotonic() > self.end:
             raise _Stop(f"the time limit of {self.seconds:g} s is over")
@@ -171,6 +184,7 @@ class _Watch:
     def __init__(self, search, callback, validation, bar, most):
         self.search, self.callback, self.validation, self.bar, self.iterations = search, callback, validation, bar, 0
         self.most = most
+        self.idle = callback is None and validation is None
         self.wants_result = callback is not None and "intermediate_result" in inspect.signature(callback).parameters
 
     def after_iteration(self, intermediate_result):
@@ -192,6 +206,13 @@ class _Watch:
             self.validation.see(theta)
         if self.iterations == self.most:
             raise _Stop("the most iterations allowed")
+
+    def after_burst(self, evaluations, not_finite, iterations, loss, theta):
+        """What `Bursts` tells."""
+        self.search.after_burst(evaluations, not_finite, loss, theta)
+        self.bar.update(iterations - self.iterations)
+        self.bar.set_postfix(loss=f"{loss:.6g}")
+        self.iterations = iterations
 
 
 def minimize(
@@ -325,8 +346,10 @@ def _run(search, name, bounds, constraints, watch, tol, options, saved, resumed)
             if name == "L-BFGS":
                 if resumed:
                     search(start)  # the state's point may be a worse one, tried by its line search
-                most = options.get("maxiter", 1000)
-                return lbfgs(search, start, maxiter=most, callback=watch.after_iteration, search=saved)
+                most, bursts = options.get("maxiter", 1000), None
+                if search.in_bursts and watch.idle:
+                    bursts = Bursts(search.fun, saved, watch.after_burst)
+                return lbfgs(search, start, maxiter=most, callback=watch.after_iteration, search=saved, bursts=bursts)
             return scipy.optimize.minimize(
                 search,
                 start,

@@ -23,12 +23,13 @@ class Objective:
         self.plan, self.x, self.target, self.weights = plan, x, target, weights
         self.n_params, self.n_samples = plan.n_params, len(x)
         self._first_state, self._state = state, None if state is None else state.copy()
-        self._work = workspace(plan)
+        self.work = workspace(plan)
         self._params = None if plan.dtype == np.float64 else np.empty(plan.n_params, plan.dtype)
         self._chunks = list(chunks(plan.batch, x, target, weights))
         self._single = len(self._chunks) == 1
         # value_and_grad itself checks theta, as its params: on the fast path nothing is checked twice.
         self._direct = self._single and self._params is None
+        self.bare = self._direct and state is None  # a call is one of value_and_grad, with nothing around it
 
     def __call__(self, theta):
         if self._direct:
@@ -58,7 +59,7 @@ class Objective:
             direction = direction.copy()
         product, part = np.zeros(self.n_params), np.empty(self.n_params, self.plan.dtype)
         for x, target, weights, share in self._chunks:
-            hvp(self.plan, params, direction, x, target, part, self._work, weights, self._state_anew())
+            hvp(self.plan, params, direction, x, target, part, self.work, weights, self._state_anew())
             product += share * part.astype(np.float64)
         return product
 
@@ -69,7 +70,7 @@ class Objective:
         return self._state
 
     def _gradient(self, params, x, target, grads, weights):
-        return value_and_grad(self.plan, params, x, target, grads, self._work, weights, False, self._state_anew())
+        return value_and_grad(self.plan, params, x, target, grads, self.work, weights, False, self._state_anew())
 
     def _check(self, theta):
         check_vector("objective", "theta", theta, self.n_params, np.dtype(np.float64))

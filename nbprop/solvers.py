@@ -16,6 +16,7 @@ from nbprop.checks import check_vector
 from nbprop.jit import FLAGS, Untyped, find, njit
 from nbprop.network import positive
 from nbprop.numerics.intrinsics import address_of, array_at, as_frame, indirect_call
+from nbprop.numerics.rows import row_dot, row_largest
 
 # What lbfgs_step returns.
 GO_ON, GRADIENT, SLOW, NO_STEP, NOT_FINITE = range(5)
@@ -54,26 +55,6 @@ def lbfgs_state(n_params, memory=10, gtol=1e-8, ftol=0.0):
 
 
 @njit
-def _dot(a, b):
-    """a . b in eight running sums, so that it vectorises and its bits do not depend on the processor."""
-    whole = a.size // 8 * 8
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
-    for i in range(0, whole, 8):
-        s0 += a[i] * b[i]
-        s1 += a[i + 1] * b[i + 1]
-        s2 += a[i + 2] * b[i + 2]
-        s3 += a[i + 3] * b[i + 3]
-        s4 += a[i + 4] * b[i + 4]
-        s5 += a[i + 5] * b[i + 5]
-        s6 += a[i + 6] * b[i + 6]
-        s7 += a[i + 7] * b[i + 7]
-    total = ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
-    for i in range(whole, a.size):
-        total += a[i] * b[i]
-    return total
-
-
-@njit
 def _add_scaled(y, scale, x):
     """y += scale x."""
     for i in range(y.size):
@@ -88,25 +69,17 @@ def _direction(d, g, steps, changes, rho, alpha, memory, stored, newest):
         d[i] = -g[i]
     for back in range(stored):
         k = (newest - back) % memory
-        alpha[k] = rho[k] * _dot(steps[k * n : (k + 1) * n], d)
+        alpha[k] = rho[k] * row_dot(steps[k * n : (k + 1) * n], d)
         _add_scaled(d, -alpha[k], changes[k * n : (k + 1) * n])
     if stored > 0:
         y = changes[newest * n : (newest + 1) * n]
-        scale = 1.0 / (rho[newest] * _dot(y, y))
+        scale = 1.0 / (rho[newest] * row_dot(y, y))
         for i in range(n):
             d[i] *= scale
     for back in range(stored - 1, -1, -1):
         k = (newest - back) % memory
-        beta = rho[k] * _dot(changes[k * n : (k + 1) * n], d)
+        beta = rho[k] * row_dot(changes[k * n : (k + 1) * n], d)
         _add_scaled(d, alpha[k] - beta, steps[k * n : (k + 1) * n])
-
-
-@njit
-def _largest(g):
-    top = 0.0
-    for i in range(g.size):
-        top = max(top, abs(g[i]))
-    return top
 
 
 @njit
@@ -124,7 +97,7 @@ def _advance(state, theta, loss, grad):
             return NOT_FINITE
         state[_STARTED] = 1.0
     else:
-        outcome = line_search.advance(search, loss, _dot(grad, d))
+        outcome = line_search.advance(search, loss, row_dot(grad, d))
         if outcome == line_search.GO_ON:
             for i in range(n):
                 theta[i] = x0[i] + search[line_search.STEP] * d[i]
@@ -144,25 +117,25 @@ def _advance(state, theta, loss, grad):
             for i in range(n):
                 s[i] = theta[i] - x0[i]
                 y[i] = grad[i] - g0[i]
-            curvature = _dot(s, y)
-            if curvature > 2.2e-16 * _dot(y, y):
+            curvature = row_dot(s, y)
+            if curvature > 2.2e-16 * row_dot(y, y):
                 rho[newest] = 1.0 / curvature
                 state[_NEWEST] = newest
                 state[_STORED] = min(state[_STORED] + 1, memory)
             if state[LOSS] - loss <= state[_FTOL] * max(abs(state[LOSS]), abs(loss)) and state[_FTOL] > 0:
                 return SLOW
-    if _largest(grad) <= state[_GTOL]:
+    if row_largest(grad) <= state[_GTOL]:
         return GRADIENT
     state[LOSS] = loss
     for i in range(n):
         x0[i], g0[i] = theta[i], grad[i]
     _direction(d, grad, steps, changes, rho, alpha, memory, int(state[_STORED]), int(state[_NEWEST]))
-    slope = _dot(grad, d)
+    slope = row_dot(grad, d)
     if not slope < 0:
         state[_STORED] = 0.0
         for i in range(n):
             d[i] = -grad[i]
-        slope = -_dot(grad, grad)
+        slope = -row_dot(grad, grad)
     first = min(1.0, 1.0 / np.sqrt(-slope)) if state[_STORED] == 0 else 1.0
     line_search.begin(search, first, loss, slope)
     for i in range(n):
@@ -182,13 +155,13 @@ def lbfgs_entry(state, theta, grad, n, loss):
 _signature = types.int64(types.int64, types.int64, types.int64, types.int64, types.float64)
 _ENTRY = Untyped(lbfgs_entry, lambda dtype: _signature)
 _FINGERPRINT = np.int64(_ENTRY.fingerprint())
-_call = indirect_call(_signature)
+call_step = indirect_call(_signature)
 _UNKNOWN = "this function was cached with another version of nbprop; clear the cache of your own functions"
 
 
 @njit
 def _from_python(entry, state, theta, grad, loss):
-    return _call(entry, (address_of(state), address_of(theta), address_of(grad), theta.size, loss))[1]
+    return call_step(entry, (address_of(state), address_of(theta), address_of(grad), theta.size, loss))[1]
 
 
 def lbfgs_step(state, theta, loss, grad):
@@ -226,7 +199,12 @@ def lbfgs_step(state, theta, loss, grad):
     check_vector("lbfgs_step", "grad", grad, theta.size, np.dtype(np.float64), written=True)
     memory = int(state[_MEMORY]) if isinstance(state, np.ndarray) and state.size > _HEAD else 0
     check_vector("lbfgs_step", "state", state, _words(theta.size, memory), np.dtype(np.float64), written=True)
-    return _from_python(_ENTRY.address or _ENTRY.load(), state, theta, grad, float(loss))
+    return _from_python(load_step(), state, theta, grad, float(loss))
+
+
+def load_step():
+    """The address of the compiled step."""
+    return _ENTRY.address or _ENTRY.load()
 
 
 def _words(n, memory):
@@ -248,20 +226,21 @@ def _lbfgs_step(state, theta, loss, grad):
         entry = find(_FINGERPRINT)
         if entry == 0:
             raise RuntimeError(_UNKNOWN)
-        return _call(entry, (address_of(state), address_of(theta), address_of(grad), theta.size, float(loss)))[1]
+        return call_step(entry, (address_of(state), address_of(theta), address_of(grad), theta.size, float(loss)))[1]
 
     return step
 
 
 # A whole search of `lbfgs` in one vector: the last outcome, the lowest loss, `lbfgs_state`'s vector, the point wanted
 # next, the best one and its gradient.
-_OUTCOME, _LOWEST, _STATE = range(3)
+OUTCOME, LOWEST, _STATE = range(3)
 
 
-def _search_parts(search, n):
+@njit
+def search_parts(search, n):
     """(state, point wanted next, best point, its gradient): views of a search's vector."""
-    vectors = search.size - 3 * n
-    return search[_STATE:vectors], *search[vectors:].reshape(3, n)
+    a, b, c = search.size - 3 * n, search.size - 2 * n, search.size - n
+    return search[_STATE:a], search[a:b], search[b:c], search[c:]
 
 
 def lbfgs_search(start, memory=10, gtol=1e-8, ftol=0.0, resume=None):
@@ -281,40 +260,43 @@ def lbfgs_search(start, memory=10, gtol=1e-8, ftol=0.0, resume=None):
         )
     search = resume.copy()
     search[[_STATE + _GTOL, _STATE + _FTOL]] = gtol, ftol
-    if search[_OUTCOME] != GO_ON:
-        search[_OUTCOME], search[_STATE + _STARTED] = GO_ON, 0.0
+    if search[OUTCOME] != GO_ON:
+        search[OUTCOME], search[_STATE + _STARTED] = GO_ON, 0.0
     return search
 
 
-def lbfgs(fun, start, memory=10, gtol=1e-8, ftol=0.0, maxiter=1000, callback=None, search=None):
+def lbfgs(fun, start, memory=10, gtol=1e-8, ftol=0.0, maxiter=1000, callback=None, search=None, bursts=None):
     """Minimise fun(theta) -> (loss, float64 gradient) from Python with `lbfgs_step`; a scipy OptimizeResult.
 
     `minimize(..., method="L-BFGS")` runs this on a plan's loss. The point in the result is the best one.
     callback(intermediate_result) is called after each iteration. search: a vector from `lbfgs_search` to work in; it
     holds everything, at any time, so one that was stopped goes on from it; memory, gtol and ftol are then its own.
+    bursts: after the first evaluation, bursts.run(...) in place of fun and callback (bursts.py).
     """
     from scipy.optimize import OptimizeResult
 
     search = lbfgs_search(start, memory, gtol, ftol) if search is None else search
-    state, theta, best, at_best = _search_parts(search, start.size)
+    state, theta, best, at_best = search_parts(search, start.size)
     begun, iterations, evaluations, outcome = int(state[ITERATIONS]), 0, 0, GO_ON
-    while True:
+    while evaluations == 0 or (outcome == GO_ON and iterations < maxiter):
+        if bursts is not None and evaluations > 0:
+            evaluations += bursts.run(begun + maxiter)
+            outcome, iterations = int(search[OUTCOME]), int(state[ITERATIONS]) - begun
+            continue
         at = theta.copy()
         loss, gradient = fun(at)
         evaluations += 1
-        if loss < search[_LOWEST]:
-            search[_LOWEST], best[:], at_best[:] = loss, at, gradient
-        outcome = search[_OUTCOME] = lbfgs_step(state, theta, loss, gradient)
+        if loss < search[LOWEST]:
+            search[LOWEST], best[:], at_best[:] = loss, at, gradient
+        outcome = search[OUTCOME] = lbfgs_step(state, theta, loss, gradient)
         if int(state[ITERATIONS]) - begun > iterations:
             iterations = int(state[ITERATIONS]) - begun
             if callback is not None:
-                callback(OptimizeResult(x=best.copy(), fun=float(search[_LOWEST]), nit=iterations))
-        if outcome != GO_ON or iterations >= maxiter:
-            break
+                callback(OptimizeResult(x=best.copy(), fun=float(search[LOWEST]), nit=iterations))
     reached = outcome == GO_ON
     message = f"{maxiter} iterations, the most allowed" if reached else REASONS[outcome]
     success = not reached and outcome in (GRADIENT, SLOW)
-    result = OptimizeResult(x=best.copy(), fun=float(search[_LOWEST]), jac=at_best.copy(), nit=iterations)
+    result = OptimizeResult(x=best.copy(), fun=float(search[LOWEST]), jac=at_best.copy(), nit=iterations)
     result.update(nfev=evaluations, njev=evaluations, status=int(outcome) if not reached else 1)
     result.update(success=success, message=message)
     return result

@@ -40,8 +40,10 @@ _TICKET = 7 * _LINE  # a line for each worker: ticket, parked, lock
 TICKET, PARKED, LOCK = 0, 1, 2
 WORDS = _TICKET + (MAX_WORKERS + 1) * _LINE
 
-# Spins before a thread parks (worker) or yields its core (barrier): about 40 microseconds on x86.
+# Spins before a thread at a barrier yields its core, and before a worker without a walk parks: on x86 about 40 and 200
+# microseconds. To wake a parked one takes some 40, and a solver in Python may spend 100 between two gradients.
 SPINS = 2000
+WAITING_SPINS = 10_000
 
 _pool = np.zeros(WORDS + _LINE, np.int64)
 POOL_ADDRESS = (_pool.ctypes.data + 63) // 64 * 64
@@ -94,7 +96,7 @@ def barrier(pool, target):
 def next_ticket(pool, line, seen):
     """Wait for a ticket other than `seen`: spin a while, then park on this worker's lock."""
     while True:
-        for _ in range(SPINS):
+        for _ in range(WAITING_SPINS):
             ticket = atomic_load(pool, line + TICKET)
             if ticket != seen:
                 return ticket

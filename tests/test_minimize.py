@@ -1,6 +1,7 @@
 """How minimize ends: on a clock, on validation, interrupted, resumed, astray, with exceptions; bad input."""
 
 import signal
+import threading
 import time
 
 import numpy as np
@@ -173,6 +174,53 @@ def test_progress(capsys):
     pytest.importorskip("tqdm")
     run(start(), maxiter=7, progress=True)
     assert "7/7" in capsys.readouterr().err
+
+
+# -- bursts: without a callback, L-BFGS stays in compiled code -----------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [None, np.linspace(0.5, 2, 40)])
+@pytest.mark.parametrize("thread_count", [1, 2])
+def test_bursts_and_steps_from_python_give_the_same_bits(weights, thread_count, tmp_path, capsys):
+    plan = nbprop.plan(NET, loss="mse", batch=40, threads=thread_count)
+    np.save(tmp_path / "x.npy", X)
+    x, calls = np.load(tmp_path / "x.npy", mmap_mode="r"), []
+    params, others = start(), start()
+    result = nbprop.minimize(plan, params, x, TARGET, "L-BFGS", weights=weights, maxiter=70, progress=True)
+    assert "70/70" in capsys.readouterr().err
+    stepped = nbprop.minimize(plan, others, X, TARGET, "L-BFGS", weights=weights, maxiter=70, callback=calls.append)
+    assert len(calls) == result.nit == stepped.nit == 70
+    for name in ("x", "jac", "state", "fun", "nfev", "status", "success", "message"):
+        assert np.array_equal(result[name], stepped[name]), name
+    assert np.array_equal(params, others)
+
+
+def test_bursts_step_back_from_losses_that_are_not_finite():
+    """The first step has length 1, and the square of 1e155 overflows."""
+    plan = nbprop.plan(nbprop.network((1,), nbprop.dense(1, bias=False)), loss="mse", batch=1)
+    ends = []
+    for callback in (None, lambda theta: None):
+        params = np.array([1e-161])
+        result = nbprop.minimize(plan, params, np.array([[1e155]]), np.zeros((1, 1)), "L-BFGS", callback=callback)
+        assert np.isfinite(params).all()
+        ends.append((result.nfev, result.fun, result.message, *params))
+    assert ends[0] == ends[1]
+    assert "the loss was not finite at" in ends[0][2]
+
+
+def test_an_interrupt_ends_a_burst_at_the_best_point_so_far():
+    """The burst goes on to its end; then nothing that it found is lost."""
+    net = nbprop.network((2,), nbprop.dense(30, activation="tanh"), nbprop.dense(1))
+    plan, params = nbprop.plan(net, loss="mse", batch=40), nbprop.init(net, seed=2)
+    first = nbprop.value(plan, params, X, TARGET, nbprop.workspace(plan))
+    timer = threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,))
+    timer.start()
+    result = nbprop.minimize(plan, params, X, TARGET, "L-BFGS", maxiter=10**7, options={"gtol": 0.0})
+    timer.join()
+    assert result.status == -1
+    assert "interrupted" in result.message
+    assert result.nfev > result.nit > 100
+    assert nbprop.value(plan, params, X, TARGET, nbprop.workspace(plan)) == result.fun < first
 
 
 # -- losses that are not finite, interrupts, exceptions --------------------------------------------------------

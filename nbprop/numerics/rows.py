@@ -30,6 +30,11 @@ def _max(vectors, totals, x):
     return [vectors.builder.select(vectors.builder.fcmp_ordered(">", x, totals[0]), x, totals[0])]
 
 
+def _largest(vectors, totals, x):
+    negative = vectors.builder.fcmp_ordered("<", x, ir.Constant(vectors.type, [0.0] * vectors.lanes))
+    return _max(vectors, totals, vectors.builder.select(negative, vectors.builder.fneg(x), x))
+
+
 def _moments(vectors, totals, x, mean):
     distance = vectors.builder.fsub(x, mean)
     return [vectors.builder.fadd(totals[0], distance), vectors.fma(distance, distance, totals[1])]
@@ -49,6 +54,7 @@ _REDUCTIONS = {
     "row_sum": (_sum, _sum, 0.0, 1),
     "row_dot": (_dot, _sum, 0.0, 1),
     "row_max": (_max, _max, float("-inf"), 1),
+    "row_largest": (_largest, _max, 0.0, 1),
     "row_moments": (_moments, _sum, 0.0, 2),
     "row_dots_about": (_dots_about, _sum, 0.0, 2),
     "row_scaled_dots_about": (_scaled_dots_about, _sum, 0.0, 2),
@@ -138,6 +144,12 @@ def row_dot(typingctx, x, y):
 def row_max(typingctx, x):
     """The largest element that is not NaN; -infinity where there is none."""
     return _reduce("row_max", (x,))
+
+
+@intrinsic
+def row_largest(typingctx, x):
+    """The largest magnitude among the elements that are not NaN; 0 where there is none."""
+    return _reduce("row_largest", (x,))
 
 
 @intrinsic

@@ -1,0 +1,93 @@
+"""L-BFGS on a plan's loss in bursts of compiled code: Python is back some ten times a second, not at each evaluation.
+
+Between two gradients of a small network Python takes a tenth of their time, and a pool of threads falls asleep.
+"""
+
+import time
+
+import numpy as np
+from numba import types
+
+from nbprop import arguments as arg
+from nbprop import solvers
+from nbprop.jit import njit
+from nbprop.numerics.intrinsics import address_of, indirect_call, load_double, stack_words
+from nbprop.numerics.rows import row_sum
+from nbprop.refusals import refusal
+from nbprop.walk import ENTRIES
+
+# Seconds that a burst should take: well below 0.2, since Ctrl-C waits for its end.
+_PACE = 0.08
+_MOST = 1 << 20
+_BLOCK = arg.BLOCK
+
+_call_entry = indirect_call(types.int64(types.int64, types.int64))
+
+
+@njit
+def _burst(entry, plan, objects, ndarray, step, search, gradient, counts, most):
+    """Up to counts[0] evaluations and steps of a search, until its state counts `most` iterations.
+
+    objects : addresses of params (the point of the search), x, target, grads (`gradient`), work, weights
+    counts : INOUT; the evaluations that were made, and at how many of them the loss was not finite
+    Returns the status of the entry (not 0: nothing has been taken from that evaluation).
+    """
+    block, n = stack_words(_BLOCK), gradient.size
+    for argument in range(len(objects)):
+        status = arg.describe_object(block, argument, objects[argument], ndarray)
+        if status != 0:
+            return status
+    state, theta, best, at_best = solvers.search_parts(search, n)
+    evaluations, counts[0] = counts[0], 0
+    while counts[0] < evaluations:
+        failed, status = _call_entry(entry, (plan, block))
+        if failed != 0 or status != 0:
+            return status if failed == 0 else failed
+        counts[0] += 1
+        loss = load_double(block, arg.RESULT)
+        if not (np.isfinite(loss) and np.isfinite(row_sum(gradient))):
+            loss = np.inf
+            counts[1] += 1
+        if loss < search[solvers.LOWEST]:
+            search[solvers.LOWEST] = loss
+            best[:], at_best[:] = theta, gradient
+        addresses = address_of(state), address_of(theta), address_of(gradient)
+        search[solvers.OUTCOME] = solvers.call_step(step, (*addresses, n, loss))[1]
+        if search[solvers.OUTCOME] != solvers.GO_ON or state[solvers.ITERATIONS] >= most:
+            break
+    return 0
+
+
+class Bursts:
+    """The evaluations of an `Objective` and the steps of a search over all of its parameters.
+
+    tell(evaluations, not_finite, iterations, loss, theta) is called after each burst: how many evaluations it made, at
+    how many the loss was not finite, the iterations since this was made, the lowest loss and where it was.
+    """
+
+    def __init__(self, objective, search, tell):
+        self.plan, self.search, self.tell, self.gradient = objective.plan, search, tell, np.empty(objective.n_params)
+        self._state, theta, self._best, _ = solvers.search_parts(search, objective.n_params)
+        given = (theta, objective.x, objective.target, self.gradient, objective.work, objective.weights)
+        # Kept, since compiled code knows them by their addresses; plain, since it knows no memory maps.
+        self._values = tuple(None if array is None else array.view(np.ndarray) for array in given)
+        self._objects = tuple(0 if array is None else id(array) for array in self._values)
+        self._begun, self._evaluations, self._counts = int(self._state[solvers.ITERATIONS]), 1, np.zeros(2, np.int64)
+
+    def run(self, most):
+        """Make a burst; how many evaluations. most: the state's iterations at which the search ends."""
+        self._counts[:] = self._evaluations, 0
+        entries = ENTRIES["value_and_grad"].address, self.plan.address
+        arrays = self.search, self.gradient, self._counts
+        begun = time.perf_counter()
+        try:
+            status = _burst(*entries, self._objects, id(np.ndarray), solvers.load_step(), *arrays, most)
+        finally:  # Ctrl-C during a burst is raised here, at its end
+            evaluations, not_finite = self._counts.tolist()
+            iterations = int(self._state[solvers.ITERATIONS]) - self._begun
+            self.tell(evaluations, not_finite, iterations, float(self.search[solvers.LOWEST]), self._best)
+        if status != 0:
+            raise refusal("minimize", self.plan, self._values, status)
+        seconds = max(time.perf_counter() - begun, 1e-9)
+        self._evaluations = max(1, min(_MOST, int(_PACE * evaluations / seconds)))
+        return evaluations
