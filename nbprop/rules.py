@@ -335,6 +335,7 @@ def cuda_kernels(cuda):
 
 def _cuda_update(cuda, optimizer):
     from nbprop.arguments import integer_at
+    from nbprop.cuda.groups import sum_of_slices
     from nbprop.cuda.kernels import on_device
     from nbprop.cuda.toolkit import cover, device_function
 
@@ -343,11 +344,16 @@ def _cuda_update(cuda, optimizer):
     take = device_function(_TAKE[len(optimizer.constants(np.float64(0), 0.0, padded)[1])])
 
     @on_device(optimizer.kernel, blocks=lambda n: cover(n))
-    def update(p, g, state, c, n, decay_mask, trainable, first_step, step):
-        """p INOUT, g IN (n,); state INOUT (slots n,); c IN, rows of steps from first_step on; masks: addresses or 0."""
+    def update(p, g, state, c, slices, n, count, stride, decay_mask, trainable, first_step, step):
+        """p INOUT, g IN (n,); state INOUT (slots n,); c IN, rows of steps from first_step on; masks: addresses or 0.
+
+        With a count, g is OUT: the sum of so many slices, `stride` elements apart.
+        """
         at = (step - first_step) * CONSTANTS
         decay, constants = c[at], take(c, at + 1)
         for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+            if count > 0:
+                g[i] = sum_of_slices(slices, i, stride, count)
             if trainable == 0 or integer_at(trainable, 1, i) != 0:
                 own_decay = decay if decay_mask == 0 or integer_at(decay_mask, 1, i) != 0 else like(decay, 0.0)
                 s, t = state[i] if slots > 0 else decay, state[n + i] if slots > 1 else decay

@@ -5,7 +5,7 @@ import numpy as np
 from nbprop import arguments as arg
 from nbprop import frame, table
 from nbprop.cuda import memory, toolkit
-from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT
+from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT, TABLE
 from nbprop.refusals import refusal
 from nbprop.walk import SPACE_OF_ARGUMENT
 
@@ -47,8 +47,10 @@ class Bound:
         self.n = self._check(step)
         self.program = with_dx if with_dx is not None and self.arrays[arg.DX] is not None else plain
         self.words = self._frame(accumulate, step)
-        small = plan.in_one_block(self.n)
-        launches = [(launch, launch.blocks(self.n, self.words, small)) for launch in plan.programs[self.program]]
+        fused = plan.fused.programs.get(self.program) if plan.fused else None
+        small = fused is None and plan.in_one_block(self.n)
+        launches = fused or plan.programs[self.program]
+        launches = [(launch, launch.blocks(self.n, self.words, small)) for launch in launches]
         self._launches = [(launch, blocks) for launch, blocks in launches if blocks]
         self._walk = None
         if small:
@@ -73,7 +75,7 @@ class Bound:
         n = self._check_samples(arg.X, plan.input_shape, plan.x_code, None)
         if n < plan.least:
             self._refuse(arg.X, arg.TOO_FEW)
-        self._check_flat(arg.WORK, plan.work_size, at_least=True)
+        self._check_flat(arg.WORK, plan.work_for(self.function), at_least=True)
         if plan.state_size:
             self._check_flat(arg.STATE, plan.state_size)
         if given[arg.GRADS] is not None:
@@ -159,12 +161,14 @@ class Bound:
             if self.arrays[argument] is not None:
                 words[space] = self.arrays[argument].address
         work, itemsize = self.arrays[arg.WORK].address, plan.dtype.itemsize
+        words[frame.WORK] = work + plan.buffers_offset * itemsize
         words[PARTIALS], words[RESULT] = work + plan.partials_offset * itemsize, work + plan.result_offset * itemsize
+        words[TABLE] = plan.table_address()
         words[frame.N], words[frame.ACCUMULATE], words[frame.STEP] = self.n, bool(accumulate), step
         for argument, word in _CODES.items():
             if self.arrays[argument] is not None:
                 words[word] = arg.element_code(self.arrays[argument].dtype)
-        self.frame_address = work + plan.frame_offset * itemsize
+        self.frame_address = work
         return words
 
     @property
@@ -178,15 +182,20 @@ class Bound:
 
     def _enqueue(self, launch, blocks, stream):
         row = self.plan.table_address() + 8 * launch.row
-        launch.kernel.launch(self.plan.dtype, blocks, stream, self.frame_address, row)
+        shared = launch.kernel.shared(launch.values)
+        launch.kernel.launch(self.plan.dtype, blocks, stream, self.frame_address, row, shared)
 
-    def enqueue(self, stream):
-        """Enqueue the program's launches, or the one that does them all."""
+    def enqueue(self, stream, reduced=True):
+        """Enqueue the program's launches, or the one that does them all.
+
+        reduced=False: without the one that makes the gradients of a fused program's slices.
+        """
         if self._walk is not None:
             self._walk.launch(stream, self.frame_address, self.plan.table_address())
             return
         for launch, blocks in self._launches:
-            self._enqueue(launch, blocks, stream)
+            if reduced or launch is not self.plan.fused.reduced:
+                self._enqueue(launch, blocks, stream)
 
     def result(self, stream):
         """The number that the last launch left, once it is there."""

@@ -20,7 +20,6 @@ from nbprop.cuda.training import PAGE, WORD, Batches, Step
 from nbprop.job import check_last_batch
 from nbprop.numerics.random import permutation
 from nbprop.numerics.scalars import like
-from nbprop.plan import workspace
 from nbprop.rules import RULES
 
 TARGET = "cuda"
@@ -160,12 +159,13 @@ class Job:
         self.words[epochs.N], self.words[epochs.BATCH] = len(data[0]), batch
         self.rates, self.records = np.zeros(epochs.MOST_RATES), np.zeros((epochs.MOST_RECORDS, 2))
         self.grads, self.best = memory.empty(params.shape, params.dtype), params.copy()
-        self.work = workspace(plan)
+        self.work = memory.empty(plan.work_for("value_and_grad"), plan.dtype)
         self.layers = self.best_layers = None  # layer state, where the network has some
         self.state = optimizer_state(optimizer, params.size, params.dtype)
         kinds = RULES[optimizer].hyperparameters
         self.values = {name: check_number(optimizer, name, kinds[name], value) for name, value in values.items()}
-        self.update = Update(optimizer, params, self.grads, self.state, decay_mask, trainable, PAGE)
+        given = params, self.grads, self.state, decay_mask, trainable, PAGE, plan.slices_in(self.work)
+        self.update = Update(optimizer, *given)
         self.trainable, self.clips, self.seed, self._steps = trainable, [], None, {}
         self.batches = Batches(data, batch)
         self.weights = None if data[2] is None else data[2].to_host().astype(np.float64)

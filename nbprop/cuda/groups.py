@@ -101,3 +101,12 @@ def row_factor(weights, partials, n, rows, row):
     if weights.size == 0:
         return like(partials[0], 1.0) / like(partials[0], n * rows)
     return weights[row // rows] / (partials[0] * like(partials[0], rows))
+
+
+@device_function
+def sum_of_slices(slices, at, stride, count):
+    """The sum of element `at` of `count` slices, `stride` elements apart, in order."""
+    total = slices[at]
+    for number in range(1, count):
+        total += slices[at + number * stride]
+    return total

@@ -26,10 +26,12 @@ from nbprop import frame
 from nbprop.cuda import toolkit
 from nbprop.cuda.toolkit import SIMULATED, THREADS, host_array
 from nbprop.jit import FRAME_WORDS as HOST_WORDS
-from nbprop.numerics.intrinsics import as_frame, kernel_arguments
+from nbprop.jit import njit
+from nbprop.numerics.intrinsics import as_frame, kernel_arguments, load
 
-# Spaces that only a device's frame has, behind the host's words.
-PARTIALS, RESULT = frame.WORDS, frame.WORDS + 1
+# What only a device's frame has, behind the host's words: two spaces, and the address of the plan's table.
+PARTIALS, RESULT, TABLE = frame.WORDS, frame.WORDS + 1, frame.WORDS + 2
+NAMED_WORDS = HOST_WORDS | {"table_address": TABLE}
 DEVICE_SPACES = {"partials": PARTIALS, "result": RESULT}
 FRAME_WORDS = 32
 
@@ -39,14 +41,15 @@ SIGNATURE = types.void(types.int64, types.int64)  # frame, row
 class DeviceKernel:
     """One launch of an op, or of several ops in one; made by `on_device`."""
 
-    def __init__(self, function, replaces, blocks, scratch, dtypes, resident, apart):
+    def __init__(self, function, replaces, blocks, scratch, dtypes, resident, apart, shared):
         self.function, self.replaces, self.resident, self.apart = function, replaces, resident, apart
         self.dtypes = tuple(np.dtype(dtype) for dtype in dtypes)
         names = list(inspect.signature(function).parameters)
         self.arrays, self.scalars = names[: names.index("n")], names[names.index("n") :]
-        self.sizes = [name for name in self.scalars if name not in HOST_WORDS]
+        self.sizes = [name for name in self.scalars if name not in NAMED_WORDS]
         self.name = f"{function.__module__}.{function.__qualname__.rsplit('.', 1)[-1]}"
         self._blocks, self._scratch = _by_names(blocks), _by_names(scratch or (lambda: 0))
+        self._shared = None if shared is None else _by_names(shared)
 
     def __repr__(self):
         return f"<nbprop device kernel {self.name}>"
@@ -67,9 +70,13 @@ class DeviceKernel:
         """Elements of `partials` that the launch needs."""
         return self._scratch(values)
 
+    def shared(self, values):
+        """Bytes of shared memory whose extent only the launch knows."""
+        return 0 if self._shared is None else self._shared(values)
+
     def entry(self, dtype):
         """The function (frame, row) that a launch runs: reads its arguments and calls the kernel."""
-        bind = kernel_arguments(len(self.arrays), tuple(self.scalars), HOST_WORDS)
+        bind = kernel_arguments(len(self.arrays), tuple(self.scalars), NAMED_WORDS)
         body, real = toolkit.device_function(self.function), np.dtype(dtype).type
 
         def entry(frame, row):
@@ -82,11 +89,14 @@ class DeviceKernel:
         """The entry, compiled for the current device (for its simulator: the function itself)."""
         if SIMULATED:
             return toolkit.compile(self.function)
-        return toolkit.compile(self.entry(dtype), SIGNATURE, self.bounds)
+        compiled = toolkit.compile(self.entry(dtype), SIGNATURE, self.bounds)
+        if self._shared is not None:
+            toolkit.allow_all_shared_memory(compiled)
+        return compiled
 
-    def launch(self, dtype, blocks, stream, frame_address, row_address):
+    def launch(self, dtype, blocks, stream, frame_address, row_address, shared=0):
         """Enqueue the kernel."""
-        launcher = toolkit.launcher(self.compiled(dtype), blocks, stream)
+        launcher = toolkit.launcher(self.compiled(dtype), blocks, stream, shared)
         if SIMULATED:
             launcher(*simulated_arguments(self, dtype, frame_address, row_address))
         else:
@@ -99,7 +109,7 @@ def _by_names(function):
     return lambda values: function(*(values[name] for name in wanted))
 
 
-def on_device(*replaces, blocks, scratch=None, dtypes=(np.float32, np.float64), resident=3, apart=False):
+def on_device(*replaces, blocks, scratch=None, dtypes=(np.float32, np.float64), resident=3, apart=False, shared=None):
     """Decorate a function as a kernel that stands for a plan's kernel (or for several ops that follow each other).
 
     blocks(...) : blocks of a launch, from numbers and lengths of arrays by their names
@@ -107,8 +117,15 @@ def on_device(*replaces, blocks, scratch=None, dtypes=(np.float32, np.float64), 
     dtypes : those that it is launched in
     resident : blocks that a multiprocessor is to hold at once, which bounds the registers
     apart : whether it needs so much shared memory that programs with it are never one launch (see oneblock.py)
+    shared(...) : bytes of shared memory that cuda.shared.array(0, ...) is
     """
-    return lambda function: DeviceKernel(function, replaces, blocks, scratch, dtypes, resident, apart)
+    return lambda function: DeviceKernel(function, replaces, blocks, scratch, dtypes, resident, apart, shared)
+
+
+@njit
+def word_at(address, index):
+    """Word number `index` at an address, of the plan's table for one."""
+    return load(address, index)
 
 
 def simulated_arguments(kernel, dtype, frame_address, row_address):
@@ -121,7 +138,7 @@ def simulated_arguments(kernel, dtype, frame_address, row_address):
         base = int(words[space])
         found.append(toolkit.simulated(host_array(base and base + offset * np.dtype(dtype).itemsize, size, dtype)))
     sizes = iter(row[3 * len(kernel.arrays) :])
-    return *found, *(int(words[HOST_WORDS[n]]) if n in HOST_WORDS else next(sizes) for n in kernel.scalars)
+    return *found, *(int(words[NAMED_WORDS[n]]) if n in NAMED_WORDS else next(sizes) for n in kernel.scalars)
 
 
 # -- which kernels stand for which ---------------------------------------------------------------------------

@@ -11,26 +11,18 @@ import numpy as np
 from numba import types
 
 from nbprop.cuda import memory, toolkit
-from nbprop.cuda.kernels import HOST_WORDS, simulated_arguments
+from nbprop.cuda.kernels import NAMED_WORDS, simulated_arguments, word_at
 from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function
-from nbprop.jit import njit
 from nbprop.numerics.intrinsics import as_frame, kernel_arguments
-from nbprop.numerics.intrinsics import load as load_word
 
 # Elements of the largest array in a program up to which one block runs it. Not measured: no GPU was at hand.
 MOST_ELEMENTS = 8192
 
 
-@njit
-def _load(address, index):
-    """A word of the steps."""
-    return load_word(address, index)
-
-
 def _switch(kernels, dtype, number=0):
     """A device function (chosen, frame, row) that calls the chosen one of some kernels."""
     kernel, rest = kernels[0], kernels[1:]
-    bind = kernel_arguments(len(kernel.arrays), tuple(kernel.scalars), HOST_WORDS)
+    bind = kernel_arguments(len(kernel.arrays), tuple(kernel.scalars), NAMED_WORDS)
     body, real = device_function(kernel.function), np.dtype(dtype).type
     others = _switch(rest, dtype, number + 1) if rest else None
 
@@ -58,7 +50,7 @@ def entry(kernels, dtype):
 
     def walk(frame, rows, steps, count):
         for step in range(count):
-            run(_load(steps, 2 * step), frame, rows + 8 * _load(steps, 2 * step + 1))
+            run(word_at(steps, 2 * step), frame, rows + 8 * word_at(steps, 2 * step + 1))
             cuda.syncthreads()
 
     return walk

@@ -22,17 +22,29 @@ def optimizer_state(optimizer, n_params, dtype=np.float32):
 
 
 class Update:
-    """An optimizer bound to device arrays: `enqueue` launches the step that its frame names."""
+    """An optimizer bound to device arrays: `enqueue` launches the step that its frame names.
 
-    def __init__(self, name, params, grads, state, decay_mask=None, trainable=None, page=1):
+    slices: those of a fused plan's workspace, with their stride (see fused.py). `count` of them are then summed up to
+    the gradient, unless it is 0.
+    """
+
+    def __init__(self, name, params, grads, state, decay_mask=None, trainable=None, page=1, slices=None):
         self.arrays = check(name, params, grads, state, decay_mask, trainable)
         self.name, self.first, (p, g, state, *masks) = name, 0, self.arrays
         self.dtype, self.constants = p.dtype, memory.empty(page * rules.CONSTANTS, p.dtype)
         kernel = next(k for k in kernels_of(rules) if k.replaces == (rules.RULES[name].kernel,))
         decay_mask, trainable = (0 if mask is None else mask.address for mask in masks)
         self._sequence = Sequence()
-        arrays = {"p": p, "g": g, "state": state, "c": self.constants}
-        numbers = {"decay_mask": decay_mask, "trainable": trainable, "first_step": lambda: self.first}
+        slices, stride = (g, 0) if slices is None else slices
+        arrays = {"p": p, "g": g, "state": state, "c": self.constants, "slices": slices}
+        self.count = 0
+        numbers = {
+            "count": lambda: self.count,
+            "stride": stride,
+            "decay_mask": decay_mask,
+            "trainable": trainable,
+            "first_step": lambda: self.first,
+        }
         self._sequence.add(kernel, p.dtype, arrays, p.size, **numbers)
         self.frame_address = self._sequence.place().frame_address
 

@@ -4,8 +4,8 @@ The CPU's lowering gives the ops and places their buffers; here each op becomes 
 for it (kernels.py), a dense layer with its activation one launch. A row of the device's table is a row of the host's:
 operands (space, offset, length), then sizes, in the order of the device kernel's parameters.
 
-The workspace holds, behind what the CPU's plan has there, `partials` (scratch within an op), the result and the frame:
-so whatever a walk touches is the caller's, and walks with workspaces of their own may overlap.
+The workspace holds the frame, the result and `partials` (scratch within an op), and behind them what the CPU's plan
+has there: so whatever a walk touches is the caller's, and walks with workspaces of their own may overlap.
 """
 
 import math
@@ -17,11 +17,11 @@ from numba.extending import typeof_impl
 from nbprop import arguments as arg
 from nbprop import frame, table
 from nbprop.cuda import memory, oneblock, toolkit
+from nbprop.cuda.fused import fused
+from nbprop.cuda.fused_kernels import SLICES
 from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT, launches_of
 from nbprop.lowering import Buffer
 from nbprop.plan import Plan
-
-_RESULTS = 8  # elements that the result's place takes: the frame behind it is then aligned
 
 
 @dataclass(eq=False)
@@ -51,14 +51,15 @@ class DevicePlan(Plan):
 
     def _emit(self):
         self.device = toolkit.current_device()
-        self._rows, self._length, self._scratch = [], 0, Buffer(1, PARTIALS, 0)
+        self._rows, self._length, self._scratch, self._words = [], 0, Buffer(1, PARTIALS, 0), []
         self.programs, self._on_device, self._walks = {}, None, {}
         programs = range(table.VJP_INPUT + 1) if self.mode != "decoding" else (table.FORWARD,)
         for program in programs:
             if program not in (table.VALUE, table.VALUE_AND_GRAD) or self.loss is not None:
                 self.programs[program] = self._launches(self.ops(program))
-        operands = (b for _, buffers, _ in self._rows for name, b in buffers.items() if b and name != "partials")
+        operands = (b for _, _, buffers, _ in self._rows for name, b in buffers.items() if b and name != "partials")
         self._widest = max((buffer.size for buffer in operands), default=0)
+        self.fused = None if self.in_one_block(self.batch) else fused(self, self._append, self._append_words)
         self._place_extras()
         self.range_checks = self._range_checks()
         return self._written(), {}
@@ -95,27 +96,48 @@ class DevicePlan(Plan):
         spaces = {name: buffer.space for name, buffer in buffers.items() if buffer and buffer.space != frame.WORK}
         self._scratch.size = max(self._scratch.size, kernel.scratch(values | {"n": self.batch}))
         row = self._length
-        self._rows.append((kernel, buffers | {"partials": self._scratch, "result": Buffer(1, RESULT, 0)}, numbers))
+        self._rows.append((row, kernel, buffers | {"partials": self._scratch, "result": Buffer(1, RESULT, 0)}, numbers))
         self._length += 3 * len(kernel.arrays) + len(kernel.sizes)
         return Launch(kernel, row, values, spaces, label)
 
+    def _append_words(self, words):
+        """Append words that are no row; their place in the table."""
+        self._words.append((self._length, words))
+        self._length += len(words)
+        return self._length - len(words)
+
     def _written(self):
         """The table's words; the length of `partials` is known once all rows are."""
-        words = []
-        for kernel, buffers, numbers in self._rows:
+        found = np.zeros(self._length, np.int64)
+        for begin, kernel, buffers, numbers in self._rows:
+            row = []
             for name in kernel.arrays:
                 buffer = buffers[name]
-                words += [frame.NONE, 0, 0] if buffer is None else [buffer.space, buffer.offset, buffer.size]
-            words += [_device_number(name, numbers[name], self.dtype) for name in kernel.sizes]
-        return np.array(words, np.int64)
+                row += [frame.NONE, 0, 0] if buffer is None else [buffer.space, buffer.offset, buffer.size]
+            row += [_device_number(name, numbers[name], self.dtype) for name in kernel.sizes]
+            found[begin : begin + len(row)] = row
+        for begin, words in self._words:
+            found[begin : begin + len(words)] = words
+        return found
 
     def _place_extras(self):
-        """Where partials, result and frame lie in the workspace, in elements from its start."""
+        """Where frame, result, partials and the CPU plan's buffers lie in the workspace, in elements from its start."""
         unit = 32
-        self.partials_offset = -(-self.work_size // unit) * unit
-        self.result_offset = self.partials_offset + -(-self._scratch.size // unit) * unit
-        self.frame_offset = self.result_offset + _RESULTS
-        self.work_size = self.frame_offset + 8 * FRAME_WORDS // self.dtype.itemsize
+        self.result_offset = 8 * FRAME_WORDS // self.dtype.itemsize
+        self.partials_offset = self.result_offset + unit
+        self.buffers_offset = self.partials_offset + -(-self._scratch.size // unit) * unit
+        self.work_size += self.buffers_offset
+
+    def work_for(self, function):
+        """Elements of workspace that a function needs: a fused one (see fused.py) none of the CPU plan's buffers."""
+        fused = self.fused is not None and function in ("value", "value_and_grad")
+        return self.buffers_offset if fused else self.work_size
+
+    def slices_in(self, work):
+        """(array, stride) of the slices that a fused value_and_grad leaves in its workspace; None without one."""
+        if self.fused is None:
+            return None
+        return work[self.partials_offset + SLICES : self.buffers_offset], self.fused.stride
 
     def _range_checks(self):
         """{argument: launch} for the integers whose range is checked before a walk."""
@@ -134,7 +156,7 @@ class DevicePlan(Plan):
 
     def in_one_block(self, n):
         """Whether a program on n samples is so small that one block walks it (see oneblock.py)."""
-        apart = any(kernel.apart for kernel, _, _ in self._rows)
+        apart = any(kernel.apart for _, kernel, _, _ in self._rows)
         return not apart and self._widest * n <= oneblock.MOST_ELEMENTS * self.batch
 
     def walk(self, program, launches):

@@ -204,12 +204,3 @@ def in_pieces(tile):
             make(part, sums, partials, a, b, m, n, k, at // wide * rows, at % wide * columns, piece, count)
 
     return gradient
-
-
-@device_function
-def sum_of_pieces(partials, first, stride, count):
-    """The sum of `count` numbers `stride` apart, in order."""
-    total = partials[first]
-    for piece in range(1, count):
-        total += partials[first + piece * stride]
-    return total

@@ -48,17 +48,35 @@ def compile(function, signature=None, bounds=None):
     return _cuda.jit(signature, launch_bounds=bounds)(function)
 
 
-def launcher(kernel, blocks, stream):
-    """kernel[blocks, THREADS, stream] without Numba's warning that few blocks leave a GPU idle: small work is meant."""
+def launcher(kernel, blocks, stream, shared=0):
+    """kernel[blocks, THREADS, stream, shared], without Numba's warning of few blocks: small work is meant."""
     if SIMULATED:
-        return kernel[blocks, THREADS, stream]
+        return kernel[blocks, THREADS, stream, shared]
     from numba.cuda import config as of_launches
 
     before, of_launches.CUDA_LOW_OCCUPANCY_WARNINGS = of_launches.CUDA_LOW_OCCUPANCY_WARNINGS, 0
     try:
-        return kernel[blocks, THREADS, stream]
+        return kernel[blocks, THREADS, stream, shared]
     finally:
         of_launches.CUDA_LOW_OCCUPANCY_WARNINGS = before
+
+
+def shared_memory_of_a_block():
+    """The most bytes of shared memory that a block of the current device may have, if its kernel asks for so much."""
+    if SIMULATED:
+        return 227 * 1024  # an H100's
+    return _cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+
+
+def allow_all_shared_memory(kernel):
+    """Let launches of a compiled kernel ask for more than 48 KiB of shared memory, up to the device's most."""
+    from numba.cuda.cudadrv.driver import binding, driver
+
+    attribute = binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    for compiled in kernel.overloads.values():
+        function = compiled._codelibrary.get_cufunc()
+        most = shared_memory_of_a_block() - function.attrs.shared
+        driver.cuKernelSetAttribute(attribute, most, function.handle, function.device.id)
 
 
 def cover(total, each=THREADS):

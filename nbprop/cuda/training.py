@@ -19,7 +19,6 @@ from nbprop.cuda.toolkit import cover, cuda
 from nbprop.jit import njit
 from nbprop.job import hyperparameters as defaults
 from nbprop.numerics.intrinsics import load, store
-from nbprop.plan import workspace
 from nbprop.rules import RULES
 
 PAGE = 8 if toolkit.SIMULATED else 256  # steps whose constants and losses lie on the device at a time
@@ -79,7 +78,8 @@ class Step:
     """One training step with everything bound: `prepare` a page of them, then `run` each.
 
     columns: (x, target, weights, lengths) of its samples, where the plan's call finds them; batches: what fills them,
-    or None if the caller does. state: the network's layer state, or None.
+    or None if the caller does. state: the network's layer state, or None. The update of a fused plan sums up the
+    gradient itself, unless it has to be clipped first.
     """
 
     def __init__(self, plan, params, columns, grads, work, state, update, stream, batches=None, clips=()):
@@ -88,6 +88,7 @@ class Step:
         self.bound = Bound("value_and_grad", plan, values)
         self.plan, self.update, self.stream, self.clips = plan, update, stream, clips
         self.losses = memory.zeros(PAGE, plan.dtype)
+        self._slices = 0 if clips or plan.fused is None else plan.fused.slices(self.bound.n)
         self._gather, self._note = _gathering(batches, self.bound.n), Sequence()
         frames = {
             "plan_frame": self.bound.frame_address,
@@ -105,6 +106,7 @@ class Step:
         """Write the frames for the steps from `first`, at most a page, with each step's hyperparameters."""
         self.bound.words[frame.STEP] = first
         self.bound.write_frame(self.stream)
+        self.update.count = self._slices
         self.update.prepare(first, values_of_steps, self.stream)
         for sequence in (self._gather, self._note, *self.clips):
             sequence.write(first, self.stream)
@@ -114,7 +116,9 @@ class Step:
 
     def enqueue(self, stream):
         """Launch the whole step."""
-        for part in (self._gather, self.bound, *self.clips, self.update, self._note):
+        self._gather.enqueue(stream)
+        self.bound.enqueue(stream, reduced=self._slices == 0)
+        for part in (*self.clips, self.update, self._note):
             part.enqueue(stream)
 
     def run(self):
@@ -154,9 +158,11 @@ class TrainingStep:
         kinds = RULES[optimizer].hyperparameters
         self._values = [check_number(optimizer, name, kinds[name], value) for name, value in values.items()]
         self.plan, self.stream, self.steps = plan, toolkit.new_stream(), 0
-        self.grads, self.work = memory.empty(plan.n_params, plan.dtype), workspace(plan)
+        self.grads = memory.empty(plan.n_params, plan.dtype)
+        self.work = memory.empty(plan.work_for("value_and_grad"), plan.dtype)
         self.optimizer_state = optimizer_state(optimizer, plan.n_params, plan.dtype)
-        self.update = Update(optimizer, params, self.grads, self.optimizer_state, page=PAGE)
+        slices = plan.slices_in(self.work)
+        self.update = Update(optimizer, params, self.grads, self.optimizer_state, page=PAGE, slices=slices)
         columns = x, target, weights, lengths
         self._step = Step(plan, params, columns, self.grads, self.work, state, self.update, self.stream)
         self._step.bound.write_frame(self.stream)

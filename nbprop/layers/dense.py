@@ -139,8 +139,9 @@ def dense_input_tangent(dx_dot, scratch, dz, dz_dot, wt, wt_dot, n, rows, n_in, 
 
 def cuda_kernels(cuda):
     """The device's: the tiled product, bias and activation within it; weight gradients in pieces of the batch."""
+    from nbprop.cuda.groups import sum_of_slices
     from nbprop.cuda.kernels import on_device
-    from nbprop.cuda.products import TILES, pieces, sum_of_pieces
+    from nbprop.cuda.products import TILES, pieces
     from nbprop.cuda.toolkit import cover
 
     found = [kernel for number in range(len(TILES)) for kernel in _cuda_products(number)]
@@ -153,10 +154,10 @@ def cuda_kernels(cuda):
         size, count = n_in * n_out, pieces(n_in, n_out, n * rows, dw.itemsize)
         for i in range(cuda.grid(1), size + db.size, cuda.gridsize(1)):
             if i < size:
-                total = sum_of_pieces(partials, i, size, count)
+                total = sum_of_slices(partials, i, size, count)
                 dw[i] = total + dw[i] if w_again + accumulate > 0 else total
             else:
-                total = sum_of_pieces(partials, count * size + i - size, n_out, count)
+                total = sum_of_slices(partials, count * size + i - size, n_out, count)
                 db[i - size] = total + db[i - size] if b_again + accumulate > 0 else total
 
     @on_device(dense_transpose, blocks=lambda n_in, n_out: cover(n_in * n_out))
