@@ -245,6 +245,13 @@ def attention_backward(
             )  # fmt: skip
 
 
+def cuda_kernels(cuda):
+    """The device's: in a file of their own."""
+    from nbprop.layers.attention_cuda import CUDA_KERNELS
+
+    return CUDA_KERNELS
+
+
 @dataclass(frozen=True, repr=False)
 class AttentionHeads(Layer):
     """The middle of `attention`: queries, keys and values (T, 3 C) to what the heads found (T, C)."""

@@ -51,3 +51,35 @@ def test_a_batch_of_one_row_is_refused():
     plan = nbprop.plan(BATCHNORM, batch=2, dtype=np.float32, target="cuda")
     with pytest.raises(ValueError, match="x must bring at least 2 samples"):
         forward(plan, np.ones(6, np.float32), np.ones((1, 3), np.float32), nbprop.layer_state(plan))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_with_lengths(causal):
+    """Heads wider than a tile, over two blocks of positions, of which some samples have none."""
+    net, rng, lengths = nbprop.network((6, 10), nbprop.attention(2, causal=causal)), np.random.default_rng(1), [2, 6, 4]
+    for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-12)):
+        params = nbprop.init(net, dtype=dtype)
+        x, dy = (rng.standard_normal((3, 6, 10)).astype(dtype) for _ in range(2))
+        found = []
+        for plan in both(net, batch=4, dtype=dtype):
+            here = device if plan.target == "cuda" else np.copy
+            grads, dx = here(np.empty_like(params)), here(np.empty_like(x))
+            given = here(params), here(x), here(dy), grads, dx, nbprop.workspace(plan)
+            nbprop.vjp(plan, *given, lengths=here(np.array(lengths)))
+            y = forward(plan, params, x, None, np.array(lengths))
+            found.append([y, *(a.to_host() if plan.target == "cuda" else a for a in (grads, dx))])
+        for name, wanted, got in zip(("y", "grads", "dx"), *found, strict=True):
+            close(f"{name}, {np.dtype(dtype)}", got, wanted, tolerance)
+
+
+def test_attention_decodes_as_it_attends():
+    """Position by position, keys and values kept in the layer state, against the whole sequence at once."""
+    net, rng = nbprop.network((3, 6), nbprop.positions(), nbprop.attention(2)), np.random.default_rng(2)
+    for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-12)):
+        params, x = nbprop.init(net, dtype=dtype), rng.standard_normal((2, 3, 6)).astype(dtype)
+        plan = nbprop.plan(net, batch=2, dtype=dtype, mode="decoding", target="cuda")
+        state = nbprop.layer_state(plan)
+        y = [forward(plan, params, x[:, t : t + 1], state, step=t) for t in range(3)]
+        close(
+            "y", np.concatenate(y, axis=1), forward(nbprop.plan(net, batch=2, dtype=dtype), params, x, None), tolerance
+        )
