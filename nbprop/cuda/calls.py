@@ -5,6 +5,7 @@ import numpy as np
 from nbprop import arguments as arg
 from nbprop import frame, table
 from nbprop.cuda import memory, toolkit
+from nbprop.cuda.blas import ProductLaunch
 from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT, TABLE
 from nbprop.refusals import refusal
 from nbprop.walk import SPACE_OF_ARGUMENT
@@ -146,7 +147,7 @@ class Bound:
         for argument, launch in self.plan.range_checks.items():
             if self.arrays[argument] is None:
                 continue
-            self._enqueue(launch, 1, stream)
+            launch.enqueue(self, 1, stream)
             if self.result(stream) != 0:
                 problem = arg.LENGTH_RANGE if argument == arg.LENGTHS else arg.CLASS_RANGE
                 self.arrays[argument] = self.arrays[argument].to_host()
@@ -180,11 +181,6 @@ class Bound:
         """Copy the frame to its place in the workspace."""
         toolkit.write(self.frame_address, self.words, stream)
 
-    def _enqueue(self, launch, blocks, stream):
-        row = self.plan.table_address() + 8 * launch.row
-        shared = launch.kernel.shared(launch.values)
-        launch.kernel.launch(self.plan.dtype, blocks, stream, self.frame_address, row, shared)
-
     def enqueue(self, stream, reduced=True):
         """Enqueue the program's launches, or the one that does them all.
 
@@ -195,7 +191,13 @@ class Bound:
             return
         for launch, blocks in self._launches:
             if reduced or launch is not self.plan.fused.reduced:
-                self._enqueue(launch, blocks, stream)
+                launch.enqueue(self, blocks, stream)
+
+    def warm_library(self, stream):
+        """Run cuBLASLt's products once, into their own results: a graph's recording is no time to load its kernels."""
+        for launch, blocks in self._launches:
+            if isinstance(launch, ProductLaunch):
+                launch.enqueue(self, blocks, stream)
 
     def result(self, stream):
         """The number that the last launch left, once it is there."""

@@ -191,15 +191,11 @@ def _from_interface(name, value):
     check_strides(name, shape, description.get("strides"), dtype.itemsize)
     if description.get("mask") is not None:
         raise ValueError(f"{name} has a mask; pass a plain array")
-    if description.get("stream") is not None and description["stream"] != _handle(current_stream()):
+    if description.get("stream") is not None and description["stream"] != toolkit.handle_of(current_stream()):
         toolkit.wait_for(description["stream"])
     found = Array(shape, dtype, description["data"][0], value)
     found.writable = not description["data"][1]
     return found
-
-
-def _handle(stream):
-    return int(stream.handle) if stream else 0
 
 
 def check_strides(name, shape, strides, itemsize):

@@ -9,6 +9,7 @@ has there: so whatever a walk touches is the caller's, and walks with workspaces
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from numba.extending import typeof_impl
 
 from nbprop import arguments as arg
 from nbprop import frame, table
-from nbprop.cuda import memory, oneblock, toolkit
+from nbprop.cuda import blas, memory, oneblock, toolkit
 from nbprop.cuda.fused import fused
 from nbprop.cuda.fused_kernels import SLICES
 from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT, launches_of
@@ -33,15 +34,23 @@ class Launch:
     values: dict
     spaces: dict  # array name -> space, for those that the caller may leave out
     label: str
+    when: Callable | None = None  # (n, words) -> whether it is launched at all
 
     def blocks(self, n, words, one_block):
         """Blocks for n samples with the arrays of a frame; 0: not launched. one_block: see oneblock.py.
 
         A kernel's `blocks` may also ask for `lengths`, whether the call has some.
         """
+        if self.when is not None and not self.when(n, words):
+            return 0
         given = {name: self.values[name] if words[space] else 0 for name, space in self.spaces.items()}
         lengths = bool(words[frame.LENGTHS])
         return self.kernel.blocks(self.values | given | {"n": n, "one_block": one_block, "lengths": lengths})
+
+    def enqueue(self, bound, blocks, stream):
+        """Enqueue the kernel for a bound call."""
+        plan, row = bound.plan, bound.plan.table_address() + 8 * self.row
+        self.kernel.launch(plan.dtype, blocks, stream, bound.frame_address, row, self.kernel.shared(self.values))
 
 
 class DevicePlan(Plan):
@@ -77,17 +86,28 @@ class DevicePlan(Plan):
             launches = launches_of(*_kernels(group))
             if launches is None:
                 raise _no_kernel(group[0])
-            found += [self._launch(kernel, group) for kernel in launches]
+            found += self._with_library(group, [self._launch(kernel, group) for kernel in launches])
             position += len(group)
         return found
 
     def _launch(self, kernel, ops):
         """The launch of a kernel for the ops that it stands for."""
-        buffers, numbers = {}, {}
-        for op in reversed(ops):
-            buffers |= dict(zip(op.kernel.arrays, op.operands, strict=True))
-            numbers |= dict(zip(op.kernel.sizes, op.sizes, strict=True))
-        return self._append(kernel, buffers, numbers, ops[0].label)
+        return self._append(kernel, *_operands(ops), ops[0].label)
+
+    def _with_library(self, ops, launches):
+        """The launches of ops, and beside them cuBLASLt's, which takes over for large products (see blas.py)."""
+        product = blas.product_launch(self, _kernels(ops), *_operands(ops), ops[0].label)
+        if product is None:
+            return launches
+        self._scratch.size = max(self._scratch.size, blas.SCRATCH)
+        for launch in launches:
+            launch.when = lambda n, words: not product.takes(n, words)
+        behind = (
+            [] if product.activates else [self._launch(kernel, ops[1:]) for kernel in launches_of(*_kernels(ops[1:]))]
+        )
+        for launch in behind:
+            launch.when = product.takes
+        return [*launches, product, *behind]
 
     def _append(self, kernel, buffers, numbers, label):
         """Append a row with what the kernel takes of these operands and sizes."""
@@ -192,6 +212,15 @@ class DevicePlan(Plan):
 
 def _kernels(ops):
     return [op.kernel for op in ops]
+
+
+def _operands(ops):
+    """({name: buffer}, {name: size}) of ops in one launch."""
+    buffers, numbers = {}, {}
+    for op in reversed(ops):
+        buffers |= dict(zip(op.kernel.arrays, op.operands, strict=True))
+        numbers |= dict(zip(op.kernel.sizes, op.sizes, strict=True))
+    return buffers, numbers
 
 
 def _no_kernel(op):

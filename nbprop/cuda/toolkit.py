@@ -203,6 +203,11 @@ def synchronize(stream=0):
         _cuda.default_stream().synchronize()
 
 
+def handle_of(stream):
+    """The driver's number of a stream, or of the graph that is being recorded on one; 0 for the default stream."""
+    return int(stream.__cuda_stream__()[1]) if stream else 0
+
+
 def wait_for(handle):
     """Wait for the work of somebody else's stream (the number that __cuda_array_interface__ gives)."""
     if not SIMULATED:

@@ -111,6 +111,7 @@ class Step:
         for sequence in (self._gather, self._note, *self.clips):
             sequence.write(first, self.stream)
         if self._capture is None:
+            self.bound.warm_library(self.stream)
             self._capture = toolkit.Capture(self.stream)
             self._capture.record(self.enqueue)
 

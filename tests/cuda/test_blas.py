@@ -1,0 +1,104 @@
+"""Large products by cuBLASLt: what it is asked for, with a stand-in that computes by the layouts it is given."""
+
+import numpy as np
+import pytest
+from blas_stand_in import Epilogue, stand_in
+from cases import close
+
+import nbprop
+import nbprop.cuda
+from nbprop.cuda import blas, oneblock
+from nbprop.cuda.plan import DevicePlan
+from nbprop.losses import loss_named
+
+# Different extents throughout; a bias or none; an activation within the product, behind it, apart from it, and none.
+NET = nbprop.network(
+    (3,),
+    *(nbprop.dense(5, activation="relu"), nbprop.dense(4, activation="relu", bias=False)),
+    *(nbprop.dense(7, activation="tanh"), nbprop.dense(2, bias=False)),
+)
+N = 7
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """A stand-in that takes products of any size."""
+    found, recorded = stand_in()
+    monkeypatch.setattr(blas, "library", lambda device: found)
+    monkeypatch.setattr(blas, "CROSSOVER", 1)
+    monkeypatch.setattr(blas, "WORKSPACE", 512)
+    monkeypatch.setattr(oneblock, "MOST_ELEMENTS", 0)
+    return recorded
+
+
+def device_plan(net, dtype=np.float32):
+    """A plan of its own: `nbprop.plan` may have kept one from before the fixture."""
+    return DevicePlan(net, loss_named("mse"), N, np.dtype(dtype), 1, "training")
+
+
+def on_both(net, accumulate=False):
+    """{what: (on the device, on the CPU)} of a loss and its gradients, and of dx."""
+    rng = np.random.default_rng(2)
+    params = (nbprop.init(net, seed=1) + 0.1 * rng.standard_normal(net.n_params)).astype(np.float32)
+    x, target = (rng.standard_normal((N, *shape)).astype(np.float32) for shape in (net.input_shape, net.output_shape))
+    host, plan = nbprop.plan(net, "mse", N, np.float32), device_plan(net)
+    grads, dx, work = np.ones_like(params), np.empty_like(x), nbprop.workspace(host)
+    loss = nbprop.value_and_grad(host, params, x, target, grads, work, accumulate=accumulate)
+    there = [nbprop.cuda.to_device(a) for a in (params, x, target)]
+    on_device, device_work = nbprop.cuda.to_device(np.ones_like(params)), nbprop.workspace(plan)
+    found = nbprop.value_and_grad(plan, *there, on_device, device_work, accumulate=accumulate)
+    result = {"loss": (found, loss), "grads": (on_device.to_host(), grads.copy())}
+    nbprop.vjp(host, params, x, target, grads, dx, work)
+    device_dx = nbprop.cuda.zeros(x.shape)
+    nbprop.vjp(plan, there[0], there[1], there[2], on_device, device_dx, device_work)
+    return result | {"dx": (device_dx.to_host(), dx), "grads of dy": (on_device.to_host(), grads)}
+
+
+def agree(results):
+    for name, (found, wanted) in results.items():
+        close(name, found, wanted, 1e-5)
+
+
+def test_the_library_is_asked_for_the_same_products(library):
+    agree(on_both(NET))
+    forward = ["RELU_BIAS", "RELU", "BIAS", "DEFAULT"]
+    # From the last layer on: the parameters' gradients, the input's; without dx in the end only for the parameters.
+    back = ["DEFAULT", "DEFAULT", "BGRADA", "DEFAULT", "DEFAULT", "DEFAULT", "BGRADA"]
+    assert library.calls == forward + back + forward + [*back, "DEFAULT"]
+
+
+def test_alignments_are_those_of_the_addresses(library):
+    """Weights lie anywhere among the parameters; of an algorithm for 256 bytes they would be misread."""
+    on_both(NET)
+    assert all(1 <= a <= 256 and c == d for a, _, c, d in library.alignments)
+    assert min(min(row) for row in library.alignments) == 4
+
+
+def test_gradients_that_add_up_are_not_the_librarys(library):
+    agree(on_both(NET, accumulate=True))
+    back = library.calls[4:7]
+    assert back == ["DEFAULT", "DEFAULT", "DEFAULT"], "the way back's products by dx alone"
+
+
+def test_what_the_library_does_not_support_is_done_here(monkeypatch, library):
+    found, recorded = stand_in(refuses={Epilogue.BGRADA, Epilogue.RELU_BIAS})
+    monkeypatch.setattr(blas, "library", lambda device: found)
+    agree(on_both(NET))
+    assert {"BIAS", "RELU", "DEFAULT"} == set(recorded.calls)
+
+
+def test_small_products_and_float64_are_not_the_librarys(monkeypatch, library):
+    for dtype, crossover in ((np.float32, 10**9), (np.float64, 1)):
+        monkeypatch.setattr(blas, "CROSSOVER", crossover)
+        plan = device_plan(NET, dtype)
+        launches = [launch for program in plan.programs.values() for launch in program]
+        assert not any(isinstance(launch, blas.ProductLaunch) for launch in launches)
+
+
+def test_a_recorded_step_runs_with_the_library(library):
+    x, target = nbprop.cuda.zeros((N, 3)), nbprop.cuda.zeros((N, 2))
+    plan = device_plan(NET)
+    step = nbprop.cuda.TrainingStep(plan, nbprop.cuda.to_device(nbprop.init(NET, dtype=np.float32)), x, target)
+    step()
+    warmed, run = library.calls[:11], library.calls[11:]
+    assert warmed == run
