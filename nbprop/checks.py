@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from nbprop import arguments as arg
+from nbprop.foreign import not_numpy
 from nbprop.plan import Plan
 
 
@@ -52,7 +53,7 @@ def check_data(function, name, array, code, shape, classes):
     code: its element code (arguments.py); shape: of one sample; classes: the number of valid integers, or 0.
     """
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"{function}: {name} must be a NumPy array, got {type(array).__name__}")
+        raise TypeError(f"{function}: {name} {not_numpy(array)}")
     array = array.view(np.ndarray)  # a memory map, seen as the array that it is
     found, integers = arg.element_code(array.dtype), code == arg.ANY_INTEGER
     if (integers and not 0 != found < arg.FLOAT) or (not integers and found != code):
@@ -79,7 +80,7 @@ def check_data(function, name, array, code, shape, classes):
 def check_vector(function, name, array, size, dtype, *, written=False):
     """A (size,) array of a dtype, contiguous; writable when it is to be written."""
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"{function}: {name} must be a NumPy array, got {type(array).__name__}")
+        raise TypeError(f"{function}: {name} {not_numpy(array)}")
     if array.dtype != dtype:
         raise TypeError(f"{function}: {name} must hold {dtype.name}, got {array.dtype}; convert it once with .astype")
     if array.shape != (size,):

@@ -6,6 +6,7 @@ import numpy as np
 
 from nbprop import arguments as arg
 from nbprop import clipping, epochs, rules, table
+from nbprop.foreign import not_numpy
 from nbprop.optimizers import OPTIMIZERS, optimizer_state
 from nbprop.plan import workspace
 from nbprop.steps import plain
@@ -26,7 +27,7 @@ def check_vector(function, name, array, size, kinds, writable):
     array = plain(array)
     wanted = " or ".join(np.dtype(kind).name for kind in kinds)
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"{function}: {name} must be a NumPy array of {wanted}, got {type(array).__name__}")
+        raise TypeError(f"{function}: {name} {not_numpy(array, f'a NumPy array of {wanted}')}")
     got = f"{array.dtype} array of shape {array.shape}"
     if array.dtype not in [np.dtype(kind) for kind in kinds]:
         raise TypeError(f"{function}: {name} must hold {wanted}, got {got}; convert it once with .astype")
@@ -53,7 +54,7 @@ def check_column(function, name, array, n, shape, dtype, classes):
     array = plain(array)
     wanted = f"integers (classes 0..{classes - 1})" if classes else np.dtype(dtype).name
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"{function}: {name} must be a NumPy array of {wanted}, got {type(array).__name__}")
+        raise TypeError(f"{function}: {name} {not_numpy(array, f'a NumPy array of {wanted}')}")
     got = f"{array.dtype} array of shape {array.shape}"
     fits = array.dtype.kind in "iu" and array.dtype.isnative if classes else array.dtype == dtype
     if not fits:

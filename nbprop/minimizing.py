@@ -13,13 +13,11 @@ import numpy as np
 
 from nbprop.bounds import limits
 from nbprop.bursts import Bursts
-from nbprop.calls import value
-from nbprop.checks import check_dataset, check_vector
+from nbprop.checks import check_vector
 from nbprop.constraints import constraints_on, violation
 from nbprop.network import choose, nearest, positive
-from nbprop.plan import workspace
 from nbprop.progress import progress_bar
-from nbprop.scipy_bridge import Objective, chunks, objective_for
+from nbprop.scipy_bridge import Objective, objective_for
 from nbprop.solvers import lbfgs, lbfgs_search
 
 
@@ -157,20 +155,15 @@ class _Validation:
             raise TypeError(
                 f"minimize: validation must be (x, target) or (x, target, weights), got {type(data).__name__}"
             )
-        data = check_dataset("minimize: validation", plan, *data)
-        self.plan, self.patience, self.work, self.state = plan, patience, workspace(plan), state
-        self.chunks = list(chunks(plan.batch, *data, *(() if len(data) == 3 else (None,))))
+        weights = data[2] if len(data) == 3 else None
+        self.loss = objective_for("minimize: validation", plan, *data[:2], weights, state).loss
+        self.patience = patience
         self.losses, self.lowest, self.best, self.waited = [], math.inf, None, 0
 
     def see(self, theta):
         """Take the loss at theta (all parameters); stop the search when it has not fallen for too long."""
-        with np.errstate(over="ignore"):
-            params = theta.astype(self.plan.dtype)
-        loss = 0.0
-        for *two, weights, share in self.chunks:
-            state = None if self.state is None else self.state.copy()
-            loss += share * value(self.plan, params, *two, self.work, weights, state)
-        self.losses.append(float(loss))
+        loss = float(self.loss(theta))
+        self.losses.append(loss)
         self.waited += 1
         if self.best is None or loss < self.lowest:
             self.lowest, self.best, self.waited = loss, theta.copy(), 0
@@ -240,7 +233,8 @@ def minimize(
 
     Parameters
     ----------
-    plan : Plan made with a loss; float64 for a fit to full precision
+    plan : Plan made with a loss; float64 for a fit to full precision. With target="cuda" params and data are device
+        arrays: the search runs on the host, the gradients on the device; methods from gradients alone
     params : (n_params,) array of the plan's dtype, the start; overwritten with the best parameters found
     x, target, weights : as `objective` takes them; more samples than the plan's batch are taken in chunks
     method : "L-BFGS" (nbprop's own, see solvers.py), "L-BFGS-B" (Byrd et al. 1995), both with memory for a few vectors;
@@ -293,18 +287,17 @@ def minimize(
     (array([2., 1.]), True)
     """
     fun = objective_for("minimize", plan, x, target, weights, state)
-    check_vector("minimize", "params", params, plan.n_params, plan.dtype, written=True)
-    for name, other in (("x", x), ("target", target), ("weights", weights), ("state", state)):
-        if other is not None and np.may_share_memory(params, other):
-            raise ValueError(f"minimize: params is written and shares memory with {name}; pass separate buffers")
+    params, begin = _checked(plan, params, {"x": x, "target": target, "weights": weights, "state": state})
     name, options = _settings(method, bounds, maxiter, options)
     free = _free(trainable, plan.n_params)
-    constraints = constraints_on(params, name, constraints, free, [n for n, row in METHODS.items() if row.constraints])
+    constraints = constraints_on(begin, name, constraints, free, [n for n, row in METHODS.items() if row.constraints])
+    if METHODS[name].hessp and plan.target != "cpu":
+        raise ValueError(f"minimize: {name} needs second derivatives, which do not run on the device; use L-BFGS-B")
     if METHODS[name].hessp and plan.without_tangents is not None:
         raise ValueError(
             f"minimize: {name} needs second derivatives and layer {plan.without_tangents} has none; use L-BFGS-B"
         )
-    low_and_high = limits(bounds, params, free)
+    low_and_high = limits(bounds, begin, free)
     if callback is not None and not callable(callback):
         raise TypeError(f"minimize: callback must be a function, got {type(callback).__name__}")
     if seconds is not None and not (isinstance(seconds, (int, float, np.integer, np.floating)) and seconds > 0):
@@ -315,7 +308,7 @@ def minimize(
     held_out = None if validation is None else _Validation(plan, validation, patience, state)
     if resume is not None and name != "L-BFGS":
         raise ValueError(f'minimize: {name} cannot resume, "L-BFGS" can; call again with the params that it left')
-    search = _Search(fun, params.astype(np.float64), free, low_and_high, constraints, seconds)
+    search = _Search(fun, begin.astype(np.float64), free, low_and_high, constraints, seconds)
     saved = _saved(search, options, tol, resume) if name == "L-BFGS" else None
     try:
         with progress_bar("minimize", progress, options.get("maxiter"), 0, "iteration") as bar:
@@ -324,7 +317,7 @@ def minimize(
             result = _run(search, name, low_and_high, constraints, watch, tol, options, saved, resume is not None)
         result = _settled(search, result, constraints, held_out)
     except _NotFinite:
-        raise ValueError(_start_message(params)) from None
+        raise ValueError(_start_message(begin)) from None
     except BaseException:
         _write(params, search.best_theta, free)
         raise
@@ -414,7 +407,28 @@ def _saved(search, options, tol, resume):
     return lbfgs_search(start, **settings, resume=resume)
 
 
+def _checked(plan, params, others):
+    """params, where the result goes, and a copy or view of it on the host."""
+    if plan.target != "cpu":
+        from nbprop.cuda import fitting, memory
+
+        params = fitting.check_vector("minimize", "params", params, plan.n_params, (plan.dtype,), True)
+        others = {name: memory.as_array(name, other) for name, other in others.items() if other is not None}
+        memory.check_separate("minimize", {"params": params}, others)
+        return params, params.to_host()
+    check_vector("minimize", "params", params, plan.n_params, plan.dtype, written=True)
+    for name, other in others.items():
+        if other is not None and np.may_share_memory(params, other):
+            raise ValueError(f"minimize: params is written and shares memory with {name}; pass separate buffers")
+    return params, params
+
+
 def _write(params, theta, free):
+    if not isinstance(params, np.ndarray):
+        host = params.to_host()
+        _write(host, theta, free)
+        params.copy_from(host)
+        return
     if free is None:
         params[:] = theta
     else:

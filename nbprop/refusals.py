@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from nbprop import arguments as arg
+from nbprop.foreign import in_device_memory, not_numpy
 from nbprop.plan import describe_failure
 
 
@@ -76,11 +77,8 @@ def refusal(function, plan, values, status):
     if argument == arg.PLAN:
         return RuntimeError(f"{function}: the plan was made by another version of nbprop; make it again")
     name, value = arg.NAMES[argument], values[argument]
-    if problem == arg.NOT_AN_ARRAY and hasattr(value, "__cuda_array_interface__"):
-        return TypeError(
-            f"{function}: {name} is in device memory, but the plan runs on the CPU; copy it to the host, or make the "
-            'plan with target="cuda"'
-        )
+    if problem == arg.NOT_AN_ARRAY and in_device_memory(value):
+        return TypeError(f"{function}: {name} {not_numpy(value)}")
     if argument == arg.OUT and function in _OUTPUTS:
         wanted = _OUTPUTS[function](plan, len(values[arg.X]))
         if problem in (arg.LENGTH, arg.SHAPE_DIFFERS, arg.SAMPLES_DIFFER, arg.CAPACITY, arg.EMPTY):

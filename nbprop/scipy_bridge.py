@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from nbprop.calls import value_and_grad
+from nbprop.calls import value, value_and_grad
 from nbprop.checks import check_dataset, check_layers, check_vector
 from nbprop.derivatives import hvp
 from nbprop.plan import workspace
@@ -62,6 +62,16 @@ class Objective:
             hvp(self.plan, params, direction, x, target, part, self.work, weights, self._state_anew())
             product += share * part.astype(np.float64)
         return product
+
+    def loss(self, theta):
+        """The loss alone, as it is; theta as in a call."""
+        self._check(theta)
+        with np.errstate(over="ignore"):
+            params = theta.astype(self.plan.dtype, copy=False)
+        return sum(
+            share * value(self.plan, params, x, target, self.work, weights, self._state_anew())
+            for x, target, weights, share in self._chunks
+        )
 
     def _state_anew(self):
         """The layer state as it was given: what one call leaves in it is no part of the next."""
@@ -144,15 +154,15 @@ def objective(plan, x, target, weights=None, state=None):
     >>> scipy.optimize.minimize(fun, nbprop.init(net), jac=True).x.round(3)
     array([3., 1.])
     """
-    if getattr(plan, "target", "cpu") == "cuda":
-        from nbprop.cuda.objective import DeviceObjective
-
-        return DeviceObjective(plan, x, target, weights)
     return objective_for("objective", plan, x, target, weights, state)
 
 
 def objective_for(function, plan, x, target, weights, state):
     """`objective`, with errors in the name of `function`."""
+    if getattr(plan, "target", "cpu") == "cuda":
+        from nbprop.cuda.objective import DeviceObjective
+
+        return DeviceObjective(function, plan, x, target, weights, state)
     x, target, weights = check_dataset(function, plan, x, target, weights)
     check_layers(function, plan, takes_state=True)
     if plan.state_size > 0 or state is not None:

@@ -12,6 +12,7 @@ from numba.extending import overload
 from nbprop import arguments as arg
 from nbprop import rules, table
 from nbprop import threads as pool
+from nbprop.foreign import not_numpy
 from nbprop.jit import FLAGS, Untyped, find, njit
 from nbprop.numerics.intrinsics import (
     describe_arguments,
@@ -296,7 +297,7 @@ def refusal(function, values, status):
     if problem == arg.LENGTH:
         return ValueError(f"{function}: {name} must have shape {_shape(function, argument, values)}, got {got}")
     kind, text = {
-        arg.NOT_AN_ARRAY: (TypeError, f"must be a NumPy array, got {type(value).__name__}; convert it with np.array"),
+        arg.NOT_AN_ARRAY: (TypeError, not_numpy(value)),
         arg.MISSING: (TypeError, "is needed and got None"),
         REAL_DTYPE: (TypeError, f"must hold float32 or float64, got {got}; convert it once with .astype"),
         arg.DTYPE: (TypeError, f"must have the dtype of params, got {got}; convert it once with .astype"),

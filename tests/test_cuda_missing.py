@@ -35,6 +35,22 @@ driver.driver = Driver
 print(nbprop.cuda.missing())
 """
 
+NO_ROOM = """
+import nbprop.cuda
+from nbprop.cuda import toolkit
+from numba.cuda.cudadrv.driver import CudaAPIError
+class Context:
+    get_memory_info = staticmethod(lambda: (3 << 20, 8 << 30))
+def fail(*arguments):
+    raise CudaAPIError(CODE, "Call to cuMemAlloc results in NAME")
+toolkit._cuda.device_array = fail
+toolkit._cuda.current_context = lambda: Context
+try:
+    nbprop.cuda.empty(10**9)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
 
 def test_without_the_package(script):
     sentence = 'CUDA needs the package numba-cuda, which is not installed; install it with: pip install "nbprop[cuda]"'
@@ -58,6 +74,19 @@ def test_with_an_old_driver_or_no_device(script):
     assert "supports CUDA 12.4, but nbprop's toolkit is 13.0; update the driver to 580 or newer" in old
     none = script(OLD_DRIVER.replace("VERSION", "(13, 1)").replace("COUNT", "0"), NUMBA_ENABLE_CUDASIM=0)
     assert none.startswith("CUDA found no NVIDIA GPU on this machine")
+
+
+def test_without_room_or_with_a_lost_device(script):
+    """The driver's errors as numba-cuda raises them."""
+    pytest.importorskip("numba_cuda", reason='needs numba-cuda: pip install "nbprop[cuda-gate]"')
+    full = NO_ROOM.replace("CODE", "2").replace("NAME", "CUDA_ERROR_OUT_OF_MEMORY")
+    assert script(full, NUMBA_ENABLE_CUDASIM=0).startswith(
+        "MemoryError the device has no room for 3814.7 MiB: 3.0 of its 8192.0 MiB are free; use a smaller batch"
+    )
+    lost = NO_ROOM.replace("CODE", "719").replace("NAME", "CUDA_ERROR_LAUNCH_FAILED")
+    assert script(lost, NUMBA_ENABLE_CUDASIM=0).startswith(
+        "DeviceLostError the CUDA device is lost (CUDA_ERROR_LAUNCH_FAILED): what lay in its memory is gone"
+    )
 
 
 @pytest.mark.parametrize(("path", "words"), [("tests/cuda/on_gpu.py", "tested"), ("benchmarks/gpu.py", "measured")])

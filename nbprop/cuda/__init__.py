@@ -15,6 +15,7 @@ _NUMBA_CUDA, _TOOLKIT = (0, 30), (13, 0)
 # name -> module that defines it; imported at first use, since they need numba-cuda.
 _NAMES = {
     "Array": "memory",
+    "DeviceLostError": "toolkit",
     "as_numba": "toolkit",
     "empty": "memory",
     "zeros": "memory",

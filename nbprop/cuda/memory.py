@@ -33,9 +33,10 @@ def use_stream(stream):
 class Array:
     """A C-contiguous array in device memory. Slices along the first axis are views."""
 
-    def __init__(self, shape, dtype, address, owner):
+    def __init__(self, shape, dtype, address, owner, device=None):
         self.shape, self.dtype = tuple(int(extent) for extent in shape), np.dtype(dtype)
         self.address, self.owner, self.writable = int(address), owner, True
+        self.device = toolkit.current_device() if device is None else device
 
     @property
     def size(self):
@@ -62,16 +63,17 @@ class Array:
             "typestr": self.dtype.str,
             "data": (self.address, False),
             "strides": None,
+            "stream": _handle(current_stream()),
             "version": 3,
         }
 
     def __dlpack_device__(self):
-        return dlpack.DEVICE, toolkit.current_device()
+        return dlpack.DEVICE, self.device
 
     def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
         """A DLPack capsule over the same memory; the work so far is waited for, so any stream may read it."""
         toolkit.synchronize(current_stream())
-        return dlpack.capsule(self, self.address, self.shape, self.dtype, toolkit.current_device())
+        return dlpack.capsule(self, self.address, self.shape, self.dtype, self.device)
 
     def __getitem__(self, where):
         if not isinstance(where, slice) or where.step not in (None, 1) or not self.shape:
@@ -81,14 +83,14 @@ class Array:
         start, stop, _ = where.indices(self.shape[0])
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         shape = (max(0, stop - start), *self.shape[1:])
-        return Array(shape, self.dtype, self.address + start * row, self.owner)
+        return Array(shape, self.dtype, self.address + start * row, self.owner, self.device)
 
     def reshape(self, *shape):
         """The same memory in another shape."""
         shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
         if math.prod(shape) != self.size:
             raise ValueError(f"cannot make shape {shape} of {self.size} elements")
-        return Array(shape, self.dtype, self.address, self.owner)
+        return Array(shape, self.dtype, self.address, self.owner, self.device)
 
     def copy(self):
         """A copy in device memory."""
@@ -154,11 +156,14 @@ def as_array(name, value):
 
     Raises TypeError for a host array or anything else, ValueError for strides, or for another device's memory.
     """
+    here = toolkit.current_device()
     if isinstance(value, Array):
+        if value.device != here:
+            raise _elsewhere(name, value.device, here)
         return value
     if isinstance(value, np.ndarray):
         raise TypeError(
-            f"{name} is a NumPy array in host memory, but the plan runs on the device; copy it once with "
+            f"{name} is a NumPy array in host memory, but this runs on the device; copy it once with "
             "nbprop.cuda.to_device"
         )
     if hasattr(value, "__cuda_array_interface__"):
@@ -169,11 +174,15 @@ def as_array(name, value):
         raise TypeError(
             f"{name} must be a device array (of nbprop.cuda, CuPy, PyTorch, JAX, ...), got {type(value).__name__}"
         )
-    here, there = toolkit.current_device(), toolkit.device_of(found.address)
+    there = toolkit.device_of(found.address)
     if found.size and there != here:
-        where = "no device that the driver knows" if there is None else f"device {there}"
-        raise ValueError(f"{name} lies in the memory of {where}, but the plan runs on device {here}; copy it there")
+        raise _elsewhere(name, there, here)
     return found
+
+
+def _elsewhere(name, there, here):
+    where = "no device that the driver knows" if there is None else f"device {there}"
+    return ValueError(f"{name} lies in the memory of {where}, but the plan runs on device {here}; copy it there")
 
 
 def check_separate(function, written, read):
@@ -191,11 +200,21 @@ def _from_interface(name, value):
     check_strides(name, shape, description.get("strides"), dtype.itemsize)
     if description.get("mask") is not None:
         raise ValueError(f"{name} has a mask; pass a plain array")
-    if description.get("stream") is not None and description["stream"] != toolkit.handle_of(current_stream()):
-        toolkit.wait_for(description["stream"])
+    stream = description.get("stream")
+    if stream == 0:
+        raise ValueError(
+            f"{name} names stream 0, which __cuda_array_interface__ does not define; pass its stream's number"
+        )
+    if stream is not None and stream != _handle(current_stream()):
+        toolkit.wait_for(stream)
     found = Array(shape, dtype, description["data"][0], value)
     found.writable = not description["data"][1]
     return found
+
+
+def _handle(stream):
+    """A stream's number in __cuda_array_interface__, where 1 is the default one."""
+    return toolkit.handle_of(stream) or 1
 
 
 def check_strides(name, shape, strides, itemsize):

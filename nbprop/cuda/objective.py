@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from nbprop import calls
-from nbprop.checks import check_vector
+from nbprop.checks import check_layers, check_vector
 from nbprop.cuda import fitting, memory
 from nbprop.plan import workspace
 
@@ -18,11 +18,15 @@ class DeviceObjective:
     loss comes back.
     """
 
-    def __init__(self, plan, x, target, weights):
+    def __init__(self, function, plan, x, target, weights, state):
         if plan.loss is None:
-            raise ValueError("objective: this plan has no loss; make one with nbprop.plan(net, loss=...)")
+            raise ValueError(f"{function}: this plan has no loss; make one with nbprop.plan(net, loss=...)")
+        check_layers(function, plan, takes_state=True)
         self.plan, self.n_params = plan, plan.n_params
-        self.x, self.target, self.weights, _ = fitting.check_data("objective", plan, x, target, weights)
+        self.x, self.target, self.weights, _ = fitting.check_data(function, plan, x, target, weights)
+        if plan.state_size > 0 or state is not None:
+            state = fitting.check_vector(function, "state", state, plan.state_size, (plan.dtype,), False)
+        self._first_state, self._state = state, None if plan.state_size == 0 else state.copy()
         self.n_samples, self._work = len(self.x), workspace(plan)
         self._params, self._part = (memory.empty(plan.n_params, plan.dtype) for _ in range(2))
         host = None if weights is None else self.weights.to_host().astype(np.float64)
@@ -37,18 +41,38 @@ class DeviceObjective:
 
     def __call__(self, theta):
         if isinstance(theta, np.ndarray):
-            check_vector("objective", "theta", theta, self.n_params, np.dtype(np.float64))
-            with np.errstate(over="ignore"):  # beyond float32's range: infinity, and then a loss that is not finite
-                self._params.copy_from(theta.astype(self.plan.dtype))
+            self._take(theta)
             loss, gradient = self._host_gradient()
         else:
             loss, gradient = self._device_gradient(memory.as_array("objective: theta", theta))
         return (loss if math.isfinite(loss) else math.inf), gradient
 
+    def loss(self, theta):
+        """The loss alone, as it is; theta on the host."""
+        self._take(theta)
+        return sum(
+            share * calls.value(self.plan, self._params, x, target, self._work, weights, self._state_anew())
+            for x, target, weights, share in self._chunks
+        )
+
+    def _take(self, theta):
+        check_vector("objective", "theta", theta, self.n_params, np.dtype(np.float64))
+        with np.errstate(over="ignore"):  # beyond float32's range: infinity, and then a loss that is not finite
+            self._params.copy_from(theta.astype(self.plan.dtype))
+
+    def _state_anew(self):
+        """The layer state as it was given: what one call leaves in it is no part of the next."""
+        if self._state is not None:
+            self._state[:] = self._first_state
+        return self._state
+
+    def _gradient(self, params, x, target, grads, weights):
+        return calls.value_and_grad(self.plan, params, x, target, grads, self._work, weights, False, self._state_anew())
+
     def _host_gradient(self):
         loss, gradient = 0.0, np.zeros(self.n_params)
         for x, target, weights, share in self._chunks:
-            found = calls.value_and_grad(self.plan, self._params, x, target, self._part, self._work, weights)
+            found = self._gradient(self._params, x, target, self._part, weights)
             loss, gradient = loss + share * found, gradient + share * self._part.to_host().astype(np.float64)
         return loss, gradient
 
@@ -60,7 +84,7 @@ class DeviceObjective:
             )
         x, target, weights, _ = self._chunks[0]
         gradient = memory.empty(self.n_params, self.plan.dtype)
-        return calls.value_and_grad(self.plan, theta, x, target, gradient, self._work, weights), gradient
+        return self._gradient(theta, x, target, gradient, weights), gradient
 
     def hessp(self, theta, v):
         """Not on the device: raises ValueError."""

@@ -6,6 +6,8 @@ asks for it at each use. The simulator's device memory is the host's, and an add
 """
 
 import ctypes
+import functools
+import re
 
 import numpy as np
 from numba import config
@@ -33,6 +35,45 @@ class _Simulated:
 cuda = _Simulated() if SIMULATED else _cuda
 
 
+# -- a device that is lost -----------------------------------------------------------------------------------
+
+# Errors after which the driver answers no more calls of this process (cuda.h, CUresult).
+_LOST = frozenset(
+    f"CUDA_ERROR_{name}"
+    for name in (
+        *("DEVICE_UNAVAILABLE", "ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "CONTAINED", "CONTEXT_IS_DESTROYED"),
+        *("ILLEGAL_ADDRESS", "LAUNCH_TIMEOUT", "ASSERT", "HARDWARE_STACK_ERROR", "ILLEGAL_INSTRUCTION"),
+        *("MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC", "LAUNCH_FAILED", "EXTERNAL_DEVICE", "UNKNOWN"),
+    )
+)
+
+
+class DeviceLostError(RuntimeError):
+    """The device does not answer any more; what lay in its memory is gone."""
+
+
+def answering(function):
+    """The function, with DeviceLostError in place of the driver's exception where the device is lost."""
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        try:
+            return function(*arguments, **options)
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            code = re.search(r"CUDA_ERROR_\w+", str(error))
+            if code is None or code[0] not in _LOST:
+                raise
+            raise DeviceLostError(
+                f"the CUDA device is lost ({code[0]}): what lay in its memory is gone, arrays in host memory are as "
+                "they were; start a new process (fit goes on from its checkpoint with resume=True). NVIDIA's driver "
+                "writes the cause to the system's log, as an Xid"
+            ) from error
+
+    return call
+
+
 # -- code ----------------------------------------------------------------------------------------------------
 
 
@@ -50,6 +91,10 @@ def compile(function, signature=None, bounds=None):
 
 def launcher(kernel, blocks, stream, shared=0):
     """kernel[blocks, THREADS, stream, shared], without Numba's warning of few blocks: small work is meant."""
+    return answering(_configured(kernel, blocks, stream, shared))
+
+
+def _configured(kernel, blocks, stream, shared):
     if SIMULATED:
         return kernel[blocks, THREADS, stream, shared]
     from numba.cuda import config as of_launches
@@ -125,9 +170,10 @@ def as_numba(array):
     """A device array as Numba's own kernels take it, over the same memory."""
     if SIMULATED:
         return simulated(host_array(array.address, array.size, array.dtype).reshape(array.shape))
-    return _cuda.as_cuda_array(array)
+    return _cuda.as_cuda_array(array, sync=False)
 
 
+@answering
 def allocate(size):
     """(address, owner) of new device memory of `size` bytes, at a multiple of 256; freed with its owner."""
     if SIMULATED:
@@ -147,6 +193,7 @@ def allocate(size):
     return owner.__cuda_array_interface__["data"][0], owner
 
 
+@answering
 def write(address, host, stream=0):
     """Copy a contiguous host array to device memory; the host array may change once this returns."""
     host = np.ascontiguousarray(host).reshape(-1).view(np.uint8)
@@ -156,6 +203,7 @@ def write(address, host, stream=0):
         _bytes_at(address, host.size).copy_to_device(host, stream=stream)
 
 
+@answering
 def read(address, host, stream=0):
     """Copy device memory to a contiguous host array, after the stream's earlier work."""
     flat = host.reshape(-1).view(np.uint8)
@@ -166,6 +214,7 @@ def read(address, host, stream=0):
         synchronize(stream)
 
 
+@answering
 def copy(target, source, size, stream=0):
     """Copy `size` bytes within device memory."""
     if SIMULATED:
@@ -193,6 +242,7 @@ def device_of(address):
     return int(device) if int(status) == 0 else None
 
 
+@answering
 def synchronize(stream=0):
     """Wait for a stream's work."""
     if SIMULATED:
@@ -208,12 +258,14 @@ def handle_of(stream):
     return int(stream.__cuda_stream__()[1]) if stream else 0
 
 
+@answering
 def wait_for(handle):
     """Wait for the work of somebody else's stream (the number that __cuda_array_interface__ gives)."""
     if not SIMULATED:
         _cuda.external_stream(handle).synchronize()
 
 
+@answering
 def new_stream():
     """A stream of its own, as launches and graphs take it (cuda.core's)."""
     if SIMULATED:
@@ -234,6 +286,7 @@ class Capture:
     def __init__(self, stream):
         self.stream, self._graph, self._enqueue = stream, None, None
 
+    @answering
     def record(self, enqueue):
         """Record what `enqueue` launches; nothing runs yet."""
         self._enqueue = enqueue
@@ -243,6 +296,7 @@ class Capture:
             enqueue(builder)
             self._graph = builder.end_building().complete()
 
+    @answering
     def replay(self):
         """Run the recorded launches once."""
         if SIMULATED:

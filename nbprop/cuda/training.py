@@ -154,6 +154,8 @@ class TrainingStep:
     def __init__(
         self, plan, params, x, target, optimizer="adam", weights=None, state=None, lengths=None, **hyperparameters
     ):
+        if plan.target != "cuda":
+            raise ValueError('TrainingStep: the plan runs on the CPU; make it with target="cuda"')
         lr, weight_decay = (hyperparameters.pop(name, None) for name in ("lr", "weight_decay"))
         values = defaults(optimizer, lr, weight_decay, hyperparameters)
         kinds = RULES[optimizer].hyperparameters

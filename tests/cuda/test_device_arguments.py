@@ -66,7 +66,7 @@ def test_shared_memory_is_refused(plan, given):
 def test_device_arrays_are_refused_by_a_cpu_plan(given):
     plan = nbprop.plan(NET, "softmax_cross_entropy", batch=N, dtype=np.float32)
     given["work"] = nbprop.workspace(plan)
-    with pytest.raises(TypeError, match="params is in device memory, but the plan runs on the CPU"):
+    with pytest.raises(TypeError, match="params is in device memory, but this call runs on the CPU"):
         nbprop.value_and_grad(plan, **given)
 
 

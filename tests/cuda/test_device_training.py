@@ -140,6 +140,31 @@ def test_objective_of_a_device_theta():
     close("gradient", gradient.to_host(), wanted[1], 1e-5)
 
 
+def test_minimize_is_the_cpus():
+    """Frozen parameters, bounds, chunks and a validation loss; the search runs on the host."""
+    x, target, trainable = X.astype(np.float64), TARGET.astype(np.float64), np.arange(NET.n_params) % 3 > 0
+    options = {"trainable": trainable, "bounds": (-2, 2), "maxiter": 3}
+    found = []
+    for where, to in (("cpu", np.array), ("cuda", device)):
+        params, plan = to(nbprop.init(NET)), nbprop.plan(NET, "mse", 4, target=where)
+        held_out = to(x[:3]), to(target[:3])
+        result = nbprop.minimize(plan, params, to(x), to(target), validation=held_out, **options)
+        found.append([result.x, result.validation, params if where == "cpu" else params.to_host()])
+    for name, wanted, got in zip(("result", "validation", "params"), *found, strict=True):
+        close(name, got, wanted, 1e-9)
+
+
+def test_minimize_refuses():
+    plan, params = nbprop.plan(NET, "mse", 7, np.float32, target="cuda"), device(nbprop.init(NET, dtype=np.float32))
+    data = device(X), device(TARGET)
+    with pytest.raises(ValueError, match="minimize: Newton-CG needs second derivatives, which do not run on the dev"):
+        nbprop.minimize(plan, params, *data, method="Newton-CG")
+    with pytest.raises(TypeError, match="minimize: params is a NumPy array in host memory"):
+        nbprop.minimize(plan, params.to_host(), *data)
+    with pytest.raises(ValueError, match="minimize: params is written and shares memory with x"):
+        nbprop.minimize(plan, params, params[:21].reshape(7, 3), data[1])
+
+
 def test_a_recorded_step_is_a_step():
     plan = nbprop.plan(NET, "mse", 7, np.float32)
     params, state = nbprop.init(NET, dtype=np.float32), nbprop.optimizer_state("adam", NET.n_params, np.float32)
