@@ -5,8 +5,10 @@ work in the same float32 (TF32 off), captured as a CUDA graph. Compilation and w
 """
 
 import datetime
+import functools
 import itertools
 import json
+import math
 import statistics
 import sys
 import time
@@ -43,6 +45,7 @@ def layers(widths):
 
 def our_step(widths, batch):
     """Seconds of one recorded Adam step."""
+    # The step's own workspace, not the plan's: a fused plan needs no room for the layers' values.
     net, rng = layers(widths), np.random.default_rng(0)
     plan = nbprop.plan(net, "mse", batch, np.float32, target="cuda")
     params = nbprop.cuda.to_device(nbprop.init(net, dtype=np.float32))
@@ -97,9 +100,37 @@ def adam_bandwidth(n):
     return 28 * n / step, 8 * n / copy
 
 
+def layer_bandwidth(layer, rows, size):
+    """(bytes a second of a layer that reads and writes each number once, those of a copy)."""
+    from nbprop.cuda import memory, toolkit
+    from nbprop.cuda.calls import Bound
+
+    net = nbprop.network((size,), layer)
+    plan = nbprop.plan(net, batch=rows, dtype=np.float32, target="cuda")
+    params = nbprop.cuda.to_device(nbprop.init(net, dtype=np.float32)) if net.n_params else nbprop.cuda.zeros(0)
+    x, y = nbprop.cuda.zeros((rows, size)), nbprop.cuda.empty((rows, size))
+    bound = Bound("forward", plan, (params, x, None, None, nbprop.workspace(plan), None, None, y, *[None] * 5))
+    bound.write_frame(0)
+    wait = functools.partial(nbprop.cuda.synchronize, 0)
+    # Without the copy of the layer's output to y.
+    ours = seconds(lambda: bound.enqueue(0, skip="output"), wait)
+    other = memory.empty(x.size, np.float32)
+    copy = seconds(lambda: toolkit.copy(other.address, x.address, x.nbytes), wait)
+    return 2 * x.nbytes / ours, 2 * x.nbytes / copy
+
+
+THREADS_OF_A_BLOCK = 128
+
+
+def thread_arrays(threads):
+    """(y, x, params) of a 4-16-1 network in each thread, zeros, and the network."""
+    net = layers((4, 16, 1))
+    return [nbprop.cuda.zeros(size) for size in (threads, 4 * threads, net.n_params * threads)], net
+
+
 def threads_with_networks(threads):
     """Evaluations a second of one 4-16-1 network in each thread."""
-    net = layers((4, 16, 1))
+    arrays, net = thread_arrays(threads)
     forward, size, n_in = nbprop.cuda.forward_thread(net), nbprop.cuda.trace_size(net), 4
 
     @cuda.jit
@@ -113,11 +144,49 @@ def threads_with_networks(threads):
             forward(output, inputs, params, i, n, trace)
             y[i] = output[0]
 
-    shapes = threads, n_in * threads, net.n_params * threads
-    arrays = [nbprop.cuda.as_numba(nbprop.cuda.zeros(size)) for size in shapes]
-    block = min(128, threads)
+    arrays, block = [nbprop.cuda.as_numba(array) for array in arrays], min(THREADS_OF_A_BLOCK, threads)
     run = evaluate[-(-threads // block), block]
     return threads / seconds(lambda: run(*arrays, threads), lambda: nbprop.cuda.synchronize(0))
+
+
+def threads_by_hand(threads):
+    """The same of thread_network.cu, compiled by NVRTC; None in the simulator."""
+    if nbprop.cuda.simulated():
+        return None
+    from cuda.core import Device, LaunchConfig, Program, ProgramOptions, launch
+
+    device, source = Device(), (Path(__file__).parent / "thread_network.cu").read_text(encoding="utf-8")
+    device.set_current()
+    options = ProgramOptions(std="c++17", arch=f"sm_{device.arch}")
+    kernel = Program(source, code_type="c++", options=options).compile("cubin").get_kernel("evaluate")
+    arrays, _ = thread_arrays(threads)
+    stream, addresses = device.create_stream(), [array.address for array in arrays]
+    grid = LaunchConfig(grid=-(-threads // THREADS_OF_A_BLOCK), block=THREADS_OF_A_BLOCK)
+    return threads / seconds(lambda: launch(stream, grid, kernel, *addresses, threads), stream.sync)
+
+
+def products(widths, rows):
+    """[(multiply-adds, our seconds, cuBLASLt's or None)] of the product of a dense layer, by width."""
+    from nbprop.cuda import blas, toolkit
+    from nbprop.cuda.calls import Bound
+    from nbprop.cuda.plan import DevicePlan
+
+    found, crossover = [], blas.CROSSOVER
+    installed = blas.library(toolkit.current_device()) is not None
+    for width in widths:
+        net, times = nbprop.network((width,), nbprop.dense(width)), []
+        params = nbprop.cuda.zeros(net.n_params)
+        x, y = nbprop.cuda.zeros((rows, width)), nbprop.cuda.empty((rows, width))
+        for least in (sys.maxsize, 0) if installed else (sys.maxsize,):
+            blas.CROSSOVER = least
+            plan = DevicePlan(net, None, rows, np.dtype(np.float32), 1, "training")
+            bound = Bound("forward", plan, (params, x, None, None, nbprop.workspace(plan), None, None, y, *[None] * 5))
+            bound.write_frame(0)
+            run = functools.partial(bound.enqueue, 0, skip="output")
+            times.append(seconds(run, lambda: nbprop.cuda.synchronize(0)))
+        blas.CROSSOVER = crossover
+        found.append((rows * width * width, *times, *[None] * (2 - len(times))))
+    return found
 
 
 WORKS = {
@@ -134,10 +203,20 @@ def measure(simulated):
     for name, (widths, batch) in (SMALL if simulated else WORKS).items():
         ours, theirs = our_step(widths, batch), torch_step(widths, batch)
         rows.append((f"{name}, Adam step", ours * 1e6, "us", theirs and theirs * 1e6, "PyTorch, CUDA graph"))
+        samples = batch / ours / 1e6, theirs and batch / theirs / 1e6
+        rows.append((f"{name}, samples trained", samples[0], "million/s", samples[1], "PyTorch, CUDA graph"))
     ours, copy = adam_bandwidth(20 if simulated else 10**8)
     rows.append(("Adam over 1e8 parameters", ours / 1e9, "GB/s", copy / 1e9, "device copy"))
-    count = threads_with_networks(3 if simulated else 10**6)
-    rows.append(("1,000,000 threads, a 4-16-1 network each", count / 1e6, "million/s", None, ""))
+    for name, layer in (("layernorm", nbprop.layernorm()), ("softmax", nbprop.activation("softmax"))):
+        ours, copy = layer_bandwidth(layer, *((2, 3) if simulated else (1 << 16, 1024)))
+        rows.append((f"{name}, 65,536 rows of 1,024", ours / 1e9, "GB/s", copy / 1e9, "device copy"))
+    count = 3 if simulated else 10**6
+    ours, by_hand = threads_with_networks(count), threads_by_hand(count)
+    label = "CUDA C by hand"
+    rows.append(("1,000,000 threads, a 4-16-1 network each", ours / 1e6, "million/s", by_hand and by_hand / 1e6, label))
+    for size, ours, theirs in products((4,), 2) if simulated else products((64, 128, 256, 512, 1024), 4096):
+        name = f"dense product of 2^{math.log2(size):.0f} multiply-adds"
+        rows.append((name, ours * 1e6, "us", theirs and theirs * 1e6, "cuBLASLt, blas.CROSSOVER"))
     return rows
 
 

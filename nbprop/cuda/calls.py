@@ -181,16 +181,16 @@ class Bound:
         """Copy the frame to its place in the workspace."""
         toolkit.write(self.frame_address, self.words, stream)
 
-    def enqueue(self, stream, reduced=True):
+    def enqueue(self, stream, skip=""):
         """Enqueue the program's launches, or the one that does them all.
 
-        reduced=False: without the one that makes the gradients of a fused program's slices.
+        skip: a label whose launches are left out: "output", the copy to y; fused.SUM, a gradient from its slices.
         """
         if self._walk is not None:
             self._walk.launch(stream, self.frame_address, self.plan.table_address())
             return
         for launch, blocks in self._launches:
-            if reduced or launch is not self.plan.fused.reduced:
+            if launch.label != skip:
                 launch.enqueue(self, blocks, stream)
 
     def warm_library(self, stream):

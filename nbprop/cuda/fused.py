@@ -35,6 +35,9 @@ FEWEST_SAMPLES = 1 << 40 if SIMULATED else 132 * 128
 # Shared memory of a block, so that two fit in an H100's multiprocessor (228 KiB, of which each takes 1 for itself).
 MOST_SHARED = 8 * 1024 if SIMULATED else 113 * 1024
 
+# The label of the launch that makes the gradient of the slices, which an update does without.
+SUM = "sum of slices"
+
 
 class Chain(NamedTuple):
     """A network that qualifies: the words of its layers, the samples of a tile, elements of shared memory."""
@@ -102,7 +105,7 @@ def _placed(layers, samples):
 
 
 class Fused:
-    """The launches of a plan that qualifies, by program; `reduced` is that which makes the gradients of the slices."""
+    """The launches of a plan that qualifies, by program."""
 
     def __init__(self, plan, chain, append, words_at):
         weight_sum, *tiles, reduced, mean = kernels_of(fused_kernels)
@@ -128,13 +131,13 @@ class Fused:
         }
 
         def launches(kernels, gradient):
-            return [append(kernel, buffers, numbers | {"gradient": gradient}, "fused") for kernel in kernels]
+            given = buffers, numbers | {"gradient": gradient}
+            return [append(kernel, *given, SUM if kernel is reduced else "fused") for kernel in kernels]
 
         self.programs = {
             VALUE: launches((weight_sum, work, mean), 0),
             VALUE_AND_GRAD: launches((weight_sum, work, reduced, mean), 1),
         }
-        self.reduced = self.programs[VALUE_AND_GRAD][2]
 
     def slices(self, n):
         """How many slices a call on n samples leaves."""

@@ -12,6 +12,7 @@ from nbprop import frame
 from nbprop.arguments import integer_at
 from nbprop.cuda import memory, toolkit
 from nbprop.cuda.calls import Bound
+from nbprop.cuda.fused import SUM
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.optimizers import Update, check_number, optimizer_state
 from nbprop.cuda.sequence import Sequence
@@ -118,7 +119,7 @@ class Step:
     def enqueue(self, stream):
         """Launch the whole step."""
         self._gather.enqueue(stream)
-        self.bound.enqueue(stream, reduced=self._slices == 0)
+        self.bound.enqueue(stream, skip=SUM if self._slices else "")
         for part in (*self.clips, self.update, self._note):
             part.enqueue(stream)
 

@@ -71,7 +71,7 @@ class CublasLt:
         """Raised for a status other than success."""
 
     def __init__(self, refuses=()):
-        self.calls, self.alignments, self._made, self.refuses = [], [], {}, refuses
+        self.calls, self._made, self._promised, self.refuses = [], {}, {}, refuses
 
     def _make(self, thing):
         self._made[len(self._made) + 1] = thing
@@ -104,7 +104,7 @@ class CublasLt:
         assert wishes[MatmulPreferenceAttribute.REDUCTION_SCHEME_MASK] == ReductionScheme.COMPUTE_TYPE
         if self._made[descriptor][MatmulDescAttribute.EPILOGUE] in self.refuses:
             raise self.cuBLASLtError("CUBLAS_STATUS_NOT_SUPPORTED")
-        self.alignments.append([int(wishes[name]) for name in list(MatmulPreferenceAttribute)[2:]])
+        self._promised[descriptor] = [int(wishes[name]) for name in list(MatmulPreferenceAttribute)[2:]]
         ctypes.c_uint64.from_address(results).value = ALGORITHM
         ctypes.c_int32.from_address(count).value = 1
 
@@ -112,6 +112,8 @@ class CublasLt:
         algorithm, workspace, workspace_size, stream = rest
         assert (handle, workspace % 256, stream) == (7, 0, 0)
         assert (c, c_layout) == (d, d_layout)
+        promised = self._promised[descriptor]
+        assert [address % bytes for address, bytes in zip((a, b, c, d), promised, strict=True)] == [0] * 4, promised
         assert ctypes.c_uint64.from_address(algorithm).value == ALGORITHM
         np.frombuffer((ctypes.c_char * workspace_size).from_address(workspace), np.uint8)[:] = 255
         given, result = self._made[descriptor], _matrix(self._made[d_layout], d)
