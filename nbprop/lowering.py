@@ -285,7 +285,9 @@ def _lower_layers(build, net):
     if build.second:
         build.tangents[id(x.buffer)] = build.outside("dx", x.buffer.size)
     for index, layer in enumerate(net.layers):
-        following = None if build.watch else next(iter(net.layers[index + 1 :]), None)
+        # On the device an activation is part of the product before it.
+        alone = build.target == "cpu" and not build.watch
+        following = next(iter(net.layers[index + 1 :]), None) if alone else None
         y = lower_layer(build, f"{index}.{layer.kind}", layer, y, following)
         if build.mode == "decoding" and y.shape != (1, *net.shapes[index + 1][1:]):
             raise ValueError(

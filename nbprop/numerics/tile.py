@@ -32,9 +32,12 @@ from nbprop.numerics.vectors import (
     phis,
 )
 
-# Rows of a tile.  Twelve rows of two vectors fill 24 of 32 registers, six fill 12 of AVX2's 16.  The other heights,
-# each at most once, make up what twelve or six leave over.
-HEIGHTS = (6, 5, 4, 3, 2, 1) if VECTOR_BYTES == 32 else (12, 8, 4, 3, 2, 1)
+# Rows of a tile.  Twelve rows of two vectors fill 24 of 32 registers, six fill 12 of AVX2's 16.  The other heights make
+# up what twelve or six leave over.
+HEIGHTS = (6, 5, 4, 3, 2, 1) if VECTOR_BYTES == 32 else (12, 8, 5, 4, 3, 2, 1)
+# The height of the next tile by the rows that are left, up to the last entry: ten as 5 + 5, thirteen as 8 + 5.  Fewer
+# than four chains of multiply-adds, in tiles one vector wide, would wait for each other.
+_NEXT_HEIGHT = range(7) if VECTOR_BYTES == 32 else (0, 1, 2, 3, 4, 5, 3, 4, 8, 5, 5, 8, 12, 8, 5, 12, 8, 12)
 
 # A dot product always has 64 bytes of partial sums, so that its bits are the same on every processor.
 _DOT_BYTES = 64
@@ -121,19 +124,29 @@ def _emit_block(
         operands = [first[0], first[1], b, first[2], n, shared]
         call(builder, "strip", _emit_strip, pointer_type, operands, rows)
 
-    tallest, *others = HEIGHTS
-    done = builder.mul(builder.udiv(m, INT(tallest)), INT(tallest))
-    with cgutils.for_range_slice(builder, INT(0), done, INT(tallest), inc=True) as (i, _):
-        strip(i, tallest)
-    for rows in others:
-        before, further = builder.block, builder.add(done, INT(rows))
-        with builder.if_then(builder.icmp_signed("<=", further, m)):
-            strip(done, rows)
-            after = builder.block
-        following = builder.phi(INT)
-        following.add_incoming(done, before)
-        following.add_incoming(further, after)
-        done = following
+    heights = cgutils.global_constant(
+        builder, "nbprop_heights", ir.Constant(ir.ArrayType(INT, len(_NEXT_HEIGHT)), [INT(rows) for rows in _NEXT_HEIGHT])
+    )
+    before, loop, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
+    builder.cbranch(builder.icmp_signed(">", m, INT(0)), loop, done)
+    builder.position_at_end(loop)
+    i = builder.phi(INT)
+    left, most = builder.sub(m, i), INT(len(_NEXT_HEIGHT) - 1)
+    index = builder.select(builder.icmp_signed("<", left, most), left, most)
+    rows = builder.load(builder.gep(heights, [INT(0), index]))
+    following = builder.append_basic_block("following")
+    choice = builder.switch(rows, following)
+    for height in HEIGHTS:
+        choice.add_case(INT(height), builder.append_basic_block(f"rows{height}"))
+        builder.position_at_end(choice.cases[-1][1])
+        strip(i, height)
+        builder.branch(following)
+    builder.position_at_end(following)
+    further = builder.add(i, rows)
+    i.add_incoming(INT(0), before)
+    i.add_incoming(further, following)
+    builder.cbranch(builder.icmp_signed("<", further, m), loop, done)
+    builder.position_at_end(done)
 
 
 def _emit_strip(builder, pointer_type, rows, c, a, b, start, columns, shared):
