@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from nbprop.jit import kernel, share
 from nbprop.layers.activation import ACTIVATIONS, activate
-from nbprop.layers.conv_taken import conv_backward_taken
+from nbprop.layers.conv_taken import conv_backward_taken, offsets_size
 from nbprop.layers.dense import RECTIFIERS, dense_transpose, lower_dense
 from nbprop.layers.dense_products import sum_of_rows
 from nbprop.layers.image import as_image, clear, crop_image, out_extent, pad_image, plain, spans
@@ -257,7 +257,9 @@ def emit_taken(build, gradients, source, gradient, sizes, again):
     dy, taken, p = gradient
     pool = (p.kernel_w, p.stride_h, p.stride_w, p.top, p.left, p.out_h, p.out_w)
     turned = build.buffer(gradients[0].size)
-    build.emit(conv_backward_taken, (*gradients, turned), (source, dy, taken), (*sizes, *pool, *again), barrier=False)
+    offsets = build.buffer(offsets_size(p.out_h * p.out_w * p.channels, build.threads))
+    writes, reads = (*gradients, turned, offsets), (source, dy, taken)
+    build.emit(conv_backward_taken, writes, reads, (*sizes, *pool, *again), barrier=False)
 
 
 def padded(build, buffer, shape, corner, windows):

@@ -11,23 +11,74 @@ from numba.extending import intrinsic
 
 from nbprop.jit import njit
 from nbprop.numerics.tile import itemsize, pointer
-from nbprop.numerics.vectors import HALF_BYTES, INT, VECTOR_BYTES, Vectors, call, element, keep_rolled
+from nbprop.numerics.vectors import (
+    HALF_BYTES,
+    INT,
+    INT32,
+    VECTOR_BYTES,
+    Vectors,
+    call,
+    element,
+    keep_rolled,
+    lane_numbers,
+)
 
 # Lines of a window, and vectors of a line, that stay in registers: eighteen of 32, or twelve of AVX2's 16.
 _LINES = 6
 _VECTORS = 3 if VECTOR_BYTES == 64 else 2
 
 
+@intrinsic
+def taken_offsets(typingctx, offsets, taken, count, kernel_w, row, pixel):
+    """offsets[e] = where in an image the pixel lies that was taken[e] from its window, counted from the window.
+
+    offsets : OUT, address of (count,) 32-bit integers in the place of numbers, and of a vector more, which is written
+    taken : IN, address of (count,): numbers of pixels, in rows of kernel_w
+    row, pixel : elements of the image from a row of pixels to the next, and from a pixel to the next in its row
+    """
+    size = types.intp
+    signature = types.void(offsets, taken, size, size, size, size)
+
+    def codegen(context, builder, signature, args):
+        call(builder, "offsets", _emit_offsets, signature.args[0], args)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _emit_offsets(builder, pointer_type, offsets, taken, count, kernel_w, row, pixel):
+    emit = Vectors(builder, pointer_type, VECTOR_BYTES)
+    integers = ir.VectorType(INT32, emit.lanes)
+
+    def splat(value):
+        first = builder.insert_element(ir.Constant(integers, ir.Undefined), value, INT32(0))
+        return builder.shuffle_vector(first, first, lane_numbers([0] * emit.lanes))
+
+    # A tap is i * kernel_w + j, its place i * row + j * pixel; i by a product, for divisions are slow. Half a tap more
+    # keeps rounding away from the whole numbers.
+    half = ir.Constant(emit.type, [0.5] * emit.lanes)
+    factor = emit.splat(builder.fdiv(emit.scalar(1.0), builder.sitofp(kernel_w, emit.scalar)))
+    back = splat(builder.trunc(builder.sub(row, builder.mul(kernel_w, pixel)), INT32))
+    along = splat(builder.trunc(pixel, INT32))
+    target = builder.bitcast(offsets, INT32.as_pointer())
+    with cgutils.for_range_slice(builder, INT(0), count, INT(emit.lanes), inc=True) as (e, _):
+        left = builder.sub(count, e)
+        lanes = builder.select(builder.icmp_signed("<", left, INT(emit.lanes)), left, INT(emit.lanes))
+        numbers = emit.load(builder.gep(taken, [e]), emit.mask(lanes))
+        i = builder.fptosi(builder.fmul(builder.fadd(numbers, half), factor), integers)
+        places = builder.add(builder.mul(builder.fptosi(numbers, integers), along), builder.mul(i, back))
+        builder.store(places, builder.bitcast(builder.gep(target, [e]), integers.as_pointer())).align = 4
+
+
 @njit
-def sum_of_taken_windows(total, x, distance, lines, length, dy, taken, filters, rows, columns, place):
+def sum_of_taken_windows(total, x, distance, lines, length, dy, offsets, filters, rows, columns, row_step, column_step):
     """total[l, k] += the sum over a pool's windows of dy times x[at + l * distance + k], in the order of the windows.
 
     total : INOUT, address of (lines, length)
     x : IN, address of an image, where the window of its first output pixel begins
-    dy, taken : IN, addresses of the pool's outputs (rows, columns), `filters` elements apart: gradients, and the number
-        of the pixel that was taken from each window
-    place : (kernel columns of the pool, then elements of x: from a row of its windows to the next, from a window to the
-        next in its row, from a row of pixels to the next, from a pixel to the next in its row)
+    dy, offsets : IN, addresses of what belongs to the pool's outputs (rows, columns), `filters` elements apart: their
+        gradients, and what `taken_offsets` makes of the pixels taken
+    row_step, column_step : elements of x from a row of the pool's windows to the next, and from a window to the next
     """
     lanes = VECTOR_BYTES // itemsize(total)
     line, count = 0, (lines + _LINES - 1) // _LINES
@@ -37,21 +88,18 @@ def sum_of_taken_windows(total, x, distance, lines, length, dy, taken, filters, 
         for k in range(0, length, _VECTORS * lanes):
             _sum_of_piece(
                 *(pointer(total, line * length + k), length, pointer(x, line * distance + k), distance, cut),
-                *(min(length - k, _VECTORS * lanes), dy, taken, filters, rows, columns, *place),
+                *(min(length - k, _VECTORS * lanes), dy, offsets, filters, rows, columns, row_step, column_step),
             )
         line += cut
 
 
 @intrinsic
 def _sum_of_piece(
-    typingctx, total, ld, x, distance, lines, length, dy, taken, filters, rows, columns, kernel_w, row_step,
-    column_step, row, pixel
+    typingctx, total, ld, x, distance, lines, length, dy, offsets, filters, rows, columns, row_step, column_step
 ):  # fmt: skip
     """As `sum_of_taken_windows`, for what fits the registers."""
     size = types.intp
-    signature = types.void(
-        *(total, size, x, size, size, size, dy, taken, size, size, size, size, size, size, size, size)
-    )
+    signature = types.void(total, size, x, size, size, size, dy, offsets, size, size, size, size, size)
 
     def codegen(context, builder, signature, args):
         call(builder, "taken", _emit_piece, signature.args[0], args)
@@ -61,16 +109,13 @@ def _sum_of_piece(
 
 
 def _emit_piece(
-    builder, pointer_type, total, ld, x, distance, lines, length, dy, taken, filters, rows, columns, kernel_w,
-    row_step, column_step, row, pixel
+    builder, pointer_type, total, ld, x, distance, lines, length, dy, offsets, filters, rows, columns, row_step,
+    column_step
 ):  # fmt: skip
     """Jump to the code for this many lines and vectors."""
     size = element(pointer_type)[2]
     half, lanes = HALF_BYTES // size, VECTOR_BYTES // size
-    operands = (
-        *(total, ld, x, distance, length, dy, taken, filters, rows, columns, kernel_w, row_step, column_step, row),
-        pixel,
-    )
+    operands = (total, ld, x, distance, length, dy, offsets, filters, rows, columns, row_step, column_step)
     widths = [(half, HALF_BYTES, 1)] if half < lanes else []
     widths += [(lanes * vectors, VECTOR_BYTES, vectors) for vectors in range(1, _VECTORS + 1)]
     # The narrowest that holds a line: each case takes the lengths above those of the case before.
@@ -87,8 +132,8 @@ def _emit_piece(
 
 
 def _emit_lines(
-    builder, pointer_type, lines, vectors, width, total, ld, x, distance, length, dy, taken, filters, rows, columns,
-    kernel_w, row_step, column_step, row, pixel
+    builder, pointer_type, lines, vectors, width, total, ld, x, distance, length, dy, offsets, filters, rows, columns,
+    row_step, column_step
 ):  # fmt: skip
     emit = Vectors(builder, pointer_type, width)
     masks = [None] * (vectors - 1) + [emit.mask(builder.sub(length, INT((vectors - 1) * emit.lanes)))]
@@ -105,11 +150,7 @@ def _emit_lines(
 
     for variable, address, mask in places(total, ld):
         builder.store(emit.load(address, mask), variable)
-    # A tap is i * kernel_w + j, its place i * row + j * pixel; i by a product, for divisions are slow. Half a tap more
-    # keeps rounding away from the whole numbers.
-    one, half = (ir.Constant(emit.scalar, value) for value in (1.0, 0.5))
-    factor = builder.fdiv(one, builder.sitofp(kernel_w, emit.scalar))
-    back = builder.sub(row, builder.mul(kernel_w, pixel))
+    taken = builder.bitcast(offsets, INT32.as_pointer())
     with cgutils.for_range(builder, rows) as p:
         first = builder.mul(builder.mul(p.index, columns), filters)
         corner = builder.gep(x, [builder.mul(p.index, row_step)])
@@ -117,11 +158,8 @@ def _emit_lines(
         builder.branch(loop)
         builder.position_at_end(loop)
         left, window, at = builder.phi(INT), builder.phi(INT), builder.phi(x.type)
-        number = builder.load(builder.gep(taken, [window]))
         given = emit.splat(builder.load(builder.gep(dy, [window])))
-        tap = builder.fptosi(number, INT)
-        i = builder.fptosi(builder.fmul(builder.fadd(number, half), factor), INT)
-        place = builder.gep(at, [builder.add(builder.mul(tap, pixel), builder.mul(i, back))])
+        place = builder.gep(at, [builder.sext(builder.load(builder.gep(taken, [window])), INT)])
         for variable, address, mask in places(place, distance):
             builder.store(emit.fma(emit.load(address, mask), given, builder.load(variable)), variable)
         fewer = builder.sub(left, INT(1))

@@ -125,7 +125,9 @@ def _emit_block(
         call(builder, "strip", _emit_strip, pointer_type, operands, rows)
 
     heights = cgutils.global_constant(
-        builder, "nbprop_heights", ir.Constant(ir.ArrayType(INT, len(_NEXT_HEIGHT)), [INT(rows) for rows in _NEXT_HEIGHT])
+        builder,
+        "nbprop_heights",
+        ir.Constant(ir.ArrayType(INT, len(_NEXT_HEIGHT)), [INT(rows) for rows in _NEXT_HEIGHT]),
     )
     before, loop, done = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("done")
     builder.cbranch(builder.icmp_signed(">", m, INT(0)), loop, done)
