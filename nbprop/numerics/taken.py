@@ -32,7 +32,7 @@ _VECTORS = 3 if VECTOR_BYTES == 64 else 2
 def taken_offsets(typingctx, offsets, taken, count, kernel_w, row, pixel):
     """offsets[e] = where in an image the pixel lies that was taken[e] from its window, counted from the window.
 
-    offsets : OUT, address of (count,) 32-bit integers in the place of numbers, and of a vector more, which is written
+    offsets : OUT, address of (count,) integers in the place of numbers, and of a vector more, which is written
     taken : IN, address of (count,): numbers of pixels, in rows of kernel_w
     row, pixel : elements of the image from a row of pixels to the next, and from a pixel to the next in its row
     """
@@ -48,9 +48,11 @@ def taken_offsets(typingctx, offsets, taken, count, kernel_w, row, pixel):
 
 def _emit_offsets(builder, pointer_type, offsets, taken, count, kernel_w, row, pixel):
     emit = Vectors(builder, pointer_type, VECTOR_BYTES)
-    integers = ir.VectorType(INT32, emit.lanes)
+    integer = ir.IntType(8 * element(pointer_type)[2])
+    integers = ir.VectorType(integer, emit.lanes)
 
     def splat(value):
+        value = value if integer == INT else builder.trunc(value, integer)
         first = builder.insert_element(ir.Constant(integers, ir.Undefined), value, INT32(0))
         return builder.shuffle_vector(first, first, lane_numbers([0] * emit.lanes))
 
@@ -58,16 +60,14 @@ def _emit_offsets(builder, pointer_type, offsets, taken, count, kernel_w, row, p
     # keeps rounding away from the whole numbers.
     half = ir.Constant(emit.type, [0.5] * emit.lanes)
     factor = emit.splat(builder.fdiv(emit.scalar(1.0), builder.sitofp(kernel_w, emit.scalar)))
-    back = splat(builder.trunc(builder.sub(row, builder.mul(kernel_w, pixel)), INT32))
-    along = splat(builder.trunc(pixel, INT32))
-    target = builder.bitcast(offsets, INT32.as_pointer())
+    back, along = splat(builder.sub(row, builder.mul(kernel_w, pixel))), splat(pixel)
     with cgutils.for_range_slice(builder, INT(0), count, INT(emit.lanes), inc=True) as (e, _):
         left = builder.sub(count, e)
         lanes = builder.select(builder.icmp_signed("<", left, INT(emit.lanes)), left, INT(emit.lanes))
         numbers = emit.load(builder.gep(taken, [e]), emit.mask(lanes))
         i = builder.fptosi(builder.fmul(builder.fadd(numbers, half), factor), integers)
         places = builder.add(builder.mul(builder.fptosi(numbers, integers), along), builder.mul(i, back))
-        builder.store(places, builder.bitcast(builder.gep(target, [e]), integers.as_pointer())).align = 4
+        builder.store(places, builder.bitcast(builder.gep(offsets, [e]), integers.as_pointer())).align = emit.bytes
 
 
 @njit
@@ -150,7 +150,8 @@ def _emit_lines(
 
     for variable, address, mask in places(total, ld):
         builder.store(emit.load(address, mask), variable)
-    taken = builder.bitcast(offsets, INT32.as_pointer())
+    integer = ir.IntType(8 * emit.bytes)
+    offsets = builder.bitcast(offsets, integer.as_pointer())
     with cgutils.for_range(builder, rows) as p:
         first = builder.mul(builder.mul(p.index, columns), filters)
         corner = builder.gep(x, [builder.mul(p.index, row_step)])
@@ -159,7 +160,8 @@ def _emit_lines(
         builder.position_at_end(loop)
         left, window, at = builder.phi(INT), builder.phi(INT), builder.phi(x.type)
         given = emit.splat(builder.load(builder.gep(dy, [window])))
-        place = builder.gep(at, [builder.sext(builder.load(builder.gep(taken, [window])), INT)])
+        offset = builder.load(builder.gep(offsets, [window]))
+        place = builder.gep(at, [offset if integer == INT else builder.sext(offset, INT)])
         for variable, address, mask in places(place, distance):
             builder.store(emit.fma(emit.load(address, mask), given, builder.load(variable)), variable)
         fewer = builder.sub(left, INT(1))
