@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from nbprop.jit import kernel, share
 from nbprop.layers.activation import ACTIVATIONS, IDENTITY, activate, activation_inplace
+from nbprop.layers.dense_few import dense_backward_few, few_scratch, is_few
 from nbprop.layers.dense_pieces import dense_sum_of_pieces, gradient_pieces, piece_of
 from nbprop.layers.dense_products import sum_of_rows, times_weight, weight_gradient
 from nbprop.layers.dense_single import fits_single, lower_single
@@ -379,8 +380,11 @@ def lower_dense(build, x, n_out, weight, bias):
     def rule(dz):
         sum_up = parameters(dense_backward_parameters, build.parameter_gradient, (x.buffer, dz))
         dx = build.buffer(total * n_in)
-        wt = transposed(w, unless_one=not build.second)
-        build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, wt, w), sizes)
+        if build.target == "cpu" and not build.second and is_few(total, n_in, n_out):
+            build.emit(dense_backward_few, (dx, build.buffer(few_scratch(total, n_out, build.threads))), (dz, w), sizes)
+        else:
+            wt = transposed(w, unless_one=not build.second)
+            build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, wt, w), sizes)
         sum_up()
         if build.second:
             dz_dot = build.tangent(dz)

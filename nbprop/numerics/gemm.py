@@ -46,12 +46,14 @@ _DEPTH = 256
 _WIDTH_BYTES = 2048
 
 # A copied strip of A; its rows are padded by a cache line, or they would collide in the first level cache.
-_STRIP_ROWS = HEIGHTS[0]
+STRIP_ROWS = HEIGHTS[0]
 _STRIP_STRIDE = _DEPTH + 16
 
-# An unpacked B of so many elements is taken in parts of so many rows; a transposed matrix likewise.
+# An unpacked B of so many elements is taken in parts that touch so many pages; a transposed matrix in parts of so many
+# rows.
 _MANY = 1 << 20
-_FEW_PAGES = 128
+_FEW_PAGES = 16
+_PAGE = 4096
 _TRANSPOSED_ROWS = 256
 
 # Shares are cut at multiples of this many rows (eight for one column), or of a vector of columns.
@@ -85,7 +87,7 @@ def gemm_scratch(m, n, k, parts):
 
     It never falls when a size or `parts` grows, so scratch for the largest batch serves the smaller ones.
     """
-    return parts * (_packed_elements(n, k) + _STRIP_ROWS * _STRIP_STRIDE) if _packs(m, n, k) else 0
+    return parts * (_packed_elements(n, k) + STRIP_ROWS * _STRIP_STRIDE) if _packs(m, n, k) else 0
 
 
 @njit
@@ -131,7 +133,7 @@ def gemm(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, part, p
     b = pointer(b, j)
     s = pointer(s, i * s_row + j)
     if packs:
-        scratch = pointer(scratch, part * (_packed_elements(n, k) + _STRIP_ROWS * _STRIP_STRIDE))
+        scratch = pointer(scratch, part * (_packed_elements(n, k) + STRIP_ROWS * _STRIP_STRIDE))
         strip = pointer(scratch, _packed_elements(n, k))
         _packed(c, ldc, a, a_row, a_col, b, ldb, rows, columns, k, s, s_row, start == ZERO, scratch, strip)
     else:
@@ -142,10 +144,12 @@ def gemm(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, part, p
 def _unpacked(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, start_row, from_zero, lanes):
     """The product of small matrices, or of few rows with a large B: that one is taken in parts of some rows.
 
-    A panel of B touches a page of memory for each row; of all rows at once they are more than the processor knows by
-    heart (16 rows times 9,216 x 4,096: 62 ms, 46 in parts).
+    A panel of B touches a page of memory for each row; of more than a few at once the processor neither fetches ahead
+    nor knows the addresses by heart (16 rows times 9,216 x 4,096: all rows at once 62 ms, 128 rows 33, 16 rows 19).
     """
-    depth = k if n * k < _MANY else _FEW_PAGES
+    depth = k
+    if n * k >= _MANY:
+        depth = _FEW_PAGES * max(1, _PAGE // max(1, ldb * itemsize(b)))
     first = 0
     while first < k or first == 0:
         rows = min(depth, k - first)
@@ -188,7 +192,7 @@ def _packed(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, start_row, from_zer
     """The product of large matrices; A has unit stride along its rows or its columns, and keeps it in the copies."""
     panel = 2 * (VECTOR_BYTES // itemsize(c))
     width = _WIDTH_BYTES // itemsize(c)
-    strip_row, strip_col = (_STRIP_STRIDE, 1) if a_col == 1 else (1, _STRIP_ROWS)
+    strip_row, strip_col = (_STRIP_STRIDE, 1) if a_col == 1 else (1, STRIP_ROWS)
     j = 0
     while j < n:
         columns = min(width, n - j)
@@ -208,7 +212,7 @@ def _packed(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, start_row, from_zer
             zero = from_zero and first == 0
             i = 0
             while i < m:
-                rows = min(_STRIP_ROWS, m - i)
+                rows = min(STRIP_ROWS, m - i)
                 source = pointer(a, i * a_row + first * a_col)
                 if a_col == 1:
                     copy(strip, strip_row, source, a_row, rows, depth)
