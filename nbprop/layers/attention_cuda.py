@@ -200,7 +200,7 @@ def _forward(dtype):
         """The unscaled sums over all keys in `out`, their factors in `factor`; a row's log-sum-exp to its team."""
         row, scale = 3 * width, like(out[0], 1.0) / sqrt(like(out[0], depth))
         query = begin + cuda.threadIdx.x // team
-        seen = min(query + 1, length) if causal > 0 else length
+        seen = query + 1 if causal > 0 else length
         top, total = like(scale, -math.inf), like(scale, 0.0)
         clear(out)
         for key in range(0, min(begin + side, length) if causal > 0 else length, side):

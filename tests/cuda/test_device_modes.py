@@ -55,11 +55,13 @@ def test_a_batch_of_one_row_is_refused():
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_with_lengths(causal):
-    """Heads wider than a tile, over two blocks of positions, of which some samples have none."""
-    net, rng, lengths = nbprop.network((6, 10), nbprop.attention(2, causal=causal)), np.random.default_rng(1), [2, 6, 4]
+    """Heads wider than a tile, over two blocks of positions (on a GPU three), of which some samples have none."""
+    scale, rng = 1 if nbprop.cuda.simulated() else 25, np.random.default_rng(1)
+    positions, width, lengths = 6 * scale, 2 * (5 if scale == 1 else 80), [2 * scale, 6 * scale, 4 * scale]
+    net = nbprop.network((positions, width), nbprop.attention(2, causal=causal))
     for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-12)):
         params = nbprop.init(net, dtype=dtype)
-        x, dy = (rng.standard_normal((3, 6, 10)).astype(dtype) for _ in range(2))
+        x, dy = (rng.standard_normal((3, positions, width)).astype(dtype) for _ in range(2))
         found = []
         for plan in both(net, batch=4, dtype=dtype):
             here = device if plan.target == "cuda" else np.copy
