@@ -211,9 +211,9 @@ class DiskCache:
         """Part of Numba's protocol; files are never stale, since their names hash their sources."""
 
 
-def njit(function):
+def njit(function, **options):
     """Compile lazily with the flags every kernel shares, and keep the machine code on disk."""
-    dispatcher = numba.njit(**FLAGS)(function)
+    dispatcher = numba.njit(**FLAGS, **options)(function)
     dispatcher._cache = DiskCache(function)
     return dispatcher
 
@@ -453,7 +453,8 @@ class Kernel(Native):
     @functools.cached_property
     def _dispatcher(self):
         """Made at first use: an import of nbprop with a hundred kernels need not wait for a hundred of them."""
-        return self._given if self._given is not self.function else njit(self._given)
+        # Inlined, or each array would be passed as seven words through memory: several ns for each operand of an op.
+        return self._given if self._given is not self.function else njit(self._given, forceinline=True)
 
     def compiled(self):
         bind = kernel_arguments(len(self.arrays), tuple(self.scalars), FRAME_WORDS)
