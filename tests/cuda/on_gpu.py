@@ -10,7 +10,7 @@ import nbprop.cuda
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = [str(ROOT / "tests" / "cuda")]
 # The sanitizer slows kernels down a hundredfold: values have been compared by then, it looks at one case of each kind.
-_LAYERS = ("large", "fused_softmax", "conv2d_options", "attention_with_lengths", "blocks_of_rows")
+_LAYERS = ("large", "fused_softmax", "conv2d_options", "attention_with_lengths", "blocks_of_rows", "lstm_last")
 FEW = ["-k", " or ".join((*_LAYERS, "loss_softmax_cross_entropy", "inside", "fit_is_the_cpus", "fused_plan"))]
 
 
