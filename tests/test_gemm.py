@@ -14,10 +14,11 @@ from nbprop.jit import FLAGS
 from nbprop.numerics import gemm as gemm_module
 from nbprop.numerics import tile as tile_module
 from nbprop.numerics import vectors as vectors_module
-from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO, gemm, gemm_scratch, transpose
+from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO, gemm_ahead, gemm_scratch, transpose
 from nbprop.numerics.tile import pointer
 
 GUARD = 7
+NOWHERE = 1 << 40  # elements past a buffer: no memory is there
 STARTS = (ZERO, ACCUMULATE, BIAS)
 DTYPES = (np.float32, np.float64)
 
@@ -81,18 +82,18 @@ def test_fma_rounds_once(dtype):
 # -- the product under test, called between guard values -----------------------------------------------------
 
 
-def make_runner(pointer, gemm):
+def make_runner(pointer, gemm_ahead, count=0):
     @numba.njit(nogil=True)
     def run(c, c_first, ldc, a, a_first, a_row, a_col, b, b_first, ldb, m, n, k, start, bias, scratch, part, parts):
-        gemm(
+        gemm_ahead(
             pointer(c, c_first), ldc, pointer(a, a_first), a_row, a_col, pointer(b, b_first), ldb, m, n, k, start,
-            pointer(bias, 0), pointer(scratch, GUARD), part, parts,
+            pointer(bias, 0), pointer(scratch, GUARD), part, parts, pointer(c, NOWHERE), count,
         )  # fmt: skip
 
     return run
 
 
-run = make_runner(pointer, gemm)
+run = make_runner(pointer, gemm_ahead)
 
 
 class Case:
@@ -184,7 +185,7 @@ SHAPES = [
     (25, 47, 6), (7, 48, 5), (64, 32, 4), (27, 64, 1), (11, 65, 3), (1, 7, 40), (64, 1, 32), (19, 1, 37), (1, 1, 100),
     (9, 1, 16), (30, 5, 11), (14, 7, 3), (6, 10, 0), (0, 5, 3), (5, 0, 3), (9, 1, 0), (1, 5, 0),
 ]  # fmt: skip
-LARGE = [(50, 530, 260), (61, 1025, 129), (48, 40, 3300)]
+LARGE = [(50, 530, 260), (61, 1025, 129), (48, 40, 3300), (195, 530, 260)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -232,6 +233,13 @@ def test_rows_and_columns_do_not_know_their_neighbours(dtype):
             part = Case(*A.shape[:1], B.shape[1], 33, dtype, padding=2)
             part.A[...], part.B[...], part.bias = A, B, whole.bias[columns]
             assert np.array_equal(bits(part.product(BIAS)), bits(result[rows, columns]))
+
+
+def test_a_hint_at_nothing_changes_nothing():
+    run_ahead = make_runner(pointer, gemm_ahead, count=5000)
+    for m, n, k in [(1, 300, 5), (25, 47, 70), LARGE[0]]:
+        case = Case(m, n, k, np.float32)
+        assert np.array_equal(bits(case.product(BIAS, run=run_ahead)), bits(case.product(BIAS))), (m, n, k)
 
 
 @settings(max_examples=60, deadline=None)
@@ -282,7 +290,7 @@ def other_width(monkeypatch, features):
         monkeypatch.setitem(sys.modules, module.__name__, modules[module.__name__])
         specification.loader.exec_module(modules[module.__name__])
     tile, product = modules[tile_module.__name__], modules[gemm_module.__name__]
-    return product, make_runner(tile.pointer, numba.njit(**FLAGS)(product.gemm.py_func))
+    return product, make_runner(tile.pointer, numba.njit(**FLAGS)(product.gemm_ahead.py_func))
 
 
 @pytest.mark.parametrize(("features", "width"), [("+avx", 32), ("", 16), ("+avx,+avx512f", 64)])
@@ -291,7 +299,7 @@ def test_bits_do_not_depend_on_the_vector_width(monkeypatch, features, width):
         pytest.skip("this processor has no such vectors")
     product, run_other = other_width(monkeypatch, features)
     assert width == product.VECTOR_BYTES
-    for m, n, k in [(13, 33, 9), (64, 1, 37), (1, 300, 5), (7, 5, 6), (50, 530, 260)]:
+    for m, n, k in [(13, 33, 9), (64, 1, 37), (1, 300, 5), (7, 5, 6), LARGE[0], LARGE[3]]:
         for transposed in (False, True):
             case = Case(m, n, k, np.float32, transposed)
             size = product.gemm_scratch.py_func(m, n, k, 1)

@@ -7,7 +7,15 @@ import pytest
 from cases import same_bits
 
 from nbprop.jit import njit
-from nbprop.numerics.rows import row_dot, row_dots_about, row_max, row_moments, row_scaled_dots_about, row_sum
+from nbprop.numerics.rows import (
+    row_dot,
+    row_dots_about,
+    row_max,
+    row_moments,
+    row_scaled_dots_about,
+    row_squares_between,
+    row_sum,
+)
 
 SIZES = [*range(1, 20), 31, 32, 33, 63, 64, 65, 127, 128, 129, 1000]
 DTYPES = [np.float32, np.float64]
@@ -20,7 +28,8 @@ def reductions(x, y):
 
 @njit
 def about(x, y, mean):
-    return *row_moments(x, mean), *row_dots_about(y, x, mean), *row_scaled_dots_about(y, y, x, mean)
+    dots = *row_dots_about(y, x, mean), *row_scaled_dots_about(y, y, x, mean)
+    return *row_moments(x, mean), *dots, row_squares_between(x, y)
 
 
 def in_order(terms, join):
@@ -55,7 +64,8 @@ def test_reductions(size, dtype):
     mean = dtype(100.25)
     distance = (x + mean).astype(np.float64) - mean
     g = y.astype(np.float64)
-    wanted = distance, distance**2, g, g * distance, g**2, g**2 * distance
+    between = ((x + mean) - y).astype(np.float64)
+    wanted = distance, distance**2, g, g * distance, g**2, g**2 * distance, between**2
     for got, terms in zip(about(x + mean, y, mean), wanted, strict=True):
         assert abs(got - math.fsum(terms)) <= 8 * np.finfo(dtype).eps * np.abs(terms).sum()
 

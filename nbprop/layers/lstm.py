@@ -17,11 +17,14 @@ from dataclasses import dataclass
 
 from nbprop.arguments import length_at
 from nbprop.jit import kernel, njit, share
-from nbprop.layers.recurrent import Recurrent, add_product, copy_row
+from nbprop.layers.recurrent import Recurrent, add_product, add_product_ahead, copy_row
 from nbprop.network import Parameter
 from nbprop.numerics.functions import sigmoid, tanh
 from nbprop.numerics.product import GEMM
 from nbprop.numerics.scalars import like
+from nbprop.numerics.tile import HEIGHTS
+
+_HEIGHT = HEIGHTS[0]
 
 
 @njit
@@ -126,7 +129,11 @@ def lstm_forward(h, c, z, scratch, u, n, positions, width, piece, lengths_addres
     rows, gates = last - first, 4 * width
     for t in range(positions):
         at = t * n + first
-        add_product(z, at * gates, gates, h, at * width, width, u, 0, gates, rows, gates, scratch, piece, part)
+        following, count = (at + n) * gates, rows * gates
+        add_product_ahead(
+            *(z, at * gates, gates, h, at * width, width, u, 0, gates, rows, gates, scratch, piece, part),
+            *(z, following, count),
+        )
         for k in range(at, at + rows):
             row, here = z[k * gates : (k + 1) * gates], slice((n + k) * width, (n + k + 1) * width)
             before = slice(k * width, (k + 1) * width)
@@ -198,8 +205,13 @@ def lstm_backward(dz, dc, dh, scratch, c, z, ut, n, positions, width, piece, par
             dc_row = dc[sample * width : (sample + 1) * width]
             _cell_backward(dz[row], dc_row, dh[here], c[after], c[here], z[row], width)
         if t > 0:
-            before = (at - n) * width
-            add_product(dh, before, width, dz, at * gates, gates, ut, 0, width, rows, width, scratch, piece, part)
+            # The step before reads and writes as much as this product does not touch: fetched meanwhile, in two halves.
+            before, half = at - n, (rows + _HEIGHT) // (2 * _HEIGHT) * _HEIGHT
+            for ahead, begin, end in ((z, 0, half), (dz, half, rows)):
+                add_product_ahead(
+                    *(dh, (before + begin) * width, width, dz, (at + begin) * gates, gates, ut, 0, width),
+                    *(end - begin, width, scratch, piece, part, ahead, before * gates, rows * gates),
+                )
 
 
 @kernel(uses=(GEMM,))

@@ -22,7 +22,7 @@ from nbprop.jit import kernel, njit, share
 from nbprop.layers.dense import dense_backward_parameters, dense_parameters_tangent, dense_transpose, lower_dense
 from nbprop.network import Layer, Parameter, choose, positive
 from nbprop.numerics.gemm import ACCUMULATE, gemm_scratch
-from nbprop.numerics.product import product
+from nbprop.numerics.product import product_ahead
 from nbprop.numerics.scalars import like
 from nbprop.numerics.tile import pointer
 
@@ -35,10 +35,21 @@ def add_product(c, c_first, c_width, a, a_first, a_width, w, w_first, w_width, r
 
     Rows of C are c_width apart, those of W w_width. `piece` elements of scratch are this thread's.
     """
-    product(
+    add_product_ahead(
+        c, c_first, c_width, a, a_first, a_width, w, w_first, w_width, rows, columns, scratch, piece, part, c, 0, 0
+    )  # fmt: skip
+
+
+@njit
+def add_product_ahead(
+    c, c_first, c_width, a, a_first, a_width, w, w_first, w_width, rows, columns, scratch, piece, part, ahead, at, count
+):
+    """`add_product`, while `count` elements of `ahead`, from element `at` on, are fetched for what comes next."""
+    product_ahead(
         (
             *(pointer(c, c_first), c_width, pointer(a, a_first), a_width, 1, pointer(w, w_first), w_width),
             *(rows, columns, a_width, ACCUMULATE, pointer(c, 0), pointer(scratch, part * piece), 0, 1),
+            *(pointer(ahead, at), count),
         )
     )
 

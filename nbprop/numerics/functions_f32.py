@@ -14,6 +14,7 @@ from nbprop.numerics.scalars import bits, from_bits, scalar_function
 _ZERO, _HALF, _ONE = float32(0.0), float32(0.5), float32(1.0)
 _INF, _NAN = float32(np.inf), float32(np.nan)
 _MAGNITUDE, _SIGN, _ONE_BITS = uint32(0x7FFFFFFF), uint32(0x80000000), uint32(0x3F800000)
+_TWO_TO_64_BITS = uint32(0x5F800000)
 _MANTISSA_BITS, _MANTISSA, _EXPONENT = uint32(23), uint32(0x007FFFFF), uint32(0xFF800000)
 
 _ROUND = float32(1.5 * 2**23)
@@ -104,7 +105,12 @@ def tanh_f32(x):
 
 @scalar_function
 def sigmoid_f32(x):
-    e = exp_f32(-_magnitude(x))
+    # exp(-|x|) as a normal number times 2**-64, so that a subnormal one is rounded once.
+    z = from_bits(uint32(bits(x) | _SIGN))
+    z = float32(-104.0) if z < float32(-104.0) else z
+    shifted, p = _reduce(z)
+    scale = from_bits(uint32((bits(shifted) << _MANTISSA_BITS) + _TWO_TO_64_BITS))
+    e = (scale * p + scale) * float32(2.0**-64)
     return (e if x < _ZERO else _ONE) / (_ONE + e)
 
 

@@ -2,8 +2,8 @@
 
 from numba import types
 
-from nbprop.jit import Native
-from nbprop.numerics.gemm import gemm, segmented
+from nbprop.jit import Native, njit
+from nbprop.numerics.gemm import gemm_ahead, segmented
 
 
 def _signature(dtype):
@@ -15,6 +15,7 @@ def _signature(dtype):
         *(size, size, size),  # m, n, k
         *(size, pointer),  # start, bias
         *(pointer, size, size),  # scratch, part, parts
+        *(pointer, size),  # ahead, count
     )
 
 
@@ -29,7 +30,13 @@ def _segmented_signature(dtype):
     )
 
 
-GEMM = Native(gemm, _signature)
+GEMM = Native(gemm_ahead, _signature)
 SEGMENTED = Native(segmented, _segmented_signature)
-product = GEMM.callable()
+product_ahead = GEMM.callable()
 segmented_product = SEGMENTED.callable()
+
+
+@njit
+def product(arguments):
+    """The product with nothing to fetch ahead: the arguments of `product_ahead` but for the last two."""
+    product_ahead((*arguments, arguments[0], 0))

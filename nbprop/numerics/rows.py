@@ -40,6 +40,11 @@ def _moments(vectors, totals, x, mean):
     return [vectors.builder.fadd(totals[0], distance), vectors.fma(distance, distance, totals[1])]
 
 
+def _squares_between(vectors, totals, x, y):
+    distance = vectors.builder.fsub(x, y)
+    return [vectors.fma(distance, distance, totals[0])]
+
+
 def _dots_about(vectors, totals, g, x, mean):
     distance = vectors.builder.fsub(x, mean)
     return [vectors.builder.fadd(totals[0], g), vectors.fma(g, distance, totals[1])]
@@ -55,6 +60,7 @@ _REDUCTIONS = {
     "row_dot": (_dot, _sum, 0.0, 1),
     "row_max": (_max, _max, float("-inf"), 1),
     "row_largest": (_largest, _max, 0.0, 1),
+    "row_squares_between": (_squares_between, _sum, 0.0, 1),
     "row_moments": (_moments, _sum, 0.0, 2),
     "row_dots_about": (_dots_about, _sum, 0.0, 2),
     "row_scaled_dots_about": (_scaled_dots_about, _sum, 0.0, 2),
@@ -150,6 +156,12 @@ def row_max(typingctx, x):
 def row_largest(typingctx, x):
     """The largest magnitude among the elements that are not NaN; 0 where there is none."""
     return _reduce("row_largest", (x,))
+
+
+@intrinsic
+def row_squares_between(typingctx, x, y):
+    """The sum of (x - y)^2. x and y have one size."""
+    return _reduce("row_squares_between", (x, y))
 
 
 @intrinsic

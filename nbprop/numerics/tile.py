@@ -39,6 +39,10 @@ HEIGHTS = (6, 5, 4, 3, 2, 1) if VECTOR_BYTES == 32 else (12, 8, 5, 4, 3, 2, 1)
 # than four chains of multiply-adds, in tiles one vector wide, would wait for each other.
 _NEXT_HEIGHT = range(7) if VECTOR_BYTES == 32 else (0, 1, 2, 3, 4, 5, 3, 4, 8, 5, 5, 8, 12, 8, 5, 12, 8, 12)
 
+# What is fetched ahead is fetched by tiles at least so high, and tiles of C where k is at least so large: for others it
+# is no hidden work (a row times 32 x 32: 8 %), or has no time.
+_FETCHING_ROWS, _FETCHING_DEPTH = 4, 64
+
 # A dot product always has 64 bytes of partial sums, so that its bits are the same on every processor.
 _DOT_BYTES = 64
 _DOT_ROWS = 8 if VECTOR_BYTES == 64 else 4
@@ -77,17 +81,23 @@ def itemsize(typingctx, base):
 
 @intrinsic
 def block(
-    typingctx, c, ldc, a, a_row, a_col, a_jump, b, b_panel, ldb, m, n, k, segments, start, start_row, from_zero
+    typingctx, c, ldc, a, a_row, a_col, a_jump, b, b_panel, ldb, m, n, k, segments, start, start_row, from_zero, ahead,
+    ahead_row, pace, once
 ):  # fmt: skip
     """C (m, n) = start + A B, strips of a few rows one after the other; addresses and element strides as in gemm.py.
 
     The start value is 0 when `from_zero`, else start[i * start_row + j]: (c, ldc) accumulates, (bias, 0) begins with a
     bias.  B is cut into panels of two vectors of columns, `b_panel` elements apart: two vectors if it is not packed.
     A has k columns, `segments` times; `a_jump` is added to the place between two segments.
+
+    Meanwhile what is needed next is fetched into the second level cache, a cache line with each step over k: from
+    ahead + i * ahead_row on when row i of C begins a strip, `pace` elements further with each step; `once`: in the
+    first tile of a strip only.  This is a hint, which may point at nothing.
     """
     size = types.intp
     signature = types.void(
-        *(c, size, a, size, size, size, b, size, size, size, size, size, size, start, size, types.boolean)
+        *(c, size, a, size, size, size, b, size, size, size, size, size, size, start, size, types.boolean),
+        *(ahead, size, size, types.boolean),
     )
 
     def codegen(context, builder, signature, args):
@@ -103,23 +113,35 @@ def block(
 # narrow tile.  Neighbours here are no neighbours among the arguments of `block`: LLVM would copy two at once, and the
 # processor waits some fifteen cycles for a load that is wider than the stores it reads.
 _SHARED = (
-    *("b_panel", "ldc", "ldb", "a_row", "k", "a_col", "start_row", "group1", "from_zero", "group2", "segments"),
-    *("group3", "a_jump"),
+    *("ahead", "b_panel", "ldc", "ldb", "a_row", "k", "a_col", "start_row", "group1", "from_zero", "group2"),
+    *("segments", "group3", "a_jump", "pace", "pace_after"),
 )
+
+
+def _shared_place(builder, shared, name):
+    return builder.gep(shared, [INT(_SHARED.index(name))])
 
 
 def _emit_block(
     builder, pointer_type, c, ldc, a, a_row, a_col, a_jump, b, b_panel, ldb, m, n, k, segments, start, start_row,
-    from_zero
+    from_zero, ahead, ahead_row, pace, once
 ):  # fmt: skip
     shared = builder.alloca(INT, len(_SHARED))
     group1, group2, group3 = (builder.mul(a_row, INT(i)) for i in (3, 6, 9))
     zero = builder.zext(from_zero, INT)
-    values = (b_panel, ldc, ldb, a_row, k, a_col, start_row, group1, zero, group2, segments, group3, a_jump)
+    pace = builder.mul(pace, INT(element(pointer_type)[2]))
+    values = (
+        *(INT(0), b_panel, ldc, ldb, a_row, k, a_col, start_row, group1, zero, group2, segments, group3, a_jump, pace),
+        builder.select(once, INT(0), pace),
+    )
     for index, value in enumerate(values):
         builder.store(value, builder.gep(shared, [INT(index)]))
 
     def strip(i, rows):
+        if rows >= _FETCHING_ROWS:
+            place = builder.ptrtoint(builder.gep(ahead, [builder.mul(i, ahead_row)]), INT)
+            for name, value in (("ahead", place), ("pace", pace)):
+                builder.store(value, _shared_place(builder, shared, name))
         first = [builder.gep(base, [builder.mul(i, row)]) for base, row in ((c, ldc), (a, a_row), (start, start_row))]
         operands = [first[0], first[1], b, first[2], n, shared]
         call(builder, "strip", _emit_strip, pointer_type, operands, rows)
@@ -155,12 +177,18 @@ def _emit_strip(builder, pointer_type, rows, c, a, b, start, columns, shared):
     """A few rows and all columns of a block, in tiles two vectors wide."""
     lanes = VECTOR_BYTES // element(pointer_type)[2]
     half_lanes = HALF_BYTES // element(pointer_type)[2]
-    b_panel = builder.load(builder.gep(shared, [INT(_SHARED.index("b_panel"))]))
+    k, ldc, b_panel, pace_after = (
+        builder.load(_shared_place(builder, shared, name)) for name in ("k", "ldc", "b_panel", "pace_after")
+    )
+    if rows >= _FETCHING_ROWS:
+        _fetch_tile(builder, pointer_type, builder.gep(c, [builder.mul(INT(rows), ldc)]), ldc, k, rows, 2)
 
     def tile(j, vectors, width=VECTOR_BYTES, full=False):
         panel = builder.gep(b, [builder.mul(builder.udiv(j, INT(2 * lanes)), b_panel)])
         operands = [builder.gep(c, [j]), a, panel, builder.gep(start, [j]), builder.sub(columns, j), shared]
         call(builder, "tile", _emit_tile, pointer_type, operands, rows, vectors, width, full)
+        if rows >= _FETCHING_ROWS:
+            builder.store(pace_after, _shared_place(builder, shared, "pace"))
 
     done = INT(0)
     if rows == 1:
@@ -189,14 +217,42 @@ def _emit_strip(builder, pointer_type, rows, c, a, b, start, columns, shared):
             tile(done, 1, HALF_BYTES)
 
 
+def _fetch_tile(builder, pointer_type, c, ldc, k, rows, vectors):
+    """Ask for the tile of C that comes next: to the right, or the first one of the next strip.
+
+    A tile begins with what C holds, and would wait 130 ns for that where it comes from beyond the second level cache.
+    """
+    emit = Vectors(builder, pointer_type, VECTOR_BYTES)
+    with builder.if_then(builder.icmp_signed(">=", k, INT(_FETCHING_DEPTH))):
+        for i in range(rows):
+            line = builder.gep(c, [builder.mul(ldc, INT(i))])
+            for v in range(vectors):
+                emit.prefetch(builder.gep(line, [INT(v * emit.lanes)]), to_write=True)
+
+
 def _emit_tile(builder, pointer_type, rows, vectors, width, full, c, a, b, start, columns, shared):
     """One tile of rows x vectors.  `columns` counts its columns and those to the right: the last vector may be cut,
     unless the tile is `full`."""
     emit = Vectors(builder, pointer_type, width)
     lanes = emit.lanes
-    b_panel, ldc, ldb, a_row, k, a_col, start_row, group1, from_zero, group2, segments, group3, a_jump = (
-        builder.load(builder.gep(shared, [INT(index)])) for index in range(len(_SHARED))
-    )
+    (
+        ahead,
+        b_panel,
+        ldc,
+        ldb,
+        a_row,
+        k,
+        a_col,
+        start_row,
+        group1,
+        from_zero,
+        group2,
+        segments,
+        group3,
+        a_jump,
+        pace,
+        _,
+    ) = (builder.load(builder.gep(shared, [INT(index)])) for index in range(len(_SHARED)))
     present = builder.sub(columns, INT((vectors - 1) * lanes))
     present = builder.select(builder.icmp_signed("<", present, INT(lanes)), present, INT(lanes))
     masks = [None] * (vectors - 1) + [None if full else emit.mask(present)]
@@ -206,6 +262,9 @@ def _emit_tile(builder, pointer_type, rows, vectors, width, full, c, a, b, start
         lines = [builder.gep(base, [builder.mul(stride, INT(i))]) for i in range(rows)]
         return [[builder.gep(line, [INT(v * lanes)]) for v in range(vectors)] for line in lines]
 
+    fetches = rows >= _FETCHING_ROWS
+    if fetches:
+        _fetch_tile(builder, pointer_type, builder.gep(c, [INT(vectors * lanes)]), ldc, k, rows, vectors)
     entry = builder.block
     names = ("load", "begin", "segment", "loop", "jump", "done")
     load_start, begin, segment, loop, jump, done = (builder.append_basic_block(name) for name in names)
@@ -227,12 +286,14 @@ def _emit_tile(builder, pointer_type, rows, vectors, width, full, c, a, b, start
 
     builder.position_at_end(segment)
     segments_left, segment_b = builder.phi(INT), builder.phi(INT)
+    segment_ahead = [builder.phi(INT)] if fetches else []
     segment_rows = [builder.phi(a.type) for _ in group_starts]
     before = phis(builder, emit.type, rows, vectors)
     builder.branch(loop)
 
     builder.position_at_end(loop)
     left, b_offset = builder.phi(INT), builder.phi(INT)
+    places_ahead = [builder.phi(INT) for _ in segment_ahead]
     group_rows = [builder.phi(a.type) for _ in group_starts]
     totals = phis(builder, emit.type, rows, vectors)
     b_row = [
@@ -243,10 +304,16 @@ def _emit_tile(builder, pointer_type, rows, vectors, width, full, c, a, b, start
     for i in range(rows):
         value = emit.splat(builder.load(builder.gep(group_rows[i // 3], [strides[i % 3]])))
         sums.append([emit.fma(value, b_row[v], totals[i][v]) for v in range(vectors)])
+    for place in places_ahead:
+        emit.prefetch(builder.inttoptr(place, emit.scalar.as_pointer()), to_write=False)
     fewer, following_b = builder.sub(left, INT(1)), builder.add(b_offset, ldb)
+    further_ahead = [builder.add(place, pace) for place in places_ahead]
     following_rows = [builder.gep(row, [a_col]) for row in group_rows]
     for phi, initial, following in zip(
-        (left, b_offset, *group_rows), (k, segment_b, *segment_rows), (fewer, following_b, *following_rows), strict=True
+        (left, b_offset, *places_ahead, *group_rows),
+        (k, segment_b, *segment_ahead, *segment_rows),
+        (fewer, following_b, *further_ahead, *following_rows),
+        strict=True,
     ):
         phi.add_incoming(initial, segment)
         phi.add_incoming(following, loop)
@@ -258,15 +325,17 @@ def _emit_tile(builder, pointer_type, rows, vectors, width, full, c, a, b, start
     fewer = builder.sub(segments_left, INT(1))
     jumped = [builder.gep(row, [a_jump]) for row in following_rows]
     for phi, initial, following in zip(
-        (segments_left, segment_b, *segment_rows),
-        (segments, INT(0), *group_starts),
-        (fewer, following_b, *jumped),
+        (segments_left, segment_b, *segment_ahead, *segment_rows),
+        (segments, INT(0), *([ahead] if fetches else []), *group_starts),
+        (fewer, following_b, *further_ahead, *jumped),
         strict=True,
     ):
         phi.add_incoming(initial, begin)
         phi.add_incoming(following, jump)
     feed(before, first, begin)
     feed(before, sums, jump)
+    for place in further_ahead:
+        builder.store(place, _shared_place(builder, shared, "ahead"))
     keep_rolled(builder.module, builder.cbranch(builder.icmp_signed(">", fewer, INT(0)), segment, done))
 
     builder.position_at_end(done)

@@ -81,6 +81,13 @@ class Vectors:
         function = self._intrinsic(name, ir.VoidType(), [self.type, where, INT32, self.mask_type])
         self.builder.call(function, [value, address, INT32(self.bytes), mask])
 
+    def prefetch(self, address, *, to_write):
+        """Ask for the cache line at an address, if there is one: into the first level to write, else the second."""
+        address = self.builder.bitcast(address, self.scalar.as_pointer())
+        function = self._intrinsic("llvm.prefetch.p0", ir.VoidType(), [address.type, INT32, INT32, INT32])
+        write, level, data = INT32(int(to_write)), INT32(3 if to_write else 2), INT32(1)
+        self.builder.call(function, [address, write, level, data])
+
     def fma(self, a, b, c):
         function = self._intrinsic(f"llvm.fma.v{self.lanes}{self.name}", self.type, [self.type] * 3)
         return self.builder.call(function, [a, b, c])
