@@ -10,7 +10,9 @@ import functools
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from nbprop.jit import FLAGS
@@ -82,6 +84,29 @@ def _like(x, value):
 
 overload(like, jit_options=CPU_FLAGS, strict=False, target="cpu")(_like)
 overload(like, strict=False)(_like)
+
+
+def in_register(x):
+    """A float64 constant that a loop is to keep in a register.
+
+    LLVM makes of a constant an operand in memory, read again for every vector: a polynomial then takes a cycle a
+    coefficient for that alone. A fence hides the constant's value, so it is loaded before the loop.
+    """
+    raise TypeError("runs in compiled code only")
+
+
+@intrinsic
+def _fenced(typingctx, x):
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(args[0].type, [args[0].type])
+        fence = cgutils.get_or_insert_function(builder.module, kind, "llvm.arithmetic.fence.f64")
+        return builder.call(fence, args)
+
+    return x(x), codegen
+
+
+overload(in_register, jit_options=CPU_FLAGS, strict=False, target="cpu")(lambda x: lambda x: _fenced(x))
+overload(in_register, strict=False)(lambda x: lambda x: x)
 
 
 def real_of_word(x, word):
