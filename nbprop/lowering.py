@@ -88,7 +88,6 @@ class Builder:
     stride: int = 0  # above 0: each sample's gradients go to a row of their own in "out", so many elements apart
     watch: str = ""  # "layers": also keep every layer's output and its gradient; "values": every value's
     watched: dict = field(default_factory=dict)  # a layer's path, or path and number of a value: Watched
-    target: str = "cpu"
     following: object = None  # the layer that takes the output of the one being lowered, and alone takes it
     unwatched: int = 0  # ops before this one have their values watched
     flops: int = 0  # of the layer being lowered, a sample

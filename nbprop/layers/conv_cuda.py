@@ -1,7 +1,8 @@
 """Convolutions on the device: the products of nbprop/cuda/windows.py, by the operands and sizes of conv.py."""
 
+from nbprop.cuda.groups import sum_of_slices
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.products import DTYPES, TILES, blocks_of, pieces, sum_of_pieces
+from nbprop.cuda.products import DTYPES, TILES, blocks_of, pieces
 from nbprop.cuda.toolkit import cover, cuda
 from nbprop.cuda.windows import convolution, input_gradient, weight_gradient
 from nbprop.layers.conv import conv_backward_input, conv_backward_parameters, conv_forward, conv_turn
@@ -115,10 +116,10 @@ def parameters(
     size, count = depth * filters, pieces(depth, filters // groups, n * out_h * out_w, dw.itemsize, groups)
     for i in range(cuda.grid(1), size + db.size, cuda.gridsize(1)):
         if i < size:
-            total = sum_of_pieces(partials, i, size, count)
+            total = sum_of_slices(partials, i, size, count)
             dw[i] = total + dw[i] if w_again + accumulate > 0 else total
         else:
-            total = sum_of_pieces(partials, count * size + i - size, filters, count)
+            total = sum_of_slices(partials, count * size + i - size, filters, count)
             db[i - size] = total + db[i - size] if b_again + accumulate > 0 else total
 
 

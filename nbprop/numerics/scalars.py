@@ -105,7 +105,14 @@ def _fenced(typingctx, x):
     return x(x), codegen
 
 
-overload(in_register, jit_options=CPU_FLAGS, strict=False, target="cpu")(lambda x: lambda x: _fenced(x))
+def _in_register(x):
+    def fenced(x):
+        return _fenced(x)
+
+    return fenced
+
+
+overload(in_register, jit_options=CPU_FLAGS, strict=False, target="cpu")(_in_register)
 overload(in_register, strict=False)(lambda x: lambda x: x)
 
 
