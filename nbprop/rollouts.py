@@ -56,7 +56,8 @@ def rollout(step, start, steps, kept, segment, data):
 
     Parameters
     ----------
-    step : @njit function (x_next, x, t, data), writes x_next (n_states,)
+    step : @njit function (x_next, x, t, data), writes x_next (n_states,). Copy a few numbers in a loop: for an
+        assignment of slices, data.x[0] = x, Numba may take 90 ns
     start : (n_states,) array
     steps : int
     kept, segment : from `rollout_buffers(steps, n_states, every)`, overwritten
