@@ -14,7 +14,7 @@ def build(library: str, name: str, threads: int) -> Work:
     row = BY_NAME[name]
     compiled = library == "nbprop-njit"
     if row.kind == "gemm":
-        return product(row)
+        return matrix_product(row)
     if row.kind == "solver":
         return solver(row, threads)
     return {"step": step, "gradient": gradient, "sample": sample}[row.kind](row, threads, compiled)
@@ -119,12 +119,16 @@ def solver(row: Row, threads: int) -> Work:
     return Work(solve, check=float(solve(1).nit))
 
 
-def product(row: Row) -> Work:
+def matrix_product(row: Row) -> Work:
     """The strided matrix product behind every layer, called from compiled code as BLAS is."""
-    from nbprop.numerics.gemm import ZERO, gemm, gemm_scratch
+    from numba import types
+
+    from nbprop.numerics.gemm import ZERO, gemm_scratch
+    from nbprop.numerics.product import GEMM, product
     from nbprop.numerics.tile import pointer
 
     m, n, k = row.widths
+    GEMM.load(types.float32 if row.dtype == "float32" else types.float64)
     a, b = row.matrices()
     c = aligned(np.zeros((m, n), a.dtype))
     scratch = aligned(np.zeros(gemm_scratch(m, n, k, 1) + 1, a.dtype))
@@ -132,10 +136,10 @@ def product(row: Row) -> Work:
     @numba.njit(nogil=True)
     def products(c, a, b, m, n, k, scratch, repeats):
         for _ in range(repeats):
-            gemm(
+            product((
                 pointer(c, 0), n, pointer(a, 0), k, 1, pointer(b, 0), n, m, n, k, ZERO, pointer(scratch, 0),
                 pointer(scratch, 0), 0, 1,
-            )  # fmt: skip
+            ))  # fmt: skip
 
     def run(repeats: int) -> None:
         products(c.ravel(), a.ravel(), b.ravel(), m, n, k, scratch, repeats)

@@ -278,7 +278,7 @@ def jax_tokens():
     def tokens(n):
         for _ in range(n):
             found, token = 0, jnp.zeros((1, 1), jnp.int32)
-            cache = jnp.zeros((LAYERS, 2, HEADS, POSITIONS, WIDTH // HEADS))
+            cache = jnp.zeros((LAYERS, 2, HEADS, POSITIONS, WIDTH // HEADS), jnp.float32)
             for step in range(TOKENS):
                 token, cache = compiled(p, token, cache, step)
                 found += int(token[0, 0])
