@@ -217,7 +217,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "conv2d", "conv2d 3x3, 64-64 channels, 28x28, batch 16, forward and backward", "own", batch=16,
-        contenders=("nbprop", "torch", "fma"), threads=(1, 2), module="images",
+        contenders=("nbprop", "torch", "fma"), threads=(1, 2), module="images", slow=True,
         own_flops=3 * 2 * 16 * 28 * 28 * 9 * 64 * 64,
         targets=(
             Target("nbprop", "torch", 1, 1.0), Target("nbprop", "torch", 2, 1.0),
@@ -246,7 +246,7 @@ ROWS: tuple[Row, ...] = (
     *(
         Row(
             f"hvp_{size}", f"{title}, float64, Hessian-vector product", "own", widths, activation, batch, loss,
-            dtype="float64", contenders=("nbprop", "nbprop-gradient", "jax-jit"), module="calculus",
+            dtype="float64", contenders=("nbprop", "nbprop-gradient", "jax-jit"), module="calculus", slow=size == "medium",
             targets=(Target("nbprop", "nbprop-gradient", 1, ratio), Target("nbprop", "jax-jit", 1, 0.6)),
         )
         for size, title, widths, activation, batch, loss, ratio in (
@@ -271,7 +271,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "fleet", "1,000 nets 4-16-16-1 tanh, batch 32, a gradient each", "own", (4, 16, 16, 1), batch=32,
-        contenders=("nbprop", "jax-jit"), threads=(1, 2), module="calculus",
+        contenders=("nbprop", "jax-jit"), threads=(1, 2), module="calculus", slow=True,
         targets=(Target("nbprop", "jax-jit", 1, 1 / 3),),
     ),
     Row(
