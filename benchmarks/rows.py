@@ -246,7 +246,7 @@ ROWS: tuple[Row, ...] = (
     *(
         Row(
             f"hvp_{size}", f"{title}, float64, Hessian-vector product", "own", widths, activation, batch, loss,
-            dtype="float64", contenders=("nbprop", "nbprop-gradient", "jax-jit"), module="calculus", slow=size == "medium",
+            dtype="float64", contenders=("nbprop", "nbprop-gradient", "jax-jit"), module="calculus", slow=True,
             targets=(Target("nbprop", "nbprop-gradient", 1, ratio), Target("nbprop", "jax-jit", 1, 0.6)),
         )
         for size, title, widths, activation, batch, loss, ratio in (
