@@ -37,7 +37,11 @@ example: .venv/examples           ## run one: make example NAME=xor, make exampl
 	@$(PIP) install -e ".[plot,progress,examples]"
 	@touch $@
 
-test-long: .venv/tools            ## every history script on all its seeds, into examples/history/results/ (half an hour)
+test-more: .venv/tools            ## the checks that `make test` has no time for
+	.venv/bin/python -m pytest -n $(WORKERS) -q -m more
+
+test-long: .venv/tools            ## hours: random tests at full length, and history scripts on all seeds, with results stored
+	.venv/bin/python -m pytest -n $(WORKERS) -q -m "long or scaled" --long
 	.venv/bin/python examples/history/results.py
 
 lint: .venv/tools                 ## formatter, linter, type checker
@@ -52,7 +56,7 @@ format: .venv/tools               ## let the formatter and the linter repair wha
 clean:                            ## remove what these targets made
 	rm -rf .venv .venv-peers build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help demo example test test-long lint format clean .venv
+.PHONY: help demo example test test-more test-long lint format clean .venv
 .DEFAULT_GOAL := help
 
 # Benchmarks (docs/performance.md). The peers have an environment of their own; asv runs from it, too.

@@ -18,6 +18,16 @@ ROOT = Path(__file__).resolve().parent.parent
 collect_ignore = [] if nbprop.cuda.available() else ["cuda"]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="try as often as `make test-long` does")
+
+
+@pytest.fixture(scope="session")
+def rounds(request):
+    """rounds(short, long): how often a test that tries at random tries; the second with `--long`."""
+    return lambda short, long: long if request.config.getoption("--long") else short
+
+
 @pytest.fixture(scope="session")
 def four_cores():
     """Let four threads walk even where there are fewer cores: slow, but their bits and their meetings are real."""
