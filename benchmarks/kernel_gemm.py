@@ -53,7 +53,7 @@ def run_gemm(c, a, a_row, a_col, b, m, n, k, scratch, repeats):
     for _ in range(repeats):
         gemm(
             *(pointer(c, 0), n, pointer(a, 0), a_row, a_col, pointer(b, 0), n),
-            *(m, n, k, ZERO, pointer(c, 0), pointer(scratch, 0), 0, 1),
+            *(m, n, k, ZERO, pointer(c, 0), pointer(scratch, 0), scratch.size, 0, 1),
         )
 
 

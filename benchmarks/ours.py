@@ -138,7 +138,7 @@ def matrix_product(row: Row) -> Work:
         for _ in range(repeats):
             product((
                 pointer(c, 0), n, pointer(a, 0), k, 1, pointer(b, 0), n, m, n, k, ZERO, pointer(scratch, 0),
-                pointer(scratch, 0), 0, 1,
+                pointer(scratch, 0), scratch.size, 0, 1,
             ))  # fmt: skip
 
     def run(repeats: int) -> None:

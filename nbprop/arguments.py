@@ -20,6 +20,21 @@ NAMES = ("params", "x", "target", "grads", "work", "weights", "state", "y", "dy"
 ARGUMENTS = len(NAMES)
 PLAN, CALL_STEP = ARGUMENTS, ARGUMENTS + 1  # what a status may name beside the arrays
 
+# What each function of a plan writes. It shares memory with no other argument of the call: `check_written`.
+WRITTEN = {
+    "forward": (Y, WORK, STATE),
+    "value": (WORK, STATE),
+    "value_and_grad": (GRADS, WORK, STATE),
+    "backward": (GRADS, DX, WORK, STATE),
+    "vjp": (GRADS, DX, WORK, STATE),
+    "jvp": (OUT, WORK, STATE),
+    "hvp": (OUT, WORK, STATE),
+    "gauss_newton_product": (OUT, WORK, STATE),
+    "fisher_product": (OUT, WORK, STATE),
+    "per_sample_grads": (OUT, WORK, STATE),
+    "jacobian": (OUT, WORK, STATE),
+}
+
 # A description's words. Compiled code indexes the block by word number: an address computed first, block + 8 * offset,
 # lets LLVM take the offset for the pointer, and where it is a constant 0 call the access undefined and drop it.
 DATA, RANK, SHAPE, CODE, FLAGS, ELEMENTS, END = range(7)  # checks write the last two: elements, address behind them
@@ -231,11 +246,23 @@ def check_lengths(plan, block):
 
 
 @njit
+def check_written(block, written):
+    """Each of the arguments `written` that was given shares no byte with any other.
+
+    The last check of an entry: it reads the ends that `check_array` has stored for every array of the call.
+    """
+    for argument in written:
+        status = check_aliasing(block, argument)
+        if status != 0:
+            return status
+    return 0
+
+
+@njit
 def check_aliasing(block, argument):
-    """An argument that is written shares no byte with any other."""
+    """An argument that is written shares no byte with any other; one that was not given begins and ends at 0."""
     start, stop = load(block, argument * DESCRIPTION + DATA), load(block, argument * DESCRIPTION + END)
     for other in range(ARGUMENTS):
-        # One that was not given begins and ends at 0.
         low, high = load(block, other * DESCRIPTION + DATA), load(block, other * DESCRIPTION + END)
         if other != argument and low < stop and start < high:
             return argument * 64 + ALIASED

@@ -9,9 +9,9 @@ import numpy as np
 from numba import types
 
 from nbprop import arguments as arg
-from nbprop import solvers
+from nbprop import solver_states, solvers
 from nbprop.jit import njit
-from nbprop.numerics.intrinsics import address_of, indirect_call, load_double, stack_words
+from nbprop.numerics.intrinsics import indirect_call, load_double, stack_words
 from nbprop.numerics.rows import row_sum
 from nbprop.refusals import refusal
 from nbprop.walk import ENTRIES
@@ -51,8 +51,7 @@ def _burst(entry, plan, objects, ndarray, step, search, gradient, counts, most):
         if loss < search[solvers.LOWEST]:
             search[solvers.LOWEST] = loss
             best[:], at_best[:] = theta, gradient
-        addresses = address_of(state), address_of(theta), address_of(gradient)
-        search[solvers.OUTCOME] = solvers.call_step(step, (*addresses, n, loss))[1]
+        search[solvers.OUTCOME] = solvers.step_on_arrays(step, state, theta, gradient, loss)
         if search[solvers.OUTCOME] != solvers.GO_ON or state[solvers.ITERATIONS] >= most:
             break
     return 0
@@ -88,6 +87,8 @@ class Bursts:
             self.tell(evaluations, not_finite, iterations, float(self.search[solvers.LOWEST]), self._best)
         if status != 0:
             raise refusal("minimize", self.plan, self._values, status)
+        if self.search[solvers.OUTCOME] < 0:
+            solver_states.refuse("minimize", int(self.search[solvers.OUTCOME]))
         seconds = max(time.perf_counter() - begun, 1e-9)
         self._evaluations = max(1, min(_MOST, int(_PACE * evaluations / seconds)))
         return evaluations

@@ -77,6 +77,18 @@ def check_data(function, name, array, code, shape, classes):
     return array
 
 
+def check_matrix(function, name, array, shape, dtype):
+    """A C-contiguous array of this shape and dtype."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{function}: {name} {not_numpy(array)}")
+    if array.dtype != dtype:
+        raise TypeError(f"{function}: {name} must hold {dtype.name}, got {array.dtype}; convert it once with .astype")
+    if array.shape != shape:
+        raise ValueError(f"{function}: {name} must have shape {shape}, got {array.shape}")
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        raise ValueError(f"{function}: {name} must be C-contiguous and aligned; copy it once with np.array(order='C')")
+
+
 def check_vector(function, name, array, size, dtype, *, written=False):
     """A (size,) array of a dtype, contiguous; writable when it is to be written."""
     if not isinstance(array, np.ndarray):

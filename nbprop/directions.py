@@ -5,7 +5,7 @@ As the entries in walk.py: they check a call's block, then walk the plan's progr
 
 from nbprop import arguments as arg
 from nbprop import frame, table
-from nbprop.arguments import check_array, check_flat, check_samples
+from nbprop.arguments import check_array, check_flat, check_samples, check_written
 from nbprop.jit import find, njit
 from nbprop.numerics.intrinsics import load, stack_words, store, store_double, store_float
 from nbprop.walk import (
@@ -13,7 +13,6 @@ from nbprop.walk import (
     check_backward,
     check_inputs,
     check_target,
-    check_written,
     entry,
     fill_frame,
     given,
@@ -22,6 +21,7 @@ from nbprop.walk import (
 )
 
 _FRAME_WORDS = frame.WORDS
+_OUT = arg.WRITTEN["jvp"]
 
 
 @njit
@@ -63,7 +63,7 @@ def jvp_entry(plan, block):
     if status == 0:
         status = check_samples(plan, block, arg.OUT, load(plan, table.DTYPE), table.Y_SHAPE, True)
     if status == 0:
-        status = check_written(block, arg.OUT, arg.WORK)
+        status = check_written(block, _OUT)
     if status == 0:
         status = load_kernels(plan, table.JVP)
     return run_program(plan, block, table.JVP) if status == 0 else status
@@ -80,7 +80,9 @@ def _check_product(plan, block, program):
     if status == 0:
         status = check_flat(plan, block, arg.OUT, load(plan, table.N_PARAMS), False, True)
     if status == 0:
-        status = check_written(block, arg.OUT, arg.WORK)
+        status = _check_input_direction(plan, block)
+    if status == 0:
+        status = check_written(block, _OUT)
     return load_kernels(plan, program) if status == 0 else status
 
 
@@ -88,8 +90,6 @@ def _check_product(plan, block, program):
 def hvp_entry(plan, block):
     """out = H v, H the Hessian of the loss by the parameters; and the gradient's change along dx, where it is given."""
     status = _check_product(plan, block, table.HVP)
-    if status == 0:
-        status = _check_input_direction(plan, block)
     return run_program(plan, block, table.HVP) if status == 0 else status
 
 
@@ -140,7 +140,7 @@ def _check_rows(plan, block, outputs):
         return arg.OUT * 64 + arg.SHAPE_DIFFERS
     if load(shape, 0) != load(block, arg.SAMPLES) * outputs or load(shape, 1) != load(plan, table.N_PARAMS):
         return arg.OUT * 64 + arg.SHAPE_DIFFERS
-    return check_written(block, arg.OUT, arg.WORK)
+    return check_written(block, _OUT)
 
 
 @njit

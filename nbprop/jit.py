@@ -428,11 +428,13 @@ class Kernel(Native):
     order in which the row holds them. Names with a meaning of their own are filled in by the walk: `accumulate`,
     `step`, `first_sample` (the place of sample 0 in the caller's batch, where a function walks one sample at a time),
     `x_code`, `x_address`, `target_code`, `target_address`, `lengths_code`, `lengths_address`, and at the end `part` and
-    `parts`. A kernel without `part` runs on one thread while the others wait. An array that the caller did not give
-    has size 0.
+    `parts`. A kernel without `part` runs on one thread while the others wait.
+
+    An array that the caller did not give has size 0. A direction of `jvp` or `hvp` may be one: `optional` names the
+    arrays for which the kernel takes an empty one as zeros; any other it gets as an array of zeros (Builder.emit).
     """
 
-    def __init__(self, function, uses=(), name=None):
+    def __init__(self, function, uses=(), name=None, optional=()):
         python = python_function(function)
         names = list(inspect.signature(python).parameters)
         if "n" not in names:
@@ -444,6 +446,9 @@ class Kernel(Native):
         self.scalars = names[len(self.arrays) :]
         self.sizes = [name for name in self.scalars if name not in FRAME_WORDS and name not in ("part", "parts")]
         self.split = "part" in names
+        self.optional = frozenset(optional)
+        if not self.optional <= set(self.arrays):
+            raise TypeError(f"kernel {python.__qualname__}: optional must name its arrays {self.arrays}")
         self._given = function
         super().__init__(python, self._op_signature, name, uses)
 
@@ -473,11 +478,11 @@ class Kernel(Native):
         return self._dispatcher(*arguments)
 
 
-def kernel(function=None, *, uses=()):
+def kernel(function=None, *, uses=(), optional=()):
     """Decorate a plain function over arrays as a kernel of an op; see `Kernel` for the naming contract."""
     if function is None:
-        return lambda decorated: Kernel(decorated, uses)
-    return Kernel(function, uses)
+        return lambda decorated: Kernel(decorated, uses, optional=optional)
+    return Kernel(function, uses, optional=optional)
 
 
 @njit

@@ -85,6 +85,8 @@ class Builder:
     written: set = field(default_factory=set)
     second: bool = False  # also emit the tangents of every op: second derivatives
     tangents: dict = field(default_factory=dict)
+    absent: frozenset = frozenset()  # spaces of directions that a call may leave out
+    zeros: dict = field(default_factory=dict)  # (space, offset, size) of such a direction: its copy, never absent
     stride: int = 0  # above 0: each sample's gradients go to a row of their own in "out", so many elements apart
     watch: str = ""  # "layers": also keep every layer's output and its gradient; "values": every value's
     watched: dict = field(default_factory=dict)  # a layer's path, or path and number of a value: Watched
@@ -118,7 +120,7 @@ class Builder:
         return Buffer(size + (self.batch - 1) * self.stride, space, slot.offset, path), int(seen)
 
     def direction(self, path):
-        """The operand of a parameter's part of the direction v."""
+        """The operand of a parameter's part of the direction v; absent in a `jvp` that gives none (see `emit`)."""
         slot = self.net.slots[path]
         return Buffer(slot.parameter.size, frame.TANGENT, slot.offset, path)
 
@@ -135,18 +137,28 @@ class Builder:
         return self.tangents[id(buffer)]
 
     def tangent(self, buffer):
-        """The derivative of a buffer along the direction; x's may be absent when a walk gives none."""
+        """The derivative of a buffer along the direction; x's is absent in a call that gives no dx (see `emit`)."""
         return self.tangents[id(buffer)]
 
     def whole_tangent(self, buffer):
         """The same, never absent: where x's is, it is filled with zeros."""
-        from nbprop.layers.combine import copy_or_zero
-
-        tangent = self.tangents[id(buffer)]
-        if tangent.space == frame.WORK:
-            return tangent
-        self.emit(copy_or_zero, (self.new_tangent(buffer),), (tangent,), (buffer.size // self.batch,))
+        self.tangents[id(buffer)] = self._present(self.tangents[id(buffer)])
         return self.tangents[id(buffer)]
+
+    def _present(self, direction):
+        """A direction that a call may leave out, as a buffer that then holds zeros; any other operand as it is."""
+        from nbprop.layers.combine import copy_or_zero, parameters_or_zero
+
+        if direction is None or direction.space not in self.absent:
+            return direction
+        key = direction.space, direction.offset, direction.size
+        if key not in self.zeros:
+            self.zeros[key] = self.buffer(direction.size)
+            if direction.space == frame.TANGENT:
+                self.emit(parameters_or_zero, (self.zeros[key],), (direction,))
+            else:
+                self.emit(copy_or_zero, (self.zeros[key],), (direction,), (direction.size // self.batch,))
+        return self.zeros[key]
 
     def linear(self, kernel, writes, reads, sizes, inplace=()):
         """Emit an op that is linear in all its operands; its tangent is the same op on tangents."""
@@ -205,6 +217,9 @@ class Builder:
     def emit(self, kernel, writes, reads, sizes=(), inplace=(), barrier=True):
         """Append an op. Operands are `writes`, then `inplace` (read and written), then `reads`; None is absent.
 
+        A direction that a call may leave out goes as it is to kernels that name it as optional, else as a copy that
+        then holds zeros: no kernel meets an array that is not there unless it says that it can.
+
         barrier=False: the op after it may start on another thread before this one ends, because it touches nothing
         that this one writes.
         """
@@ -214,6 +229,10 @@ class Builder:
                 f"{self.label}: kernel {kernel.name} takes arrays {kernel.arrays} and sizes {kernel.sizes}, "
                 f"got {len(operands)} operands and {len(sizes)} sizes"
             )
+        operands = tuple(
+            operand if name in kernel.optional else self._present(operand)
+            for name, operand in zip(kernel.arrays, operands, strict=True)
+        )
         written = tuple(buffer for buffer in (*writes, *inplace) if buffer is not None)
         sizes = tuple(int(size) for size in sizes)
         self.ops.append(Op(kernel, operands, sizes, written, self.label, barrier))
@@ -328,7 +347,7 @@ def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu")
     timeline = [op for part in order for op in parts.get(part, ())]
     # What forward leaves survives backward, so that one forward serves several: a Jacobian's rows, another dy.
     watched = [buffer for kept in build.watched.values() for buffer in (kept.output, kept.gradient)]
-    work_size, bound = _place(timeline, dtype.itemsize, parts["forward"], watched)
+    work_size, bound = place_buffers(timeline, dtype.itemsize, parts["forward"], watched)
     shapes, state = (x.shape, y.shape), tuple(build.place_state())
     return Lowered(parts, work_size, bound, *shapes, state, build.watched, build.coupling, build.longest())
 
@@ -349,7 +368,10 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
     """
     from nbprop.layers.combine import copy
 
-    build = Builder(net, batch, dtype, threads_wanted, mode=mode, second=True)
+    # Only jvp may be asked for a derivative along x alone, and not where x holds integers.
+    along_x_alone = program == "jvp" and not net.layers[0].index_limit
+    absent = frozenset({frame.DX, frame.TANGENT} if along_x_alone else {frame.DX})
+    build = Builder(net, batch, dtype, threads_wanted, mode=mode, second=True, absent=absent)
     _, y = _lower_layers(build, net)
     y_dot = build.whole_tangent(y.buffer)
     if program == "jvp":
@@ -366,7 +388,7 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
         build.reverse()
     build.place_state()
     ops = _needed(_take(build), frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT)
-    return Lowered({program: ops}, *_place(ops, dtype.itemsize))
+    return Lowered({program: ops}, *place_buffers(ops, dtype.itemsize))
 
 
 def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):
@@ -391,7 +413,7 @@ def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):
     ops = _needed(forward + backward, frame.OUT)
     first = len(ops) - len(_needed(backward, frame.OUT))
     parts = {program: ops[first:], f"{program}_forward": ops[:first]}
-    return Lowered(parts, *_place(ops, dtype.itemsize, ops[:first]))
+    return Lowered(parts, *place_buffers(ops, dtype.itemsize, ops[:first]))
 
 
 def lower_layer(build, path, layer, x, following=None):
@@ -424,7 +446,7 @@ def _needed(ops, space):
     return kept[::-1]
 
 
-def _place(timeline, itemsize, kept=(), watched=()):
+def place_buffers(timeline, itemsize, kept=(), watched=()):
     """Give every workspace buffer an offset by when it lives; (elements in all, the most that live at once).
 
     What the ops in `kept` write lives to the end if it is read after them, and so do the buffers in `watched`.

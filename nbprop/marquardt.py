@@ -7,16 +7,18 @@ in one flat vector.
 
 import numpy as np
 from numba import types
-from numba.core.errors import TypingError
 from numba.extending import overload
 
-from nbprop.checks import check_vector
+from nbprop import solver_states
+from nbprop.checks import check_matrix, check_vector
 from nbprop.jit import FLAGS, Untyped, find, njit
 from nbprop.network import positive
-from nbprop.numerics.gemm import ZERO
+from nbprop.numerics.cholesky import cholesky, cholesky_scratch
+from nbprop.numerics.gemm import ZERO, gemm_scratch
 from nbprop.numerics.intrinsics import address_of, array_at, as_frame, indirect_call
 from nbprop.numerics.product import GEMM, product
 from nbprop.numerics.tile import pointer
+from nbprop.solver_states import overlap, whole
 
 # What lm_step returns: what to evaluate at theta, or why it ended.
 RESIDUALS, JACOBIAN = 1, 2
@@ -29,19 +31,28 @@ REASONS = {
     NOT_FINITE: "the residuals at the start are not finite",
 }
 
-# The state's head; behind it theta, gradient, step, scale (n each), J^T J and its factor (n x n each).
+# The state's head; behind it theta, gradient, step, scale (n each), J^T J and its factor (n x n each), and scratch for
+# the products that make them.
 _N, _PHASE, _DAMPING, _GROWTH, COST, ITERATIONS, EVALUATIONS, _PREDICTED, _GTOL, _XTOL, _FTOL = range(11)
 _HEAD = 11
 _STARTING, _TRYING, _ACCEPTED = 0, 1, 2
+MANY = 1 << 40  # residuals, as far as scratch is concerned
 _FIRST_DAMPING, _LARGEST_DAMPING = 1e-3, 1e32
 
 
+@njit
+def _scratch(n):
+    """Elements of scratch for J^T J, whatever the number of residuals, and for its factor."""
+    return max(gemm_scratch(n, n, MANY, 1), cholesky_scratch(n))
+
+
+@njit
 def _words(n):
-    return _HEAD + 4 * n + 2 * n * n
+    return _HEAD + 4 * n + 2 * n * n + _scratch(n)
 
 
 def lm_state(n_params, gtol=1e-8, xtol=1e-8, ftol=1e-8):
-    """A new state for `lm_step`: a float64 vector of 2 n_params^2 + 4 n_params numbers and a head.
+    """A new state for `lm_step`: a float64 vector of 2 n_params^2 + 4 n_params numbers, a head, and scratch.
 
     n_params : int
     gtol : stop when no component of J^T r is larger
@@ -62,24 +73,12 @@ def lm_state(n_params, gtol=1e-8, xtol=1e-8, ftol=1e-8):
 
 
 @njit
-def _factor(lower, matrix, scale, damping, n):
+def _factor(lower, scratch, matrix, scale, damping, n):
     """lower = the Cholesky factor of matrix + damping diag(scale), (n, n) row-major; False if that is not positive."""
     for i in range(n):
-        row_i = lower[i * n : (i + 1) * n]
-        for j in range(i + 1):
-            row_j = lower[j * n : (j + 1) * n]
-            total = matrix[i * n + j]
-            if i == j:
-                total += damping * scale[i]
-            for k in range(j):
-                total -= row_i[k] * row_j[k]
-            if i == j:
-                if not total > 0:
-                    return False
-                row_i[i] = np.sqrt(total)
-            else:
-                row_i[j] = total / row_j[j]
-    return True
+        lower[i * n : i * n + i] = matrix[i * n : i * n + i]
+        lower[i * n + i] = matrix[i * n + i] + damping * scale[i]
+    return cholesky(lower, scratch, n)
 
 
 @njit
@@ -98,14 +97,14 @@ def _solve(d, lower, g, n):
 
 
 @njit
-def _propose(state, theta, x0, g, d, scale, matrix, lower, n):
+def _propose(state, theta, x0, g, d, scale, matrix, lower, scratch, n):
     """Move theta to the next trial point; RESIDUALS, or why there is none."""
     while True:
         if state[_DAMPING] > _LARGEST_DAMPING:
             for i in range(n):
                 theta[i] = x0[i]
             return NO_STEP
-        if _factor(lower, matrix, scale, state[_DAMPING], n):
+        if _factor(lower, scratch, matrix, scale, state[_DAMPING], n):
             break
         state[_DAMPING] *= state[_GROWTH]
         state[_GROWTH] *= 2.0
@@ -133,10 +132,11 @@ def _advance(state, theta, residuals, jacobian):
     d, scale = state[_HEAD + 2 * n : _HEAD + 3 * n], state[_HEAD + 3 * n : _HEAD + 4 * n]
     matrix = state[_HEAD + 4 * n : _HEAD + 4 * n + n * n]
     lower = state[_HEAD + 4 * n + n * n : _HEAD + 4 * n + 2 * n * n]
+    scratch = state[_HEAD + 4 * n + 2 * n * n :]
     if state[_PHASE] == _ACCEPTED:
-        a, r, j = pointer(matrix, 0), pointer(residuals, 0), pointer(jacobian, 0)
-        product((a, n, j, 1, n, j, n, n, n, m, ZERO, a, a, 0, 1))
-        product((pointer(g, 0), 1, j, 1, n, r, 1, n, 1, m, ZERO, a, a, 0, 1))
+        j, room = pointer(jacobian, 0), (pointer(scratch, 0), scratch.size, 0, 1)
+        product((pointer(matrix, 0), n, j, 1, n, j, n, n, n, m, ZERO, pointer(matrix, 0), *room))
+        product((pointer(g, 0), 1, j, 1, n, pointer(residuals, 0), 1, n, 1, m, ZERO, pointer(g, 0), *room))
         top = 0.0
         for i in range(n):
             top = max(top, abs(g[i]))
@@ -146,7 +146,7 @@ def _advance(state, theta, residuals, jacobian):
             x0[i] = theta[i]
         if top <= state[_GTOL]:
             return GRADIENT
-        return _propose(state, theta, x0, g, d, scale, matrix, lower, n)
+        return _propose(state, theta, x0, g, d, scale, matrix, lower, scratch, n)
     state[EVALUATIONS] += 1
     cost = 0.0
     for i in range(m):
@@ -161,7 +161,7 @@ def _advance(state, theta, residuals, jacobian):
         if not ratio > 1e-4:
             state[_DAMPING] *= state[_GROWTH]
             state[_GROWTH] *= 2.0
-            return _propose(state, theta, x0, g, d, scale, matrix, lower, n)
+            return _propose(state, theta, x0, g, d, scale, matrix, lower, scratch, n)
         state[ITERATIONS] += 1
         state[_DAMPING] *= max(1.0 / 3.0, 1.0 - (2.0 * ratio - 1.0) ** 3)
         state[_GROWTH] = 2.0
@@ -173,25 +173,42 @@ def _advance(state, theta, residuals, jacobian):
     return JACOBIAN
 
 
-def lm_entry(state, theta, residuals, jacobian, m):
-    """`_advance` on addresses, as compiled code calls it."""
+@njit
+def _check(state, words, theta, n, residuals, m, jacobian):
+    """0, or what is wrong with the arguments of `lm_entry`."""
+    if n < 1 or words != _words(n):
+        return solver_states.LENGTH
+    head = array_at(as_frame(0, np.float64), state, _HEAD)
+    if not (whole(head[_N], n, n) and whole(head[_PHASE], _STARTING, _ACCEPTED)):
+        return solver_states.DAMAGED
+    if head[_PHASE] != _STARTING and not (head[_DAMPING] > 0 and head[_GROWTH] > 1):
+        return solver_states.DAMAGED  # damping that does not grow would be raised for ever
+    for written, size in ((state, words), (theta, n)):
+        if overlap(written, size, residuals, m) or overlap(written, size, jacobian, m * n):
+            return solver_states.ALIASED
+    return solver_states.ALIASED if overlap(state, words, theta, n) else 0
+
+
+def lm_entry(state, words, theta, n, residuals, m, jacobian):
+    """`_advance` on addresses, as compiled code calls it; a negative number when the arguments do not fit."""
+    wrong = _check(state, words, theta, n, residuals, m, jacobian)
+    if wrong != 0:
+        return wrong
     numbers = as_frame(0, np.float64)
-    n = int(array_at(numbers, state, _HEAD)[_N])
-    whole = array_at(numbers, state, _HEAD + 4 * n + 2 * n * n)
     r, j = array_at(numbers, residuals, m), array_at(numbers, jacobian, m * n)
-    return _advance(whole, array_at(numbers, theta, n), r, j)
+    return _advance(array_at(numbers, state, words), array_at(numbers, theta, n), r, j)
 
 
-_signature = types.int64(types.int64, types.int64, types.int64, types.int64, types.int64)
+_signature = types.int64(*(types.int64,) * 7)
 _ENTRY = Untyped(lm_entry, lambda dtype: _signature)
 _FINGERPRINT = np.int64(_ENTRY.fingerprint())
 _call = indirect_call(_signature)
 
 
 @njit
-def _from_python(entry, state, theta, residuals, jacobian):
-    addresses = address_of(state), address_of(theta), address_of(residuals), address_of(jacobian)
-    return _call(entry, (*addresses, residuals.size))[1]
+def _on_arrays(entry, state, theta, residuals, jacobian):
+    vectors = address_of(state), state.size, address_of(theta), theta.size, address_of(residuals), residuals.size
+    return _call(entry, (*vectors, address_of(jacobian)))[1]
 
 
 def lm_step(state, theta, residuals, jacobian):
@@ -232,42 +249,30 @@ def lm_step(state, theta, residuals, jacobian):
     """
     double = np.dtype(np.float64)
     check_vector("lm_step", "theta", theta, getattr(theta, "size", 0), double, written=True)
-    check_vector("lm_step", "state", state, _words(theta.size), double, written=True)
+    check_vector("lm_step", "state", state, getattr(state, "size", 0), double, written=True)
     check_vector("lm_step", "residuals", residuals, getattr(residuals, "size", 0), double)
-    shape = residuals.size, theta.size
-    fits = isinstance(jacobian, np.ndarray) and jacobian.shape == shape and jacobian.dtype == double
-    if not (fits and jacobian.flags.c_contiguous):
-        got = f"{jacobian.dtype} {jacobian.shape}" if isinstance(jacobian, np.ndarray) else type(jacobian).__name__
-        raise ValueError(f"lm_step: jacobian must be a contiguous float64 array of shape {shape}, got {got}")
+    check_matrix("lm_step", "jacobian", jacobian, (residuals.size, theta.size), double)
     if not _ENTRY.address:
         GEMM.load(types.float64)
-    return _from_python(_ENTRY.address or _ENTRY.load(), state, theta, residuals, jacobian)
+    want = _on_arrays(_ENTRY.address or _ENTRY.load(), state, theta, residuals, jacobian)
+    if want < 0:
+        solver_states.refuse("lm_step", want)
+    return want
 
 
 @overload(lm_step, jit_options=FLAGS, strict=False)
 def _lm_step(state, theta, residuals, jacobian):
-    for name, found, rank in (
-        ("state", state, 1),
-        ("theta", theta, 1),
-        ("residuals", residuals, 1),
-        ("jacobian", jacobian, 2),
-    ):
-        if not (isinstance(found, types.Array) and found.ndim == rank and found.layout == "C"):
-            raise TypingError(f"nbprop.lm_step: {name} must be a contiguous array of {rank} axes, got {found}")
-        if found.dtype != types.float64:
-            raise TypingError(f"nbprop.lm_step: {name} must hold float64, got {found.dtype}")
+    arrays = ("state", state, 1, True), ("theta", theta, 1, True), ("residuals", residuals, 1, False)
+    solver_states.check_types("lm_step", (*arrays, ("jacobian", jacobian, 2, False)))
 
     def step(state, theta, residuals, jacobian):
-        n, m = theta.size, residuals.size
-        if state.size != _HEAD + 4 * n + 2 * n * n or jacobian.shape[0] != m or jacobian.shape[1] != n:
-            raise ValueError("lm_step: state, theta, residuals and jacobian do not fit; nbprop.lm_state makes state")
+        if jacobian.shape[0] != residuals.size or jacobian.shape[1] != theta.size:
+            raise ValueError("lm_step: jacobian must have shape (residuals, parameters)")
         entry = find(_FINGERPRINT)
-        if entry == 0:
-            raise RuntimeError(
-                "this function was cached with another version of nbprop; clear the cache of your own functions"
-            )
-        addresses = address_of(state), address_of(theta), address_of(residuals), address_of(jacobian)
-        return _call(entry, (*addresses, m))[1]
+        want = _on_arrays(entry, state, theta, residuals, jacobian) if entry != 0 else solver_states.OUTDATED
+        if want < 0:
+            solver_states.check_outcome(want)
+        return want
 
     return step
 

@@ -120,6 +120,13 @@ def hessian(plan, params, x, target, out, work, weights=None, state=None, step=0
     if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != plan.dtype or not out.flags.c_contiguous:
         got = f"{out.dtype} array of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ValueError(f"hessian: out must be a contiguous {plan.dtype} array of shape {shape}, got {got}")
+    if not out.flags.writeable:
+        raise ValueError("hessian: out is written and must not be read-only; pass a copy")
+    # Each row is looked at by `hvp`; that a later row shares memory with what is read has to be known before the first.
+    others = {"params": params, "x": x, "target": target, "work": work, "weights": weights, "state": state}
+    for name, array in (others | {"lengths": lengths}).items():
+        if isinstance(array, np.ndarray) and np.may_share_memory(out, array):
+            raise ValueError(f"hessian: out is written and shares memory with {name}; pass separate buffers")
     threads = positive("hessian: threads", threads)
 
     def block(first, last, work):

@@ -10,9 +10,18 @@ The functions are the user's, so each new set of them is compiled anew, in every
 
 import numba
 import numpy as np
+from numba import types
+from numba.core.errors import TypingError
+from numba.extending import overload
 
+from nbprop.foreign import not_numpy
 from nbprop.jit import FLAGS
 from nbprop.network import positive
+from nbprop.numerics.intrinsics import address_of
+from nbprop.solver_states import overlap
+
+# (name, rank, whether it is written) of the arrays of `rollout` and `rollout_adjoint`.
+_ARRAYS = ("start", 1, False), ("kept", 2, True), ("segment", 2, True), ("lam", 2, True)
 
 
 def rollout_buffers(steps, n_states, every=1):
@@ -29,8 +38,17 @@ def rollout_buffers(steps, n_states, every=1):
     return np.empty((-(-steps // every), n_states)), np.empty((every + 1, n_states)), np.empty((2, n_states))
 
 
+# -- checks --------------------------------------------------------------------------------------------------
+
+
+@numba.njit(**FLAGS)
+def _apart(a, b):
+    return not overlap(address_of(a), a.size * a.itemsize // 8, address_of(b), b.size * b.itemsize // 8)
+
+
 @numba.njit(**FLAGS)
 def _check(steps, kept, segment):
+    """How many steps a segment has, once the buffers have been found to fit each other."""
     every = segment.shape[0] - 1
     if steps < 1 or every < 1:
         raise ValueError("rollout: steps must be at least 1, and segment must have at least two rows")
@@ -38,7 +56,48 @@ def _check(steps, kept, segment):
         raise ValueError(
             "rollout: kept and segment do not fit; nbprop.rollout_buffers(steps, n_states, every) makes them"
         )
+    if not _apart(kept, segment):
+        raise ValueError("rollout: kept and segment are written and share memory; pass separate buffers")
     return every
+
+
+def _check_from_python(function, functions, steps, arrays):
+    """What a call from Python gives, before Numba sees it; shapes are looked at in compiled code."""
+    for name, given in functions.items():
+        if not hasattr(given, "py_func"):
+            raise TypeError(f"{function}: {name} must be a function compiled with @numba.njit, got {given!r}"[:200])
+    positive(f"{function}: steps", steps)
+    for name, rank, written in _ARRAYS:
+        array = arrays.get(name)
+        if name not in arrays:
+            continue
+        if type(array) is not np.ndarray:
+            raise TypeError(f"{function}: {name} {not_numpy(array)}")
+        if array.dtype != np.float64:
+            raise TypeError(f"{function}: {name} must hold float64, got {array.dtype}; convert it once with .astype")
+        if array.ndim != rank:
+            raise ValueError(f"{function}: {name} must have {rank} axes, got shape {array.shape}")
+        if not (array.flags.c_contiguous and array.flags.aligned):
+            raise ValueError(f"{function}: {name} must be C-contiguous and aligned; copy it once")
+        if written and not array.flags.writeable:
+            raise ValueError(f"{function}: {name} is written and must not be read-only; pass a copy")
+
+
+def _check_types(function, arrays):
+    """Typing errors for the arrays of a call from @njit; {name: Numba type}."""
+    for name, rank, written in _ARRAYS:
+        found = arrays.get(name)
+        if name not in arrays:
+            continue
+        fits = isinstance(found, types.Array) and found.ndim == rank and found.layout == "C"
+        if not (fits and found.dtype == types.float64 and (found.mutable or not written)):
+            raise TypingError(
+                f"nbprop.{function}: {name} must be a contiguous{' writable' if written else ''} float64 array of "
+                f"{rank} axes, got {found}"
+            )
+
+
+# -- sweeps --------------------------------------------------------------------------------------------------
 
 
 @numba.njit(**FLAGS)
@@ -51,6 +110,22 @@ def _sweep(step, first, steps, segment, data):
 
 
 @numba.njit(**FLAGS)
+def _rollout(step, start, steps, kept, segment, data):
+    every = _check(steps, kept, segment)
+    if start.size != segment.shape[1]:
+        raise ValueError("rollout: start must have as many numbers as a row of segment")
+    if not (_apart(start, kept) and _apart(start, segment)):
+        raise ValueError("rollout: kept and segment are written and share memory with start; pass separate buffers")
+    segment[0] = start
+    count = 0
+    for k in range(kept.shape[0]):
+        if k > 0:
+            segment[0] = segment[every]
+        kept[k] = segment[0]
+        count = _sweep(step, k * every, steps, segment, data)
+    return segment[count]
+
+
 def rollout(step, start, steps, kept, segment, data):
     """Simulate: x[0] = start, x[t + 1] = f(x[t], t), keeping every k-th state.
 
@@ -73,35 +148,25 @@ def rollout(step, start, steps, kept, segment, data):
     ValueError
         When the buffers do not fit.
     """
-    every = _check(steps, kept, segment)
-    segment[0] = start
-    count = 0
-    for k in range(kept.shape[0]):
-        if k > 0:
-            segment[0] = segment[every]
-        kept[k] = segment[0]
-        count = _sweep(step, k * every, steps, segment, data)
-    return segment[count]
+    _check_from_python("rollout", {"step": step}, steps, {"start": start, "kept": kept, "segment": segment})
+    return _rollout(step, start, steps, kept, segment, data)
+
+
+@overload(rollout, jit_options=FLAGS, strict=False)
+def _rollout_in_njit(step, start, steps, kept, segment, data):
+    _check_types("rollout", {"start": start, "kept": kept, "segment": segment})
+    return lambda step, start, steps, kept, segment, data: _rollout(step, start, steps, kept, segment, data)
 
 
 @numba.njit(**FLAGS)
-def rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, data):
-    """Go back after `rollout` with the same arguments: a loss's gradient by the start, and by what adjoint sums up.
-
-    Parameters
-    ----------
-    step, steps, kept, segment, data : as `rollout` had them
-    adjoint : @njit function (lam_x, lam_next, x, t, data)
-        Writes lam_x = (df/dx)^T lam_next at x[t], and adds (df/dp)^T lam_next to gradients of its own, in data.
-    loss_gradient : @njit function (lam, x, t, data), adds dL/dx[t] to lam, for t = 0 ... steps
-    lam : (2, n_states) from `rollout_buffers`, overwritten
-
-    Returns
-    -------
-    (n_states,) view into lam
-        dL/dx[0].
-    """
+def _rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, data):
     every = _check(steps, kept, segment)
+    if lam.shape[0] != 2 or lam.shape[1] != segment.shape[1]:
+        raise ValueError("rollout_adjoint: lam must have shape (2, n_states); nbprop.rollout_buffers makes it")
+    if not (_apart(lam, kept) and _apart(lam, segment)):
+        raise ValueError(
+            "rollout_adjoint: lam is written and shares memory with kept or segment; pass separate buffers"
+        )
     now, other = lam[0], lam[1]
     now[:] = 0
     last = kept.shape[0] - 1
@@ -118,3 +183,34 @@ def rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, dat
             now, other = other, now
             loss_gradient(now, segment[i], k * every + i, data)
     return now
+
+
+def rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, data):
+    """Go back after `rollout` with the same arguments: a loss's gradient by the start, and by what adjoint sums up.
+
+    Parameters
+    ----------
+    step, steps, kept, segment, data : as `rollout` had them
+    adjoint : @njit function (lam_x, lam_next, x, t, data)
+        Writes lam_x = (df/dx)^T lam_next at x[t], and adds (df/dp)^T lam_next to gradients of its own, in data.
+    loss_gradient : @njit function (lam, x, t, data), adds dL/dx[t] to lam, for t = 0 ... steps
+    lam : (2, n_states) from `rollout_buffers`, overwritten
+
+    Returns
+    -------
+    (n_states,) view into lam
+        dL/dx[0].
+    """
+    functions = {"step": step, "adjoint": adjoint, "loss_gradient": loss_gradient}
+    _check_from_python("rollout_adjoint", functions, steps, {"kept": kept, "segment": segment, "lam": lam})
+    return _rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, data)
+
+
+@overload(rollout_adjoint, jit_options=FLAGS, strict=False)
+def _rollout_adjoint_in_njit(step, adjoint, loss_gradient, steps, kept, segment, lam, data):
+    _check_types("rollout_adjoint", {"kept": kept, "segment": segment, "lam": lam})
+
+    def run(step, adjoint, loss_gradient, steps, kept, segment, lam, data):
+        return _rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, data)
+
+    return run

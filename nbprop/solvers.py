@@ -8,15 +8,15 @@ them can run side by side. All it remembers is one flat float64 vector.
 
 import numpy as np
 from numba import types
-from numba.core.errors import TypingError
 from numba.extending import overload
 
-from nbprop import line_search
+from nbprop import line_search, solver_states
 from nbprop.checks import check_vector
 from nbprop.jit import FLAGS, Untyped, find, njit
 from nbprop.network import positive
 from nbprop.numerics.intrinsics import address_of, array_at, as_frame, indirect_call
 from nbprop.numerics.rows import row_dot, row_largest
+from nbprop.solver_states import overlap, whole
 
 # What lbfgs_step returns.
 GO_ON, GRADIENT, SLOW, NO_STEP, NOT_FINITE = range(5)
@@ -34,6 +34,11 @@ _SEARCH = 10
 _HEAD = _SEARCH + line_search.WORDS
 
 
+@njit
+def _words(n, memory):
+    return _HEAD + (2 * memory + 3) * n + 2 * memory
+
+
 def lbfgs_state(n_params, memory=10, gtol=1e-8, ftol=0.0):
     """A new state for `lbfgs_step`: a float64 vector of (2 memory + 3) n_params + 2 memory numbers and a head.
 
@@ -49,7 +54,7 @@ def lbfgs_state(n_params, memory=10, gtol=1e-8, ftol=0.0):
     for name, value in (("gtol", gtol), ("ftol", ftol)):
         if not 0 <= value < np.inf:
             raise ValueError(f"lbfgs_state: {name} must be at least 0 and finite, got {value!r}")
-    state = np.zeros(_HEAD + (2 * memory + 3) * n + 2 * memory)
+    state = np.zeros(_words(n, memory))
     state[[_N, _MEMORY, _GTOL, _FTOL]] = n, memory, gtol, ftol
     return state
 
@@ -143,25 +148,42 @@ def _advance(state, theta, loss, grad):
     return GO_ON
 
 
-def lbfgs_entry(state, theta, grad, n, loss):
-    """`_advance` on addresses, as compiled code calls it."""
+@njit
+def _check(state, words, theta, grad, n):
+    """0, or what is wrong with the arguments of `lbfgs_entry`."""
+    if n < 1 or words < _HEAD:
+        return solver_states.LENGTH
+    head = array_at(as_frame(0, np.float64), state, _HEAD)
+    memory = head[_MEMORY]
+    if not (whole(memory, 1, words) and whole(head[_N], 1, words)):
+        return solver_states.DAMAGED
+    if head[_N] != n or words != _words(n, int(memory)):
+        return solver_states.LENGTH
+    if not (whole(head[_STORED], 0, memory) and whole(head[_NEWEST], 0, memory - 1)):
+        return solver_states.DAMAGED
+    apart = not (overlap(state, words, theta, n) or overlap(state, words, grad, n) or overlap(theta, n, grad, n))
+    return 0 if apart else solver_states.ALIASED
+
+
+def lbfgs_entry(state, words, theta, grad, n, loss):
+    """`_advance` on addresses, as compiled code calls it; a negative number when the arguments do not fit."""
+    wrong = _check(state, words, theta, grad, n)
+    if wrong != 0:
+        return wrong
     numbers = as_frame(0, np.float64)
-    head = array_at(numbers, state, _HEAD)
-    memory = int(head[_MEMORY])
-    whole = array_at(numbers, state, _HEAD + (2 * memory + 3) * n + 2 * memory)
-    return _advance(whole, array_at(numbers, theta, n), loss, array_at(numbers, grad, n))
+    return _advance(array_at(numbers, state, words), array_at(numbers, theta, n), loss, array_at(numbers, grad, n))
 
 
-_signature = types.int64(types.int64, types.int64, types.int64, types.int64, types.float64)
+_signature = types.int64(*(types.int64,) * 5, types.float64)
 _ENTRY = Untyped(lbfgs_entry, lambda dtype: _signature)
 _FINGERPRINT = np.int64(_ENTRY.fingerprint())
-call_step = indirect_call(_signature)
-_UNKNOWN = "this function was cached with another version of nbprop; clear the cache of your own functions"
+_call = indirect_call(_signature)
 
 
 @njit
-def _from_python(entry, state, theta, grad, loss):
-    return call_step(entry, (address_of(state), address_of(theta), address_of(grad), theta.size, loss))[1]
+def step_on_arrays(entry, state, theta, grad, loss):
+    vectors = address_of(state), state.size, address_of(theta), address_of(grad), theta.size
+    return _call(entry, (*vectors, loss))[1]
 
 
 def lbfgs_step(state, theta, loss, grad):
@@ -195,11 +217,16 @@ def lbfgs_step(state, theta, loss, grad):
     >>> np.abs(theta).max() < 1e-8
     np.True_
     """
-    check_vector("lbfgs_step", "theta", theta, getattr(theta, "size", 0), np.dtype(np.float64), written=True)
-    check_vector("lbfgs_step", "grad", grad, theta.size, np.dtype(np.float64), written=True)
-    memory = int(state[_MEMORY]) if isinstance(state, np.ndarray) and state.size > _HEAD else 0
-    check_vector("lbfgs_step", "state", state, _words(theta.size, memory), np.dtype(np.float64), written=True)
-    return _from_python(load_step(), state, theta, grad, float(loss))
+    double = np.dtype(np.float64)
+    check_vector("lbfgs_step", "theta", theta, getattr(theta, "size", 0), double, written=True)
+    check_vector("lbfgs_step", "grad", grad, theta.size, double, written=True)
+    check_vector("lbfgs_step", "state", state, getattr(state, "size", 0), double, written=True)
+    if isinstance(loss, bool) or not isinstance(loss, (int, float, np.integer, np.floating)):
+        raise TypeError(f"lbfgs_step: loss must be a number, got {type(loss).__name__}")
+    outcome = step_on_arrays(load_step(), state, theta, grad, float(loss))
+    if outcome < 0:
+        solver_states.refuse("lbfgs_step", outcome)
+    return outcome
 
 
 def load_step():
@@ -207,26 +234,19 @@ def load_step():
     return _ENTRY.address or _ENTRY.load()
 
 
-def _words(n, memory):
-    return _HEAD + (2 * memory + 3) * n + 2 * memory
-
-
 @overload(lbfgs_step, jit_options=FLAGS, strict=False)
 def _lbfgs_step(state, theta, loss, grad):
-    for name, found in (("state", state), ("theta", theta), ("grad", grad)):
-        if not (isinstance(found, types.Array) and found.ndim == 1 and found.layout == "C" and found.mutable):
-            raise TypingError(f"nbprop.lbfgs_step: {name} must be a contiguous writable vector, got {found}")
-        if found.dtype != types.float64:
-            raise TypingError(f"nbprop.lbfgs_step: {name} must hold float64, got {found.dtype}")
+    arrays = (("state", state), ("theta", theta), ("grad", grad))
+    solver_states.check_types("lbfgs_step", [(name, found, 1, True) for name, found in arrays])
 
     def step(state, theta, loss, grad):
-        memory = int(state[_MEMORY]) if state.size > _HEAD else 0
-        if grad.size != theta.size or state.size != _HEAD + (2 * memory + 3) * theta.size + 2 * memory:
-            raise ValueError("lbfgs_step: state, theta and grad do not fit each other; nbprop.lbfgs_state makes state")
+        if grad.size != theta.size:
+            raise ValueError("lbfgs_step: grad must have as many elements as theta")
         entry = find(_FINGERPRINT)
-        if entry == 0:
-            raise RuntimeError(_UNKNOWN)
-        return call_step(entry, (address_of(state), address_of(theta), address_of(grad), theta.size, float(loss)))[1]
+        outcome = step_on_arrays(entry, state, theta, grad, float(loss)) if entry != 0 else solver_states.OUTDATED
+        if outcome < 0:
+            solver_states.check_outcome(outcome)
+        return outcome
 
     return step
 

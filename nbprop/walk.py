@@ -8,7 +8,7 @@ from numba import types
 
 from nbprop import arguments as arg
 from nbprop import frame, table, threads
-from nbprop.arguments import check_aliasing, check_classes, check_flat, check_lengths, check_samples
+from nbprop.arguments import check_classes, check_flat, check_lengths, check_samples, check_written
 from nbprop.jit import Untyped, find, njit
 from nbprop.numerics.intrinsics import (
     atomic_add,
@@ -143,6 +143,9 @@ def run_program(plan, block, program):
 
 # -- entries -------------------------------------------------------------------------------------------------
 
+_FORWARD, _VALUE = arg.WRITTEN["forward"], arg.WRITTEN["value"]
+_GRADIENT, _BACKWARD = arg.WRITTEN["value_and_grad"], arg.WRITTEN["backward"]
+
 
 @njit
 def given(block, argument):
@@ -191,24 +194,13 @@ def check_target(plan, block):
 
 
 @njit
-def check_written(block, first, second):
-    """Aliasing of what an entry writes, layer state included (an argument that was not given writes nothing)."""
-    status = check_aliasing(block, arg.STATE) if given(block, arg.STATE) else 0
-    if status == 0:
-        status = check_aliasing(block, first)
-    if status == 0 and given(block, second):
-        status = check_aliasing(block, second)
-    return status
-
-
-@njit
 def forward_entry(plan, block):
     """y = network(x)."""
     status = check_inputs(plan, block)
     if status == 0:
         status = check_samples(plan, block, arg.Y, load(plan, table.DTYPE), table.Y_SHAPE, True)
     if status == 0:
-        status = check_written(block, arg.WORK, arg.Y)
+        status = check_written(block, _FORWARD)
     return run_program(plan, block, table.FORWARD) if status == 0 else status
 
 
@@ -219,7 +211,7 @@ def value_entry(plan, block):
     if status == 0:
         status = check_target(plan, block)
     if status == 0:
-        status = check_written(block, arg.WORK, arg.STATE)
+        status = check_written(block, _VALUE)
     return run_program(plan, block, table.VALUE) if status == 0 else status
 
 
@@ -232,7 +224,7 @@ def value_and_grad_entry(plan, block):
     if status == 0:
         status = check_flat(plan, block, arg.GRADS, load(plan, table.N_PARAMS), False, True)
     if status == 0:
-        status = check_written(block, arg.WORK, arg.GRADS)
+        status = check_written(block, _GRADIENT)
     return run_program(plan, block, table.VALUE_AND_GRAD) if status == 0 else status
 
 
@@ -250,9 +242,7 @@ def check_backward(plan, block):
         status = check_flat(plan, block, arg.GRADS, load(plan, table.N_PARAMS), False, True)
     if status == 0 and given(block, arg.DX):
         status = check_samples(plan, block, arg.DX, load(plan, table.DTYPE), table.X_SHAPE, True)
-    if status == 0:
-        status = check_written(block, arg.GRADS, arg.DX)
-    return check_aliasing(block, arg.WORK) if status == 0 else status
+    return check_written(block, _BACKWARD) if status == 0 else status
 
 
 @njit

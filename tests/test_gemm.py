@@ -87,7 +87,8 @@ def make_runner(pointer, gemm_ahead, count=0):
     def run(c, c_first, ldc, a, a_first, a_row, a_col, b, b_first, ldb, m, n, k, start, bias, scratch, part, parts):
         gemm_ahead(
             pointer(c, c_first), ldc, pointer(a, a_first), a_row, a_col, pointer(b, b_first), ldb, m, n, k, start,
-            pointer(bias, 0), pointer(scratch, GUARD), part, parts, pointer(c, NOWHERE), count,
+            pointer(bias, 0), pointer(scratch, GUARD), scratch.size - 2 * GUARD, part, parts, pointer(c, NOWHERE),
+            count,
         )  # fmt: skip
 
     return run
@@ -208,6 +209,29 @@ def test_bits_of_packed_products(dtype, transposed):
         for start in STARTS:
             result = case.product(start)
             assert np.array_equal(bits(result), bits(expected(case, start))), (m, n, k, start)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_too_little_scratch_is_left_alone(dtype):
+    """A product packs only into scratch that is long enough; without it the bits are the same."""
+    for m, n, k in LARGE:
+        case = Case(m, n, k, dtype)
+        wanted = case.product(ZERO)
+        for parts in (1, 3):
+            for elements in (0, 1, gemm_scratch(m, n, k, parts) - 1):
+                found = case.product(ZERO, parts, scratch_size=elements)
+                assert np.array_equal(bits(found), bits(wanted)), (m, n, k, elements)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_empty_operand_is_a_matrix_of_zeros(dtype):
+    """The address of an empty array is null whatever the offset, and nothing is read there."""
+    for m, n, k in [(5, 7, 3), (1, 33, 4), (9, 1, 6), LARGE[0]]:
+        for name in ("a", "b"):
+            case = Case(m, n, k, dtype)
+            setattr(case, name, np.empty(0, dtype))
+            for start in STARTS:
+                assert np.array_equal(bits(case.product(start)), bits(case.first(start))), (m, n, k, name, start)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

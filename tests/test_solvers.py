@@ -77,8 +77,14 @@ def test_in_njit():
     assert outcome == solvers.GRADIENT
     assert evaluations < 100
     assert np.abs(theta - np.arange(7)).max() <= 1e-9
-    with pytest.raises(ValueError, match="do not fit each other"):
+    with pytest.raises(ValueError, match="grad must have as many elements as theta"):
         minimise_in_njit(theta, np.empty(6), nbprop.lbfgs_state(7))
+    with pytest.raises(ValueError, match="does not fit theta"):
+        minimise_in_njit(theta, grad, nbprop.lbfgs_state(6))
+    damaged = nbprop.lbfgs_state(7)
+    damaged[solvers._STORED] = 1e9
+    with pytest.raises(ValueError, match="numbers that the solver never writes"):
+        minimise_in_njit(theta, grad, damaged)
 
 
 def test_a_region_where_the_loss_is_not_finite():
@@ -138,7 +144,7 @@ def test_bad_input():
     theta, grad, state = np.ones(3), np.ones(3), nbprop.lbfgs_state(3)
     with pytest.raises(ValueError, match=r"grad must have shape \(3,\)"):
         nbprop.lbfgs_step(state, theta, 1.0, np.ones(2))
-    with pytest.raises(ValueError, match="state must have shape"):
+    with pytest.raises(ValueError, match="state does not fit theta"):
         nbprop.lbfgs_step(state[:20], theta, 1.0, grad)
     with pytest.raises(TypeError, match="theta must hold float64, got float32"):
         nbprop.lbfgs_step(state, theta.astype(np.float32), 1.0, grad)
@@ -146,3 +152,22 @@ def test_bad_input():
         nbprop.lbfgs_state(3, memory=0)
     with pytest.raises(ValueError, match="gtol must be at least 0"):
         nbprop.lbfgs_state(3, gtol=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [(solvers._N, 1e7), (solvers._N, np.nan), (solvers._MEMORY, -1e12), (solvers._MEMORY, np.nan),
+     (solvers._MEMORY, 0), (solvers._STORED, 1e9), (solvers._STORED, -1), (solvers._NEWEST, -1e12),
+     (solvers._NEWEST, 10), (solvers._NEWEST, 0.5), (solvers._NEWEST, np.inf)],
+)  # fmt: skip
+def test_a_state_that_was_edited_is_refused(word, value):
+    state, theta = nbprop.lbfgs_state(3), np.ones(3)
+    assert nbprop.lbfgs_step(state, theta, 1.0, np.ones(3)) == 0
+    state[word] = value
+    before, at = state.copy(), theta.copy()
+    with pytest.raises(
+        ValueError, match=r"lbfgs_step: state (holds numbers that the solver never writes|does not fit)"
+    ):
+        nbprop.lbfgs_step(state, theta, 0.5, np.ones(3))
+    assert np.array_equal(state, before, equal_nan=True)
+    assert np.array_equal(theta, at)

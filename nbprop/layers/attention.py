@@ -66,7 +66,7 @@ def scores(block, x, first, row, turned, keys, depth, start):
     product(
         (
             *(pointer(block, 0), QUERIES, pointer(x, first), row, 1, pointer(turned, 0), QUERIES),
-            *(keys, QUERIES, depth, start, pointer(block, 0), pointer(block, 0), 0, 1),
+            *(keys, QUERIES, depth, start, pointer(block, 0), pointer(block, 0), 0, 0, 1),
         )
     )
 
@@ -77,7 +77,7 @@ def over_keys(y, y_first, y_row, block, x, x_first, x_row, queries, keys, depth,
     product(
         (
             *(pointer(y, y_first), y_row, pointer(block, 0), 1, QUERIES, pointer(x, x_first), x_row),
-            *(queries, depth, keys, start, pointer(y, y_first), pointer(block, 0), 0, 1),
+            *(queries, depth, keys, start, pointer(y, y_first), pointer(block, 0), 0, 0, 1),
         )
     )
 
@@ -88,7 +88,7 @@ def over_queries(y, y_first, y_row, block, x, x_first, x_row, queries, keys, dep
     product(
         (
             *(pointer(y, y_first), y_row, pointer(block, 0), QUERIES, 1, pointer(x, x_first), x_row),
-            *(keys, depth, queries, ACCUMULATE, pointer(y, y_first), pointer(block, 0), 0, 1),
+            *(keys, depth, queries, ACCUMULATE, pointer(y, y_first), pointer(block, 0), 0, 0, 1),
         )
     )
 

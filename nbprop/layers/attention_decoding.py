@@ -34,7 +34,7 @@ def attention_decode(y, scratch, cache, qkv, n, positions, heads, depth, step, p
         product(
             (
                 *(pointer(p, 0), positions, pointer(qkv, q), depth, 1, pointer(keys, 0), positions),
-                *(1, step + 1, depth, ZERO, pointer(p, 0), pointer(p, 0), 0, 1),
+                *(1, step + 1, depth, ZERO, pointer(p, 0), pointer(p, 0), 0, 0, 1),
             )
         )
         top, scale = row_max(p), like(p[0], 1.0 / math.sqrt(depth))
@@ -46,7 +46,7 @@ def attention_decode(y, scratch, cache, qkv, n, positions, heads, depth, step, p
         product(
             (
                 *(pointer(y, out), depth, pointer(p, 0), positions, 1, pointer(values, 0), depth),
-                *(1, depth, step + 1, ZERO, pointer(y, out), pointer(y, out), 0, 1),
+                *(1, depth, step + 1, ZERO, pointer(y, out), pointer(y, out), 0, 0, 1),
             )
         )
 

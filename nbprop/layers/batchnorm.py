@@ -199,7 +199,7 @@ def batchnorm_backward(dx, dy, x, statistics, s, totals, n, rows, size, fixed, p
         _projected(dx_row, dy_row, x_row, mean, rest, r, s, p, q, weight)
 
 
-@kernel
+@kernel(optional=("s_dot", "b_dot"))
 def batchnorm_tangent(y_dot, x, x_dot, statistics, along, s, s_dot, b_dot, n, rows, size, fixed, part, parts):
     """y' = s k + s' x^ + b'; a direction that is empty is zero.
 

@@ -39,7 +39,7 @@ def copy(y, x, n, size, part, parts):
         y[i] = x[i]
 
 
-@kernel
+@kernel(optional=("x",))
 def copy_or_zero(y, x, n, size, part, parts):
     """y = x, or 0 where x is empty. y OUT, x IN: (n, size)."""
     start, stop = share_blocks(n * size, part, parts)
@@ -51,6 +51,14 @@ def copy_or_zero(y, x, n, size, part, parts):
     x = x[start:stop]
     for i in range(y.size):
         y[i] = x[i]
+
+
+@kernel(optional=("v",))
+def parameters_or_zero(y, v, n, part, parts):
+    """y = v, or 0 where v is empty. y OUT, v IN: a parameter's part of a direction, of any size."""
+    start, stop = share_blocks(y.size, part, parts)
+    for i in range(start, stop):
+        y[i] = v[i] if v.size > 0 else like(y[i], 0.0)
 
 
 @kernel

@@ -35,7 +35,7 @@ from nbprop.numerics.windows import (
 # image's.
 
 
-@kernel(uses=(SEGMENTED,))
+@kernel(uses=(SEGMENTED,), optional=("w", "b"))
 def conv_forward(
     y, scratch, x, w, b, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
     dilation_w, groups, out_h, out_w, adding, part, parts

@@ -32,7 +32,7 @@ def dense_forward(y, scratch, x, w, b, n, rows, n_in, n_out, part, parts):
     times_weight(y, x, w, start, b, scratch, n * rows, n_in, n_out, part, parts)
 
 
-@kernel(uses=(GEMM,))
+@kernel(uses=(GEMM,), optional=("x_dot", "w_dot", "b_dot"))
 def dense_tangent(y_dot, scratch, x, x_dot, w, w_dot, b_dot, n, rows, n_in, n_out, part, parts):
     """y' = x W' + b' + x' W, the derivative of y along x' and (W', b'); a direction that is empty is zero.
 
@@ -61,7 +61,7 @@ def dense_backward_parameters(
         first, last = share(count, part, parts)
         for i in range(first, last):
             some_dw, some_db, some_x, some_dz, m = piece_of(scratch, i, count, x, dz, n * rows, n_in, n_out)
-            weight_gradient(some_dw, some_x, some_dz, ZERO, scratch, m, n_in, n_out, 0, 1)
+            weight_gradient(some_dw, some_x, some_dz, ZERO, scratch[:0], m, n_in, n_out, 0, 1)
             sum_of_rows(some_db[: db.size], some_dz, False, m, n_out, 0, 1)
         return
     start = ACCUMULATE if w_again + accumulate > 0 else ZERO
@@ -69,7 +69,7 @@ def dense_backward_parameters(
     sum_of_rows(db, dz, b_again + accumulate > 0, n * rows, n_out, part, parts)
 
 
-@kernel(uses=(GEMM,))
+@kernel(uses=(GEMM,), optional=("x_dot",))
 def dense_parameters_tangent(
     dw_dot, db_dot, scratch, x, x_dot, dz, dz_dot, n, rows, n_in, n_out, w_again, b_again, pieces, part, parts
 ):
@@ -83,10 +83,10 @@ def dense_parameters_tangent(
         first, last = share(count, part, parts)
         for i in range(first, last):
             dw, db, some_x, some_dz_dot, m = piece_of(scratch, i, count, x, dz_dot, n * rows, n_in, n_out)
-            weight_gradient(dw, some_x, some_dz_dot, ZERO, scratch, m, n_in, n_out, 0, 1)
+            weight_gradient(dw, some_x, some_dz_dot, ZERO, scratch[:0], m, n_in, n_out, 0, 1)
             if x_dot.size > 0:
                 _, _, some_x_dot, some_dz, _ = piece_of(scratch, i, count, x_dot, dz, n * rows, n_in, n_out)
-                weight_gradient(dw, some_x_dot, some_dz, ACCUMULATE, scratch, m, n_in, n_out, 0, 1)
+                weight_gradient(dw, some_x_dot, some_dz, ACCUMULATE, scratch[:0], m, n_in, n_out, 0, 1)
             sum_of_rows(db[: db_dot.size], some_dz_dot, False, m, n_out, 0, 1)
         return
     start = ACCUMULATE if w_again > 0 else ZERO
@@ -96,7 +96,7 @@ def dense_parameters_tangent(
     sum_of_rows(db_dot, dz_dot, b_again > 0, n * rows, n_out, part, parts)
 
 
-@kernel
+@kernel(optional=("w",))
 def dense_transpose(wt, w, n, rows, n_in, n_out, part, parts):
     """wt = W^T. wt OUT (n_out, n_in), w IN (n_in, n_out), or empty: a direction that is zero.
 
@@ -121,7 +121,7 @@ def dense_backward_input(dx, scratch, dz, wt, w, n, rows, n_in, n_out, part, par
         product(
             (
                 *(pointer(dx, 0), 1, pointer(w, 0), n_out, 1, pointer(dz, 0), 1, n_in, 1, n_out),
-                *(ZERO, pointer(dx, 0), pointer(scratch, 0), part, parts),
+                *(ZERO, pointer(dx, 0), pointer(scratch, 0), scratch.size, part, parts),
             )
         )
         return

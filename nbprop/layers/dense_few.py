@@ -37,7 +37,7 @@ def dense_backward_few(dx, scratch, dz, w, n, rows, n_in, n_out, part, parts):
         product(
             (
                 *(pointer(dx, 0), 1, pointer(w, 0), n_out, 1, pointer(dz, 0), 1, n_in, 1, n_out),
-                *(ZERO, pointer(dx, 0), pointer(scratch, 0), part, parts),
+                *(ZERO, pointer(dx, 0), pointer(scratch, 0), scratch.size, part, parts),
             )
         )
         return

@@ -14,7 +14,7 @@ def times_weight(y, x, w, start, b, scratch, m, n_in, n_out, part, parts):
     product(
         (
             *(pointer(y, 0), n_out, pointer(x, 0), n_in, 1, pointer(w, 0), n_out, m, n_out, n_in),
-            *(start, pointer(b, 0), pointer(scratch, 0), part, parts),
+            *(start, pointer(b, 0), pointer(scratch, 0), scratch.size, part, parts),
         )
     )
 
@@ -25,7 +25,7 @@ def weight_gradient(dw, x, dz, start, scratch, m, n_in, n_out, part, parts):
     product(
         (
             *(pointer(dw, 0), n_out, pointer(x, 0), 1, n_in, pointer(dz, 0), n_out, n_in, n_out, m),
-            *(start, pointer(dw, 0), pointer(scratch, 0), part, parts),
+            *(start, pointer(dw, 0), pointer(scratch, 0), scratch.size, part, parts),
         )
     )
 
@@ -49,6 +49,6 @@ def sum_of_rows(db, dz, adding, m, n_out, part, parts):
         product(
             (
                 *(pointer(db, 0), n_out, pointer_to_one(db), 0, 0, pointer(dz, 0), n_out, 1, n_out, m),
-                *(start, pointer(db, 0), pointer(db, 0), part, parts),
+                *(start, pointer(db, 0), pointer(db, 0), 0, part, parts),
             )
         )

@@ -134,7 +134,7 @@ def gru_forward(h, g, q, scratch, u, a, n, positions, width, piece, lengths_addr
                 copy_row(h_row, h_before)
 
 
-@kernel(uses=(GEMM,))
+@kernel(uses=(GEMM,), optional=("u_dot",))
 def gru_tangent(
     h_dot,
     g_dot,
@@ -248,7 +248,7 @@ def gru_recurrent_bias(da, du, n, positions, width, again, accumulate, part, par
     product(
         (
             *(pointer(da, 0), width, pointer_to_one(da), 0, 0, pointer(du, 2 * width), gates, 1, width, positions * n),
-            *(start, pointer(da, 0), pointer(da, 0), part, parts),
+            *(start, pointer(da, 0), pointer(da, 0), 0, part, parts),
         )
     )
 

@@ -103,7 +103,7 @@ def layernorm_forward(y, statistics, x, s, b, n, rows, size, epsilon_bits, cente
                     y_row[j] += b[j]
 
 
-@kernel
+@kernel(optional=("s_dot", "b_dot"))
 def layernorm_tangent(
     y_dot, scratch, x, x_dot, statistics, s, s_dot, b_dot, n, rows, size, centered, affine, part, parts
 ):

@@ -145,7 +145,7 @@ def lstm_forward(h, c, z, scratch, u, n, positions, width, piece, lengths_addres
                 copy_row(c[here], c[before])
 
 
-@kernel(uses=(GEMM,))
+@kernel(uses=(GEMM,), optional=("u_dot",))
 def lstm_tangent(
     h_dot,
     c_dot,

@@ -21,7 +21,7 @@ def positions_forward(y, x, p, n, size, first_by_step, step, part, parts):
         start += count
 
 
-@kernel
+@kernel(optional=("x_dot", "p_dot"))
 def positions_tangent(y_dot, x_dot, p_dot, n, size, part, parts):
     """y' = x' + p'; a direction that is empty is zero. y_dot OUT, x_dot IN (n, size), p_dot IN (size,)."""
     zero = like(y_dot[0], 0.0)

@@ -48,7 +48,7 @@ def add_product_ahead(
     product_ahead(
         (
             *(pointer(c, c_first), c_width, pointer(a, a_first), a_width, 1, pointer(w, w_first), w_width),
-            *(rows, columns, a_width, ACCUMULATE, pointer(c, 0), pointer(scratch, part * piece), 0, 1),
+            *(rows, columns, a_width, ACCUMULATE, pointer(c, 0), pointer(scratch, part * piece), piece, 0, 1),
             *(pointer(ahead, at), count),
         )
     )

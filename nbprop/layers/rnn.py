@@ -47,7 +47,7 @@ def rnn_forward(h, z, scratch, u, n, positions, width, code, piece, lengths_addr
                 copy_row(h_row, h[at + i * width : at + (i + 1) * width])
 
 
-@kernel(uses=(GEMM,))
+@kernel(uses=(GEMM,), optional=("u_dot",))
 def rnn_tangent(
     h_dot, z_dot, scratch, h, u, u_dot, n, positions, width, code, piece, lengths_address, lengths_code, part, parts
 ):

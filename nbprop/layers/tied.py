@@ -41,7 +41,7 @@ def tied_decode(y, x, e, b, n, rows, n_in, n_out, part, parts):
         product(
             (
                 *(pointer(out, 0), 1, pointer(e, first * n_in), n_in, 1, pointer(x, i * n_in), 1),
-                *(last - first, 1, n_in, start, pointer(out, 0), pointer(out, 0), 0, 1),
+                *(last - first, 1, n_in, start, pointer(out, 0), pointer(out, 0), 0, 0, 1),
             )
         )
 

@@ -29,9 +29,9 @@ A product with one column (n = 1, contiguous A and B) is the exception: it adds 
 
 The calls of a dense layer, for x (n, n_in), w (n_in, n_out), y (n, n_out)
 ---------------------------------------------------------------------------
-- y = x w + b: ``gemm(y, n_out, x, n_in, 1, w, n_out, n, n_out, n_in, BIAS, b, scratch, part, parts)``
-- dw = x^T dy: ``gemm(dw, n_out, x, 1, n_in, dy, n_out, n_in, n_out, n, ZERO, dw, scratch, part, parts)``
-- dx = dy w^T: ``gemm(dx, n_in, dy, n_out, 1, wt, n_in, n, n_in, n_out, ZERO, dx, scratch, part, parts)`` after
+- y = x w + b: ``gemm(y, n_out, x, n_in, 1, w, n_out, n, n_out, n_in, BIAS, b, scratch, room, part, parts)``
+- dw = x^T dy: ``gemm(dw, n_out, x, 1, n_in, dy, n_out, n_in, n_out, n, ZERO, dw, scratch, room, part, parts)``
+- dx = dy w^T: ``gemm(dx, n_in, dy, n_out, 1, wt, n_in, n, n_in, n_out, ZERO, dx, scratch, room, part, parts)`` after
   ``transpose(wt, w, n_in, n_out, part, parts)``
 
 A convolution calls it with rows of A that overlap: windows of one line of the image, a_row = stride * channels.
@@ -40,7 +40,7 @@ A convolution calls it with rows of A that overlap: windows of one line of the i
 import numba
 
 from nbprop.jit import njit
-from nbprop.numerics.tile import HEIGHTS, block, copy, dots, itemsize, pointer, transpose_square
+from nbprop.numerics.tile import HEIGHTS, block, copy, dots, is_null, itemsize, pointer, transpose_square
 from nbprop.numerics.vectors import VECTOR_BYTES
 
 # What C starts from.
@@ -108,7 +108,7 @@ def gemm_scratch(m, n, k, parts):
 
 
 @_inline
-def gemm(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, part, parts):
+def gemm(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, room, part, parts):
     """C (m, n) = start + A (m, k) B (k, n), or one share of it.
 
     c, ldc : OUT (INOUT to accumulate), address and row stride in elements; unit column stride
@@ -116,22 +116,28 @@ def gemm(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, part, p
     b, ldb : IN, address and row stride; unit column stride
     start : ZERO, ACCUMULATE or BIAS
     bias : IN (n,), read for BIAS alone
-    scratch : `gemm_scratch(m, n, k, parts)` elements that all shares are given alike; each uses its own piece
+    scratch, room : address of so many elements that all shares are given alike; each uses its own piece.  With fewer
+        than `gemm_scratch(m, n, k, parts)`, with none for example, nothing is packed: slower where sizes are large, the
+        same bits
     part, parts : compute share `part` of `parts`; shares write disjoint pieces of C and wait for nothing
 
-    Addresses come from `pointer(array, offset)`.  C overlaps neither A, B nor scratch.
+    Addresses come from `pointer(array, offset)`.  C overlaps neither A, B nor scratch.  Where A or B is null (an
+    empty array's address), it counts as zeros: C = start.
     """
-    gemm_ahead(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, part, parts, c, 0)
+    gemm_ahead(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, room, part, parts, c, 0)
 
 
 @njit
-def gemm_ahead(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, part, parts, ahead, count):
+def gemm_ahead(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, room, part, parts, ahead, count):
     """`gemm`, while what the caller needs next comes into the second level cache.
 
     ahead, count : address of `count` elements, 0 for none; a hint, which products that pack or copy do not take
     """
     if m <= 0 or n <= 0:
         return
+    if is_null(a) or is_null(b):
+        k = 0
+        count = 0
     lanes = VECTOR_BYTES // itemsize(c)
     if n == 1 and a_col == 1 and ldb == 1 and ldc == 1:
         first = _begin(m, 8, part, parts)
@@ -149,7 +155,7 @@ def gemm_ahead(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, p
     if start == BIAS:
         s = bias
         s_row = 0
-    packs = _packs(m, n, k) and (a_col == 1 or a_row == 1)
+    packs = _packs(m, n, k) and (a_col == 1 or a_row == 1) and room >= gemm_scratch(m, n, k, parts)
     if parts == 1 and not packs:
         _unpacked(c, ldc, a, a_row, a_col, b, ldb, m, n, k, s, s_row, start == ZERO, lanes, ahead, count)
         return

@@ -359,9 +359,11 @@ def kernel_arguments(arrays, scalars, frame_words):
                 space, offset, length = (word(words, position + k) for k in range(3))
                 position += 3
                 start = builder.load(_pointer(builder, base, WORD, space))
+                # An array that was not given is empty and lies nowhere: see `pointer` in tile.py.
                 absent = builder.icmp_unsigned("==", start, ir.Constant(WORD, 0))
                 length = builder.select(absent, ir.Constant(WORD, 0), length)
                 address = builder.add(start, builder.mul(offset, ir.Constant(WORD, itemsize)))
+                address = builder.select(absent, ir.Constant(WORD, 0), address)
                 bound.append(make_array(context, builder, array_type, address, length))
             for name in scalars:
                 if name == "part":

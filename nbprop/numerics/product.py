@@ -14,7 +14,7 @@ def _signature(dtype):
         *(pointer, size),  # b, ldb
         *(size, size, size),  # m, n, k
         *(size, pointer),  # start, bias
-        *(pointer, size, size),  # scratch, part, parts
+        *(pointer, size, size, size),  # scratch, room, part, parts
         *(pointer, size),  # ahead, count
     )
 

@@ -54,6 +54,9 @@ def pointer(typingctx, base, offset):
 
     An address is one machine word and forgets rank, layout and whether the array is read-only, so kernels that take
     addresses are compiled once for each dtype.  The array must stay alive and in place while the address is used.
+
+    An empty array has no elements, so its address is null, whatever the offset: an operand that a caller did not give
+    can never be taken for memory at the offset.  `is_null` tells, and a product with it is a product with zeros.
     """
     if not isinstance(base, types.Array | types.CPointer):
         raise NumbaTypeError(f"pointer() takes an array or a pointer, got {base}")
@@ -61,11 +64,23 @@ def pointer(typingctx, base, offset):
 
     def codegen(context, builder, signature, args):
         address, index = args
-        if isinstance(signature.args[0], types.Array):
-            address = context.make_array(signature.args[0])(context, builder, address).data
-        return builder.gep(address, [index])
+        if not isinstance(signature.args[0], types.Array):
+            return builder.gep(address, [index])
+        array = context.make_array(signature.args[0])(context, builder, address)
+        empty = builder.icmp_signed("==", array.nitems, INT(0))
+        return builder.select(empty, array.data.type(None), builder.gep(array.data, [index]))
 
     return result(base, types.intp), codegen
+
+
+@intrinsic
+def is_null(typingctx, base):
+    """Whether a pointer is that of an empty array."""
+
+    def codegen(context, builder, signature, args):
+        return builder.icmp_unsigned("==", args[0], args[0].type(None))
+
+    return types.boolean(base), codegen
 
 
 @intrinsic
