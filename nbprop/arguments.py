@@ -22,17 +22,17 @@ PLAN, CALL_STEP = ARGUMENTS, ARGUMENTS + 1  # what a status may name beside the 
 
 # What each function of a plan writes. It shares memory with no other argument of the call: `check_written`.
 WRITTEN = {
-    "forward": (Y, WORK, STATE),
-    "value": (WORK, STATE),
-    "value_and_grad": (GRADS, WORK, STATE),
-    "backward": (GRADS, DX, WORK, STATE),
-    "vjp": (GRADS, DX, WORK, STATE),
-    "jvp": (OUT, WORK, STATE),
-    "hvp": (OUT, WORK, STATE),
-    "gauss_newton_product": (OUT, WORK, STATE),
-    "fisher_product": (OUT, WORK, STATE),
-    "per_sample_grads": (OUT, WORK, STATE),
-    "jacobian": (OUT, WORK, STATE),
+    "forward": (STATE, WORK, Y),
+    "value": (STATE, WORK),
+    "value_and_grad": (STATE, WORK, GRADS),
+    "backward": (STATE, GRADS, DX, WORK),
+    "vjp": (STATE, GRADS, DX, WORK),
+    "jvp": (STATE, OUT, WORK),
+    "hvp": (STATE, OUT, WORK),
+    "gauss_newton_product": (STATE, OUT, WORK),
+    "fisher_product": (STATE, OUT, WORK),
+    "per_sample_grads": (STATE, OUT, WORK),
+    "jacobian": (STATE, OUT, WORK),
 }
 
 # A description's words. Compiled code indexes the block by word number: an address computed first, block + 8 * offset,
