@@ -1,12 +1,14 @@
 """Networks with their parameters in files: safetensors, which other frameworks read, the description in its metadata.
 
 One tensor for each name of `nbprop.views`, and for each piece of layer state that belongs to no sample where the state
-was given, in the parameters' own dtype. The metadata has one key, "nbprop", a JSON object of the format's version and
-the network. With one key and sorted tensors a file's bytes depend on its contents alone.
+was given, in the parameters' own dtype. The metadata has one key, "nbprop", a JSON object of the format's version, the
+network, and a checksum of both network and tensors. With one key and sorted tensors a file's bytes depend on its
+contents alone.
 """
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -20,6 +22,7 @@ from nbprop.plan import Plan, first_state
 
 FORMAT = 1
 _KEY = "nbprop"
+_PIECE = 1 << 22  # bytes read at a time
 _AS_IT_WAS = "could not be written and is as it was"
 _DTYPES = {"F32": np.float32, "F64": np.float64}
 
@@ -63,9 +66,24 @@ def save(path, net, params, state=None):
     check_flat("save: params", params, net.n_params)
     if params.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"save: params must hold float32 or float64, got {params.dtype}")
-    description = json.dumps({"format": FORMAT, "network": net.to_config()})
     tensors = views(net, params.view(np.ndarray)) | _state_tensors(net, params, state)
+    config = net.to_config()
+    description = json.dumps({"format": FORMAT, "network": config, "digest": digest(tensors, config)})
     write_atomically(path, lambda temporary: save_file(tensors, temporary, {_KEY: description}))
+
+
+def digest(tensors, description=None):
+    """Checksum of a file's contents: 32 hexadecimal digits of BLAKE2b.
+
+    tensors: {name: C-contiguous array}; their names, dtypes, shapes and bytes count, their order does not. description:
+    what else is to be covered, anything that JSON can hold; it counts as JSON gives it back. Arrays are not copied.
+    """
+    found = hashlib.blake2b(json.dumps(description, sort_keys=True).encode(), digest_size=16)
+    for name in sorted(tensors):
+        array = tensors[name]
+        found.update(repr((name, array.dtype.str, tuple(array.shape))).encode())
+        found.update(array.reshape(-1).view(np.uint8))
+    return found.hexdigest()
 
 
 def _state_tensors(net, params, state):
@@ -133,12 +151,14 @@ def load(path):
     Raises
     ------
     ValueError
-        For a file that is cut, has bytes too many, is something else, comes from a newer version, or whose tensors are
-        not those of its network; says which.
+        For a file that is cut, has bytes too many, is something else, comes from a newer version, whose tensors are not
+        those of its network, or that is not as it was saved (its checksum; a file without one is taken as it is); says
+        which.
     OSError
         When there is no such file, or it may not be read.
     """
-    return _opened("load", path, _params)
+    net, params, _ = _read("load", path)
+    return net, params
 
 
 def load_state(path, plan):
@@ -175,25 +195,23 @@ def load_state(path, plan):
     if not isinstance(plan, Plan):
         raise TypeError(f"load_state: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
 
-    def read(name, net, file):
-        if net != plan.net:
-            raise ValueError(f"load_state: {name} holds {net}, the plan is of {plan.net}")
-        layout, stored = _check_tensors("load_state", name, net, file), set(file.keys())
-        state = first_state(plan)
-        for piece, (offset, size) in layout.items():
-            if piece not in stored:
-                raise ValueError(f"load_state: {name} has no layer state; save it with save(path, net, params, state)")
-            tensor = file.get_tensor(piece)
-            if tensor.dtype != plan.dtype:
-                raise ValueError(f"load_state: {name} holds {tensor.dtype}, the plan is of {plan.dtype}")
-            state[offset : offset + size] = tensor
-        return plan.new_state(state)
-
-    return _opened("load_state", path, read)[1]
+    net, params, stored = _read("load_state", path)
+    name = os.fspath(path)
+    if net != plan.net:
+        raise ValueError(f"load_state: {name} holds {net}, the plan is of {plan.net}")
+    layout, _ = state_layout(net)
+    if layout and not stored:
+        raise ValueError(f"load_state: {name} has no layer state; save it with save(path, net, params, state)")
+    if stored and params.dtype != plan.dtype:
+        raise ValueError(f"load_state: {name} holds {params.dtype}, the plan is of {plan.dtype}")
+    state = first_state(plan)
+    for piece, (offset, size) in layout.items():
+        state[offset : offset + size] = stored[piece]
+    return plan.new_state(state)
 
 
-def _opened(function, path, read):
-    """(net, read(name, net, file)) of a file."""
+def _read(function, path):
+    """(net, params, {name: piece of layer state}) of a file, once all of it has been found to fit."""
     from safetensors import SafetensorError, safe_open
 
     name = os.fspath(path)
@@ -201,44 +219,70 @@ def _opened(function, path, read):
         pass
     try:
         with safe_open(name, framework="numpy") as file:
-            net = _network(name, file.metadata() or {})
-            return net, read(name, net, file)
+            net, config, checksum = _network(function, name, file.metadata() or {})
+            layout, dtype = _check_tensors(function, name, net, file)
+            params = np.empty(net.n_params, dtype)
+            tensors = views(net, params)
+            for path_inside, view in tensors.items():
+                _fill(view, file.get_slice(path_inside))
+            state = {piece: file.get_tensor(piece) for piece in layout}
     except SafetensorError as error:
         raise ValueError(f"{function}: {name}: {_damage(name)} ({error})") from None
+    if checksum is not None and checksum != digest(tensors | state, config):
+        raise ValueError(f"{function}: {name} is damaged: its contents do not fit its checksum; they have been changed")
+    return net, params, state
 
 
-def _network(name, metadata):
-    """The network of a file's metadata."""
+def _fill(view, stored):
+    """Copy a stored tensor, a piece at a time: the library makes a copy of whatever it is asked for."""
+    if view.ndim == 0:
+        view[...] = stored[...]
+        return
+    rows = max(1, _PIECE // max(1, view[:1].nbytes))
+    for first in range(0, len(view), rows):
+        view[first : first + rows] = stored[first : min(first + rows, len(view))]
+
+
+def _network(function, name, metadata):
+    """(network, its description, checksum or None) of a file's metadata."""
     if _KEY not in metadata:
         raise ValueError(
-            f"load: {name} is a safetensors file of something else: its metadata describes no nbprop network"
+            f"{function}: {name} is a safetensors file of something else: its metadata describes no nbprop network"
         )
     try:
         description = json.loads(metadata[_KEY])
         version, config = description["format"], description["network"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"load: {name}: its description of the network is damaged: {error!r}") from None
+        checksum, unknown = description.get("digest"), set(description) - {"format", "network", "digest"}
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{function}: {name}: its description of the network is damaged: {error!r}") from None
     if type(version) is not int or version < 1:
-        raise ValueError(f"load: {name}: its format must be a positive integer, got {version!r}")
+        raise ValueError(f"{function}: {name}: its format must be a positive integer, got {version!r}")
     if version > FORMAT:
         raise ValueError(
-            f"load: {name} has format {version} and this nbprop reads up to {FORMAT}; install a newer nbprop"
+            f"{function}: {name} has format {version} and this nbprop reads up to {FORMAT}; install a newer nbprop"
         )
+    if unknown:
+        raise ValueError(f"{function}: {name}: its description of the network is damaged: unknown {min(unknown)!r}")
     try:
-        return Network.from_json(json.dumps(config))
+        return Network.from_json(json.dumps(config)), config, checksum
     except ValueError as error:
         hint = "; import the module that defines it first" if "layer kind" in str(error) else ""
-        raise ValueError(f"load: {name}: {error}{hint}") from None
+        raise ValueError(f"{function}: {name}: {error}{hint}") from None
 
 
 def _check_tensors(function, name, net, file):
-    """Every tensor is one that the network has, in its shape and of one dtype; the layout of the network's state."""
+    """Every tensor is one that the network has, in its shape and of one dtype.
+
+    Returns what is stored of the layout of the network's layer state, and the dtype.
+    """
     layout, _ = state_layout(net)
     shapes = {path: slot.parameter.shape for path, slot in net.slots.items()}
     found, wanted = set(file.keys()), set(shapes)
     if found & set(layout):
         wanted |= set(layout)
         shapes |= {path: (size,) for path, (_, size) in layout.items()}
+    else:
+        layout = {}
     for said, paths in (("lacks", wanted - found), ("has, besides the network's,", found - wanted)):
         if paths:
             raise ValueError(f"{function}: {name} {said} the tensor {', '.join(sorted(paths))}")
@@ -250,17 +294,7 @@ def _check_tensors(function, name, net, file):
         dtypes.add(tensor.get_dtype())
     if len(dtypes) > 1 or not dtypes <= set(_DTYPES):
         raise ValueError(f"{function}: {name}: its tensors must all be F32 or all F64, got {', '.join(sorted(dtypes))}")
-    return layout
-
-
-def _params(name, net, file):
-    """The flat parameters, once every tensor has been found to fit."""
-    _check_tensors("load", name, net, file)
-    kinds = {_DTYPES[file.get_slice(path).get_dtype()] for path in net.slots}
-    params = np.empty(net.n_params, kinds.pop() if kinds else np.float64)
-    for path, view in views(net, params).items():
-        view[...] = file.get_tensor(path)
-    return params
+    return layout, _DTYPES[dtypes.pop()] if dtypes else np.float64
 
 
 def _damage(name):

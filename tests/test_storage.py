@@ -243,6 +243,95 @@ def test_random_damage_is_refused_or_harmless(tmp_path):
     assert len(refused) > 150
 
 
+def header_and_tensors(path):
+    """The header of a file as Python's objects, and the bytes behind it."""
+    whole = path.read_bytes()
+    stop = 8 + int.from_bytes(whole[:8], "little")
+    return json.loads(whole[8:stop]), whole[stop:]
+
+
+def write_raw(path, header, tensors):
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + tensors)
+
+
+def test_any_bit_flipped_in_the_tensors_is_refused(tmp_path):
+    """In parameters and in layer state, by both functions that read them."""
+    path, plan = tmp_path / "net.safetensors", nbprop.plan(NORMED, mode="inference")
+    nbprop.save(path, NORMED, nbprop.init(NORMED), nbprop.layer_state(plan))
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    for position in range(start, len(whole), 5):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=f"load: {path} is damaged: .* checksum"):
+            nbprop.load(path)
+        with pytest.raises(ValueError, match=f"load_state: {path} is damaged: .* checksum"):
+            nbprop.load_state(path, plan)
+    path.write_bytes(whole)
+    assert nbprop.load(path)[0] == NORMED
+
+
+def test_an_edited_header_is_refused(tmp_path):
+    """What leaves every shape as it is: dtypes, two tensors exchanged, a number or a name in the description."""
+    elu = nbprop.network((4,), nbprop.dense(4, activation="tanh"), nbprop.dense(4), nbprop.dropout(0.25))
+    path, params = tmp_path / "net.safetensors", nbprop.init(elu, dtype=np.float32)
+
+    def edit(change):
+        nbprop.save(path, elu, params)
+        header, tensors = header_and_tensors(path)
+        change(header)
+        write_raw(path, header, tensors)
+        with pytest.raises(ValueError, match=f"load: {path}"):
+            nbprop.load(path)
+
+    def reread(header):
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                tensor["dtype"] = "I32"
+
+    def exchange(header):
+        first, second = header["0.dense.weight"], header["1.dense.weight"]
+        first["data_offsets"], second["data_offsets"] = second["data_offsets"], first["data_offsets"]
+
+    def replace(old, new):
+        def change(header):
+            assert old in header["__metadata__"]["nbprop"]
+            header["__metadata__"]["nbprop"] = header["__metadata__"]["nbprop"].replace(old, new)
+
+        return change
+
+    for change in (reread, exchange, replace("0.25", "0.35"), replace("tanh", "gelu"), replace('"digest"', '"dogest"')):
+        edit(change)
+
+
+def test_files_without_a_checksum_are_read(tmp_path):
+    """Those of other programs, and of nbprop before it wrote one."""
+    path, params = stored(tmp_path)
+    assert "digest" in json.loads(header_and_tensors(path)[0]["__metadata__"]["nbprop"])
+    net, found = nbprop.load(rewritten(path, lambda *_: None))
+    assert (net, found.tobytes()) == (NET, params.tobytes())
+
+
+def test_the_digest_covers_names_dtypes_shapes_and_bytes():
+    one = np.arange(6.0)
+    same = storage.digest({"a": one, "b": one[:2]})
+    assert storage.digest({"b": one[:2].copy(), "a": one.copy()}) == same
+    assert len(same) == 32
+    int(same, 16)
+    others = [
+        storage.digest({"a": one}),
+        storage.digest({"a": one, "c": one[:2]}),
+        storage.digest({"a": one.reshape(2, 3), "b": one[:2]}),
+        storage.digest({"a": one.view(np.int64), "b": one[:2]}),
+        storage.digest({"a": one[::-1].copy(), "b": one[:2]}),
+        storage.digest({"a": one, "b": one[:2]}, "more"),
+        storage.digest({"a": one, "b": one[:2]}, {"more": 1}),
+    ]
+    assert len({same, *others}) == 8
+
+
 def test_wrong_contents_are_refused(tmp_path):
     def refused(change, said):
         path, _ = stored(tmp_path)
