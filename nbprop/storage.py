@@ -6,12 +6,9 @@ network, and a checksum of both network and tensors. With one key and sorted ten
 contents alone.
 """
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
-import secrets
 import stat
 
 import numpy as np
@@ -19,11 +16,11 @@ import numpy as np
 from nbprop.lowering import state_layout
 from nbprop.network import Network, check_flat, views
 from nbprop.plan import Plan, first_state
+from nbprop.writing import as_path, write_atomically
 
 FORMAT = 1
 _KEY = "nbprop"
 _PIECE = 1 << 22  # bytes read at a time
-_AS_IT_WAS = "could not be written and is as it was"
 _DTYPES = {"F32": np.float32, "F64": np.float64}
 
 
@@ -63,13 +60,14 @@ def save(path, net, params, state=None):
 
     if not isinstance(net, Network):
         raise TypeError(f"save: net must be what nbprop.network(...) returns, got {type(net).__name__}")
+    name = as_path("save: path", path)
     check_flat("save: params", params, net.n_params)
     if params.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"save: params must hold float32 or float64, got {params.dtype}")
     tensors = views(net, params.view(np.ndarray)) | _state_tensors(net, params, state)
     config = net.to_config()
     description = json.dumps({"format": FORMAT, "network": config, "digest": digest(tensors, config)})
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, {_KEY: description}))
+    write_atomically(name, lambda temporary: save_file(tensors, temporary, {_KEY: description}))
 
 
 def digest(tensors, description=None):
@@ -103,44 +101,6 @@ def _state_tensors(net, params, state):
     return {name: np.ascontiguousarray(state[offset : offset + extent]) for name, (offset, extent) in layout.items()}
 
 
-def write_atomically(path, write):
-    """Make a file by write(temporary path) and put it in the place of `path` in one step, once it is on the disk.
-
-    Raises OSError when that fails; no temporary file stays behind and what `path` held before is as it was.
-    """
-    from safetensors import SafetensorError
-
-    final = os.path.realpath(path)  # through a link, to the file that it names
-    temporary = os.path.join(os.path.dirname(final), f".{os.path.basename(final)}.{secrets.token_hex(6)}.tmp")
-    try:
-        if os.path.isdir(final):
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        # Made here, with the mode that open() would give: the library's writer makes files for the owner alone.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        mode = stat.S_IMODE(os.stat(final if os.path.exists(final) else temporary).st_mode)
-        write(temporary)
-        os.chmod(temporary, mode)
-        _to_disk(temporary, os.O_RDWR)
-        os.replace(temporary, final)
-        if os.name == "posix":
-            _to_disk(os.path.dirname(final), os.O_RDONLY)
-    except OSError as error:
-        raise OSError(error.errno, f"{os.fspath(path)} {_AS_IT_WAS}: {error.strerror}") from error
-    except SafetensorError as error:
-        raise OSError(f"{os.fspath(path)} {_AS_IT_WAS}: {error}") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _to_disk(path, flags):
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def load(path):
     """Read what `save` has written.
 
@@ -157,7 +117,7 @@ def load(path):
     OSError
         When there is no such file, or it may not be read.
     """
-    net, params, _ = _read("load", path)
+    net, params, _ = _read("load", as_path("load: path", path))
     return net, params
 
 
@@ -195,8 +155,8 @@ def load_state(path, plan):
     if not isinstance(plan, Plan):
         raise TypeError(f"load_state: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
 
-    net, params, stored = _read("load_state", path)
-    name = os.fspath(path)
+    name = as_path("load_state: path", path)
+    net, params, stored = _read("load_state", name)
     if net != plan.net:
         raise ValueError(f"load_state: {name} holds {net}, the plan is of {plan.net}")
     layout, _ = state_layout(net)
@@ -210,21 +170,28 @@ def load_state(path, plan):
     return plan.new_state(state)
 
 
-def _read(function, path):
+def check_readable(function, name):
+    """A file that may be read; raises OSError, or ValueError for a pipe or device, which might never end."""
+    mode = os.stat(name).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise ValueError(f"{function}: {name} is a device or a pipe; copy what comes from it into a file")
+    with open(name, "rb"):  # its errors say better what cannot be opened than those of the library
+        pass
+
+
+def _read(function, name):
     """(net, params, {name: piece of layer state}) of a file, once all of it has been found to fit."""
     from safetensors import SafetensorError, safe_open
 
-    name = os.fspath(path)
-    with open(name, "rb"):  # its errors say better what cannot be opened
-        pass
+    check_readable(function, name)
     try:
         with safe_open(name, framework="numpy") as file:
             net, config, checksum = _network(function, name, file.metadata() or {})
             layout, dtype = _check_tensors(function, name, net, file)
             params = np.empty(net.n_params, dtype)
             tensors = views(net, params)
-            for path_inside, view in tensors.items():
-                _fill(view, file.get_slice(path_inside))
+            for path, view in tensors.items():
+                _fill(view, file.get_slice(path))
             state = {piece: file.get_tensor(piece) for piece in layout}
     except SafetensorError as error:
         raise ValueError(f"{function}: {name}: {_damage(name)} ({error})") from None

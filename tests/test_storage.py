@@ -381,6 +381,22 @@ def test_paths_that_cannot_be_read(tmp_path):
         nbprop.load(tmp_path)
 
 
+def test_pipes_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(ValueError, match=f"load: {path} is a device or a pipe"):
+            nbprop.load(path)
+
+
+def test_what_is_no_path_is_refused_by_name():
+    plan = nbprop.plan(NORMED, mode="inference")
+    for function in (lambda path: nbprop.save(path, NET, np.ones(NET.n_params)), nbprop.load):
+        with pytest.raises(TypeError, match=r"(save|load): path must be a str or a path, got int"):
+            function(3)
+    with pytest.raises(ValueError, match="load_state: path must name a file"):
+        nbprop.load_state("a\0b", plan)
+
+
 # -- layer state
 
 NORMED = nbprop.network((3,), nbprop.batchnorm(), nbprop.residual(nbprop.dense(3), nbprop.batchnorm()))

@@ -22,6 +22,8 @@ import sys
 import time
 from pathlib import Path
 
+from nbprop.writing import write_atomically
+
 FOLDER = Path(__file__).resolve().parent
 REQUIRED = 0.9
 
@@ -104,7 +106,8 @@ def main():
             print("  skipped: a file that it needs is missing")
             continue
         path_of(name).parent.mkdir(exist_ok=True)
-        path_of(name).write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(stored, indent=1) + "\n"
+        write_atomically(path_of(name), lambda path, text=text: Path(path).write_text(text, encoding="utf-8"))
         print(f"  {stored['reproduced']} of {stored['seeds']} seeds")
         if stored["reproduced"] < REQUIRED * stored["seeds"]:
             failed.append(name)

@@ -1,0 +1,188 @@
+"""Files written whole or not at all: in a folder beside their place, brought to the disk, and renamed.
+
+The folder is locked while its writer lives. A killed writer leaves it behind unlocked, and the next one of the same
+name removes it. Only regular files are replaced; a device or a pipe gets the bytes written into it.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+import tempfile
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed writer leaves behind stays there
+    fcntl = None  # type: ignore[assignment]
+
+_NAME_KEPT = (
+    50  # characters of a file's name that its temporary folder bears, so that any name leaves room for the rest
+)
+
+
+def as_path(argument, path):
+    """A path as a str. Raises TypeError or ValueError, in the argument's name, for what cannot be one."""
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        raise TypeError(f"{argument} must be a str or a path, got {type(path).__name__}") from None
+    if not name or "\0" in name:
+        raise ValueError(f"{argument} must name a file, got {name!r}")
+    return name
+
+
+def write_atomically(path, write):
+    """Make a file by write(temporary path) and put it in the place of `path` in one step, once it is on the disk.
+
+    The temporary path ends in the file's own name. Where `path` is a character device, a pipe or one of this process's
+    descriptors (/dev/stdout), the finished file is copied into it.
+
+    Raises OSError when that fails; no temporary file stays behind and what `path` held before is as it was.
+    """
+    from safetensors import SafetensorError
+
+    path = os.fsdecode(path)
+    said = "could not be written and is as it was"
+    try:
+        stream = _stream(path)
+        if stream is not None:
+            said = "could not be written"
+            _copy_into(stream, path, write)
+        else:
+            _replace(os.path.realpath(path), write)  # through a link, the file that it names
+    except OSError as error:
+        raise OSError(error.errno, f"{path} {said}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise OSError(f"{path} {said}: {error}") from error
+
+
+# -- regular files -------------------------------------------------------------------------------------------
+
+
+def _replace(final, write):
+    with _folder_beside(final) as folder:
+        temporary = os.path.join(folder, os.path.basename(final))
+        # Made here, with the mode that open() would give: the library's writer makes files for the owner alone.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = stat.S_IMODE(os.stat(final if os.path.exists(final) else temporary).st_mode)
+        write(temporary)
+        os.chmod(temporary, mode)
+        _to_disk(temporary, os.O_RDWR)
+        os.replace(temporary, final)
+        if os.name == "posix":
+            _to_disk(os.path.dirname(final), os.O_RDONLY)
+
+
+@contextlib.contextmanager
+def _folder_beside(final):
+    """A new folder beside a file, locked; at the end it is gone. Those of dead writers go first."""
+    parent, name = os.path.split(final)
+    prefix = f".{name[:_NAME_KEPT]}."
+    _remove_dead(parent, prefix)
+    lock = None
+    while lock is None:
+        folder = os.path.join(parent, f"{prefix}{secrets.token_hex(6)}.tmp")
+        os.mkdir(folder, 0o700)
+        lock = _lock(folder)  # None where another writer took it for a dead one's, before it was locked
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock >= 0:
+            os.close(lock)
+
+
+def _lock(folder):
+    """A descriptor that keeps a new folder locked; None where the folder is gone, -1 where there are no such locks."""
+    if fcntl is None:
+        return -1
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with contextlib.suppress(OSError):  # a file system without locks: nobody can lock it, so nobody removes it
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if os.path.isdir(folder):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _remove_dead(parent, prefix):
+    """Remove the temporary folders, and files of older versions, that no living writer has locked."""
+    if fcntl is None:
+        return
+    temporary = re.compile(re.escape(prefix) + r"[0-9a-f]{12}\.tmp")
+    with contextlib.suppress(OSError):  # a folder that may be written but not listed
+        for name in [name for name in os.listdir(parent) if temporary.fullmatch(name)]:
+            with contextlib.suppress(OSError):  # locked, removed by another writer meanwhile, or somebody else's
+                _remove_if_unlocked(os.path.join(parent, name))
+
+
+def _remove_if_unlocked(path):
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+def _to_disk(path, flags):
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# -- devices and pipes ---------------------------------------------------------------------------------------
+
+
+def _stream(path):
+    """A descriptor to write into, where `path` is no regular file; None where it is one, or is to become one."""
+    own = _own_descriptor(path)
+    if own is not None:
+        return os.dup(own)
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISREG(mode):
+        return None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if not (stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)):
+        raise OSError(errno.EINVAL, "it is neither a file nor something that a file can be written into")
+    return os.open(path, os.O_WRONLY)
+
+
+def _own_descriptor(path):
+    """The number of this process's descriptor that a path leads to (/dev/stdout, /dev/fd/3), or None."""
+    for _ in range(8):
+        folder, name = os.path.split(os.path.abspath(path))
+        folder = os.path.realpath(folder)
+        if re.fullmatch(rf"/proc/{os.getpid()}(/task/\d+)?/fd", folder) and name.isdecimal():
+            return int(name)
+        path = os.path.join(folder, name)
+        if not os.path.islink(path):
+            return None
+        path = os.path.join(folder, os.readlink(path))
+    return None
+
+
+def _copy_into(descriptor, path, write):
+    with os.fdopen(descriptor, "wb") as stream, tempfile.TemporaryDirectory() as folder:
+        temporary = os.path.join(folder, os.path.basename(path))
+        write(temporary)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what was printed before comes before
+        with open(temporary, "rb") as file:
+            shutil.copyfileobj(file, stream)
