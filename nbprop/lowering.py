@@ -13,9 +13,7 @@ import numpy as np
 
 from nbprop import frame
 from nbprop.network import Network
-
-# Buffers start on multiples of this many bytes from the start of the workspace: a cache line.
-_ALIGNMENT = 64
+from nbprop.placing import place_buffers
 
 
 @dataclass(eq=False)
@@ -79,6 +77,7 @@ class Builder:
     mode: str = "training"  # or "inference", or "decoding": one position a call, after those of the calls before
     fixed_state: list = field(default_factory=list)  # (label, buffer, initial values) of states that layers have
     sample_state: list = field(default_factory=list)  # the same, of states that each sample of the batch has
+    state_names: dict = field(default_factory=dict)  # how many pieces of state bear a name
     numbered: int = 0
     coupling: tuple = ("", 0)  # a layer through which samples change each other's outputs, the fewest samples it takes
     lengths_fit: bool = True  # whether every layer that heeds lengths has the network's positions
@@ -183,8 +182,8 @@ class Builder:
             found, buffer = self.sample_state, Buffer(self.batch * size, frame.STATE)
         else:
             found, path = self.fixed_state, f"{self.label}.{name}"
-            same = sum(buffer.name.startswith(path) for _, buffer, _ in found)
-            buffer = Buffer(size, frame.STATE, name=f"{path}_{same + 1}" if same else path)
+            same = self.state_names[path] = self.state_names.get(path, 0) + 1
+            buffer = Buffer(size, frame.STATE, name=f"{path}_{same}" if same > 1 else path)
         found.append((self.label, buffer, initial))
         return buffer
 
@@ -303,10 +302,10 @@ def _lower_layers(build, net):
     x = y = Value(shape, build.outside("x", build.batch * math.prod(shape)))
     if build.second:
         build.tangents[id(x.buffer)] = build.outside("dx", x.buffer.size)
+    # On the device an activation is part of the product before it.
+    alone = build.target == "cpu" and not build.watch
     for index, layer in enumerate(net.layers):
-        # On the device an activation is part of the product before it.
-        alone = build.target == "cpu" and not build.watch
-        following = next(iter(net.layers[index + 1 :]), None) if alone else None
+        following = net.layers[index + 1] if alone and index + 1 < len(net.layers) else None
         y = lower_layer(build, f"{index}.{layer.kind}", layer, y, following)
         if build.mode == "decoding" and y.shape != (1, *net.shapes[index + 1][1:]):
             raise ValueError(
@@ -354,9 +353,16 @@ def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu")
 
 def state_layout(net):
     """({name: (offset, size)} of the layer state that belongs to no sample, whether samples have some of their own)."""
-    pieces = [buffer for _, buffer, _ in lower(net, None, 1, np.dtype(np.float64), 1, "inference").state]
-    layout = {buffer.name: (buffer.offset, buffer.size) for buffer in pieces if buffer.name}
+    pieces = state_pieces(net)
+    layout = {buffer.name: (buffer.offset, buffer.size) for _, buffer, _ in pieces if buffer.name}
     return layout, len(layout) < len(pieces)
+
+
+def state_pieces(net):
+    """(label, buffer, initial values) of each piece of a network's layer state, at batch 1."""
+    build = Builder(net, 1, np.dtype(np.float64), 1, mode="inference")
+    _lower_layers(build, net)
+    return build.place_state()
 
 
 def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
@@ -441,42 +447,6 @@ def _needed(ops, space):
             # An op may go without a barrier only before the very op that it was emitted before.
             barrier = op.barrier or following is not follower
             follower = op
-            kept.append(replace(op, barrier=barrier))
+            kept.append(op if barrier == op.barrier else replace(op, barrier=barrier))
             wanted.update(id(buffer) for buffer in op.operands if buffer is not None)
     return kept[::-1]
-
-
-def place_buffers(timeline, itemsize, kept=(), watched=()):
-    """Give every workspace buffer an offset by when it lives; (elements in all, the most that live at once).
-
-    What the ops in `kept` write lives to the end if it is read after them, and so do the buffers in `watched`.
-    """
-    first, last, buffers = {}, {}, {}
-    for time, op in enumerate(timeline):
-        for buffer in op.operands:
-            if buffer is not None and buffer.space == frame.WORK:
-                buffers[id(buffer)] = buffer
-                first.setdefault(id(buffer), time)
-                # Without a barrier, threads may still be in this op while others are in the next.
-                last[id(buffer)] = time if op.barrier else time + 1
-    for buffer in (buffer for op in kept for buffer in op.writes if buffer.space == frame.WORK):
-        if last[id(buffer)] >= len(kept):
-            last[id(buffer)] = len(timeline)
-    last |= {id(buffer): len(timeline) for buffer in watched}
-    unit = max(1, _ALIGNMENT // itemsize)
-    placed = []
-    for key in sorted(buffers, key=lambda k: (-buffers[k].size, first[k])):
-        size = -(-buffers[key].size // unit) * unit
-        offset = 0
-        for other, start, stop in sorted(placed, key=lambda p: p[1]):
-            together = first[key] <= last[other] and first[other] <= last[key]
-            if together and start < offset + size and offset < stop:
-                offset = stop
-        buffers[key].offset = offset
-        placed.append((key, offset, offset + size))
-    total = max((stop for _, _, stop in placed), default=0)
-    alive = [
-        sum(stop - start for key, start, stop in placed if first[key] <= time <= last[key])
-        for time in range(len(timeline))
-    ]
-    return total, max(alive, default=0)

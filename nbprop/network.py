@@ -170,6 +170,7 @@ class Network:
         self.slots: dict[str, Slot] = {}
         self.nodes: list[tuple[str, Layer]] = []  # every layer by its path, those inside others after them
         self.shapes = [self.input_shape]
+        self.n_params = 0
         for index, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
                 raise TypeError(
@@ -180,7 +181,6 @@ class Network:
             if layer.index_limit:
                 raise ValueError(f"layer {path} takes integers, which only x holds; put it first in the network")
         self.output_shape = self.shapes[-1]
-        self.n_params = sum(slot.parameter.size for slot in self.slots.values())
         frozen = json.dumps(self.to_config(), sort_keys=True)
         object.__setattr__(self, "_key", frozen)
 
@@ -192,8 +192,9 @@ class Network:
             raise ValueError(f"layer {path} on an input of shape {input_shape}: {error}") from None
         self.nodes.append((path, layer))
         for parameter in own:
-            offset = sum(slot.parameter.size for slot in self.slots.values())
-            self.slots[f"{path}.{parameter.name}"] = Slot(f"{path}.{parameter.name}", parameter, offset)
+            slot = Slot(f"{path}.{parameter.name}", parameter, self.n_params)
+            self.slots[slot.path] = slot
+            self.n_params = slot.stop
         for name, child, child_input in layer.children(input_shape):
             self._add(f"{path}.{name}", child, child_input)
         self._check_shared(path, layer, input_shape)

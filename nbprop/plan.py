@@ -124,12 +124,14 @@ class Plan:
         header[table.LENGTHS] = 0 if self.positions else self.longest
         header[table.POSITIONS] = self.positions
         header[table.LEAST] = self.least
-        words, labels = header.tolist(), {}
+        words, labels, fingerprints = header.tolist(), {}, {}
         for program in _PROGRAM_PARTS:
             begin = len(words)
             for op in self.ops(program):
+                if op.kernel not in fingerprints:
+                    fingerprints[op.kernel] = op.kernel.fingerprint(self.numba_dtype)
                 labels[len(words)] = op.label, op.kernel.name
-                words += self._row(op)
+                words += self._row(op, fingerprints[op.kernel])
             words[table.PROGRAMS + 2 * program : table.PROGRAMS + 2 * program + 2] = [begin, len(words)]
         return np.array(words, np.int64), labels
 
@@ -137,11 +139,10 @@ class Plan:
         """The ops of a program (a number of table.py), in order."""
         return [op for part in _PROGRAM_PARTS[program] for op in self.parts.get(part, ())]
 
-    def _row(self, op):
+    def _row(self, op, fingerprint):
         operands = []
         for buffer in op.operands:
             operands += [0, 0, 0] if buffer is None else [buffer.space, buffer.offset, buffer.size]
-        fingerprint = op.kernel.fingerprint(self.numba_dtype)
         return [
             fingerprint,
             table.OPERANDS + len(operands) + len(op.sizes),
@@ -158,9 +159,9 @@ class Plan:
         """Compile, or fetch from the disk cache, what first derivatives call; others follow at their first call."""
         for function in ("forward", "value", "value_and_grad", "backward"):
             ENTRIES[function].load()
-        for program in range(table.VJP_INPUT + 1):
-            for op in self.ops(program):
-                op.kernel.load(self.numba_dtype)
+        kernels = dict.fromkeys(op.kernel for program in range(table.VJP_INPUT + 1) for op in self.ops(program))
+        for kernel in kernels:
+            kernel.load(self.numba_dtype)
 
     def new_workspace(self):
         """What `nbprop.workspace` returns."""

@@ -1,9 +1,7 @@
 """A network or a plan as a table of text: what each layer is, its size, and its arithmetic and memory."""
 
-import numpy as np
-
 from nbprop import frame, table
-from nbprop.lowering import lower
+from nbprop.lowering import state_pieces
 from nbprop.network import Network
 from nbprop.plan import Plan
 
@@ -47,8 +45,7 @@ def summary(net_or_plan):
     total                                               2,410  4,736         10,112  19,280
     """
     if isinstance(net_or_plan, Network):
-        pieces = lower(net_or_plan, None, 1, np.dtype(np.float64), 1, "inference").state
-        return "\n\n".join([layer_table(net_or_plan, 8), *state_table(pieces)])
+        return "\n\n".join([layer_table(net_or_plan, 8), *state_table(state_pieces(net_or_plan))])
     if not isinstance(net_or_plan, Plan):
         raise TypeError(
             "summary: net_or_plan must be what nbprop.network(...) or nbprop.plan(...) returns, "
