@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from nbprop.fields import seed_of_numbers
 from nbprop.network import INITIALIZERS, Network, Parameter
 from nbprop.numerics.random import fill_normal, fill_uniform
 from nbprop.plan import as_dtype
@@ -27,12 +28,11 @@ def init(net, seed=0, dtype=np.float64):
     """
     if not isinstance(net, Network):
         raise TypeError(f"init: net must be what nbprop.network(...) returns, got {type(net).__name__}")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be an integer in 0..2**63 - 1, got {seed!r}")
+    seed, dtype = seed_of_numbers("init: seed", seed), as_dtype(dtype)
     params = np.empty(net.n_params, np.float64)
     for index, slot in enumerate(net.slots.values()):
-        draw(params[slot.offset : slot.stop], slot.parameter, int(seed), index)
-    return params.astype(as_dtype(dtype))
+        draw(params[slot.offset : slot.stop], slot.parameter, seed, index)
+    return params.astype(dtype, copy=False)
 
 
 def draw(out, parameter, seed, stream, start=0):

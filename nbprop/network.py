@@ -5,12 +5,14 @@ row-major, then its bias, with no padding.
 """
 
 import dataclasses
-import difflib
 import json
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
+
+from nbprop.fields import check_fields, choose, nearest, positive, shown
 
 REGISTRY: dict[str, type["Layer"]] = {}
 
@@ -30,24 +32,9 @@ INITIALIZERS = {
 }
 
 
-def nearest(name, known):
-    """ ", did you mean ...?" for an unknown name; the known names when none is near."""
-    match = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {match[0]!r}?" if match else f"known: {', '.join(sorted(known))}"
-
-
-def choose(argument, name, known):
-    """Check a name against a table; the error names the nearest right one."""
-    if not isinstance(name, str) or name not in known:
-        raise ValueError(f"{argument}: unknown name {name!r}; {nearest(name, known)}")
-    return known[name] if isinstance(known, dict) else name
-
-
-def positive(argument, value):
-    """Check a size."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{argument} must be a positive integer, got {value!r}")
-    return int(value)
+_DEEPEST = 32  # layers within layers: what goes down into them calls itself
+_DEEPEST_JSON = 4 * _DEEPEST  # lists and objects within each other; a layer inside another is up to three
+_LARGEST = 2**48  # elements of a value or of all parameters: two thousand terabytes
 
 
 @dataclass(frozen=True)
@@ -75,6 +62,7 @@ class Layer:
     """
 
     kind = ""
+    checks: ClassVar[dict[str, Any]] = {}  # of fields by their names (see fields.py)
     tangents = False  # whether `lower` emits tangents where the builder asks for them: hvp, jvp
     sample_gradients = False  # whether `lower` leaves each sample's gradients apart where build.stride is above 0
     modal = False  # whether `lower` heeds build.mode: training and inference differ (dropout, batch statistics)
@@ -86,6 +74,9 @@ class Layer:
         super().__init_subclass__(**options)
         if cls.kind:
             REGISTRY[cls.kind] = cls
+
+    def __post_init__(self):
+        check_fields(self)
 
     def output_shape(self, input_shape):
         return input_shape
@@ -138,12 +129,29 @@ def _layers(value):
 
 def layer_from_config(config):
     if not isinstance(config, dict) or "kind" not in config:
-        raise ValueError(f"a layer's JSON must be an object with a kind, got {config!r}")
+        raise ValueError(f"a layer's JSON must be an object with a kind, got {shown(config)}")
     cls = choose("layer kind", config["kind"], REGISTRY)
     try:
         return cls.from_config(config)
     except TypeError as error:
         raise ValueError(f"{config['kind']}: its JSON does not fit: {error}") from None
+
+
+def read_json(text):
+    """What a JSON text holds. Raises ValueError for all that is none, or goes too deep to be followed."""
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"JSON nested more than {_DEEPEST_JSON} deep") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    level, depth = [found], 0
+    while level:
+        if depth > _DEEPEST_JSON:
+            raise ValueError(f"JSON nested more than {_DEEPEST_JSON} deep")
+        inside = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
+        level, depth = [item for items in inside for item in items], depth + 1
+    return found
 
 
 @dataclass(frozen=True)
@@ -164,6 +172,8 @@ class Network:
 
     def __init__(self, input_shape, layers):
         self.input_shape = tuple(positive("input_shape", extent) for extent in _as_tuple(input_shape))
+        if math.prod(self.input_shape) > _LARGEST:
+            raise ValueError(f"network: input_shape {self.input_shape} holds more than {_LARGEST:,} numbers")
         self.layers = tuple(layers)
         if not self.layers:
             raise ValueError("network: give at least one layer, for instance nbprop.dense(10)")
@@ -181,22 +191,34 @@ class Network:
             if layer.index_limit:
                 raise ValueError(f"layer {path} takes integers, which only x holds; put it first in the network")
         self.output_shape = self.shapes[-1]
-        frozen = json.dumps(self.to_config(), sort_keys=True)
-        object.__setattr__(self, "_key", frozen)
+        self._key = json.dumps([self.input_shape, *map(self._key_of, self.layers)])
 
-    def _add(self, path, layer, input_shape):
+    def _key_of(self, layer):
         try:
-            output_shape = tuple(layer.output_shape(input_shape))
-            own = layer.parameters(input_shape)
+            return json.dumps(layer.to_config(), sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"network: what JSON cannot hold describes {shown(layer)}: {error}") from None
+
+    def _add(self, path, layer, input_shape, depth=0):
+        if depth > _DEEPEST:
+            raise ValueError(f"layer {path}: layers are nested more than {_DEEPEST} deep")
+        said = f"layer {path} on an input of shape {input_shape}"
+        try:
+            output_shape = _shape("its output", layer.output_shape(input_shape))
+            own = [_checked(parameter) for parameter in layer.parameters(input_shape)]
         except (ValueError, TypeError) as error:
-            raise ValueError(f"layer {path} on an input of shape {input_shape}: {error}") from None
+            raise ValueError(f"{said}: {error}") from None
+        except Exception as error:  # a layer of a user's own
+            raise ValueError(f"{said}: {type(error).__name__}: {error}") from error
         self.nodes.append((path, layer))
         for parameter in own:
             slot = Slot(f"{path}.{parameter.name}", parameter, self.n_params)
             self.slots[slot.path] = slot
             self.n_params = slot.stop
         for name, child, child_input in layer.children(input_shape):
-            self._add(f"{path}.{name}", child, child_input)
+            self._add(f"{path}.{name}", child, child_input, depth + 1)
+        if self.n_params > _LARGEST:
+            raise ValueError(f"{said}: the network has more than {_LARGEST:,} parameters")
         self._check_shared(path, layer, input_shape)
         return output_shape
 
@@ -222,13 +244,25 @@ class Network:
     def from_json(cls, text):
         """A network from `to_json`'s text. Raises ValueError for anything else."""
         try:
-            config = json.loads(text)
-            shape, layers = config["input_shape"], config["layers"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"not the JSON of an nbprop network: {error!r}") from None
+            config = read_json(text)
+        except ValueError as error:
+            raise ValueError(f"not the JSON of an nbprop network: {error}") from None
+        return cls.from_config(config)
+
+    @classmethod
+    def from_config(cls, config):
+        """A network from what `to_config` has returned. Raises ValueError for anything else."""
+        if not isinstance(config, dict) or not {"input_shape", "layers"} <= set(config):
+            raise ValueError(
+                f"not the JSON of an nbprop network: it must have input_shape and layers, got {shown(config)}"
+            )
+        shape, layers = config["input_shape"], config["layers"]
         if not isinstance(shape, list) or not isinstance(layers, list):
             raise ValueError("not the JSON of an nbprop network: input_shape and layers must be lists")
         return cls(tuple(shape), [layer_from_config(layer) for layer in layers])
+
+    def __reduce__(self):
+        return Network, (self.input_shape, self.layers)
 
     def __eq__(self, other):
         return isinstance(other, Network) and self._key == other._key
@@ -242,11 +276,29 @@ class Network:
 
 def _as_tuple(shape):
     if isinstance(shape, (int, np.integer)):
-        return (int(shape),)
+        return (shape,)
     try:
         return tuple(shape)
     except TypeError:
-        raise TypeError(f"input_shape must be a tuple of integers, got {shape!r}") from None
+        raise TypeError(f"input_shape must be a tuple of integers, got {shown(shape)}") from None
+
+
+def _shape(said, shape):
+    """A shape as a tuple of Python's integers."""
+    shape = tuple(positive(f"{said}'s extents", extent) for extent in shape)
+    if math.prod(shape) > _LARGEST:
+        raise ValueError(f"{said} of shape {shape} holds more than {_LARGEST:,} numbers")
+    return shape
+
+
+def _checked(parameter):
+    """A parameter, once its initializer has been found to fit its shape."""
+    shape = _shape(f"parameter {parameter.name}", parameter.shape)
+    names = parameter.init if isinstance(parameter.init, tuple) else (parameter.init,)
+    for name in names:
+        if len(shape) < 2 and choose("initializer", name, INITIALIZERS)[1] not in ("zeros", "ones"):
+            raise ValueError(f"parameter {parameter.name} of shape {shape}: {name!r} needs an input and an output axis")
+    return parameter
 
 
 def network(input_shape, *layers):

@@ -9,9 +9,10 @@ from numba.extending import typeof_impl
 
 from nbprop import arguments as arg
 from nbprop import table, threads
+from nbprop.fields import named, positive, shown
 from nbprop.losses import loss_named
 from nbprop.lowering import lower, lower_along, lower_samples
-from nbprop.network import Network, choose, positive
+from nbprop.network import Network
 from nbprop.numerics.intrinsics import register_address_type
 from nbprop.walk import ENTRIES
 
@@ -133,7 +134,12 @@ class Plan:
                 labels[len(words)] = op.label, op.kernel.name
                 words += self._row(op, fingerprints[op.kernel])
             words[table.PROGRAMS + 2 * program : table.PROGRAMS + 2 * program + 2] = [begin, len(words)]
-        return np.array(words, np.int64), labels
+        try:
+            return np.array(words, np.int64), labels
+        except OverflowError:
+            raise ValueError(
+                f"plan: arrays of a batch of {self.batch:,} would have more than 2**63 elements; make batch smaller"
+            ) from None
 
     def ops(self, program):
         """The ops of a program (a number of table.py), in order."""
@@ -213,11 +219,11 @@ def as_dtype(dtype):
     """float32 or float64 as a NumPy dtype."""
     try:
         found = np.dtype(dtype)
-    except TypeError:
+    except Exception:  # of many kinds, for what is no dtype
         found = None
     # Not `in`: NumPy takes None for float64.
     if found is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
+        raise ValueError(f"dtype must be float32 or float64, got {shown(dtype)}")
     return found
 
 
@@ -259,9 +265,8 @@ def plan(net, loss=None, batch=1, dtype=np.float64, threads=1, mode="training", 
     """
     if not isinstance(net, Network):
         raise TypeError(f"plan: net must be what nbprop.network(...) returns, got {type(net).__name__}")
-    batch, threads = positive("batch", batch), positive("threads", threads)
-    choose("mode", mode, MODES)
-    choose("target", target, TARGETS)
+    batch, threads = positive("plan: batch", batch), positive("plan: threads", threads)
+    mode, target = named(MODES)("plan: mode", mode), named(TARGETS)("plan: target", target)
     if mode == "decoding" and loss is not None:
         raise ValueError('plan: mode="decoding" only runs forward; leave the loss out')
     return _plan(net, None if loss is None else loss_named(loss), batch, as_dtype(dtype), threads, mode, target)

@@ -13,8 +13,9 @@ import stat
 
 import numpy as np
 
+from nbprop.fields import shown
 from nbprop.lowering import state_layout
-from nbprop.network import Network, check_flat, views
+from nbprop.network import Network, check_flat, read_json, views
 from nbprop.plan import Plan, first_state
 from nbprop.writing import as_path, write_atomically
 
@@ -158,7 +159,7 @@ def load_state(path, plan):
     name = as_path("load_state: path", path)
     net, params, stored = _read("load_state", name)
     if net != plan.net:
-        raise ValueError(f"load_state: {name} holds {net}, the plan is of {plan.net}")
+        raise ValueError(f"load_state: {name} holds {shown(net)}, the plan is of {shown(plan.net)}")
     layout, _ = state_layout(net)
     if layout and not stored:
         raise ValueError(f"load_state: {name} has no layer state; save it with save(path, net, params, state)")
@@ -217,21 +218,20 @@ def _network(function, name, metadata):
             f"{function}: {name} is a safetensors file of something else: its metadata describes no nbprop network"
         )
     try:
-        description = json.loads(metadata[_KEY])
+        description = read_json(metadata[_KEY])
         version, config = description["format"], description["network"]
         checksum, unknown = description.get("digest"), set(description) - {"format", "network", "digest"}
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{function}: {name}: its description of the network is damaged: {error!r}") from None
     if type(version) is not int or version < 1:
-        raise ValueError(f"{function}: {name}: its format must be a positive integer, got {version!r}")
+        raise ValueError(f"{function}: {name}: its format must be a positive integer, got {shown(version)}")
     if version > FORMAT:
-        raise ValueError(
-            f"{function}: {name} has format {version} and this nbprop reads up to {FORMAT}; install a newer nbprop"
-        )
+        newest = f"this nbprop reads up to {FORMAT}; install a newer nbprop"
+        raise ValueError(f"{function}: {name} has format {shown(version)} and {newest}")
     if unknown:
-        raise ValueError(f"{function}: {name}: its description of the network is damaged: unknown {min(unknown)!r}")
+        raise ValueError(f"{function}: {name}: its description is damaged: what is {shown(min(unknown))}?")
     try:
-        return Network.from_json(json.dumps(config)), config, checksum
+        return Network.from_config(config), config, checksum
     except ValueError as error:
         hint = "; import the module that defines it first" if "layer kind" in str(error) else ""
         raise ValueError(f"{function}: {name}: {error}{hint}") from None
@@ -252,7 +252,8 @@ def _check_tensors(function, name, net, file):
         layout = {}
     for said, paths in (("lacks", wanted - found), ("has, besides the network's,", found - wanted)):
         if paths:
-            raise ValueError(f"{function}: {name} {said} the tensor {', '.join(sorted(paths))}")
+            some = ", ".join(sorted(paths)[:10]) + (f" and {len(paths) - 10} more" if len(paths) > 10 else "")
+            raise ValueError(f"{function}: {name} {said} the tensor {some}")
     dtypes = set()
     for path, shape in shapes.items():
         tensor = file.get_slice(path)
@@ -277,7 +278,7 @@ def _damage(name):
         if 8 + length > size:
             return f"the file is cut, or no safetensors file: {size} bytes, where its header alone needs {8 + length}"
         try:
-            header = json.loads(begins + file.read(length - 1))
+            header = read_json(begins + file.read(length - 1))
             ends = [tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__"]
             promised = 8 + length + max(ends, default=0)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):

@@ -6,8 +6,9 @@ Where f' can be written in terms of y, dense layers overwrite their pre-activati
 
 from dataclasses import dataclass
 
+from nbprop.fields import named
 from nbprop.jit import kernel, njit, share, share_blocks
-from nbprop.network import Layer, choose
+from nbprop.network import Layer
 from nbprop.numerics import activations as f
 from nbprop.numerics.activations import (
     ACTIVATIONS,
@@ -372,7 +373,7 @@ class Activation(Layer):
     tangents = True
 
     def __post_init__(self):
-        choose("activation", self.name, ACTIVATIONS)
+        object.__setattr__(self, "name", named(ACTIVATIONS)("activation", self.name))
 
     def __repr__(self):
         return f"activation({self.name!r})"

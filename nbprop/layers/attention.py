@@ -20,13 +20,15 @@ fill the vectors, and every product is a call of the one strided matrix product.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from nbprop.arguments import length_at
+from nbprop.fields import flag, named, optional, positive
 from nbprop.jit import kernel, njit, share
 from nbprop.layers.dense import Dense
-from nbprop.network import Layer, positive
+from nbprop.network import INITIALIZERS, Layer
 from nbprop.numerics.functions import exp, log
 from nbprop.numerics.gemm import ACCUMULATE, ZERO, transpose_strided
 from nbprop.numerics.product import GEMM, product
@@ -276,6 +278,7 @@ class AttentionHeads(Layer):
     heads: int
     causal: bool = True
     kind = "attention_heads"
+    checks: ClassVar = {"heads": positive, "causal": flag}
     tangents = True
     takes_lengths = True
 
@@ -283,6 +286,10 @@ class AttentionHeads(Layer):
         return f"attention_heads({self.heads})"
 
     def output_shape(self, input_shape):
+        if len(input_shape) != 2 or input_shape[-1] % (3 * self.heads):
+            raise ValueError(
+                f"attention_heads needs (positions, 3 features), features a multiple of heads={self.heads}"
+            )
         return (*input_shape[:-1], input_shape[-1] // 3)
 
     def flops(self, input_shape):
@@ -343,14 +350,8 @@ class Attention(Layer):
     bias: bool = True
     init: str | None = None
     kind = "attention"
+    checks: ClassVar = {"heads": positive, "causal": flag, "bias": flag, "init": optional(named(INITIALIZERS))}
     tangents = True
-
-    def __post_init__(self):
-        object.__setattr__(self, "heads", positive("heads", self.heads))
-        for name in ("causal", "bias"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"attention: {name} must be True or False, got {getattr(self, name)!r}")
-        self._dense(1)
 
     def __repr__(self):
         options = "" if self.causal else ", causal=False"

@@ -15,11 +15,13 @@ mean is kept in two parts, its nearest number and the rest, so that features far
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from nbprop.fields import number
 from nbprop.jit import kernel, njit, share
-from nbprop.layers.layernorm import check_epsilon, show
+from nbprop.layers.layernorm import show
 from nbprop.network import Layer, Parameter
 from nbprop.numerics.intrinsics import double_of_word
 from nbprop.numerics.scalars import like
@@ -277,16 +279,9 @@ class BatchNorm(Layer):
     momentum: float = 0.1
     epsilon: float = 1e-5
     kind = "batchnorm"
+    checks: ClassVar = {"momentum": number(0, 1), "epsilon": number(0, ends="(]")}
     tangents = True
     modal = True
-
-    def __post_init__(self):
-        if isinstance(self.momentum, bool) or not isinstance(self.momentum, (int, float, np.integer, np.floating)):
-            raise TypeError(f"batchnorm: momentum must be a number in [0, 1], got {self.momentum!r}")
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"batchnorm: momentum must be in [0, 1], got {self.momentum!r}")
-        object.__setattr__(self, "momentum", float(self.momentum))
-        object.__setattr__(self, "epsilon", check_epsilon("batchnorm", self.epsilon))
 
     def __repr__(self):
         return show(self, momentum=0.1, epsilon=1e-5)

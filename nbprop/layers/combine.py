@@ -6,7 +6,9 @@ Their backward rules are those of a sum and of a slice; a value that several lay
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
+from nbprop.fields import shown
 from nbprop.jit import kernel, share, share_blocks
 from nbprop.network import Layer
 from nbprop.numerics.scalars import like
@@ -122,22 +124,35 @@ def _shapes(layers, shape):
     return shapes
 
 
-def _check_layers(name, layers):
-    if not layers:
-        raise ValueError(f"{name} needs at least one layer")
+def _layers(argument, layers):
+    """Check a sequence of layers."""
+    kind = argument.partition(":")[0]
+    if not isinstance(layers, (tuple, list)):
+        raise TypeError(f"{kind} takes layers, got {shown(layers)}")
     for layer in layers:
         if not isinstance(layer, Layer):
-            raise TypeError(f"{name} takes layers, got {type(layer).__name__}")
+            raise TypeError(f"{kind} takes layers, got {type(layer).__name__}")
+    return tuple(layers)
+
+
+def _branches(argument, branches):
+    """Check a sequence of sequences of layers."""
+    if not isinstance(branches, (tuple, list)):
+        raise TypeError(f"{argument} must be lists of layers, got {shown(branches)}")
+    return tuple(_layers(argument, branch) for branch in branches)
 
 
 @dataclass(frozen=True, repr=False)
 class Residual(Layer):
     layers: tuple = ()
     kind = "residual"
+    checks: ClassVar = {"layers": _layers}
     tangents = True
 
     def __post_init__(self):
-        _check_layers("residual", self.layers)
+        super().__post_init__()
+        if not self.layers:
+            raise ValueError("residual needs at least one layer")
 
     def __repr__(self):
         return f"residual({', '.join(map(repr, self.layers))})"
@@ -182,14 +197,13 @@ def residual(*layers):
 class Concat(Layer):
     branches: tuple = ()
     kind = "concat"
+    checks: ClassVar = {"branches": _branches}
     tangents = True
 
     def __post_init__(self):
+        super().__post_init__()
         if len(self.branches) < 2:
             raise ValueError("concat needs at least two branches")
-        for branch in self.branches:
-            if branch:
-                _check_layers("concat", branch)
 
     def __repr__(self):
         return f"concat({', '.join(repr(list(branch)) for branch in self.branches)})"
@@ -237,4 +251,4 @@ def concat(*branches):
     >>> concat(dense(3), [dense(4, activation="relu"), dense(2)])
     concat([dense(3)], [dense(4, activation='relu'), dense(2)])
     """
-    return Concat(tuple((branch,) if isinstance(branch, Layer) else tuple(branch) for branch in branches))
+    return Concat(tuple((branch,) if isinstance(branch, Layer) else branch for branch in branches))

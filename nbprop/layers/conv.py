@@ -10,14 +10,16 @@ numerics/windows.py; a convolution of 1 x 1 is a dense layer over the last axis,
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
+from nbprop.fields import choose, flag, named, optional, positive
 from nbprop.jit import kernel, share
 from nbprop.layers.activation import ACTIVATIONS, activate
 from nbprop.layers.conv_taken import conv_backward_taken, offsets_size
 from nbprop.layers.dense import RECTIFIERS, dense_transpose, lower_dense
 from nbprop.layers.dense_products import sum_of_rows
 from nbprop.layers.image import as_image, clear, crop_image, out_extent, pad_image, plain, spans
-from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
+from nbprop.network import INITIALIZERS, Layer, Parameter
 from nbprop.numerics.activations import MONOTONE
 from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO
 from nbprop.numerics.product import GEMM, SEGMENTED
@@ -127,22 +129,26 @@ class Convolution(Layer):
     bias: bool = True
     init: str | None = None
     axes = 2
+    checks: ClassVar = {
+        "filters": positive,
+        "groups": positive,
+        "activation": named(ACTIVATIONS),
+        "bias": flag,
+        "init": optional(named(INITIALIZERS)),
+    }
     tangents = True
 
     def __post_init__(self):
-        for name in ("filters", "groups"):
-            object.__setattr__(self, name, positive(name, getattr(self, name)))
+        super().__post_init__()
         for name in ("kernel", "stride", "dilation"):
-            object.__setattr__(self, name, plain(spans(name, getattr(self, name), self.axes)))
+            object.__setattr__(self, name, plain(spans(f"{self.kind}: {name}", getattr(self, name), self.axes)))
         if isinstance(self.padding, str):
-            choose("padding", self.padding, ("same",))
+            choose(f"{self.kind}: padding", self.padding, ("same",))
         else:
-            object.__setattr__(self, "padding", plain(spans("padding", self.padding, self.axes, least=0)))
+            padding = plain(spans(f"{self.kind}: padding", self.padding, self.axes, least=0))
+            object.__setattr__(self, "padding", padding)
         if self.filters % self.groups:
-            raise ValueError(f"groups={self.groups} must divide the {self.filters} filters")
-        choose("activation", self.activation, ACTIVATIONS)
-        if self.init is not None:
-            choose("init", self.init, INITIALIZERS)
+            raise ValueError(f"{self.kind}: groups={self.groups} must divide the {self.filters} filters")
 
     def __repr__(self):
         options = "".join(

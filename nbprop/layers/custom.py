@@ -5,11 +5,15 @@ sizes; all arrays are flat.
 """
 
 import importlib
+import inspect
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
+from nbprop.fields import choose, shown, text
 from nbprop.jit import Kernel, kernel, njit, python_function, share_blocks
-from nbprop.network import INITIALIZERS, REGISTRY, Layer, Parameter, choose
+from nbprop.network import INITIALIZERS, REGISTRY, Layer, Parameter
 from nbprop.numerics.scalars import like
 
 
@@ -43,7 +47,9 @@ class CustomLayer(Layer):
     recipe: Recipe
 
     def __init__(self, **options):
-        self.options = options
+        self.options = {
+            name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()
+        }
 
     def __repr__(self):
         return f"{self.kind}({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"
@@ -149,6 +155,13 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
     >>> double = nbprop.custom("double", forward, backward)
     >>> errors = nbprop.gradcheck(nbprop.network((3,), nbprop.dense(4), double()), "mse")
     """
+    text("custom: kind", kind)
+    for name, function in (("forward", forward), ("backward", backward)):
+        if not inspect.isfunction(python_function(function)):
+            raise TypeError(f"custom: {name} must be an @njit function, got {shown(function)}")
+    for name, function in (("parameters", parameters), ("sizes", sizes), ("output_shape", output_shape)):
+        if not callable(function):
+            raise TypeError(f"custom: {name} must be a function, got {shown(function)}")
     module = python_function(forward).__module__
     known = REGISTRY.get(kind)
     if known is not None and (not issubclass(known, CustomLayer) or known.recipe.module != module):
@@ -191,6 +204,9 @@ def elementwise(kind, function, derivative):
     >>> import nbprop, numba
     >>> square = nbprop.elementwise("square", numba.njit(lambda x: x * x), numba.njit(lambda x, y: 2 * x))
     """
+    for name, given in (("function", function), ("derivative", derivative)):
+        if not inspect.isfunction(python_function(given)):
+            raise TypeError(f"elementwise: {name} must be an @njit function, got {shown(given)}")
     f, df = _compiled(function), _compiled(derivative)
 
     def forward(y, x, n, size, part, parts):

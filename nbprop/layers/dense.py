@@ -6,7 +6,9 @@ Backward, with dz = dy f'(z):  dW = x^T dz,  db = the sum of dz's rows,  dx = dz
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
+from nbprop.fields import flag, named, optional, positive, text
 from nbprop.jit import kernel, share
 from nbprop.layers.activation import ACTIVATIONS, IDENTITY, activate, activation_inplace
 from nbprop.layers.dense_few import dense_backward_few, few_scratch, is_few
@@ -14,7 +16,7 @@ from nbprop.layers.dense_pieces import dense_sum_of_pieces, gradient_pieces, pie
 from nbprop.layers.dense_products import sum_of_rows, times_weight, weight_gradient
 from nbprop.layers.dense_single import fits_single, lower_single
 from nbprop.layers.samples import dense_sample_gradients
-from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
+from nbprop.network import INITIALIZERS, Layer, Parameter
 from nbprop.numerics.activations import value_of
 from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO, gemm_scratch, transpose
 from nbprop.numerics.product import GEMM, product
@@ -262,19 +264,18 @@ class Dense(Layer):
     init: str | None = None
     share: str | None = None
     kind = "dense"
+    checks: ClassVar = {
+        "units": positive,
+        "activation": named(ACTIVATIONS),
+        "bias": flag,
+        "init": optional(named(INITIALIZERS)),
+        "share": optional(text),
+    }
     tangents = True
 
     @property
     def sample_gradients(self):
         return not self._transposed
-
-    def __post_init__(self):
-        object.__setattr__(self, "units", positive("units", self.units))
-        choose("activation", self.activation, ACTIVATIONS)
-        if self.init is not None:
-            choose("init", self.init, INITIALIZERS)
-        if self.share is not None and not isinstance(self.share, str):
-            raise ValueError(f"share must be a path such as '0.dense', got {self.share!r}")
 
     @property
     def _transposed(self):

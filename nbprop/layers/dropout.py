@@ -12,9 +12,11 @@ within a few cache lines: with runs of 64 the same arithmetic took three times a
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from nbprop.fields import number, seed_of_numbers
 from nbprop.jit import kernel, njit, share
 from nbprop.network import Layer
 from nbprop.numerics.intrinsics import double_of_word
@@ -118,18 +120,9 @@ class Dropout(Layer):
     rate: float = 0.5
     seed: int = 0
     kind = "dropout"
+    checks: ClassVar = {"rate": number(0, 1, "[)"), "seed": seed_of_numbers}
     tangents = True
     modal = True
-
-    def __post_init__(self):
-        if isinstance(self.rate, bool) or not isinstance(self.rate, (int, float, np.integer, np.floating)):
-            raise TypeError(f"dropout: rate must be a number in [0, 1), got {self.rate!r}")
-        if not 0 <= self.rate < 1:
-            raise ValueError(f"dropout: rate must be in [0, 1), got {self.rate!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, (int, np.integer)) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"dropout: seed must be an integer in 0..2**63 - 1, got {self.seed!r}")
-        object.__setattr__(self, "rate", float(self.rate))
-        object.__setattr__(self, "seed", int(self.seed))
 
     def __repr__(self):
         return f"dropout({self.rate})" if self.seed == 0 else f"dropout({self.rate}, seed={self.seed})"

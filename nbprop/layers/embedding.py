@@ -5,10 +5,12 @@ Backward: every row of dW is the sum of the dy where x named it, in the order of
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nbprop.arguments import integer_at
+from nbprop.fields import named, positive
 from nbprop.jit import kernel, share
-from nbprop.network import INITIALIZERS, Layer, Parameter, choose, positive
+from nbprop.network import INITIALIZERS, Layer, Parameter
 from nbprop.numerics.scalars import like
 
 # Threads share columns in pieces of this many: a cache line of float32, so that no two write to one line.
@@ -78,12 +80,8 @@ class Embedding(Layer):
     units: int
     init: str = "normal"
     kind = "embedding"
+    checks: ClassVar = {"vocabulary": positive, "units": positive, "init": named(INITIALIZERS)}
     tangents = True
-
-    def __post_init__(self):
-        object.__setattr__(self, "vocabulary", positive("vocabulary", self.vocabulary))
-        object.__setattr__(self, "units", positive("units", self.units))
-        choose("init", self.init, INITIALIZERS)
 
     def __repr__(self):
         init = "" if self.init == "normal" else f", init={self.init!r}"

@@ -3,8 +3,8 @@
 Images are NHWC, (n, height, width, channels); sequences (n, time, channels) are images of one row.
 """
 
+from nbprop.fields import shown, whole
 from nbprop.jit import kernel, njit, share
-from nbprop.network import positive
 from nbprop.numerics.scalars import like
 
 
@@ -12,13 +12,14 @@ def spans(argument, value, axes, *, least=1):
     """A size for each axis, from one integer or one for each; a tuple."""
     values = (value,) * axes if not isinstance(value, tuple | list) else tuple(value)
     if len(values) != axes:
-        raise ValueError(f"{argument} must be an integer or {axes} of them, got {value!r}")
-    if least == 0:
-        bad = any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in values)
-        if bad:
-            raise ValueError(f"{argument} must be an integer of at least 0, or {axes} of them, got {value!r}")
-        return values
-    return tuple(positive(argument, item) for item in values)
+        raise ValueError(f"{argument} must be an integer or {axes} of them, got {shown(value)}")
+    try:
+        return tuple(whole(argument, item, least) for item in values)
+    except ValueError as error:
+        if least == 1:
+            raise
+        wanted = str(error).partition(", got ")[0]
+        raise ValueError(f"{wanted}, or {axes} of them, got {shown(value)}") from None
 
 
 def plain(values):

@@ -11,11 +11,12 @@ The mean is taken twice, of x and of what is left of it: x - mean - rest has the
 far from zero they lie. Sums over rows are taken in blocks of 32 rows first, whatever the number of threads.
 """
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from nbprop.fields import flag, number
 from nbprop.jit import kernel, njit, share, share_blocks
 from nbprop.network import Layer, Parameter
 from nbprop.numerics.intrinsics import double_of_word
@@ -365,15 +366,6 @@ class _Normalization(Layer):
         return y
 
 
-def check_epsilon(kind, epsilon):
-    """A positive finite number, as a float."""
-    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{kind}: epsilon must be a positive number, got {epsilon!r}")
-    if not 0 < epsilon < math.inf:
-        raise ValueError(f"{kind}: epsilon must be positive and finite, got {epsilon!r}")
-    return float(epsilon)
-
-
 def show(layer, **defaults):
     """A description's text: its arguments that are not the default."""
     given = [f"{name}={getattr(layer, name)!r}" for name, usual in defaults.items() if getattr(layer, name) != usual]
@@ -386,10 +378,8 @@ class LayerNorm(_Normalization):
     scale: bool = True
     shift: bool = True
     kind = "layernorm"
+    checks: ClassVar = {"epsilon": number(0, ends="(]"), "scale": flag, "shift": flag}
     tangents = True
-
-    def __post_init__(self):
-        object.__setattr__(self, "epsilon", check_epsilon("layernorm", self.epsilon))
 
     def __repr__(self):
         return show(self, epsilon=1e-5, scale=True, shift=True)
@@ -404,11 +394,9 @@ class RMSNorm(_Normalization):
     epsilon: float = 1e-5
     scale: bool = True
     kind = "rmsnorm"
+    checks: ClassVar = {"epsilon": number(0, ends="(]"), "scale": flag}
     tangents = True
     centered = 0
-
-    def __post_init__(self):
-        object.__setattr__(self, "epsilon", check_epsilon("rmsnorm", self.epsilon))
 
     def __repr__(self):
         return show(self, epsilon=1e-5, scale=True)

@@ -10,11 +10,13 @@ i is near to.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from nbprop.fields import number, positive
 from nbprop.jit import kernel, njit, share
-from nbprop.network import Layer, positive
+from nbprop.network import Layer
 from nbprop.numerics.functions import exp, log
 from nbprop.numerics.intrinsics import double_of_word
 from nbprop.numerics.scalars import like, scalar_function
@@ -182,17 +184,8 @@ class LocalResponseNorm(Layer):
     beta: float = 0.75
     k: float = 2.0
     kind = "local_response_norm"
+    checks: ClassVar = {"size": positive, "alpha": number(0), "beta": number(0), "k": number(0, ends="(]")}
     tangents = True
-
-    def __post_init__(self):
-        object.__setattr__(self, "size", positive("size", self.size))
-        for name, low in (("alpha", 0.0), ("beta", 0.0), ("k", None)):
-            value = getattr(self, name)
-            numeric = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not numeric or (value <= 0 if low is None else value < low):
-                bound = "positive" if low is None else "at least 0"
-                raise ValueError(f"local_response_norm: {name} must be a finite number, {bound}, got {value!r}")
-            object.__setattr__(self, name, float(value))
 
     def __repr__(self):
         return f"local_response_norm({self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k})"

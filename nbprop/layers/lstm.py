@@ -14,8 +14,10 @@ Loops stay short and write one array each: with several, LLVM gives up telling t
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nbprop.arguments import length_at
+from nbprop.fields import flag
 from nbprop.jit import kernel, njit, share
 from nbprop.layers.recurrent import Recurrent, add_product, add_product_ahead, copy_row
 from nbprop.network import Parameter
@@ -293,12 +295,8 @@ class LSTM(Recurrent):
     carry: bool = False
     unit_forget_bias: bool = True
     kind = "lstm"
+    checks: ClassVar = Recurrent.checks | {"unit_forget_bias": flag}
     gates = 4
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not isinstance(self.unit_forget_bias, bool):
-            raise TypeError(f"lstm: unit_forget_bias must be True or False, got {self.unit_forget_bias!r}")
 
     def parameters(self, input_shape):
         *weights, bias = super().parameters(input_shape)

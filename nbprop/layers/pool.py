@@ -310,13 +310,13 @@ class Pool(Layer):
     tangents = True
 
     def __post_init__(self):
-        object.__setattr__(self, "kernel", plain(spans("kernel", self.kernel, self.axes)))
-        stride = self.kernel if self.stride is None else plain(spans("stride", self.stride, self.axes))
-        object.__setattr__(self, "stride", stride)
-        object.__setattr__(self, "padding", plain(spans("padding", self.padding, self.axes, least=0)))
-        sizes, kernel = spans("padding", self.padding, self.axes, least=0), spans("kernel", self.kernel, self.axes)
-        if any(2 * size > extent for size, extent in zip(sizes, kernel, strict=True)):
-            raise ValueError(f"padding {self.padding} must be at most half of the kernel {self.kernel}")
+        kernel = spans(f"{self.kind}: kernel", self.kernel, self.axes)
+        stride = kernel if self.stride is None else spans(f"{self.kind}: stride", self.stride, self.axes)
+        padding = spans(f"{self.kind}: padding", self.padding, self.axes, least=0)
+        for name, values in (("kernel", kernel), ("stride", stride), ("padding", padding)):
+            object.__setattr__(self, name, plain(values))
+        if any(2 * size > extent for size, extent in zip(padding, kernel, strict=True)):
+            raise ValueError(f"{self.kind}: padding {self.padding} must be at most half of the kernel {self.kernel}")
 
     def __repr__(self):
         stride = "" if self.stride == self.kernel else f", stride={self.stride!r}"

@@ -1,9 +1,11 @@
 """Learned positions: y = x + P, a row of P for each position of a sequence (Gehring et al. 2017, section 3.1)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from nbprop.fields import named
 from nbprop.jit import kernel, share_blocks
-from nbprop.network import INITIALIZERS, Layer, Parameter, choose
+from nbprop.network import INITIALIZERS, Layer, Parameter
 from nbprop.numerics.scalars import like
 
 
@@ -70,10 +72,8 @@ def cuda_kernels(cuda):
 class Positions(Layer):
     init: str = "small_normal"
     kind = "positions"
+    checks: ClassVar = {"init": named(INITIALIZERS)}
     tangents = True
-
-    def __post_init__(self):
-        choose("init", self.init, INITIALIZERS)
 
     def __repr__(self):
         return "positions()" if self.init == "small_normal" else f"positions(init={self.init!r})"

@@ -15,12 +15,13 @@ gradient-based algorithm for on-line training of recurrent network trajectories"
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from nbprop.arguments import length_at
+from nbprop.fields import flag, named, positive
 from nbprop.jit import kernel, njit, share
 from nbprop.layers.dense import dense_backward_parameters, dense_parameters_tangent, dense_transpose, lower_dense
-from nbprop.network import Layer, Parameter, choose, positive
+from nbprop.network import Layer, Parameter
 from nbprop.numerics.gemm import ACCUMULATE, gemm_scratch
 from nbprop.numerics.product import product_ahead
 from nbprop.numerics.scalars import like
@@ -275,12 +276,7 @@ class Recurrent(Layer):
     tangents = True
     takes_lengths = True
     gates = 1
-
-    def __post_init__(self):
-        object.__setattr__(self, "units", positive("units", self.units))
-        choose("output", self.output, OUTPUTS)
-        if not isinstance(self.carry, bool):
-            raise TypeError(f"{self.kind}: carry must be True or False, got {self.carry!r}")
+    checks: ClassVar = {"units": positive, "output": named(OUTPUTS), "carry": flag}
 
     def __repr__(self):
         options = [

@@ -3,7 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from nbprop.network import Layer, positive
+import numpy as np
+
+from nbprop.fields import positive, shown
+from nbprop.network import Layer
 
 
 def _lower_view(build, x, shape):
@@ -44,11 +47,10 @@ class Reshape(Layer):
     tangents = True
 
     def __post_init__(self):
-        if isinstance(self.shape, int):
-            object.__setattr__(self, "shape", (self.shape,))
-        if not isinstance(self.shape, (tuple, list)) or not self.shape:
-            raise ValueError(f"reshape: shape must be a tuple of positive integers, got {self.shape!r}")
-        object.__setattr__(self, "shape", tuple(positive("reshape: shape", extent) for extent in self.shape))
+        shape = (self.shape,) if isinstance(self.shape, (int, np.integer)) else self.shape
+        if not isinstance(shape, (tuple, list)) or not shape:
+            raise ValueError(f"reshape: shape must be a tuple of positive integers, got {shown(shape)}")
+        object.__setattr__(self, "shape", tuple(positive("reshape: shape", extent) for extent in shape))
 
     def __repr__(self):
         return f"reshape({self.shape})"

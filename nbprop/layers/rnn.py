@@ -7,8 +7,10 @@ gradient that reaches h_t from above and from step t + 1,
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nbprop.arguments import length_at
+from nbprop.fields import named
 from nbprop.jit import kernel, share
 from nbprop.layers.activation import (
     ACTIVATIONS,
@@ -19,7 +21,6 @@ from nbprop.layers.activation import (
     scale_by_derivative,
 )
 from nbprop.layers.recurrent import Recurrent, add_product, copy_row
-from nbprop.network import choose
 from nbprop.numerics.activations import slope_of, value_of
 from nbprop.numerics.product import GEMM
 
@@ -150,10 +151,7 @@ class RNN(Recurrent):
     output: str = "sequence"
     carry: bool = False
     kind = "rnn"
-
-    def __post_init__(self):
-        super().__post_init__()
-        choose("activation", self.activation, CHOICES)
+    checks: ClassVar = Recurrent.checks | {"activation": named(CHOICES)}
 
     def _sizes(self, walk):
         return walk.positions, self.units, ACTIVATIONS[self.activation], walk.piece

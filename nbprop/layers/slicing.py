@@ -6,9 +6,9 @@ its place and zeros around it; several slices of one value add up.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
-import numpy as np
-
+from nbprop.fields import integer
 from nbprop.jit import kernel, share
 from nbprop.layers.combine import copy_columns
 from nbprop.network import Layer
@@ -47,14 +47,11 @@ class Slicing(Layer):
     start: int
     stop: int
     kind = "slicing"
+    checks: ClassVar = {"start": integer, "stop": integer}
     tangents = True
 
     def __post_init__(self):
-        for name in ("start", "stop"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise ValueError(f"slicing: {name} must be an integer, got {value!r}")
-            object.__setattr__(self, name, int(value))
+        super().__post_init__()
         if not 0 <= self.start < self.stop:
             raise ValueError(
                 f"slicing: needs 0 <= start < stop, got start {self.start}, stop {self.stop}; count from the front"

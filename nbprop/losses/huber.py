@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nbprop.fields import number
 from nbprop.jit import kernel, share
 from nbprop.losses.base import Loss, cuda_elementwise, row_scale, total_weight
 from nbprop.numerics.intrinsics import double_of_word
@@ -91,8 +92,7 @@ class Huber(Loss):
     fisher = huber_fisher
 
     def __post_init__(self):
-        if not 0 < self.delta < np.inf:
-            raise ValueError(f"huber: delta must be positive and finite, got {self.delta!r}")
+        object.__setattr__(self, "delta", number(0, ends="(]")("huber: delta", self.delta))
 
     def summands(self, y, target):
         error = np.abs(y - target)
@@ -105,4 +105,4 @@ class Huber(Loss):
 
 def huber(delta=1.0):
     """Huber's loss, mean over the batch and the outputs: quadratic up to |y - t| = delta, linear beyond."""
-    return Huber(float(delta))
+    return Huber(delta)
