@@ -101,7 +101,7 @@ class Plan:
         threads.ensure(threads_wanted)
 
     def _emit(self):
-        header = np.zeros(table.HEADER, np.int64)
+        header = [0] * table.HEADER
         header[table.VERSION] = table.TABLE_VERSION
         header[table.DTYPE] = self.element_code
         header[table.BATCH] = self.batch
@@ -125,7 +125,7 @@ class Plan:
         header[table.LENGTHS] = 0 if self.positions else self.longest
         header[table.POSITIONS] = self.positions
         header[table.LEAST] = self.least
-        words, labels, fingerprints = header.tolist(), {}, {}
+        words, labels, fingerprints = header, {}, {}
         for program in _PROGRAM_PARTS:
             begin = len(words)
             for op in self.ops(program):

@@ -365,7 +365,9 @@ def conv2d(filters, kernel, stride=1, padding=0, dilation=1, groups=1, activatio
     >>> conv2d(16, 5, padding=2, activation="relu")
     conv2d(16, 5, padding=2, activation='relu')
     """
-    return Conv2d(filters, kernel, stride, padding, dilation, groups, activation or "identity", bias, init)
+    return Conv2d(
+        filters, kernel, stride, padding, dilation, groups, "identity" if activation is None else activation, bias, init
+    )
 
 
 def conv1d(filters, kernel, stride=1, padding=0, dilation=1, groups=1, activation=None, bias=True, init=None):
@@ -376,4 +378,6 @@ def conv1d(filters, kernel, stride=1, padding=0, dilation=1, groups=1, activatio
     >>> conv1d(8, 3, padding="same", dilation=2)
     conv1d(8, 3, padding='same', dilation=2)
     """
-    return Conv1d(filters, kernel, stride, padding, dilation, groups, activation or "identity", bias, init)
+    return Conv1d(
+        filters, kernel, stride, padding, dilation, groups, "identity" if activation is None else activation, bias, init
+    )

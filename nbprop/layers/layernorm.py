@@ -420,7 +420,7 @@ def layernorm(epsilon=1e-5, scale=True, shift=True):
     >>> layernorm()
     layernorm()
     """
-    return LayerNorm(epsilon, bool(scale), bool(shift))
+    return LayerNorm(epsilon, scale, shift)
 
 
 def rmsnorm(epsilon=1e-5, scale=True):
@@ -431,4 +431,4 @@ def rmsnorm(epsilon=1e-5, scale=True):
     >>> rmsnorm(1e-6)
     rmsnorm(epsilon=1e-06)
     """
-    return RMSNorm(epsilon, bool(scale))
+    return RMSNorm(epsilon, scale)
