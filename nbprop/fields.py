@@ -12,6 +12,7 @@ import numpy as np
 
 MOST = 2**31 - 1  # of a size: products of a few of them still fit the words of a table
 _LONGEST = 80  # characters of a value in a message
+_LONGEST_TEXT = 800
 _KNOWN_SHOWN = 30
 
 
@@ -24,6 +25,12 @@ def shown(value):
     except Exception:
         text = type(value).__name__
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def brief(text):
+    """A text that may have come from a file, cut where it is long."""
+    text = str(text)
+    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}..."
 
 
 # -- names ---------------------------------------------------------------------------------------------------

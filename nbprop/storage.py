@@ -13,7 +13,7 @@ import stat
 
 import numpy as np
 
-from nbprop.fields import shown
+from nbprop.fields import brief, shown
 from nbprop.lowering import state_layout
 from nbprop.network import Network, check_flat, read_json, views
 from nbprop.plan import Plan, first_state
@@ -195,7 +195,7 @@ def _read(function, name):
                 _fill(view, file.get_slice(path))
             state = {piece: file.get_tensor(piece) for piece in layout}
     except SafetensorError as error:
-        raise ValueError(f"{function}: {name}: {_damage(name)} ({error})") from None
+        raise ValueError(f"{function}: {name}: {_damage(name)} ({brief(error)})") from None
     if checksum is not None and checksum != digest(tensors | state, config):
         raise ValueError(f"{function}: {name} is damaged: its contents do not fit its checksum; they have been changed")
     return net, params, state
@@ -222,7 +222,9 @@ def _network(function, name, metadata):
         version, config = description["format"], description["network"]
         checksum, unknown = description.get("digest"), set(description) - {"format", "network", "digest"}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{function}: {name}: its description of the network is damaged: {error!r}") from None
+        raise ValueError(
+            f"{function}: {name}: its description of the network is damaged: {brief(repr(error))}"
+        ) from None
     if type(version) is not int or version < 1:
         raise ValueError(f"{function}: {name}: its format must be a positive integer, got {shown(version)}")
     if version > FORMAT:
@@ -234,7 +236,7 @@ def _network(function, name, metadata):
         return Network.from_config(config), config, checksum
     except ValueError as error:
         hint = "; import the module that defines it first" if "layer kind" in str(error) else ""
-        raise ValueError(f"{function}: {name}: {error}{hint}") from None
+        raise ValueError(f"{function}: {name}: {brief(error)}{hint}") from None
 
 
 def _check_tensors(function, name, net, file):
@@ -253,15 +255,19 @@ def _check_tensors(function, name, net, file):
     for said, paths in (("lacks", wanted - found), ("has, besides the network's,", found - wanted)):
         if paths:
             some = ", ".join(sorted(paths)[:10]) + (f" and {len(paths) - 10} more" if len(paths) > 10 else "")
-            raise ValueError(f"{function}: {name} {said} the tensor {some}")
+            raise ValueError(f"{function}: {name} {said} the tensor {brief(some)}")
     dtypes = set()
     for path, shape in shapes.items():
         tensor = file.get_slice(path)
         if tuple(tensor.get_shape()) != shape:
-            raise ValueError(f"{function}: {name}: {path} must have shape {shape}, got {tuple(tensor.get_shape())}")
+            raise ValueError(
+                f"{function}: {name}: {brief(path)} must have shape {shape}, got {tuple(tensor.get_shape())}"
+            )
         dtypes.add(tensor.get_dtype())
     if len(dtypes) > 1 or not dtypes <= set(_DTYPES):
-        raise ValueError(f"{function}: {name}: its tensors must all be F32 or all F64, got {', '.join(sorted(dtypes))}")
+        raise ValueError(
+            f"{function}: {name}: its tensors must all be F32 or all F64, got {brief(', '.join(sorted(dtypes)))}"
+        )
     return layout, _DTYPES[dtypes.pop()] if dtypes else np.float64
 
 
