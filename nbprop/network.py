@@ -338,6 +338,8 @@ def views(net, params):
     `params` is (net.n_params,), any dtype: parameters, gradients or optimizer state. Costs no copy; writing to a view
     writes to `params`.
     """
+    if not isinstance(net, Network):
+        raise TypeError(f"views: net must be what nbprop.network(...) returns, got {shown(net)}")
     check_flat("params", params, net.n_params)
     return {path: params[s.offset : s.stop].reshape(s.parameter.shape) for path, s in net.slots.items()}
 

@@ -153,7 +153,7 @@ def train(path, params, resume):
 
 
 class Model:
-    name, changes = "net.safetensors", (bytes_changed, tensors_changed)
+    name, changes, longest = "net.safetensors", (bytes_changed, tensors_changed), 3_000
 
     def __init__(self, path):
         self.params = nbprop.init(NET, seed=1, dtype=np.float32)
@@ -170,7 +170,7 @@ class Model:
 
 
 class Checkpoint:
-    name, changes = "run.checkpoint", (bytes_changed, tensors_changed)
+    name, changes, longest = "run.checkpoint", (bytes_changed, tensors_changed), 300_000
 
     def __init__(self, path):
         self.params = train(path, nbprop.init(TRAINED, dtype=np.float32), False)
@@ -180,7 +180,9 @@ class Checkpoint:
 
 
 class Data:
-    """What the command line predicts from."""
+    """What the command line predicts from; its errors may quote a line."""
+
+    longest = 300_000
 
     def __init__(self, path):
         self.model = path.with_name("model.safetensors")
@@ -224,7 +226,7 @@ def attempt(reader, path):
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
     assert path.name in said, f"the file is not named: {said}"
-    assert len(said) < 3000, f"{len(said)} characters"
+    assert len(said) < reader.longest, f"{len(said)} characters: {said[:300]}"
     return "refused"
 
 

@@ -242,6 +242,7 @@ def test_descriptions_are_validated_where_they_are_written(what):
         (lambda: nbprop.workspace("plan"), "workspace: plan must be what nbprop.plan"),
         (lambda: nbprop.init("net"), "init: net must be what nbprop.network"),
         (lambda: nbprop.views(network((3,), dense(1)), [1.0] * 4), "params must be a NumPy array, got list"),
+        (lambda: nbprop.views("net", np.zeros(4)), "views: net must be what nbprop.network"),
     ],
 )
 def test_wrong_types(make, message):

@@ -4,6 +4,8 @@ from importlib.resources import files
 
 import numpy as np
 
+from nbprop.fields import shown
+
 __all__ = ["digits"]
 
 
@@ -43,8 +45,8 @@ def digits(dtype=np.float32):
     """
     try:
         kind = np.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
+    except Exception:  # of many kinds, for what is no dtype
+        raise TypeError(f"dtype must be float32 or float64, got {shown(dtype)}") from None
     if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"dtype must be float32 or float64, got {kind.name}")
     with files(__name__).joinpath("digits.npz").open("rb") as file, np.load(file) as stored:
