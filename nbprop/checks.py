@@ -101,3 +101,51 @@ def check_vector(function, name, array, size, dtype, *, written=False):
         raise ValueError(f"{function}: {name} must be contiguous and aligned; copy it once with np.ascontiguousarray")
     if written and not array.flags.writeable:
         raise ValueError(f"{function}: {name} is written and must not be read-only; pass a copy")
+
+
+# Sizes and counts are below this wherever nothing else is said: C code of SciPy's takes them as 32 bits.
+MOST = 2**31 - 1
+
+
+def check_integer(function, name, value, least=1, most=MOST):
+    """A whole number in least..most, as an int; a bool is none."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+        raise ValueError(f"{function}: {name} must be an integer in {least}..{most}, got {_shortened(value)}")
+    return int(value)
+
+
+def check_number(function, name, value, least=0.0, most=math.inf, *, above=False):
+    """A finite number in least..most, without `least` itself when `above`; as a float. A bool is none."""
+    known = not isinstance(value, (bool, np.bool_)) and isinstance(value, (int, float, np.integer, np.floating))
+    try:
+        number = float(value) if known else math.nan
+    except OverflowError:
+        number = math.inf
+    if not (math.isfinite(number) and (least < number if above else least <= number) and number <= most):
+        sides = f"above {least:g}" if above else f"of at least {least:g}"
+        wanted = f"a finite number {sides}" + (f" and at most {most:g}" if most < math.inf else "")
+        raise ValueError(f"{function}: {name} must be {wanted}, got {_shortened(value)}")
+    return number
+
+
+def check_flag(function, name, value):
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{function}: {name} must be True or False, got {_shortened(value)}")
+    return bool(value)
+
+
+def check_callable(function, name, value, or_none=False):
+    """A function, or None where that is allowed."""
+    if not callable(value) and not (or_none and value is None):
+        raise TypeError(f"{function}: {name} must be a function, got {type(value).__name__}")
+    return value
+
+
+def _shortened(value):
+    """A value's repr, cut where it would fill the screen; an integer of more digits than Python prints by its size."""
+    try:
+        text = repr(value)
+    except ValueError:
+        text = f"an integer of {value.bit_length()} bits"
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import overload
 
 from nbprop import solver_states
-from nbprop.checks import check_matrix, check_vector
+from nbprop.checks import check_callable, check_integer, check_matrix, check_number, check_vector
 from nbprop.jit import FLAGS, Untyped, find, njit
 from nbprop.network import positive
 from nbprop.numerics.cholesky import cholesky, cholesky_scratch
@@ -22,13 +22,14 @@ from nbprop.solver_states import overlap, whole
 
 # What lm_step returns: what to evaluate at theta, or why it ended.
 RESIDUALS, JACOBIAN = 1, 2
-GRADIENT, SMALL_STEP, SLOW, NO_STEP, NOT_FINITE = range(3, 8)
+GRADIENT, SMALL_STEP, SLOW, NO_STEP, NOT_FINITE, OVERFLOW = range(3, 9)
 REASONS = {
     GRADIENT: "the largest component of J^T r is at most gtol",
     SMALL_STEP: "the step is at most xtol of theta",
     SLOW: "the cost falls by at most ftol of itself",
     NO_STEP: "no damping gives a lower cost",
     NOT_FINITE: "the residuals at the start are not finite",
+    OVERFLOW: "J^T J or J^T r is not finite: the Jacobian is not, or its squares overflow",
 }
 
 # The state's head; behind it theta, gradient, step, scale (n each), J^T J and its factor (n x n each), and scratch for
@@ -139,6 +140,9 @@ def _advance(state, theta, residuals, jacobian):
         product((pointer(g, 0), 1, j, 1, n, pointer(residuals, 0), 1, n, 1, m, ZERO, pointer(g, 0), *room))
         top = 0.0
         for i in range(n):
+            # A diagonal that is finite bounds all of J^T J; of NaN and infinity no comparison below would tell.
+            if not (np.isfinite(g[i]) and np.isfinite(matrix[i * n + i])):
+                return OVERFLOW
             top = max(top, abs(g[i]))
             scale[i] = max(scale[i], matrix[i * n + i])
             # A parameter that nothing depends on yet is held by the damping alone.
@@ -277,36 +281,98 @@ def _lm_step(state, theta, residuals, jacobian):
     return step
 
 
+def check_tolerances(function, may_be_none=False, **tolerances):
+    """Tolerances as floats of at least 0; None where that is allowed."""
+    return {
+        name: None if value is None and may_be_none else check_number(function, name, value)
+        for name, value in tolerances.items()
+    }
+
+
 def levenberg_marquardt(residuals, jacobian, start, gtol=1e-8, xtol=1e-8, ftol=1e-8, max_nfev=None):
     """Minimise half the sum of squares from Python with `lm_step`; a scipy OptimizeResult as least_squares gives it.
 
-    residuals(theta) -> (m,), jacobian(theta) -> (m, n), both float64. `least_squares(..., method="marquardt")` runs it.
+    `least_squares(..., method="marquardt")` runs it.
+
+    Parameters
+    ----------
+    residuals : function of theta that returns r(theta), an (m,) float64 array; NaN and infinity make the search step
+        back
+    jacobian : function of theta that returns dr/dtheta, an (m, n) float64 array
+    start : (n,) float64 array; left as it is
+    gtol, xtol, ftol : as `lm_state` takes them
+    max_nfev : most evaluations of the residuals; None for 100 n
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        x, the best point that was evaluated, with fun, cost, jac, grad and optimality there (the last three None where
+        no Jacobian is finite), active_mask, nit, nfev, njev, success, status (0: max_nfev) and message. success is
+        True only where a criterion was met at finite numbers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument, or what a function returns, that does not fit; an exception of theirs goes through.
     """
     from scipy.optimize import OptimizeResult
 
-    theta, state, want = start.copy(), lm_state(start.size, gtol, xtol, ftol), RESIDUALS
-    most = 100 * start.size if max_nfev is None else max_nfev
-    best, r, lowest = start.copy(), None, np.inf
-    evaluations, jacobians, matrix = 0, 0, None
+    function = "levenberg_marquardt"
+    check_vector(function, "start", start, getattr(start, "size", 0), np.dtype(np.float64))
+    if not np.isfinite(start).all():
+        raise ValueError(f"{function}: start holds NaN or infinity")
+    check_callable(function, "residuals", residuals)
+    check_callable(function, "jacobian", jacobian)
+    tolerances = check_tolerances(function, gtol=gtol, xtol=xtol, ftol=ftol)
+    most = 100 * start.size if max_nfev is None else check_integer(function, "max_nfev", max_nfev)
+    theta, state, want = start.copy(), lm_state(start.size, **tolerances), RESIDUALS
+    best, at_best, lowest, cost, r, m = start.copy(), None, np.inf, np.inf, None, None
+    evaluations, jacobians, matrix, place = 0, 0, None, None
     while want in (RESIDUALS, JACOBIAN):
         if want == RESIDUALS:
             if evaluations == most:
                 break
-            r = residuals(theta)
-            evaluations += 1
-            cost = 0.5 * float(r @ r)
+            r = _returned("residuals", residuals(theta.copy()), (m,))
+            m, evaluations = r.size, evaluations + 1
+            cost = 0.5 * float(r @ r) if np.isfinite(theta).all() else np.inf
             if cost < lowest:
-                best, lowest = theta.copy(), cost
-            matrix = np.empty((r.size, theta.size)) if matrix is None else matrix
+                best, at_best, lowest = theta.copy(), r.copy(), cost
+            if matrix is None:
+                matrix = np.empty((m, theta.size))
         else:
-            matrix = np.ascontiguousarray(jacobian(theta))
-            jacobians += 1
+            matrix = np.ascontiguousarray(_returned("jacobian", jacobian(theta.copy()), (m, theta.size)))
+            jacobians, place = jacobians + 1, theta.copy()
         want = lm_step(state, theta, r, matrix)
     ended = want not in (RESIDUALS, JACOBIAN)
-    r = residuals(best)
-    result = OptimizeResult(x=best, fun=r, cost=0.5 * float(r @ r), grad=matrix.T @ r, nfev=evaluations, njev=jacobians)
-    message = REASONS[want] if ended else f"{most} evaluations, the most allowed"
-    result.update(
-        success=ended and want in (GRADIENT, SMALL_STEP, SLOW), status=int(want) if ended else 0, message=message
-    )
+    if want == SMALL_STEP and not np.isfinite(cost):
+        want = NO_STEP  # the step is small since nothing farther away is finite
+    if at_best is not None and want not in (NOT_FINITE, OVERFLOW) and not np.array_equal(place, best):
+        matrix, place = _returned("jacobian", jacobian(best.copy()), (m, theta.size)), best
+        jacobians += 1
+    result = OptimizeResult(x=best, fun=r if at_best is None else at_best, cost=lowest, jac=None, grad=None)
+    result.update(optimality=None, active_mask=np.zeros(start.size, np.int64))
+    if at_best is not None and np.array_equal(place, best) and np.isfinite(matrix).all():
+        result.update(jac=matrix, grad=matrix.T @ at_best)
+        result.optimality = float(np.abs(result.grad).max())
+    result.update(nit=int(state[ITERATIONS]), nfev=evaluations, njev=jacobians)
+    result.update(success=ended and want in (GRADIENT, SMALL_STEP, SLOW), status=int(want) if ended else 0)
+    result.message = REASONS[want] if ended else f"{most} evaluations, the most allowed"
     return result
+
+
+def _returned(what, array, shape):
+    """What a function of the user's returned: a float64 array of this shape, None for any size."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"levenberg_marquardt: {what} must return a float64 array, got {type(array).__name__}")
+    wrong = len(array.shape) != len(shape) or any(
+        wanted not in (None, size) for size, wanted in zip(array.shape, shape, strict=True)
+    )
+    if array.dtype != np.float64 or wrong:
+        wanted = (
+            "(" + ", ".join("m" if size is None else str(size) for size in shape) + ("," if len(shape) == 1 else "")
+        )
+        raise (ValueError if array.dtype == np.float64 else TypeError)(
+            f"levenberg_marquardt: {what} must return a float64 array of shape {wanted}), got {array.dtype} of shape "
+            f"{array.shape}"
+        )
+    return array if array.ndim > 1 else np.ascontiguousarray(array)

@@ -15,7 +15,7 @@ from nbprop.checks import check_vector
 from nbprop.jit import FLAGS, Untyped, find, njit
 from nbprop.network import positive
 from nbprop.numerics.intrinsics import address_of, array_at, as_frame, indirect_call
-from nbprop.numerics.rows import row_dot, row_largest
+from nbprop.numerics.rows import row_dot, row_largest, row_sum
 from nbprop.solver_states import overlap, whole
 
 # What lbfgs_step returns.
@@ -25,7 +25,7 @@ REASONS = (
     "the largest gradient is at most gtol",
     "the loss falls by at most ftol of itself",
     "the line search finds no lower point",
-    "the loss at the start is not finite",
+    "the loss or its gradient at the start is not finite",
 )
 
 # The state's head: sizes and progress, then the line search's block; behind it the vectors.
@@ -98,7 +98,8 @@ def _advance(state, theta, loss, grad):
     rho, alpha = state[_HEAD + (3 + 2 * memory) * n :][:memory], state[_HEAD + (3 + 2 * memory) * n + memory :]
     state[EVALUATIONS] += 1
     if state[_STARTED] == 0:
-        if not np.isfinite(loss):
+        # Later a gradient that is not finite has no finite slope either, and the line search steps back.
+        if not (np.isfinite(loss) and np.isfinite(row_sum(grad))):
             return NOT_FINITE
         state[_STARTED] = 1.0
     else:
@@ -271,18 +272,51 @@ def lbfgs_search(start, memory=10, gtol=1e-8, ftol=0.0, resume=None):
     state = lbfgs_state(start.size, memory, gtol, ftol)
     if resume is None:
         return np.concatenate([[GO_ON, np.inf], state, start, start, np.zeros(start.size)])
-    known = isinstance(resume, np.ndarray) and resume.dtype == np.float64 and resume.size > _STATE + _HEAD
-    kept = int(resume[_STATE + _MEMORY]) if known and np.isfinite(resume[_STATE + _MEMORY]) else 0
-    if not known or resume.shape != (_STATE + _words(start.size, kept) + 3 * start.size,):
-        raise ValueError(
-            f"lbfgs: resume must be the state of an earlier search over {start.size} parameters, got "
-            + (f"{resume.dtype} array of shape {resume.shape}" if isinstance(resume, np.ndarray) else repr(resume))
-        )
+    check_search("lbfgs", resume, start.size)
     search = resume.copy()
     search[[_STATE + _GTOL, _STATE + _FTOL]] = gtol, ftol
     if search[OUTCOME] != GO_ON:
         search[OUTCOME], search[_STATE + _STARTED] = GO_ON, 0.0
     return search
+
+
+def check_search(function, search, n):
+    """Every number of a search's vector over n parameters that becomes an index, a size or a result; ValueError."""
+    if not isinstance(search, np.ndarray) or search.dtype != np.float64 or search.size <= _STATE + _HEAD:
+        got = f"{search.dtype} array of shape {search.shape}" if isinstance(search, np.ndarray) else repr(search)
+        raise ValueError(f"{function}: resume must be the state of an earlier search over {n} parameters, got {got}")
+    head = search[_STATE : _STATE + _HEAD]
+    memory = int(head[_MEMORY]) if 1 <= head[_MEMORY] <= search.size else 0
+    if search.shape != (_STATE + _words(n, memory) + 3 * n,):
+        raise ValueError(
+            f"{function}: resume must be the state of an earlier search over {n} parameters, got a state of shape "
+            f"{search.shape} for {head[_N]:g} parameters and a memory of {head[_MEMORY]:g}"
+        )
+    far, block = float(1 << 53), head[_SEARCH:]
+    for name, value, least, most in (
+        ("outcome", search[OUTCOME], GO_ON, NOT_FINITE),
+        ("number of parameters", head[_N], n, n),
+        ("memory", head[_MEMORY], memory, memory),
+        ("number of steps kept", head[_STORED], 0, memory),
+        ("newest step", head[_NEWEST], 0, memory - 1),
+        ("start", head[_STARTED], 0, 1),
+        ("iterations", head[ITERATIONS], 0, far),
+        ("evaluations", head[EVALUATIONS], 0, far),
+        ("stage of the line search", block[line_search.STAGE], 0, 2),
+        ("bracket of the line search", block[line_search.BRACKETED], 0, 1),
+        ("steps back of the line search", block[line_search.BACKED], 0, far),
+    ):
+        if not (least <= value <= most and value == np.floor(value)):
+            raise ValueError(f"{function}: resume holds {value!r} as its {name}, which must be in {least:g}..{most:g}")
+    state, _, best, at_best = search_parts(search, n)
+    parts = {"last point and its gradient": state[_HEAD : _HEAD + 2 * n]}
+    parts["steps and their changes"] = state[_HEAD + 3 * n : _HEAD + (3 + 2 * memory) * n]
+    parts |= {"loss": head[LOSS : LOSS + 1], "best point": best, "gradient at the best point": at_best}
+    for name, part in parts.items():
+        if not np.isfinite(part).all():
+            raise ValueError(f"{function}: resume holds NaN or infinity in its {name}")
+    if np.isnan(search[LOWEST]) or search[LOWEST] == -np.inf:
+        raise ValueError(f"{function}: resume holds {search[LOWEST]} as its lowest loss")
 
 
 def lbfgs(fun, start, memory=10, gtol=1e-8, ftol=0.0, maxiter=1000, callback=None, search=None, bursts=None):

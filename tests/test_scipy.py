@@ -416,7 +416,7 @@ READ_ONLY.flags.writeable = False
         ({"method": None}, ValueError, "method: unknown name None"),
         ({"method": "CG", "bounds": (0, 1)}, ValueError, "method CG takes no bounds; use L-BFGS-B"),
         ({"options": {"maxitr": 3}}, ValueError, "no option 'maxitr'; did you mean 'maxiter'"),
-        ({"maxiter": -1}, ValueError, "maxiter must be an integer of at least 0, got -1"),
+        ({"maxiter": -1}, ValueError, r"maxiter must be an integer in 0\.\.2147483647, got -1"),
         ({"maxiter": 3, "options": {"maxiter": 4}}, ValueError, "maxiter is given twice"),
         ({"callback": 3}, TypeError, "callback must be a function, got int"),
         ({"trainable": np.zeros(32)}, TypeError, "trainable must hold bool, got float64"),
