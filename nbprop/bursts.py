@@ -3,8 +3,6 @@
 Between two gradients of a small network Python takes a tenth of their time, and a pool of threads falls asleep.
 """
 
-import time
-
 import numpy as np
 from numba import types
 
@@ -13,12 +11,10 @@ from nbprop import solver_states, solvers
 from nbprop.jit import njit
 from nbprop.numerics.intrinsics import indirect_call, load_double, stack_words
 from nbprop.numerics.rows import row_sum
+from nbprop.pieces import Pace
 from nbprop.refusals import refusal
 from nbprop.walk import ENTRIES
 
-# Seconds that a burst should take: well below 0.2, since Ctrl-C waits for its end.
-_PACE = 0.08
-_MOST = 1 << 20
 _BLOCK = arg.BLOCK
 
 _call_entry = indirect_call(types.int64(types.int64, types.int64))
@@ -45,7 +41,7 @@ def _burst(entry, plan, objects, ndarray, step, search, gradient, counts, most):
             return status if failed == 0 else failed
         counts[0] += 1
         loss = load_double(block, arg.RESULT)
-        if not (np.isfinite(loss) and np.isfinite(row_sum(gradient))):
+        if not (np.isfinite(loss) and np.isfinite(row_sum(gradient)) and np.isfinite(row_sum(theta))):
             loss = np.inf
             counts[1] += 1
         if loss < search[solvers.LOWEST]:
@@ -71,14 +67,13 @@ class Bursts:
         # Kept, since compiled code knows them by their addresses; plain, since it knows no memory maps.
         self._values = tuple(None if array is None else array.view(np.ndarray) for array in given)
         self._objects = tuple(0 if array is None else id(array) for array in self._values)
-        self._begun, self._evaluations, self._counts = int(self._state[solvers.ITERATIONS]), 1, np.zeros(2, np.int64)
+        self._begun, self._pace, self._counts = int(self._state[solvers.ITERATIONS]), Pace(), np.zeros(2, np.int64)
 
     def run(self, most):
         """Make a burst; how many evaluations. most: the state's iterations at which the search ends."""
-        self._counts[:] = self._evaluations, 0
+        self._counts[:] = self._pace.begin(), 0
         entries = ENTRIES["value_and_grad"].address, self.plan.address
         arrays = self.search, self.gradient, self._counts
-        begun = time.perf_counter()
         try:
             status = _burst(*entries, self._objects, id(np.ndarray), solvers.load_step(), *arrays, most)
         finally:  # Ctrl-C during a burst is raised here, at its end
@@ -89,6 +84,5 @@ class Bursts:
             raise refusal("minimize", self.plan, self._values, status)
         if self.search[solvers.OUTCOME] < 0:
             solver_states.refuse("minimize", int(self.search[solvers.OUTCOME]))
-        seconds = max(time.perf_counter() - begun, 1e-9)
-        self._evaluations = max(1, min(_MOST, int(_PACE * evaluations / seconds)))
+        self._pace.end(evaluations)
         return evaluations

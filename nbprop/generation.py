@@ -8,25 +8,26 @@ import numpy as np
 
 from nbprop import arguments as arg
 from nbprop.calls import forward
-from nbprop.checks import check_data, check_vector
+from nbprop.checks import check_data, check_integer, check_number, check_vector
 from nbprop.jit import njit
-from nbprop.network import Network, positive
+from nbprop.network import Network
 from nbprop.numerics.functions import exp
 from nbprop.numerics.random import GENERATE, stream, uniform_f64
+from nbprop.pieces import Pace
 from nbprop.plan import layer_state, workspace
 from nbprop.plan import plan as make_plan
 
 
 @njit
 def draw(logits, temperature, top_k, u):
-    """An integer with probability softmax(logits / temperature) among the top_k largest logits; -1 if one is NaN.
+    """An integer with probability softmax(logits / temperature) among the top_k largest; -1 if one is NaN or infinity.
 
     logits IN (vocabulary,); temperature 0 takes the largest; top_k 0 takes all, and ties with the last of them count;
     u is uniform in [0, 1).
     """
     best, least = 0, logits[0]
     for k in range(logits.size):
-        if np.isnan(logits[k]):
+        if not np.isfinite(logits[k]):
             return -1
         if logits[k] > logits[best]:
             best = k
@@ -46,24 +47,32 @@ def draw(logits, temperature, top_k, u):
 
 
 @njit
-def continue_sequences(plan, params, tokens, begin, capacity, window, temperature, top_k, seed, x, logits, work, state):
-    """Fill tokens[:, begin:]; the column that it stopped at because logits were NaN, or -1.
+def continue_sequences(plan, params, tokens, at, how, x, logits, work, state, most):
+    """Go on for up to `most` calls of `forward`; how many, -1 at the end, -2 where a logit is not finite.
 
-    tokens INOUT (n, begin + count) int64; x (n, 1) int64 and logits (n, 1, vocabulary) are scratch.
+    tokens INOUT (n, begin + count) int64; at INOUT: the place to fill next, which token stands at position 0, how many
+    have been taken in; how: (capacity, window, temperature, top_k, seed); x (n, 1) int64 and logits
+    (n, 1, vocabulary) are scratch.
     """
-    first, fed = 0, 0  # which token stands at position 0; how many have been taken in
-    for m in range(begin, tokens.shape[1]):
-        if m - first > capacity:
-            first = fed = m - window
-        while fed < m:
-            x[:, 0] = tokens[:, fed]
-            forward(plan, params, x, logits, work, state, fed - first)
-            fed += 1
+    capacity, window, temperature, top_k, seed = how
+    done = 0
+    while at[0] < tokens.shape[1]:
+        m = at[0]
+        if m - at[1] > capacity:
+            at[1] = at[2] = m - window
+        while at[2] < m:
+            if done == most:
+                return done
+            x[:, 0] = tokens[:, at[2]]
+            forward(plan, params, x, logits, work, state, at[2] - at[1])
+            at[2] += 1
+            done += 1
         for i in range(tokens.shape[0]):
             u = uniform_f64(seed, stream(GENERATE, 0, i), m)
             tokens[i, m] = draw(logits[i, 0], temperature, top_k, u)
             if tokens[i, m] < 0:
-                return m
+                return -2
+        at[0] = m + 1
     return -1
 
 
@@ -97,7 +106,9 @@ def generate(net, params, prompt, count, temperature=1.0, top_k=None, seed=0, wi
     Raises
     ------
     TypeError, ValueError
-        For an argument that does not fit, sequences longer than T without a `window`, logits that are NaN.
+        For an argument that does not fit, sequences longer than T without a `window`, logits that are not finite.
+    KeyboardInterrupt
+        On Ctrl-C, within a fifth of a second or one position's work. Its `tokens` are the integers so far, (n, fewer).
 
     Each new integer costs one position's work: `plan(net, mode="decoding")` with a layer state, which holds keys and
     values of the positions before. Code of your own may do the same, compiled or not: call `forward` with x (n, 1),
@@ -129,25 +140,34 @@ def generate(net, params, prompt, count, temperature=1.0, top_k=None, seed=0, wi
         got = getattr(prompt, "shape", type(prompt).__name__)
         raise ValueError(f"generate: prompt must be an array (n, p) of 1 to {capacity} integers each, got {got}")
     prompt = check_data("generate", "prompt", prompt, arg.ANY_INTEGER, prompt.shape[1:], vocabulary)
-    count, top_k = positive("count", count), 0 if top_k is None else min(positive("top_k", top_k), vocabulary)
-    if not isinstance(temperature, (int, float, np.integer, np.floating)) or not 0 <= temperature < np.inf:
-        raise ValueError(f"generate: temperature must be a number of at least 0, got {temperature!r}")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-        raise ValueError(f"generate: seed must be an integer in 0..2**63 - 1, got {seed!r}")
+    count, threads = check_integer("generate", "count", count), check_integer("generate", "threads", threads)
+    top_k = 0 if top_k is None else min(check_integer("generate", "top_k", top_k), vocabulary)
+    temperature = check_number("generate", "temperature", temperature)
+    seed = check_integer("generate", "seed", seed, 0, 2**63 - 1)
     begin, n = prompt.shape[1], len(prompt)
     if window is None and begin + count - 1 > capacity:
         raise ValueError(
             f"generate: {begin} and {count} integers need {begin + count - 1} positions, the network has {capacity}; "
             f"ask for fewer, or give window={max(1, capacity // 2)} to begin anew with so many when they run out"
         )
-    if window is not None and positive("window", window) > capacity:
+    if window is not None and check_integer("generate", "window", window) > capacity:
         raise ValueError(f"generate: window must be at most the network's {capacity} positions, got {window}")
     plan = make_plan(net, batch=n, dtype=params.dtype, threads=threads, mode="decoding")
     tokens = np.empty((n, begin + count), np.int64)
     tokens[:, :begin] = prompt
-    how = capacity, window or capacity, float(temperature), top_k, int(seed)
+    how = capacity, capacity if window is None else int(window), temperature, top_k, seed
     scratch = np.empty((n, 1), np.int64), np.empty((n, 1, vocabulary), params.dtype), workspace(plan), layer_state(plan)
-    stopped = continue_sequences(plan, params.view(np.ndarray), tokens, begin, *how, *scratch)
-    if stopped >= 0:
-        raise ValueError(f"generate: a logit was NaN at place {stopped}; look for NaN in params")
+    at, pace, done = np.array([begin, 0, 0]), Pace(), 0
+    try:
+        while done >= 0:
+            most = pace.begin()
+            done = continue_sequences(plan, params.view(np.ndarray), tokens, at, how, *scratch, most)
+            pace.end(max(done, 0))
+    except KeyboardInterrupt as interrupt:
+        interrupt.tokens = tokens[:, begin : at[0]].copy()
+        raise
+    if done == -2:
+        raise ValueError(
+            f"generate: a logit was NaN or infinite at place {at[0]}; look for NaN or huge numbers in params"
+        )
     return tokens[:, begin:].copy()

@@ -1,6 +1,6 @@
 """Second derivatives and Jacobians as SciPy's LinearOperators, products without a matrix; and the Hessian whole."""
 
-from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from nbprop.calls import forward
 from nbprop.checks import check_data, check_dataset, check_layers, check_vector
 from nbprop.derivatives import gauss_newton_product, hvp, jvp, vjp
 from nbprop.network import positive
+from nbprop.pieces import in_threads
 from nbprop.plan import Plan, workspace
 
 
@@ -129,15 +130,19 @@ def hessian(plan, params, x, target, out, work, weights=None, state=None, step=0
             raise ValueError(f"hessian: out is written and shares memory with {name}; pass separate buffers")
     threads = positive("hessian: threads", threads)
 
-    def block(first, last, work):
-        unit = np.zeros(plan.n_params, plan.dtype)
-        for row in range(first, last):
-            unit[row] = 1.0
-            hvp(plan, params, unit, x, target, out[row], work, weights, state, step, lengths)
-            unit[row] = 0.0
+    threads = min(threads, max(1, plan.n_params - 1))
+    works = [*(workspace(plan) for _ in range(threads - 1)), work]
 
-    block(0, min(1, plan.n_params), work)  # whatever is refused or compiled is so before other threads start
-    bounds = np.linspace(1, plan.n_params, threads + 1).astype(int) if plan.n_params else np.zeros(threads + 1, int)
-    works = [work, *(workspace(plan) for _ in range(threads - 1))]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(block, bounds[:-1], bounds[1:], works))
+    def block(first, last, stopped):
+        unit, own = np.zeros(plan.n_params, plan.dtype), works.pop()
+        for row in range(first, last):
+            if stopped():
+                break
+            unit[row] = 1.0
+            hvp(plan, params, unit, x, target, out[row], own, weights, state, step, lengths)
+            unit[row] = 0.0
+        works.append(own)
+
+    in_threads(block, [(0, min(1, plan.n_params))])  # what is refused or compiled is so before other threads start
+    bounds = np.linspace(1, max(1, plan.n_params), threads + 1).astype(int).tolist()
+    in_threads(block, list(pairwise(bounds)))

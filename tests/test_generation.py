@@ -86,13 +86,14 @@ WRONG = {
     "a prompt of real numbers": ({"prompt": PROMPT / 2}, "prompt must hold integers, got float64"),
     "an integer outside": ({"prompt": PROMPT + 1}, r"prompt must hold classes in 0\.\.4, got 5"),
     "too many": ({"count": 6}, "2 and 6 integers need 7 positions, the network has 6; .* window=3"),
-    "none": ({"count": 0}, "count must be a positive integer, got 0"),
+    "none": ({"count": 0}, r"count must be an integer in 1\.\.2147483647, got 0"),
     "a window beyond the positions": ({"window": 7}, "window must be at most the network's 6 positions, got 7"),
-    "a negative temperature": ({"temperature": -1.0}, "temperature must be a number of at least 0, got -1.0"),
-    "no temperature": ({"temperature": np.nan}, "temperature must be a number of at least 0, got nan"),
-    "top_k": ({"top_k": 0}, "top_k must be a positive integer, got 0"),
+    "a negative temperature": ({"temperature": -1.0}, "temperature must be a finite number of at least 0, got -1.0"),
+    "no temperature": ({"temperature": np.nan}, "temperature must be a finite number of at least 0, got nan"),
+    "top_k": ({"top_k": 0}, r"top_k must be an integer in 1\.\.2147483647, got 0"),
     "a negative seed": ({"seed": -1}, "seed must be an integer"),
-    "NaN": ({"params": PARAMS * np.nan}, "a logit was NaN at place 2"),
+    "infinity": ({"params": PARAMS * 1e300}, "a logit was NaN or infinite at place 2"),
+    "NaN": ({"params": PARAMS * np.nan}, "a logit was NaN or infinite at place 2"),
 }
 
 
