@@ -14,6 +14,8 @@ def constraints_on(params, name, constraints, able):
 
     params: the start; name: the method's; able: the methods that take constraints.
     """
+    if isinstance(constraints, (tuple, list)) and not constraints:
+        return []
     import scipy.optimize
 
     kinds = (scipy.optimize.LinearConstraint, scipy.optimize.NonlinearConstraint, dict)

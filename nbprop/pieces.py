@@ -6,7 +6,7 @@ whatever happens between two pieces, what was done stays done and can go on. A u
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 # Seconds that a piece should take: well below 0.2, since the next one may be slower.
 _PACE = 0.08
@@ -41,10 +41,12 @@ def in_threads(share, ranges):
         share(*ranges[0], stop.is_set)
         return
     with ThreadPoolExecutor(len(ranges)) as pool:
-        shares = [pool.submit(share, *limits, stop.is_set) for limits in ranges]
+        waiting = {pool.submit(share, *limits, stop.is_set) for limits in ranges}
         try:
-            for one in shares:
-                one.result()
+            while waiting:  # not for ever: a signal that the system gave to another thread does not end a wait
+                done, waiting = wait(waiting, _PACE, FIRST_EXCEPTION)
+                for one in done:
+                    one.result()
         except BaseException:
             stop.set()
             raise

@@ -7,7 +7,10 @@ import pytest
 import scipy.optimize
 
 import nbprop
+from nbprop.bounds import Free
+from nbprop.least_squares import Residuals
 from nbprop.methods import METHODS
+from nbprop.searching import Search, Validation
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((50, 3))
@@ -225,15 +228,27 @@ def interrupt_evaluation(monkeypatch, number):
 # -- numbers that are not finite -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", list(METHODS))
-def test_infinite_parameters_are_never_a_result_though_their_loss_is_finite(method):
-    """Beyond float32's range a tanh is saturated: loss and gradient are finite, parameters are not."""
+def test_infinite_parameters_are_never_the_best_though_their_loss_is_finite():
+    """Beyond float32's range a tanh is saturated: loss and gradient are finite, the parameters are not."""
     net = nbprop.network((1,), nbprop.dense(1, activation="tanh"))
     plan = nbprop.plan(net, "mse", batch=2, dtype=np.float32)
-    x, target = np.ones((2, 1), np.float32), np.ones((2, 1), np.float32)
-    params = np.array([0.0, 3e38], np.float32)
-    bounds = (-1e39, 1e39) if METHODS[method].bounds else None
-    with np.errstate(over="ignore"):
-        result = nbprop.minimize(plan, params, x, -target, method, bounds=bounds, maxiter=20)
-    assert np.isfinite(params).all()
-    assert np.array_equal(result.x, params.astype(np.float64))
+    x = np.ones((2, 1), np.float32)
+    fun, start = nbprop.objective(plan, x, x), np.zeros(2, np.float32)
+    search = Search(fun, Free("minimize", start, None, None), [], None)
+    search(np.zeros(2))
+    for theta in (np.array([0.0, 1e39]), np.array([-np.inf, 0.0]), np.array([np.nan, 0.0])):
+        assert search(theta)[0] == np.inf
+    assert fun(np.array([0.0, 1e39]))[0] == 0 < search.best == 1
+    assert np.array_equal(search.best_theta, np.zeros(2))
+    residuals = Residuals(plan, x, x, None)
+    assert np.isinf(residuals(np.array([0.0, 1e39]))).all()
+    assert residuals.best is None
+
+
+def test_a_validation_loss_that_begins_as_nan_may_still_fall():
+    seen = Validation(PLANS[np.float64], (X, TARGET), 2, None)
+    losses = iter([np.nan, 3.0, 2.0, 2.5])
+    seen.loss = lambda theta: next(losses)
+    for k in range(4):
+        seen.see(np.full(4, float(k)))
+    assert (seen.lowest, seen.best[0], seen.waited) == (2.0, 2.0, 1)

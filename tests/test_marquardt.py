@@ -102,6 +102,80 @@ def test_ends():
     assert "2 evaluations" in few.message
 
 
+FIELDS = {"x", "fun", "cost", "jac", "grad", "optimality", "active_mask", "nit", "nfev", "njev"}
+FIELDS |= {"success", "status", "message"}
+LINE = np.linspace(0, 1, 9)[:, None] + 0.5
+
+
+@pytest.mark.parametrize(
+    ("jacobian", "said"),
+    [
+        (lambda t: LINE * np.nan, "J^T J or J^T r is not finite"),
+        (lambda t: np.where(LINE > 1, np.inf, LINE), "J^T J or J^T r is not finite"),
+        (lambda t: LINE * 1e160, "J^T J or J^T r is not finite"),  # d = -g / infinity = 0: no step, not a small one
+        (lambda t: LINE * (np.cos(LINE * t[0]) if t[0] == 3 else np.nan), "J^T J or J^T r is not finite"),
+    ],
+)
+def test_a_jacobian_that_is_not_finite_is_no_success(jacobian, said):
+    result = marquardt.levenberg_marquardt(lambda t: np.sin(LINE[:, 0] * t[0]) - 0.5, jacobian, np.array([3.0]))
+    assert set(result) == FIELDS
+    assert not result.success
+    assert said in result.message
+    assert np.isfinite([*result.x, *result.fun, result.cost]).all()
+
+
+def test_residuals_that_are_finite_at_the_start_alone():
+    """The step becomes small since nothing farther away is finite: that is no convergence."""
+    result = marquardt.levenberg_marquardt(
+        lambda t: np.full(9, np.inf) if t[0] != 3 else LINE[:, 0] * 3.0, lambda t: LINE, np.array([3.0])
+    )
+    assert (result.success, result.x[0], result.message) == (False, 3.0, "no damping gives a lower cost")
+    at_start = marquardt.levenberg_marquardt(lambda t: LINE[:, 0] * np.nan, lambda t: LINE, np.array([3.0]))
+    assert (at_start.success, at_start.x[0], at_start.jac, at_start.grad) == (False, 3.0, None, None)
+    assert at_start.message == "the residuals at the start are not finite"
+    assert set(result) == set(at_start) == FIELDS
+
+
+def test_the_gradient_is_that_of_the_point():
+    data = decay(np.array([2.5, 1.3, 0.5])) + 0.05
+    for most in (1, 2, 3, 7, None):
+        result = marquardt.levenberg_marquardt(
+            lambda t: decay(t) - data, decay_jacobian, np.array([1.0, 0.1, 0.0]), max_nfev=most
+        )
+        assert np.array_equal(result.fun, decay(result.x) - data)
+        assert result.cost == 0.5 * float(result.fun @ result.fun)
+        assert np.allclose(result.grad, decay_jacobian(result.x).T @ result.fun, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"residuals": lambda t: [1.0]}, "residuals must return a float64 array, got list"),
+        ({"residuals": lambda t: np.ones(9, np.float32)}, r"residuals must return a float64 array of shape \(m,\)"),
+        (
+            {"residuals": lambda t: np.ones((9, 1))},
+            r"residuals must return .* shape \(m,\), got float64 of shape \(9, 1\)",
+        ),
+        (
+            {"residuals": lambda t: np.ones(9 if t[0] == 3 else 8)},
+            r"residuals must return .* shape \(9,\), got .* \(8,\)",
+        ),
+        ({"jacobian": lambda t: np.ones((8, 1))}, r"jacobian must return .* shape \(9, 1\), got .* shape \(8, 1\)"),
+        ({"jacobian": lambda t: np.ones((9, 1), int)}, r"jacobian must return a float64 array .* got int64"),
+        ({"jacobian": None}, "jacobian must be a function, got NoneType"),
+        ({"start": [3.0]}, "start must be a NumPy array"),
+        ({"start": np.array([np.nan])}, "start holds NaN"),
+        ({"xtol": -1.0}, "xtol must be a finite number of at least 0, got -1.0"),
+        ({"gtol": "no"}, "gtol must be a finite number"),
+        ({"max_nfev": 10**30}, "max_nfev must be an integer"),
+    ],
+)
+def test_what_functions_return_is_looked_at(given, said):
+    arguments = {"residuals": lambda t: LINE[:, 0] * t[0] - 1, "jacobian": lambda t: LINE, "start": np.array([3.0])}
+    with pytest.raises((TypeError, ValueError), match=f"levenberg_marquardt: {said}"):
+        marquardt.levenberg_marquardt(**(arguments | given))
+
+
 def test_bad_input():
     state, theta, r, j = nbprop.lm_state(2), np.ones(2), np.ones(3), np.ones((3, 2))
     with pytest.raises(ValueError, match=r"jacobian must have shape \(3, 2\), got \(2, 3\)"):
