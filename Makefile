@@ -44,6 +44,9 @@ test-long: .venv/tools            ## hours: random tests at full length, and his
 	.venv/bin/python -m pytest -n $(WORKERS) -q -m "long or scaled" --long
 	.venv/bin/python examples/history/results.py
 
+soak: .venv/tools                 ## mixed calls for hours, memory level: make soak MINUTES=60
+	.venv/bin/python tests/soak.py --minutes $(or $(MINUTES),10)
+
 lint: .venv/tools                 ## formatter, linter, type checker
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -56,7 +59,7 @@ format: .venv/tools               ## let the formatter and the linter repair wha
 clean:                            ## remove what these targets made
 	rm -rf .venv .venv-peers build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
-.PHONY: help demo example test test-more test-long lint format clean .venv
+.PHONY: help demo example test test-more test-long soak lint format clean .venv
 .DEFAULT_GOAL := help
 
 # Benchmarks (docs/performance.md). The peers have an environment of their own; asv runs from it, too.

@@ -7,6 +7,7 @@ import nbprop
 from nbprop.generation import draw
 from nbprop.jit import njit
 from nbprop.numerics.random import GENERATE, stream, uniform_f64
+from nbprop.pieces import Pace
 
 NET = nbprop.network(
     (6,),
@@ -75,6 +76,26 @@ def test_draws_have_their_probabilities(top_k):
     assert np.abs(counts / n - p / p.sum()).max() <= 1 / n
 
 
+@pytest.mark.parametrize("window", [None, 2])
+def test_pieces_change_no_bit_and_an_interrupt_brings_what_is_there(window, monkeypatch):
+    count = 5 if window is None else 17
+    whole = nbprop.generate(NET, PARAMS, PROMPT, count, window=window)
+    monkeypatch.setattr(Pace, "begin", lambda self: 1)
+    assert (nbprop.generate(NET, PARAMS, PROMPT, count, window=window) == whole).all()
+    pieces = iter(range(100))
+
+    def end(self, done):
+        if next(pieces) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pace, "end", end)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        nbprop.generate(NET, PARAMS, PROMPT, count, window=window)
+    tokens = caught.value.tokens
+    assert 0 < tokens.shape[1] < count
+    assert (tokens == whole[:, : tokens.shape[1]]).all()
+
+
 WRONG = {
     "a network of real numbers": ({"net": nbprop.network((3, 4), nbprop.dense(4))}, "must take integers"),
     "logits of another number": ({"net": nbprop.network((3,), nbprop.embedding(4, 3))}, r"\(3,\) to \(3, 3\)"),
@@ -89,6 +110,9 @@ WRONG = {
     "none": ({"count": 0}, r"count must be an integer in 1\.\.2147483647, got 0"),
     "a window beyond the positions": ({"window": 7}, "window must be at most the network's 6 positions, got 7"),
     "a negative temperature": ({"temperature": -1.0}, "temperature must be a finite number of at least 0, got -1.0"),
+    "huge numbers": ({"count": 10**30}, "count must be an integer"),
+    "a huge seed": ({"seed": 2**63}, "seed must be an integer"),
+    "no threads": ({"threads": True}, "threads must be an integer"),
     "no temperature": ({"temperature": np.nan}, "temperature must be a finite number of at least 0, got nan"),
     "top_k": ({"top_k": 0}, r"top_k must be an integer in 1\.\.2147483647, got 0"),
     "a negative seed": ({"seed": -1}, "seed must be an integer"),

@@ -165,3 +165,38 @@ def test_refusals():
         nbprop.hessian(plan, params, X, TARGET, np.empty((3, 3)), nbprop.workspace(plan))
     with pytest.raises(ValueError, match="hessian: threads must be a positive integer, got 0"):
         nbprop.hessian(plan, params, X, TARGET, np.empty((32, 32)), nbprop.workspace(plan), threads=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"f_scale": -1}, "f_scale must be a finite number above 0, got -1"),
+        ({"f_scale": "1"}, "f_scale must be a finite number above 0, got '1'"),
+        ({"ftol": -1e-8}, "ftol must be a finite number of at least 0"),
+        ({"xtol": None, "method": "marquardt"}, "xtol must be a finite number"),
+        ({"gtol": np.nan}, "gtol must be a finite number"),
+        ({"max_nfev": 0}, "max_nfev must be an integer in 1"),
+        ({"max_nfev": 10**40}, "max_nfev must be an integer in 1"),
+        ({"jac": "2-point"}, "jac: unknown name"),
+        ({"bounds": (0.5, 0.4)}, r"bounds of params\[0\]: the lower bound 0.5 lies above"),
+    ],
+)
+def test_arguments_are_looked_at_before_anything_runs(given, said):
+    params = nbprop.init(NET, seed=1)
+    before = params.copy()
+    with pytest.raises((TypeError, ValueError), match=f"least_squares: {said}"):
+        nbprop.least_squares(plan_of(), params, X, TARGET, **given)
+    assert np.array_equal(params, before)
+    with pytest.raises(ValueError, match="params is written and shares memory with x"):
+        nbprop.least_squares(plan_of(), X.reshape(-1)[: params.size], X, TARGET)
+
+
+def test_a_jacobian_whose_squares_overflow_is_no_success(monkeypatch):
+    """J^T J is infinite, and a step of -g / infinity = 0 would pass for a small one, the start for an optimum."""
+    jacobian = Residuals.jacobian
+    monkeypatch.setattr(Residuals, "jacobian", lambda self, theta: 1e160 * jacobian(self, theta))
+    params = nbprop.init(NET, seed=1)
+    result = nbprop.least_squares(plan_of(), params, X, TARGET, method="marquardt")
+    assert not result.success
+    assert result.message.startswith("J^T J or J^T r is not finite")
+    assert np.array_equal(params, nbprop.init(NET, seed=1))

@@ -9,8 +9,8 @@ import pytest
 from scipy.optimize import LinearConstraint, NonlinearConstraint
 
 import nbprop
-from nbprop import scipy_bridge
-from nbprop.minimizing import METHODS
+from nbprop import line_search, problem, scipy_bridge, solvers
+from nbprop.methods import METHODS
 
 NET = nbprop.network((2,), nbprop.dense(6, activation="tanh"), nbprop.dense(1))
 RNG = np.random.default_rng(5)
@@ -109,6 +109,110 @@ def test_refused(options, said):
     assert np.array_equal(params, start())
     with pytest.raises(TypeError, match="validation must be"):
         run(params, validation=X)
+
+
+LAYOUT = {
+    name: 2 + getattr(solvers, name) for name in ("_N", "_MEMORY", "_STORED", "_NEWEST", "_STARTED", "ITERATIONS")
+}
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.5, 1e7, 1e300, np.nan, np.inf, -1e12])
+@pytest.mark.parametrize("word", [*LAYOUT, "outcome", "bracket", "stage"])
+def test_a_changed_word_of_a_state_is_refused_by_its_name(word, value):
+    """Each becomes an index, a size or a bound in compiled code: an integer in its range, or nothing runs."""
+    search = 2 + solvers._SEARCH
+    places = LAYOUT | {"outcome": 0, "bracket": search + line_search.BRACKETED, "stage": search + line_search.STAGE}
+    state = run(start(), maxiter=5).state
+    if word == "ITERATIONS" and value == 1e7:
+        return  # a count that may be any
+    state[places[word]] = value
+    params = start()
+    with pytest.raises(ValueError, match=r"minimize: resume (holds .* as its|must be the state of)"):
+        run(params, resume=state)
+    assert np.array_equal(params, start())
+
+
+def test_numbers_of_a_state_that_are_not_finite():
+    whole = run(start(), maxiter=5).state
+    n, words = NET.n_params, whole.size - len(problem.FIELDS)
+    for place, name in (
+        (1, "lowest loss"),
+        (2 + solvers.LOSS, "loss"),
+        (2 + solvers._HEAD, "last point and its gradient"),
+        (2 + solvers._HEAD + 3 * n, "steps and their changes"),
+        (words - 1, "gradient at the best point"),
+        (words - n - 1, "best point"),
+    ):
+        state = whole.copy()
+        state[place] = np.nan
+        with pytest.raises(ValueError, match=f"minimize: resume holds .* its {name}"):
+            run(start(), resume=state)
+
+
+def test_what_a_state_claims_is_evaluated_again():
+    """A lowest loss that no point has, and a best point that is another: what is returned was evaluated as it is."""
+    first = run(start(), maxiter=5)
+    state, n = first.state.copy(), NET.n_params
+    state[1] = 1e-30
+    state[state.size - len(problem.FIELDS) - 2 * n] += 0.5
+    params = start()
+    result = run(params, maxiter=1, resume=state)
+    assert result.fun == FUN(params)[0] <= FUN(start())[0]
+    assert result.fun > 1e-6
+
+
+def test_a_state_of_another_problem_is_refused_by_what_differs():
+    state, free = run(start(), maxiter=5).state, np.arange(NET.n_params) > 3
+    held = run(start(), maxiter=5, trainable=free).state
+    moved = start()
+    moved[0] += 1.0
+    other_net = nbprop.network((2,), nbprop.dense(6, activation="sigmoid"), nbprop.dense(1))
+    other = nbprop.plan(other_net, loss="mse", batch=40)
+    parts = nbprop.plan(NET, loss="mse", batch=7)
+    for name, call in {
+        "network, loss or dtype": lambda: nbprop.minimize(other, start(), X, TARGET, "L-BFGS", resume=state),
+        "batch": lambda: nbprop.minimize(parts, start(), X, TARGET, "L-BFGS", resume=state),
+        "x": lambda: nbprop.minimize(PLAN, start(), X + 1e-9, TARGET, "L-BFGS", resume=state),
+        "target": lambda: nbprop.minimize(PLAN, start(), X, 2 * TARGET, "L-BFGS", resume=state),
+        "weights": lambda: run(start(), weights=np.ones(40), resume=state),
+        "trainable or frozen parameters": lambda: run(moved, trainable=free, resume=held),
+    }.items():
+        with pytest.raises(ValueError, match=f"minimize: resume is the state of a search with another {name};"):
+            call()
+    wider = nbprop.plan(NET, loss="mse", batch=64, threads=2)
+    assert nbprop.minimize(wider, start(), X, TARGET, "L-BFGS", maxiter=2, resume=state).nit == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("L-BFGS", {"memory": 0}, "option 'memory' must be an integer in 1"),
+        ("L-BFGS", {"gtol": -1.0}, "option 'gtol' must be a finite number of at least 0"),
+        ("L-BFGS-B", {"maxcor": 10**12}, "option 'maxcor' must be an integer"),
+        ("L-BFGS-B", {"maxiter": 2.0}, "option 'maxiter' must be an integer in 0"),
+        ("L-BFGS-B", {"ftol": "small"}, "option 'ftol' must be a finite number"),
+        ("BFGS", {"c1": 0.95}, "'c1' and 'c2' must be 0 < c1 < c2 < 1"),
+        ("BFGS", {"norm": None}, "option 'norm' must be a finite number"),
+        ("BFGS", {"hess_inv0": np.eye(3)}, r"option 'hess_inv0' must hold finite numbers and have shape \(25, 25\)"),
+        ("CG", {"disp": "no"}, "option 'disp' must be True or False"),
+        ("TNC", {"scale": np.full(25, np.nan)}, "option 'scale' must hold finite numbers"),
+        ("TNC", {"maxfun": 2**31}, "option 'maxfun' must be an integer"),
+        ("trust-ncg", {"eta": 0.3}, "option 'eta' must be below 0.25"),
+        ("trust-ncg", {"max_trust_radius": 0}, "option 'max_trust_radius' must be a finite number above 0"),
+        ("trust-krylov", {"inexact": 1}, "option 'inexact' must be True or False"),
+        ("trust-constr", {"factorization_method": "LU"}, "option 'factorization_method' must be one of"),
+        ("trust-constr", {"initial_tr_radius": -1}, "option 'initial_tr_radius' must be a finite number above 0"),
+        ("SLSQP", [("maxiter", 3)], "options must be a dict or None, got list"),
+    ],
+)
+def test_options_are_looked_at_before_anything_runs(method, options, said):
+    params = start()
+    with pytest.raises((TypeError, ValueError), match=f"minimize: .*{said}"):
+        run(params, method, options=options)
+    assert np.array_equal(params, start())
+    for name, value in (("tol", -1.0), ("maxiter", 10**30), ("progress", "yes"), ("seconds", np.inf)):
+        with pytest.raises((TypeError, ValueError), match=f"minimize: {name} must be"):
+            run(params, method, **{name: value})
 
 
 # -- clocks, validation, progress ------------------------------------------------------------------------------
