@@ -4,13 +4,14 @@
 
 Each round does one thing of a table, chosen at random: a training, a search, a fleet, calls from threads, plans made
 and dropped, a fork, a file written and read, a call that is refused, one that is interrupted. What each gives is
-compared with what it gave the first time, bit for bit. In the first third of the time whatever is kept once may be made: caches,
-pools, code. After that memory may grow by no more than `--slack` MB, and files and threads not at all. Exits with 1 and
-says what grew, or differs, where that is not so.
+compared with what it gave the first time, bit for bit. In the first third of the time whatever is kept once may be made:
+caches, pools, code. After that memory may grow by no more than `--slack` MB, and files and threads not at all. Exits
+with 1 and says what grew, or differs, where that is not so.
 """
 
 import argparse
 import gc
+import math
 import os
 import sys
 import tempfile
@@ -159,7 +160,7 @@ def soak(seconds, seed=0, slack=8.0, rounds=ROUNDS, say=print):
     rng, first, count = np.random.default_rng(seed), {}, 0
     for name, one in rounds.items():  # each once: what it gives, and whatever is made only once
         first[name] = one(rng).copy()
-    begun, level, spoken, least = time.monotonic(), None, 0.0, 1
+    begun, level, spoken, least = time.monotonic(), None, 0.0, math.inf
     while (now := time.monotonic() - begun) < seconds or count < least:
         if level is None and now >= seconds / 3:
             level, least = used(), count + 200
