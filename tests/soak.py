@@ -4,9 +4,9 @@
 
 Each round does one thing of a table, chosen at random: a training, a search, a fleet, calls from threads, plans made
 and dropped, a fork, a file written and read, a call that is refused, one that is interrupted. What each gives is
-compared with what it gave the first time, bit for bit. In the first third of the time whatever is kept once may be made:
-caches, pools, code. After that memory may grow by no more than `--slack` MB, and files and threads not at all. Exits
-with 1 and says what grew, or differs, where that is not so.
+compared with what it gave the first time, bit for bit. In the first third of the time whatever is kept once may be
+made: caches, pools, code. After that memory may grow by no more than `--slack` MB, and files and threads not at all.
+Exits with 1 and says what grew, or differs, where that is not so.
 """
 
 import argparse
