@@ -113,6 +113,16 @@ def test_ends():
     assert wrong.fun <= 3.0
 
 
+def test_a_nan_gradient_at_the_start_is_no_small_gradient():
+    """The largest component of a row skips NaN, which compares as false."""
+    for bad in (np.nan, np.inf):
+        assert (
+            nbprop.lbfgs_step(nbprop.lbfgs_state(3), np.ones(3), 1.0, np.array([0.0, bad, 0.0])) == solvers.NOT_FINITE
+        )
+        result = solvers.lbfgs(lambda t, bad=bad: (1.0, np.array([0.0, bad, 0.0])), np.ones(3))
+        assert not result.success
+
+
 def test_a_search_resumes_from_its_state():
     theta, state, whole = np.array([-1.2, 1.0]), nbprop.lbfgs_state(2), []
     for _ in range(30):
