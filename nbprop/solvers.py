@@ -307,7 +307,7 @@ def check_search(function, search, n):
         ("steps back of the line search", block[line_search.BACKED], 0, far),
     ):
         if not (least <= value <= most and value == np.floor(value)):
-            raise ValueError(f"{function}: resume holds {value!r} as its {name}, which must be in {least:g}..{most:g}")
+            raise ValueError(f"{function}: resume holds {value:g} as its {name}, which must be in {least:g}..{most:g}")
     state, _, best, at_best = search_parts(search, n)
     parts = {"last point and its gradient": state[_HEAD : _HEAD + 2 * n]}
     parts["steps and their changes"] = state[_HEAD + 3 * n : _HEAD + (3 + 2 * memory) * n]
