@@ -8,6 +8,7 @@ from nbprop.explain import Contributions, Explanation, explain
 from nbprop.fleets import fit_many
 from nbprop.generation import generate
 from nbprop.gradcheck import gradcheck
+from nbprop.history import History
 from nbprop.initial import init
 from nbprop.jit import share
 from nbprop.layers import (
@@ -50,7 +51,6 @@ from nbprop.optimizers import adagrad, adam, adamw, lion, momentum, nesterov, op
 from nbprop.plan import Plan, layer_state, plan, workspace
 from nbprop.rollouts import rollout, rollout_adjoint, rollout_buffers
 from nbprop.rounding import RoundingError, rounding_error
-from nbprop.running import History
 from nbprop.scipy_bridge import objective
 from nbprop.solvers import lbfgs_state, lbfgs_step
 from nbprop.storage import load, load_state, save

@@ -30,19 +30,20 @@ from nbprop.walk import walk
 # Where training stands.
 EPOCH, POSITION, STEP, SHUFFLED, DONE = range(5)  # POSITION: samples of this epoch seen; DONE: steps of this call
 LOSS_SUM, WEIGHT_SUM = 5, 6  # float64: of this epoch, sum(loss weight) and sum(weight) over batches
-BEST_LOSS, BEST_EPOCH = 7, 8  # the lowest loss of an epoch (float64), and its number
+LOWEST, LOWEST_EPOCH = 7, 8  # the lowest mean loss of an epoch (float64), and its number
 RECORD_COUNT = 9
 STATUS, LOSS = 10, 11  # what went wrong: the gradient's status, the loss or norm that is not finite (float64)
 # What to do.
 ENTRY, PLAN, N, BATCH, EPOCHS, SEED, SHUFFLES, STOPS, THREADS = range(12, 21)  # STOPS: return at each epoch's end
-RATES, RECORDS, ORDER, PARAMS, BEST, PARAM_BYTES, MEMMOVE = range(21, 28)  # addresses; BEST: 0 when nobody wants it
+RATES, RECORDS, ORDER, PARAMS, BEST, PARAM_BYTES, MEMMOVE = range(21, 28)  # addresses
 CLIP_VALUE, CLIP_NORM = 28, 29  # kernels' fingerprints, 0 for none
 WEIGHT_CODE = 30  # element code of the sample weights, 0 for none
 # Four columns of data (x, target, weights, lengths): base, bytes a row, batch buffer.
 COLUMNS, N_COLUMNS = 32, 4
 BASE, ROW_BYTES, BUFFER, COLUMN = 0, 1, 2, 3
-# The layer state, and a copy of it that goes with the best parameters: addresses, and bytes (0 for none).
-LAYERS, BEST_LAYERS, LAYER_BYTES = range(44, 47)
+# Snapshots are the parameters with the layer state behind them. BEGUN: as this epoch began (0: keep none), BEST: as the
+# epoch with the lowest mean loss began. LAYERS: the layer state's address, LAYER_BYTES: 0 for none.
+LAYERS, BEGUN, LAYER_BYTES = range(44, 47)
 # Rows of an op table, three words of header each (see table.py): the gather and the update.
 GATHER = 48
 GATHERED = GATHER + table.OPERANDS  # operands: the job's address, samples
@@ -210,18 +211,27 @@ def _one_step(job, rate):
 
 @njit
 def _end_epoch(job, rate):
-    """Record the epoch, keep its parameters if they are the best, and begin the next one."""
+    """Record the epoch, keep what it began with if its mean loss is the lowest, and begin the next one.
+
+    That mean is no loss of any parameters, since they moved. What the epoch began with is the safer of its two ends to
+    keep: had the last update of the epoch before ruined it, this epoch's first loss would tell.
+    """
     loss = load_double(job, LOSS_SUM) / load_double(job, WEIGHT_SUM)
     count = load(job, RECORD_COUNT)
     store_double(load(job, RECORDS), 2 * count, loss)
     store_double(load(job, RECORDS), 2 * count + 1, rate)
     store(job, RECORD_COUNT, count + 1)
-    if load(job, BEST) != 0 and loss < load_double(job, BEST_LOSS):
-        store_double(job, BEST_LOSS, loss)
-        store(job, BEST_EPOCH, load(job, EPOCH))
-        call_c(load(job, MEMMOVE), (load(job, BEST), load(job, PARAMS), load(job, PARAM_BYTES)))
+    if load(job, BEGUN) != 0:
+        if loss < load_double(job, LOWEST):
+            store_double(job, LOWEST, loss)
+            store(job, LOWEST_EPOCH, load(job, EPOCH))
+            best = load(job, BEST)
+            store(job, BEST, load(job, BEGUN))
+            store(job, BEGUN, best)
+        begun, size = load(job, BEGUN), load(job, PARAM_BYTES)
+        call_c(load(job, MEMMOVE), (begun, load(job, PARAMS), size))
         if load(job, LAYER_BYTES) > 0:
-            call_c(load(job, MEMMOVE), (load(job, BEST_LAYERS), load(job, LAYERS), load(job, LAYER_BYTES)))
+            call_c(load(job, MEMMOVE), (begun + size, load(job, LAYERS), load(job, LAYER_BYTES)))
     store(job, EPOCH, load(job, EPOCH) + 1)
     store(job, POSITION, 0)
     store(job, SHUFFLED, 0)

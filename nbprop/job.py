@@ -9,6 +9,7 @@ from nbprop import clipping, epochs, rules, table
 from nbprop.foreign import not_numpy
 from nbprop.optimizers import OPTIMIZERS, optimizer_state
 from nbprop.plan import workspace
+from nbprop.settings import check_number
 from nbprop.steps import plain
 from nbprop.walk import ENTRIES
 
@@ -72,7 +73,7 @@ def check_column(function, name, array, n, shape, dtype, classes):
 
 
 def _check_values(function, name, values, start, array, classes):
-    wrong = (values < 0) | (values >= classes) if classes else np.isnan(values)
+    wrong = (values < 0) | (values >= classes) if classes else ~np.isfinite(values)
     if wrong.any():
         at = int(np.argmax(wrong))
         sample = (start + at) // max(1, array[0].size)
@@ -80,7 +81,10 @@ def _check_values(function, name, values, start, array, classes):
             raise ValueError(
                 f"{function}: {name} must hold classes in 0..{classes - 1}, got {values[at]} in sample {sample}"
             )
-        raise ValueError(f"{function}: {name} holds NaN, first in sample {sample}; remove such samples or fill them in")
+        what = "NaN" if np.isnan(values[at]) else "infinity"
+        raise ValueError(
+            f"{function}: {name} holds {what}, first in sample {sample}; remove such samples or fill them in"
+        )
 
 
 def check_data(function, plan, x, target, weights=None, lengths=None, prefix=""):
@@ -100,20 +104,20 @@ def check_data(function, plan, x, target, weights=None, lengths=None, prefix="")
     return x, target, weights, lengths
 
 
-def hyperparameters(optimizer, lr, weight_decay, given):
-    """{name: value} of an optimizer: what was given, and its own defaults for the rest."""
+def hyperparameters(function, optimizer, lr, weight_decay, given):
+    """{name: float} of an optimizer: what was given, if each is of its kind, and its own defaults for the rest."""
     from nbprop.network import choose, nearest
 
     known = rules.RULES[choose("optimizer", optimizer, list(rules.RULES))].hyperparameters
     defaults = inspect.signature(OPTIMIZERS[optimizer]).parameters
     values = {name: defaults[name].default for name in known}
-    for name, value in {"lr": lr, "weight_decay": weight_decay}.items():
-        values[name] = values[name] if value is None else value
+    values |= {name: value for name, value in (("lr", lr), ("weight_decay", weight_decay)) if value is not None}
     for name, value in given.items():
         if name not in known:
-            raise TypeError(f"fit: {optimizer} has no argument {name!r}; {nearest(name, [*known, *_FIT_ARGUMENTS])}")
+            hint = nearest(name, [*known, *_FIT_ARGUMENTS])
+            raise TypeError(f"{function}: {optimizer} has no argument {name!r}; {hint}")
         values[name] = value
-    return values
+    return {name: check_number(function, name, known[name], value) for name, value in values.items()}
 
 
 _FIT_ARGUMENTS = ("batch", "epochs", "shuffle", "seed", "validation", "schedule", "clip_norm", "clip_value", "patience")
@@ -144,6 +148,22 @@ def check_state(plan, state, samples):
     return state if plan.state_size > 0 else None
 
 
+def check_finite(function, name, array):
+    """Refuse an array to be trained that is spoilt already: no loss would be a number."""
+    if array is not None and not finite(array):
+        raise ValueError(f"{function}: {name} holds NaN or infinity; pass values that are finite")
+
+
+def finite(array):
+    """Whether all of a 1-D array is."""
+    return all(np.isfinite(array[start : start + _PIECE]).all() for start in range(0, array.size, _PIECE))
+
+
+def any_set(array):
+    """Whether any element of a 1-D array is not zero."""
+    return bool(array.any())
+
+
 def count(x):
     """Samples of x, 1 where that cannot be told yet."""
     return len(x) if isinstance(x, np.ndarray) and x.ndim > 0 else 1
@@ -158,30 +178,45 @@ def check_separate(name, written, others):
 class Job:
     """The words and buffers of one training; `words` and `numbers` are its words as int64 and as float64."""
 
-    def __init__(self, plan, params, data, batch, optimizer, values, decay_mask, trainable):
+    def __init__(self, plan, params, data, batch, optimizer, values, decay_mask, trainable, state=None):
         self.plan, self.params, self.data = plan, params, data
         self.words = np.zeros(epochs.WORDS, np.int64)
         self.numbers = self.words.view(np.float64)
         self.address = self.words.ctypes.data
         self.grads = np.zeros_like(params)
         self.work = workspace(plan)
-        self.best = params.copy()
-        self.layers = self.best_layers = None  # layer state, where the network has some
-        self.state = optimizer_state(optimizer, params.size, params.dtype)
+        self.layers = None  # layer state, where the network has some
         self.rates = np.zeros(epochs.MOST_RATES)
         self.records = np.zeros((epochs.MOST_RECORDS, 2))
-        # The public step checks the hyperparameters and masks, and compiles; on copies.
-        OPTIMIZERS[optimizer](
-            self.best, self.grads, self.state, 0, **values, decay_mask=decay_mask, trainable=trainable
-        )
-        self.best[:], self.state[:] = params, 0
+        # The public step checks the masks, and compiles; on copies.
+        trial = optimizer_state(optimizer, params.size, params.dtype)
+        OPTIMIZERS[optimizer](params.copy(), self.grads, trial, 0, **values, decay_mask=decay_mask, trainable=trainable)
+        trial[:] = 0
+        self.state = trial if state is None else state
         self._fill_progress(batch)
         self._fill_call(batch)
         self._fill_update(rules.RULES[optimizer], values, decay_mask, trainable)
 
-    @property
-    def best_address(self):
-        return self.best.ctypes.data
+    def keep(self, each_epoch):
+        """Make room for snapshots, parameters with the layer state behind them, filled with what is there now.
+
+        They are the initial one, the best, and, with each_epoch, what each epoch began with; compiled code then
+        chooses the best by the epochs' means (see epochs.py).
+        """
+        self._kept = [self.snapshot() for _ in range(3 if each_epoch else 2)]
+        self.words[epochs.BEST] = self._kept[1].ctypes.data
+        self.words[epochs.BEGUN] = self._kept[2].ctypes.data if each_epoch else 0
+
+    def snapshot(self):
+        """The parameters, with the layer state behind them."""
+        return np.concatenate([self.params, *([] if self.layers is None else [self.layers])])
+
+    def kept(self):
+        """{name: snapshot}."""
+        names = {self.words[word]: name for word, name in ((epochs.BEST, "best"), (epochs.BEGUN, "begun"))}
+        return {names.get(array.ctypes.data, "initial"): array for array in self._kept}
+
+    finite = staticmethod(finite)
 
     def run_steps(self, steps):
         """Go on for up to `steps` steps; an outcome (see epochs.py)."""
@@ -193,7 +228,7 @@ class Job:
 
     def _fill_progress(self, batch):
         words = self.words
-        self.numbers[epochs.BEST_LOSS], words[epochs.BEST_EPOCH] = np.inf, -1
+        self.numbers[epochs.LOWEST], words[epochs.LOWEST_EPOCH] = np.inf, -1
         words[epochs.ENTRY], words[epochs.PLAN] = ENTRIES["value_and_grad"].address, self.plan.address
         words[epochs.N], words[epochs.BATCH] = len(self.data[0]), batch
         words[epochs.THREADS] = self.plan.threads
@@ -239,10 +274,8 @@ class Job:
 
     def layer_state(self, state):
         """Use an array of layer state."""
-        self.layers, self.best_layers = state, state.copy()
-        words = self.words
-        words[epochs.LAYERS], words[epochs.BEST_LAYERS] = state.ctypes.data, self.best_layers.ctypes.data
-        words[epochs.LAYER_BYTES] = state.nbytes
+        self.layers = state
+        self.words[epochs.LAYERS], self.words[epochs.LAYER_BYTES] = state.ctypes.data, state.nbytes
         self._describe(arg.STATE, state, state.ctypes.shape_as(np.ctypeslib.ctypes.c_int64))
 
     def _describe(self, argument, array, shape):
@@ -262,7 +295,7 @@ class Job:
         row[: len(vectors)] = [0 if vector is None else vector.ctypes.data for vector in vectors]
         row[rules.N] = self.params.size
         start = epochs.UPDATED + rules.HYPERPARAMETERS
-        self.numbers[start : start + len(values)] = [float(value) for value in values.values()]
+        self.numbers[start : start + len(values)] = list(values.values())
 
     def clip(self, native, fingerprint_word, row, limit):
         """Clip with a kernel of clipping.py."""

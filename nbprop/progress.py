@@ -22,6 +22,14 @@ def _tqdm():
     return tqdm
 
 
+def check_progress(function, progress):
+    """Refuse what `progress_bar` does not take, before any work."""
+    if progress is not None and not isinstance(progress, bool):
+        raise TypeError(f"{function}: progress must be True, False or None, got {type(progress).__name__}")
+    if progress and _tqdm() is None:
+        raise ImportError(f"{function}: progress=True needs tqdm; install it with: pip install tqdm")
+
+
 @contextlib.contextmanager
 def progress_bar(function, progress, total, begun, unit):
     """A bar of steps, or something that takes the same calls and shows nothing.

@@ -3,15 +3,21 @@
 Here arguments are checked; job.py lays out what compiled code works on, running.py drives it.
 """
 
+import math
+
 import numpy as np
 
-from nbprop import clipping
+from nbprop import arguments as arg
+from nbprop import clipping, settings
 from nbprop import epochs as words
+from nbprop import identity as identities
 from nbprop import job as on_host
 from nbprop.job import hyperparameters
-from nbprop.network import Network, positive
+from nbprop.network import Network
 from nbprop.plan import plan as make_plan
-from nbprop.running import Run
+from nbprop.progress import check_progress
+from nbprop.rules import RULES
+from nbprop.running import Run, Settings
 
 
 def fit(
@@ -43,6 +49,9 @@ def fit(
     progress=None,
     state=None,
     lengths=None,
+    optimizer_state=None,
+    first_step=0,
+    allow_changed=(),
     **others,
 ):
     """Train a network by mini-batches; updates `params` in place.
@@ -81,14 +90,17 @@ def fit(
     threads : int
         The bits do not depend on it.
     patience : int or None
-        Stop after so many epochs without a lower loss, and go back to the best parameters.
+        Stop after so many epochs without a lower loss, and go back to the best parameters. Without validation that is
+        the loss of all training data, computed after each epoch, which costs about a third more time.
     callback : function or None
         Called as callback(history) after each epoch; training stops when it returns True.
     checkpoint : path or None
-        A file to write everything to, every `checkpoint_seconds` and at the end, in one step each time.
+        A file to write everything to, every `checkpoint_seconds` and at the end, in one step each time. Its folder is
+        tried before the first epoch; a write that fails later is a warning, and tried again.
     resume : bool
         Go on from the file `checkpoint` where it exists: a run that was killed repeats the uninterrupted one bit for
-        bit.
+        bit. All that the result depends on must be as it was: network, loss, data, hyperparameters, rates, masks, seed.
+        `epochs` may be more, where the rates of the steps done so far do not depend on it.
     progress : bool or None
         Show a bar with tqdm; None: when it is installed and the output is a terminal.
     state : array or None
@@ -96,6 +108,14 @@ def fit(
         with the parameters: where these are the best epoch's, it is the best epoch's too.
     lengths : (n,) integers or None
         How many positions of each sample count, for networks over sequences.
+    optimizer_state : array or None
+        What the optimizer remembers, updated: `optimizer_state(optimizer, net.n_params, dtype)`, or that of an earlier
+        fit's history, with first_step=history.next_step. Several fits then do what one fit does.
+    first_step : int
+        The number of the first step, for training that goes on: it keys schedule functions, dropout, Adam's corrections
+        and, divided by the steps of an epoch, the order of samples. A schedule by name spans this call.
+    allow_changed : tuple of str
+        What may differ in a resumed run, such as ("lr",) or ("x", "target"); errors name it.
     **others
         The optimizer's own arguments, such as beta1=0.8.
 
@@ -103,16 +123,21 @@ def fit(
     -------
     History
         Losses, learning rates and times for each epoch, and why training stopped. `params` then hold the last step's
-        result; with `patience`, the best epoch's. A loss (or clipped norm) that is not finite stops the training at
-        once, with the best epoch's parameters (the initial ones before the first epoch's end).
+        result; with `patience`, the best epoch's. Parameters are called best by a loss measured with them as they are,
+        in use, after an epoch: `best_loss`. A loss, clipped norm or parameter that is not finite ends the training as
+        "diverged", with the lowest loss, measured so, of the initial parameters and those kept of earlier epochs.
 
     Raises
     ------
     TypeError, ValueError
-        For an argument that does not fit, NaN in the data, a checkpoint of another run; nothing has been written then.
+        For an argument that does not fit, NaN or infinity in the data, a checkpoint that is damaged or of another run;
+        nothing has been written then.
+    OSError
+        When `checkpoint` cannot be written, or not be read; nothing has been written then.
     KeyboardInterrupt
-        On Ctrl-C. `params` then hold the best epoch's parameters with `validation`, else the last step's; a
-        checkpoint has been written where asked for; the exception's `history` is the history so far.
+        On Ctrl-C. `params` then hold the best epoch's parameters with `validation` or `patience`, else the last step's;
+        a checkpoint has been written where asked for. The `history` of this and of any other exception after the first
+        step is the history so far.
 
     Examples
     --------
@@ -126,41 +151,55 @@ def fit(
     """
     if not isinstance(net, Network):
         raise TypeError(f"fit: net must be what nbprop.network(...) returns, got {type(net).__name__}")
+    batch = settings.whole("fit", "batch", batch, "a positive integer")
+    epochs = settings.whole("fit", "epochs", epochs, "a positive integer")
+    patience = patience if patience is None else settings.whole("fit", "patience", patience, "a positive integer")
+    seed = settings.whole("fit", "seed", seed, "an integer in 0..2**63 - 1", 0, 2**63)
+    shuffle, resume = settings.switch("fit", "shuffle", shuffle), settings.switch("fit", "resume", resume)
+    clips = {"clip_value": clip_value, "clip_norm": clip_norm}
+    clips = {name: _limit(name, limit) for name, limit in clips.items()}
+    seconds = "a number of at least 0"
+    seconds = settings.real("fit", "checkpoint_seconds", checkpoint_seconds, seconds, lambda found: found >= 0)
+    callback = settings.called("fit", "callback", callback)
+    check_progress("fit", progress)
+    values = hyperparameters("fit", optimizer, lr, weight_decay, others)
+    if resume and checkpoint is None:
+        raise ValueError("fit: resume=True needs checkpoint=, the path of the file to go on from")
+
     place = _place_of(params)
     params = place.check_vector("fit", "params", params, net.n_params, (np.float32, np.float64), True)
-    batch, epochs = positive("batch", batch), positive("epochs", epochs)
-    patience = None if patience is None else positive("patience", patience)
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-        raise ValueError(f"fit: seed must be an integer in 0..2**63 - 1, got {seed!r}")
     samples = place.count(x)
+    if loss is None:
+        raise ValueError("fit: loss must be a loss or its name, got None")
     plan = make_plan(net, loss, max(1, min(batch, samples)), params.dtype, threads, target=place.TARGET)
     data = place.check_data("fit", plan, x, target, weights, lengths)
     held_out = None if validation is None else _check_validation(place, plan, validation)
-    values = hyperparameters(optimizer, lr, weight_decay, others)
     masks = [_check_mask(place, net, *named) for named in (("decay_mask", decay_mask), ("trainable", trainable))]
     layers = place.check_state(plan, state, samples)
-    place.check_separate("params", params, [*data, *masks, layers, *(held_out or ())])
-    place.check_separate("state", layers, [*data, *masks, *(held_out or ())])
-    job = place.Job(plan, params, data, plan.batch, optimizer, values, *masks)
+    remembered = _check_optimizer_state(place, optimizer, optimizer_state, params)
+    first_step = _check_steps(place, optimizer, remembered, first_step, epochs * -(-samples // plan.batch))
+    for name, written in (("params", params), ("state", layers), ("optimizer_state", remembered)):
+        place.check_finite("fit", name, written)
+    read = [*data, *masks, *(held_out or ())]
+    place.check_separate("params", params, [*read, layers, remembered])
+    place.check_separate("state", layers, [*read, remembered])
+    place.check_separate("optimizer_state", remembered, read)
+
+    job = place.Job(plan, params, data, plan.batch, optimizer, values, *masks, remembered)
     if layers is not None:
         job.layer_state(layers)
     if shuffle:
-        job.shuffle(int(seed))
-    _clip(job, clip_value, clip_norm)
-    identity = {
-        "network": net.to_config(),
-        "loss": repr(plan.loss),
-        "optimizer": optimizer,
-        "dtype": str(params.dtype),
-        "samples": samples,
-        "batch": plan.batch,
-        "shuffle": bool(shuffle),
-        "seed": int(seed),
-    }
-    run = Run(job, epochs, held_out, patience, callback, checkpoint, checkpoint_seconds, identity)
-    run.schedule(schedule, float(values["lr"]))
+        job.shuffle(seed)
+    _clip(job, clips)
+    path = settings.file_to_write("fit", "checkpoint", checkpoint)
+    run = Run(job, Settings(epochs, first_step, held_out, patience, callback, path, seconds))
+    run.schedule(schedule, values.pop("lr"))
+    if path is not None:
+        known = {"optimizer": optimizer, "shuffle": shuffle, "seed": seed, "patience": patience} | clips | values
+        run.identify(_identity(job, known, held_out, masks))
+    allowed = identities.check_allowed(allow_changed, run.identity if resume else None)
     if resume:
-        run.resume()
+        run.resume(allowed)
     return run.train(progress)
 
 
@@ -194,12 +233,56 @@ def _check_mask(place, net, name, mask):
     return None if mask is None else place.check_vector("fit", name, mask, net.n_params, (bool, np.uint8), False)
 
 
-def _clip(job, clip_value, clip_norm):
-    for name, limit, native, word, row in (
-        ("clip_value", clip_value, clipping.CLIP_VALUE, words.CLIP_VALUE, words.CLIP_VALUE_ROW),
-        ("clip_norm", clip_norm, clipping.CLIP_NORM, words.CLIP_NORM, words.CLIP_NORM_ROW),
+def _check_optimizer_state(place, optimizer, state, params):
+    if state is None:
+        return None
+    size = RULES[optimizer].slots * params.size
+    return place.check_vector("fit", "optimizer_state", state, size, (params.dtype,), True)
+
+
+def _check_steps(place, optimizer, remembered, first_step, steps):
+    """The first step's number, which goes with what the optimizer remembers of those before it."""
+    first_step = settings.whole("fit", "first_step", first_step, "an integer of at least 0", 0)
+    if first_step + steps >= arg.STEPS:
+        raise ValueError(f"fit: epochs ask for steps up to number {first_step + steps}, which must be below 2**40")
+    if first_step > 0 and remembered is None and RULES[optimizer].slots > 0:
+        raise TypeError("fit: first_step needs optimizer_state, what the optimizer remembers: history.optimizer_state")
+    if first_step == 0 and remembered is not None and place.any_set(remembered):
+        raise ValueError(
+            "fit: optimizer_state holds what was left by earlier steps; pass first_step=history.next_step with it"
+        )
+    return first_step
+
+
+def _identity(job, known, held_out, masks):
+    """What the result depends on, apart from the rates: numbers and names, and digests of arrays."""
+    plan, data = job.plan, dict(zip(("x", "target", "weights", "lengths"), job.data, strict=True))
+    arrays = data | dict(zip(("decay_mask", "trainable"), masks, strict=True))
+    return {
+        "network": plan.net.to_config(),
+        "code": identities.code_of(plan),
+        "loss": repr(plan.loss),
+        "dtype": str(plan.dtype),
+        "samples": len(job.data[0]),
+        "batch": plan.batch,
+        **known,
+        **{name: identities.digest_of(job, array) for name, array in arrays.items()},
+        "validation": identities.digest_of(job, *(held_out or ())),
+    }
+
+
+def _limit(name, limit):
+    return None if limit is None else settings.real("fit", name, limit, "a finite number above 0", _above_zero)
+
+
+def _above_zero(value):
+    return 0 < value < math.inf
+
+
+def _clip(job, clips):
+    for name, native, word, row in (
+        ("clip_value", clipping.CLIP_VALUE, words.CLIP_VALUE, words.CLIP_VALUE_ROW),
+        ("clip_norm", clipping.CLIP_NORM, words.CLIP_NORM, words.CLIP_NORM_ROW),
     ):
-        if limit is not None:
-            if not isinstance(limit, (int, float, np.integer, np.floating)) or not limit > 0:
-                raise ValueError(f"fit: {name} must be a number above 0, got {limit!r}")
-            job.clip(native, word, row, float(limit))
+        if clips[name] is not None:
+            job.clip(native, word, row, clips[name])

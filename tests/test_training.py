@@ -369,11 +369,12 @@ def test_steps_allocate_nothing():
     weights = np.ones(len(X), np.float32)
     params = start()
     plan = nbprop.plan(NET, loss=LOSS, batch=32, dtype=np.float32)
-    values = job.hyperparameters("adam", 0.01, None, {})
+    values = job.hyperparameters("fit", "adam", 0.01, None, {})
     work = job.Job(plan, params, (X, Y, weights, None), 32, "adam", values, None, None)
     work.shuffle(0)
     work.clip(clipping.CLIP_NORM, epochs.CLIP_NORM, epochs.CLIP_NORM_ROW, 1.0)
-    work.words[epochs.EPOCHS], work.words[epochs.BEST] = 100, work.best.ctypes.data
+    work.words[epochs.EPOCHS] = 100
+    work.keep(each_epoch=True)
     epochs.run_steps(work.address, 1)
     copied(X[0])
     _nrt_python.memsys_enable_stats()

@@ -13,14 +13,13 @@ from nbprop.arguments import integer_at
 from nbprop.cuda import clipping, memory, toolkit
 from nbprop.cuda.groups import block_sum
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.optimizers import Update, check_number, optimizer_state
+from nbprop.cuda.optimizers import Update, optimizer_state
 from nbprop.cuda.sequence import Sequence
 from nbprop.cuda.toolkit import THREADS, cuda
 from nbprop.cuda.training import PAGE, WORD, Batches, Step
 from nbprop.job import check_last_batch
 from nbprop.numerics.random import permutation
 from nbprop.numerics.scalars import like
-from nbprop.rules import RULES
 
 TARGET = "cuda"
 
@@ -29,11 +28,12 @@ TARGET = "cuda"
 
 
 @on_device(blocks=lambda: 1)
-def count_nan(result, x, n):
-    """result = how many of x's n numbers are NaN."""
+def count_not_finite(result, x, n):
+    """result = how many of x's n numbers are NaN or infinite."""
     wrong = like(result[0], 0.0)
     for i in range(cuda.threadIdx.x, n, THREADS):
-        wrong += like(wrong, 0.0) if x[i] == x[i] else like(wrong, 1.0)
+        # x - x is NaN for infinity, too.
+        wrong += like(wrong, 0.0) if x[i] - x[i] == like(wrong, 0.0) else like(wrong, 1.0)
     wrong = block_sum(cuda.shared.array(THREADS, result.dtype), wrong)
     if cuda.threadIdx.x == 0:
         result[0] = wrong
@@ -59,6 +59,22 @@ def _counted(kernel, dtype, arrays, n, **numbers):
     sequence.place().write(0, stream)
     sequence.enqueue(stream)
     return float(result.to_host()[0])
+
+
+def check_finite(function, name, array):
+    """Refuse an array to be trained that is spoilt already: no loss would be a number."""
+    if array is not None and not finite(array):
+        raise ValueError(f"{function}: {name} holds NaN or infinity; pass values that are finite")
+
+
+def finite(array):
+    """Whether all of a device array is."""
+    return array.size == 0 or _counted(count_not_finite, array.dtype, {"x": array}, array.size) == 0
+
+
+def any_set(array):
+    """Whether any element of a device array is not zero."""
+    return bool(array.to_host().any())
 
 
 def count(x):
@@ -100,8 +116,8 @@ def _check_column(function, name, array, n, shape, dtype, integers=None):
         wrong = _counted(count_outside, np.float32, {}, array.size, address=array.address, **numbers)
         if wrong:
             raise ValueError(f"{function}: {name} must hold {kind} in {least}..{most}, got {int(wrong)} others")
-    elif _counted(count_nan, dtype, {"x": array}, array.size):
-        raise ValueError(f"{function}: {name} holds NaN; remove such samples or fill them in")
+    elif not finite(array):
+        raise ValueError(f"{function}: {name} holds NaN or infinity; remove such samples or fill them in")
     return array
 
 
@@ -134,9 +150,9 @@ def check_state(plan, state, samples):
             "fit: state is needed for this network; pass state=nbprop.layer_state(plan) of a device plan with the same "
             "batch"
         )
-    if plan.state_size == 0:
-        return None
-    return check_vector("fit", "state", state, plan.state_size, (plan.dtype,), True)
+    if state is not None:
+        state = check_vector("fit", "state", state, plan.state_size, (plan.dtype,), True)
+    return state if plan.state_size > 0 else None
 
 
 def check_separate(name, written, others):
@@ -151,19 +167,18 @@ def check_separate(name, written, others):
 class Job:
     """One training on the device: what running.py drives, as job.Job is on the host."""
 
-    def __init__(self, plan, params, data, batch, optimizer, values, decay_mask, trainable):
+    def __init__(self, plan, params, data, batch, optimizer, values, decay_mask, trainable, state=None):
         self.plan, self.params, self.data = plan, params, data
         self.words = np.zeros(epochs.WORDS, np.int64)
         self.numbers = self.words.view(np.float64)
-        self.numbers[epochs.BEST_LOSS], self.words[epochs.BEST_EPOCH] = np.inf, -1
+        self.numbers[epochs.LOWEST], self.words[epochs.LOWEST_EPOCH] = np.inf, -1
         self.words[epochs.N], self.words[epochs.BATCH] = len(data[0]), batch
         self.rates, self.records = np.zeros(epochs.MOST_RATES), np.zeros((epochs.MOST_RECORDS, 2))
-        self.grads, self.best = memory.empty(params.shape, params.dtype), params.copy()
+        self.grads = memory.empty(params.shape, params.dtype)
         self.work = memory.empty(plan.work_for("value_and_grad"), plan.dtype)
-        self.layers = self.best_layers = None  # layer state, where the network has some
-        self.state = optimizer_state(optimizer, params.size, params.dtype)
-        kinds = RULES[optimizer].hyperparameters
-        self.values = {name: check_number(optimizer, name, kinds[name], value) for name, value in values.items()}
+        self.layers = None  # layer state, where the network has some
+        self.state = optimizer_state(optimizer, params.size, params.dtype) if state is None else state
+        self.values = values
         given = params, self.grads, self.state, decay_mask, trainable, PAGE, plan.slices_in(self.work)
         self.update = Update(optimizer, *given)
         self.trainable, self.clips, self.seed, self._steps = trainable, [], None, {}
@@ -173,9 +188,27 @@ class Job:
         self._order = np.arange(len(data[0]), dtype=np.uint32)
         self._epoch_begun = -1
 
-    @property
-    def best_address(self):
-        return self.best.address
+    def keep(self, each_epoch):
+        """Make room for snapshots, as on the host."""
+        self._kept = {name: self.snapshot() for name in ("initial", "best", *(("begun",) if each_epoch else ()))}
+
+    def snapshot(self):
+        """The parameters, with the layer state behind them."""
+        extent = self.params.size + (0 if self.layers is None else self.layers.size)
+        found = memory.empty(extent, self.params.dtype)
+        self._take(found)
+        return found
+
+    def _take(self, snapshot):
+        snapshot[: self.params.size][:] = self.params
+        if self.layers is not None:
+            snapshot[self.params.size :][:] = self.layers
+
+    def kept(self):
+        """{name: snapshot}."""
+        return self._kept
+
+    finite = staticmethod(finite)
 
     def shuffle(self, seed):
         """Take the samples of each epoch in an order of its own."""
@@ -183,7 +216,7 @@ class Job:
 
     def layer_state(self, state):
         """Use an array of layer state."""
-        self.layers, self.best_layers = state, state.copy()
+        self.layers = state
 
     def clip(self, native, word, row, limit):
         """Clip before each update."""
@@ -266,10 +299,11 @@ class Job:
         loss = numbers[epochs.LOSS_SUM] / numbers[epochs.WEIGHT_SUM]
         self.records[words[epochs.RECORD_COUNT]] = loss, rate
         words[epochs.RECORD_COUNT] += 1
-        if words[epochs.BEST] and loss < numbers[epochs.BEST_LOSS]:
-            numbers[epochs.BEST_LOSS], words[epochs.BEST_EPOCH] = loss, words[epochs.EPOCH]
-            self.best[:] = self.params
-            if self.layers is not None:
-                self.best_layers[:] = self.layers
+        kept = self._kept
+        if "begun" in kept:
+            if loss < numbers[epochs.LOWEST]:
+                numbers[epochs.LOWEST], words[epochs.LOWEST_EPOCH] = loss, words[epochs.EPOCH]
+                kept["best"], kept["begun"] = kept["begun"], kept["best"]
+            self._take(kept["begun"])
         words[epochs.EPOCH] += 1
         words[epochs.POSITION] = numbers[epochs.LOSS_SUM] = numbers[epochs.WEIGHT_SUM] = 0

@@ -4,14 +4,13 @@ What depends on the step alone (the rate, Adam's corrections) is computed on the
 page of steps at a time; a launch reads its step's row. So updates can be recorded once and replayed.
 """
 
-import math
-
 import numpy as np
 
 from nbprop import rules
 from nbprop.cuda import memory, toolkit
 from nbprop.cuda.kernels import kernels_of
 from nbprop.cuda.sequence import Sequence
+from nbprop.settings import check_number
 
 
 def optimizer_state(optimizer, n_params, dtype=np.float32):
@@ -70,23 +69,6 @@ def take_step(name, params, grads, state, step, decay_mask, trainable, hyper):
     update.prepare(int(step), [values], stream)
     update.enqueue(stream)
     toolkit.synchronize(stream)
-
-
-def check_number(name, hyperparameter, kind, value):
-    """A hyperparameter as a float, if it is of its kind (see rules.KINDS)."""
-    if not isinstance(value, (int, float, np.number, np.bool_)):
-        raise TypeError(f"{name}: {hyperparameter} must be a number, got {type(value).__name__}")
-    value = float(value)
-    fits = {
-        rules.NOT_NEGATIVE: 0 <= value < math.inf,
-        rules.FRACTION: 0 <= value < 1,
-        rules.POSITIVE: 0 < value < math.inf,
-        rules.AT_LEAST_ONE: 1 <= value < math.inf,
-        rules.SWITCH: value in (0, 1),
-    }
-    if not fits[kind]:
-        raise ValueError(f"{name}: {hyperparameter} must be {rules.KINDS[kind]}, got {value}")
-    return value
 
 
 def check(name, params, grads, state, decay_mask, trainable):

@@ -14,13 +14,12 @@ from nbprop.cuda import memory, toolkit
 from nbprop.cuda.calls import Bound
 from nbprop.cuda.fused import SUM
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.optimizers import Update, check_number, optimizer_state
+from nbprop.cuda.optimizers import Update, optimizer_state
 from nbprop.cuda.sequence import Sequence
 from nbprop.cuda.toolkit import cover, cuda
 from nbprop.jit import njit
 from nbprop.job import hyperparameters as defaults
 from nbprop.numerics.intrinsics import load, store
-from nbprop.rules import RULES
 
 PAGE = 8 if toolkit.SIMULATED else 256  # steps whose constants and losses lie on the device at a time
 WORD = 4  # bytes in which rows are copied
@@ -158,9 +157,8 @@ class TrainingStep:
         if plan.target != "cuda":
             raise ValueError('TrainingStep: the plan runs on the CPU; make it with target="cuda"')
         lr, weight_decay = (hyperparameters.pop(name, None) for name in ("lr", "weight_decay"))
-        values = defaults(optimizer, lr, weight_decay, hyperparameters)
-        kinds = RULES[optimizer].hyperparameters
-        self._values = [check_number(optimizer, name, kinds[name], value) for name, value in values.items()]
+        values = defaults("TrainingStep", optimizer, lr, weight_decay, hyperparameters)
+        self._values = list(values.values())
         self.plan, self.stream, self.steps = plan, toolkit.new_stream(), 0
         self.grads = memory.empty(plan.n_params, plan.dtype)
         self.work = memory.empty(plan.work_for("value_and_grad"), plan.dtype)
