@@ -124,8 +124,9 @@ def check_place(name, checkpoint, samples, batch, first_step, first_epoch, watch
         _require(name, word, type(progress.get(word)) is int, progress.get(word), "an integer")
     for word in SUMS:
         _require(name, word, _is_number(progress.get(word)), progress.get(word), "a number")
-    epoch, position = progress["EPOCH"], progress["POSITION"]
-    done = len(history["loss"]) if isinstance(history.get("loss"), list) else -1
+    epoch, position, losses = progress["EPOCH"], progress["POSITION"], history.get("loss")
+    _require(name, "loss", isinstance(losses, list), losses, "a list of numbers")
+    done = len(losses)
     _require(name, "EPOCH", epoch == first_epoch + done, epoch, f"{first_epoch + done}, as its history has it")
     inside = 0 <= position < samples and position % batch == 0
     _require(name, "POSITION", inside, position, f"a multiple of {batch} in 0..{samples - 1}")
@@ -133,8 +134,9 @@ def check_place(name, checkpoint, samples, batch, first_step, first_epoch, watch
     _require(name, "STEP", progress["STEP"] == step, progress["STEP"], f"{step}, as its epoch and position have it")
     lowest = progress["LOWEST_EPOCH"]
     _require(name, "LOWEST_EPOCH", lowest == -1 or first_epoch <= lowest < epoch, lowest, "an epoch that has ended")
-    mass = progress["WEIGHT_SUM"]
+    mass, total = progress["WEIGHT_SUM"], progress["LOSS_SUM"]
     _require(name, "WEIGHT_SUM", 0 <= mass < math.inf and (position or mass == 0), mass, "the weight of this epoch")
+    _require(name, "LOSS_SUM", math.isfinite(total) and (mass or total == 0), total, "the loss of this epoch")
     pending = progress.get("PENDING")
     fits = pending is False or (pending is True and watched is not None and done > 0 and position == 0)
     _require(name, "PENDING", fits, pending, "whether an epoch's end waits to be measured")
@@ -148,7 +150,7 @@ def _check_history(name, history, lengths, measured):
         values = history.get(key)
         fits = isinstance(values, list) and len(values) == length and all(map(_is_number, values))
         _require(name, key, fits, values, f"a list of {length} numbers")
-    best = history.get("best_epoch")
+    best = history.get("best_epoch", "nothing")
     fits = best is None or (type(best) is int and 0 <= best < measured)
     _require(name, "best_epoch", fits, best, "an epoch that was measured, or null")
     _require(name, "best_loss", _is_number(history.get("best_loss")), history.get("best_loss"), "a number")
@@ -157,4 +159,4 @@ def _check_history(name, history, lengths, measured):
 
 
 def _is_number(value):
-    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+    return (type(value) is float and not math.isnan(value)) or (type(value) is int and abs(value) < 2**63)

@@ -10,6 +10,7 @@ from nbprop.network import nearest
 from nbprop.storage import digest
 
 _MOST_RATES = 1000  # steps at which two schedules are compared
+_PIECE = 1 << 24  # bytes
 # Another value of these does not fit what a checkpoint holds.
 _FIXED = ("optimizer", "dtype", "samples", "batch", "watched", "first_step")
 # The order of an epoch's samples: another one is possible where an epoch begins.
@@ -20,11 +21,15 @@ _DIGESTS = ("code", "x", "target", "weights", "lengths", "validation", "decay_ma
 
 
 def digest_of(job, *arrays):
-    """A digest of arrays of the job's, wherever they lie; None stands for one that was not given."""
+    """A digest of arrays of the job's, wherever they lie; None where none was given."""
     if all(array is None for array in arrays):
         return None
+    pieces = {}  # digested one by one, so that Ctrl-C is heard in between
     held = {str(k): array for k, array in enumerate(arrays) if array is not None}
-    return digest({name: np.ascontiguousarray(array) for name, array in job.host_arrays(held).items()})
+    for name, array in job.host_arrays(held).items():
+        rows = max(1, _PIECE // max(1, array[:1].nbytes))
+        pieces |= {f"{name} {start:020}": array[start : start + rows] for start in range(0, len(array), rows)}
+    return digest(pieces)
 
 
 def code_of(plan):
@@ -76,7 +81,8 @@ def changes(name, stored, identity, rate_of, allowed, mid_epoch):
     Raises ValueError for the others: `name` is the file's; `mid_epoch` whether its run stood within an epoch.
     """
     changed = []
-    for key, mine in identity.items():
+    for key in sorted(identity, key=lambda key: key not in _FIXED):
+        mine = identity[key]
         if key == "lr":
             told = _other_rates(stored.get(key), rate_of, identity["first_step"])
         elif key not in stored:

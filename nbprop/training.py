@@ -193,9 +193,10 @@ def fit(
     _clip(job, clips)
     path = settings.file_to_write("fit", "checkpoint", checkpoint)
     run = Run(job, Settings(epochs, first_step, held_out, patience, callback, path, seconds))
-    run.schedule(schedule, values.pop("lr"))
+    run.schedule(schedule, values["lr"])
     if path is not None:
-        known = {"optimizer": optimizer, "shuffle": shuffle, "seed": seed, "patience": patience} | clips | values
+        fixed = {name: value for name, value in values.items() if name != "lr"}  # the rates stand for themselves
+        known = {"optimizer": optimizer, "shuffle": shuffle, "seed": seed, "patience": patience} | clips | fixed
         run.identify(_identity(job, known, held_out, masks))
     allowed = identities.check_allowed(allow_changed, run.identity if resume else None)
     if resume:
