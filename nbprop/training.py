@@ -154,6 +154,7 @@ def fit(
     batch = settings.whole("fit", "batch", batch, "a positive integer")
     epochs = settings.whole("fit", "epochs", epochs, "a positive integer")
     patience = patience if patience is None else settings.whole("fit", "patience", patience, "a positive integer")
+    threads = settings.whole("fit", "threads", threads, "an integer in 1..65535", 1, 2**16)
     seed = settings.whole("fit", "seed", seed, "an integer in 0..2**63 - 1", 0, 2**63)
     shuffle, resume = settings.switch("fit", "shuffle", shuffle), settings.switch("fit", "resume", resume)
     clips = {"clip_value": clip_value, "clip_norm": clip_norm}
