@@ -92,20 +92,68 @@ def test_a_resumed_fit_repeats_the_uninterrupted_one(tmp_path):
     same_bits("params", parts.to_host(), whole.to_host())
 
 
+def test_a_resumed_fit_of_other_data_is_refused(tmp_path):
+    params, options = device(nbprop.init(NET, dtype=np.float32)), {"batch": 4, "checkpoint": tmp_path / "point"}
+    nbprop.fit(NET, params, device(X), device(TARGET), "mse", epochs=1, **options)
+    before = params.to_host()
+    with pytest.raises(ValueError, match="of another run: its x is another"):
+        nbprop.fit(NET, params, device(X * np.float32(2)), device(TARGET), "mse", epochs=2, resume=True, **options)
+    same_bits("params", params.to_host(), before)
+
+
+def test_two_fits_are_one():
+    net = nbprop.network((3,), nbprop.dense(4), nbprop.dropout(0.3), nbprop.dense(2))
+    data, found = (device(X), device(TARGET), "mse"), []
+    for counts in ((2,), (1, 1)):
+        params, state, step = device(nbprop.init(net, dtype=np.float32)), None, 0
+        for epochs in counts:
+            options = {"batch": 4, "epochs": epochs, "optimizer_state": state, "first_step": step}
+            history = nbprop.fit(net, params, *data, **options)
+            state, step = history.optimizer_state, history.next_step
+        found.append([params.to_host(), state.to_host()])
+    for name, wanted, got in zip(("params", "state"), *found, strict=True):
+        same_bits(name, got, wanted)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the simulator, whose numbers are NumPy's
 def test_a_diverged_fit_keeps_the_best_parameters():
     params = nbprop.init(NET, dtype=np.float32)
     on_device = device(params)
     history = nbprop.fit(NET, on_device, device(X), device(TARGET), "mse", optimizer="sgd", lr=1e30, batch=7, epochs=9)
     assert history.stopped == "diverged"
-    assert np.isfinite(on_device.to_host()).all()
+    same_bits("params", on_device.to_host(), params)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the simulator, whose numbers are NumPy's
+@pytest.mark.parametrize("more", [{}, {"patience": 9}, {"validation": (X[:3], TARGET[:3])}])
+@pytest.mark.parametrize(("at", "rate"), [(5, 1e38), (6, 1e38), (11, 1.7e308)])
+def test_what_a_diverged_fit_keeps_is_the_cpus(more, at, rate):
+    """A jump at the last step of an epoch, at its first, and at the last of all, where no loss is left to tell."""
+    params = nbprop.init(NET, dtype=np.float32)
+    on_gpu, options = device(params), {"optimizer": "sgd", "batch": 4, "epochs": 6}
+    options |= {"schedule": lambda step: rate if step >= at else 0.05}
+    host = nbprop.fit(NET, params, X, TARGET, "mse", **options, **more)
+    given = {name: on_device(value) for name, value in more.items()}
+    history = nbprop.fit(NET, on_gpu, device(X), device(TARGET), "mse", **options, **given)
+    assert history.stopped == host.stopped == "diverged"
+    assert history.best_epoch == host.best_epoch == at // 2 - 1
+    close("best loss", history.best_loss, host.best_loss, 1e-5)
+    close("params", on_gpu.to_host(), params, 1e-5)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"x": X}, "x is a NumPy array in host memory"),
-        ({"x": device(np.full_like(X, np.nan))}, "x holds NaN"),
+        ({"x": device(np.full_like(X, np.nan))}, "x holds NaN or infinity"),
+        ({"x": device(np.full_like(X, -np.inf))}, "x holds NaN or infinity"),
+        ({"weights": device(np.full_like(WEIGHTS, np.inf))}, "weights holds NaN or infinity"),
+        ({"state": "anything"}, "state must be a device array"),
+        ({"state": device(np.zeros(3, np.float32))}, r"state must have shape \(0,\)"),
+        ({"optimizer_state": np.zeros(34, np.float32)}, "optimizer_state is a NumPy array in host memory"),
+        ({"optimizer_state": device(np.full(64, np.inf, np.float32)), "first_step": 2}, "optimizer_state holds NaN or"),
+        ({"optimizer_state": device(np.ones(64, np.float32))}, "what was left by earlier steps"),
+        ({"lr": 10**1000}, "lr must be finite"),
         ({"target": device(CLASSES + 2)}, "target must hold classes in 0..1, got 7 others"),
         ({"target": device(CLASSES.astype(np.int8))}, "target must hold int32"),
         ({"weights": device(-WEIGHTS)}, "weights must not be negative"),
