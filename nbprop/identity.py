@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from nbprop import table
+from nbprop.checkpoints import plain
 from nbprop.network import nearest
 from nbprop.storage import digest
 
@@ -55,7 +56,7 @@ def rates_at(rate_of, first_step, steps):
 def as_stored(identity):
     """An identity as it comes back from a file. Raises TypeError where JSON cannot hold the network's description."""
     try:
-        return json.loads(json.dumps(identity))
+        return json.loads(json.dumps(identity, default=plain))
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"fit: checkpoint needs a network whose description JSON can hold: {error}") from None
 

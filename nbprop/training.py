@@ -80,7 +80,7 @@ def fit(
         Data to compute a loss on after each epoch, as in use: without dropout, with running statistics.
     schedule : str, function or None
         "constant", "step", "cosine", "one_cycle" or "warm_up" for the whole run (see `schedules.named`), or a function
-        of the step, from 0, that returns the learning rate.
+        of the step, from 0, that returns the learning rate; with a checkpoint it is asked for up to 1,000 beforehand.
     clip_norm, clip_value : float or None
         Clip the gradient by its Euclidean norm, or each element, before the update.
     weight_decay : float or None
@@ -135,7 +135,7 @@ def fit(
     OSError
         When `checkpoint` cannot be written, or not be read; nothing has been written then.
     KeyboardInterrupt
-        On Ctrl-C. `params` then hold the best epoch's parameters with `validation` or `patience`, else the last step's;
+        On Ctrl-C, after the step under way. `params` then hold the best epoch's parameters with `validation` or `patience`, else the last step's;
         a checkpoint has been written where asked for. The `history` of this and of any other exception after the first
         step is the history so far.
 
