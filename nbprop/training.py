@@ -135,9 +135,9 @@ def fit(
     OSError
         When `checkpoint` cannot be written, or not be read; nothing has been written then.
     KeyboardInterrupt
-        On Ctrl-C, after the step under way. `params` then hold the best epoch's parameters with `validation` or `patience`, else the last step's;
-        a checkpoint has been written where asked for. The `history` of this and of any other exception after the first
-        step is the history so far.
+        On Ctrl-C, after the step under way. `params` then hold the best epoch's parameters with `validation` or
+        `patience`, else the last step's; a checkpoint has been written where asked for. The `history` of this and of
+        any other exception after the first step is the history so far.
 
     Examples
     --------
