@@ -1,4 +1,4 @@
-"""Checkpoints of `fit` with a word, a bit, a type or an end that is not theirs: refused by a ValueError that says so."""
+"""Checkpoints of `fit` with a word, a bit, a type or an end that is not theirs: refused by a ValueError."""
 
 import json
 import struct
