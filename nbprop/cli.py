@@ -1,14 +1,19 @@
 """The nbprop command: demo, train, predict, summary, check, cache.
 
-Exit codes: 0 done, 1 an error (told in one line on standard error), 2 wrong usage, 130 stopped with Ctrl-C.
+Exit codes: 0 done, 1 the training did not succeed (it diverged, or lowered nothing), 2 wrong usage or a file that does
+not fit or cannot be read or written, 130 stopped with Ctrl-C, 141 the reader of the output left. Errors are told in one
+line on standard error.
 """
 
 import argparse
+import contextlib
+import math
 import os
 import sys
-from pathlib import Path
+import warnings
 
-import numpy as np
+from nbprop.csv_files import MISSING
+from nbprop.pictures import picture_path
 
 _EXAMPLES = """examples:
   nbprop demo
@@ -73,13 +78,51 @@ def _fraction(text):
     return value
 
 
+def _positive(text):
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+    return value
+
+
+def _whole(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return value
+
+
+def _seed(text):
+    value = _whole(text)
+    if value >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be below 2**63, got {text}")
+    return value
+
+
+def _delimiter(text):
+    character = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(character) != 1 or character in '"\r\n\0':
+        raise argparse.ArgumentTypeError(f"must be one character other than a quote, or tab, got {text!r}")
+    return character
+
+
+def _on_missing(text):
+    if text in ("refuse", "drop"):
+        return text
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"must be refuse, drop or a number, got {text!r}")
+
+
 def _shape(text):
     """64 or 28,28,1."""
     return tuple(map(_counting, text.split(",")))
 
 
 # argparse quotes these names in its errors.
-_counting.__name__, _fraction.__name__, _shape.__name__ = "whole number", "fraction", "shape"
+_counting.__name__ = _whole.__name__ = _seed.__name__ = "whole number"
+_fraction.__name__, _positive.__name__, _shape.__name__ = "fraction", "number", "shape"
 
 
 # -- demo ----------------------------------------------------------------------------------------------------
@@ -96,6 +139,8 @@ def _add_demo(commands):
     command.add_argument("--seeds", type=_counting, default=5, help="runs with other splits and weights (default 5)")
     command.add_argument(
         "--picture",
+        metavar="PATH",
+        type=picture_path,
         default="nbprop-demo.png",
         help="where to draw the loss and the error signals when matplotlib is installed (default nbprop-demo.png)",
     )
@@ -118,120 +163,83 @@ def _add_train(commands):
         _train,
         'nbprop train digits.npz --net "dense:128:relu dense:10" --epochs 30 --lr 0.005 -o digits.safetensors',
     )
-    command.add_argument("data", help=".npz with arrays x and y, or .csv whose last column is the target")
+    command.add_argument(
+        "data", help=".csv or .tsv, .npz with arrays x and y, or .npy of a table; a table's last column is the target"
+    )
     command.add_argument("--net", required=True, help=_NETWORK_HELP)
     command.add_argument("-o", "--output", default="model.safetensors", help="the file to write (default %(default)s)")
-    command.add_argument("--targets", type=_counting, default=1, help="how many last columns of a .csv are the target")
-    command.add_argument("--loss", help="by default softmax_cross_entropy for classes and mse for the rest")
+    command.add_argument(
+        "--loss",
+        help="by default softmax_cross_entropy for classes, binary_cross_entropy for two named ones and one output, "
+        "mse for the rest",
+    )
     command.add_argument("--optimizer", default="adam", help="adam (default), sgd, ...; or SciPy's L-BFGS-B, BFGS, CG")
-    command.add_argument("--lr", type=float, default=1e-3, help="learning rate (default %(default)s)")
+    command.add_argument("--lr", type=_positive, default=1e-3, help="learning rate (default %(default)s)")
     command.add_argument("--batch", type=_counting, default=32, help="samples a step (default %(default)s)")
     command.add_argument("--epochs", type=_counting, default=20, help="or SciPy's iterations (default %(default)s)")
-    command.add_argument("--seed", type=int, default=0, help="of weights, split and shuffling (default %(default)s)")
+    command.add_argument("--seed", type=_seed, default=0, help="of weights, split and shuffling (default %(default)s)")
     command.add_argument("--held-out", type=_fraction, default=0.2, help="share kept for testing (default %(default)s)")
     command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     command.add_argument("--threads", type=_counting, default=1)
+    _add_data_arguments(command, "drop leaves the row out, a number is put there (refused by default)")
+
+
+def _add_data_arguments(command, on_missing):
+    """What settles how a file is read; what was found is told with every file."""
+    group = command.add_argument_group("how the file is read")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument(
+        "--target", action="append", default=[], metavar="COLUMN", help="a target column by name or number (from 1)"
+    )
+    which.add_argument("--targets", type=_whole, metavar="N", help="the last N columns are the target")
+    group.add_argument(
+        "--drop", action="append", default=[], metavar="COLUMN", help="leave a column out, by name or number"
+    )
+    group.add_argument("--header", choices=("auto", "yes", "no"), default="auto", help="whether line 1 holds names")
+    group.add_argument(
+        "--index",
+        choices=("auto", "drop", "keep"),
+        default="auto",
+        help="what becomes of a first column without a name; auto leaves out one that counts the rows",
+    )
+    group.add_argument("--delimiter", type=_delimiter, help="the character between columns, or tab")
+    group.add_argument("--comment", metavar="START", help="leave out lines that begin with this (none by default)")
+    group.add_argument(
+        "--missing",
+        metavar="WORDS",
+        help="what stands for a missing value beside the empty field, with commas between "
+        f"(default {','.join(MISSING[1:])})",
+    )
+    group.add_argument(
+        "--on-missing", type=_on_missing, default="refuse", metavar="WHAT", help=f"with a missing value: {on_missing}"
+    )
+    group.add_argument("--encoding", default="utf-8", help="of a text file (default %(default)s)")
+
+
+def _choices(arguments):
+    """The options above as data_files.py takes them."""
+    from nbprop.csv_files import TextFormat
+    from nbprop.data_files import Choices
+
+    missing = MISSING if arguments.missing is None else ("", *(word.strip() for word in arguments.missing.split(",")))
+    header = {"auto": None, "yes": True, "no": False}[arguments.header]
+    return Choices(
+        form=TextFormat(header, arguments.delimiter, arguments.comment or None, missing, arguments.encoding),
+        target=tuple(arguments.target),
+        targets=arguments.targets,
+        drop=tuple(arguments.drop),
+        index=arguments.index,
+        on_missing=arguments.on_missing,
+    )
 
 
 def _train(arguments):
-    import nbprop
-    from nbprop.compiling import telling
-    from nbprop.minimizing import METHODS
-    from nbprop.reading import read_data, read_network
+    from nbprop.cli_training import train
 
-    x, y = read_data(arguments.data, arguments.targets)
-    x = np.ascontiguousarray(x, arguments.dtype)
-    net = read_network(arguments.net, x.shape[1:])
-    loss = arguments.loss or ("softmax_cross_entropy" if _are_classes(y) and net.output_shape != (1,) else "mse")
-    y = _target_for(net, loss, y, x.dtype)
-    _check_place(arguments.output)
-    order = np.random.default_rng(arguments.seed).permutation(len(x))
-    held = round(len(x) * arguments.held_out)
-    test, train = order[:held], order[held:]
-    params = nbprop.init(net, arguments.seed, x.dtype)
-    print(f"{len(train):,} samples to learn from, {held:,} held out; {net.n_params:,} parameters, loss {loss}")
-    state = None
-    with telling(_tell):
-        if arguments.optimizer in METHODS:
-            plan = nbprop.plan(net, loss, len(train), x.dtype, arguments.threads)
-            result = nbprop.minimize(plan, params, x[train], y[train], arguments.optimizer, maxiter=arguments.epochs)
-            print(f"{arguments.optimizer}: {result.nit} iterations, {result.message}")
-        else:
-            state = _fit(net, params, x[train], y[train], loss, arguments)
-        nbprop.save(arguments.output, net, params, state)
-        _report(arguments.output, loss, "training", x[train], y[train])
-        if held:
-            _report(arguments.output, loss, "held-out", x[test], y[test])
-    print(f"wrote {arguments.output}")
-
-
-def _fit(net, params, x, y, loss, arguments):
-    """Train; the layer state that goes with the parameters, where the network has some."""
-    import nbprop
-
-    batch = min(arguments.batch, len(x))
-    state = nbprop.layer_state(nbprop.plan(net, loss, batch, x.dtype))
-    nbprop.fit(
-        net,
-        params,
-        x,
-        y,
-        loss=loss,
-        optimizer=arguments.optimizer,
-        lr=arguments.lr,
-        batch=batch,
-        epochs=arguments.epochs,
-        seed=arguments.seed,
-        threads=arguments.threads,
-        state=state,
-    )
-    return state if state.size else None
-
-
-def _are_classes(y):
-    return y.ndim == 1 and y.dtype.kind == "i"
-
-
-def _target_for(net, loss, y, dtype):
-    """The target as the loss wants it: classes as they are, numbers in the plan's dtype."""
-    import nbprop
-
-    plan = nbprop.plan(net, loss, 1, dtype)
-    if plan.classes:
-        if y.dtype.kind != "i":
-            raise ValueError(f"{loss} needs classes 0, 1, ... as target, one whole number a sample")
-        return y
-    return np.ascontiguousarray(y[:, None] if y.ndim == 1 else y, dtype)
-
-
-def _check_place(path):
-    """Before the training, not after it: the folder of what will be written."""
-    folder = Path(path).resolve().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {folder}")
-
-
-def _in_use(model, loss, batch, dtype):
-    """(plan, params, state) of a saved network as in use; its state is None where it has none."""
-    import nbprop
-
-    net, params = nbprop.load(model)
-    plan = nbprop.plan(net, loss, batch, dtype, mode="inference")
-    return plan, params, nbprop.load_state(model, plan) if plan.state_size else None
-
-
-def _report(model, loss, name, x, y):
-    """The loss of some data, and the accuracy where the target is a class."""
-    import nbprop
-
-    plan, params, state = _in_use(model, loss, len(x), x.dtype)
-    work = nbprop.workspace(plan)
-    line = f"{name} loss: {nbprop.value(plan, params, x, y, work, state=state):.6g}"
-    if plan.classes:
-        logits = np.empty((len(x), *plan.output_shape), x.dtype)
-        nbprop.forward(plan, params, x, logits, work, state)
-        line += f", {name} accuracy: {100 * np.mean(logits.argmax(-1) == y):.1f} %"
-    print(line)
+    if arguments.targets == 0:
+        arguments.usage_error("train needs a target: --targets must be at least 1")
+    arguments.choices = _choices(arguments)
+    train(arguments)
 
 
 def _add_predict(commands):
@@ -243,47 +251,20 @@ def _add_predict(commands):
         "nbprop predict digits.safetensors new.csv --classes -o classes.csv",
     )
     command.add_argument("model", help="what nbprop train has written")
-    command.add_argument("data", help=".npz with an array x, or .csv")
-    command.add_argument("--targets", type=int, default=0, help="last columns of a .csv to leave out (default 0)")
+    command.add_argument("data", help=".csv or .tsv, .npz with an array x, or .npy")
     command.add_argument("--classes", action="store_true", help="the most likely class in place of the outputs")
+    command.add_argument("--loss", help="for --classes, of a network that nbprop train has not written")
     command.add_argument("-o", "--output", help="a .csv or .npy to write; without it the lines are printed")
+    _add_data_arguments(command, "a number is put there (refused by default)")
 
 
 def _predict(arguments):
-    import nbprop
-    from nbprop.compiling import telling
-    from nbprop.reading import read_data
+    from nbprop.cli_training import predict
 
-    net, params = nbprop.load(arguments.model)
-    x = np.ascontiguousarray(read_data(arguments.data, arguments.targets)[0], params.dtype)
-    if x.shape[1:] != net.input_shape:
-        raise ValueError(f"{arguments.data} has samples of shape {x.shape[1:]}, the network takes {net.input_shape}")
-    if arguments.output and Path(arguments.output).suffix not in (".csv", ".npy"):
-        raise ValueError(f"{arguments.output}: the output must be a .csv or a .npy file")
-    y = np.empty((len(x), *net.output_shape), x.dtype)
-    with telling(_tell):
-        plan, params, state = _in_use(arguments.model, None, len(x), x.dtype)
-        nbprop.forward(plan, params, x, y, nbprop.workspace(plan), state)
-    _write_predictions(y.argmax(-1) if arguments.classes else y, arguments.output)
-
-
-def _write_predictions(y, output):
-    from nbprop.storage import write_atomically
-
-    if output and Path(output).suffix == ".npy":
-
-        def write(path):
-            with open(path, "wb") as file:
-                np.save(file, y)
-
-        write_atomically(output, write)
-        return
-    rows = y.reshape(len(y), -1)
-    fmt = "%d" if y.dtype.kind == "i" else "%.9g"
-    if output:
-        write_atomically(output, lambda path: np.savetxt(path, rows, fmt, delimiter=","))
-    else:
-        np.savetxt(sys.stdout, rows, fmt, delimiter=",")
+    if arguments.on_missing == "drop":
+        arguments.usage_error("predict answers each row, so --on-missing must be a number")
+    arguments.choices = _choices(arguments)
+    predict(arguments)
 
 
 # -- summary, check, cache -----------------------------------------------------------------------------------
@@ -309,11 +290,17 @@ def _add_summary(commands):
 def _summary(arguments):
     import nbprop
     from nbprop.reading import read_network
+    from nbprop.storage import load_notes
 
     if (arguments.model is None) == (arguments.net is None):
         arguments.usage_error("give either a saved model or --net")
-    net = nbprop.load(arguments.model)[0] if arguments.model else read_network(arguments.net, arguments.input)
-    print(nbprop.summary(net))
+    if arguments.net:
+        print(nbprop.summary(read_network(arguments.net, arguments.input)))
+        return
+    print(nbprop.summary(nbprop.load(arguments.model)[0]))
+    for name, value in load_notes(arguments.model).items():
+        if value is not None:
+            print(f"{name}: {value if isinstance(value, str) else ', '.join(map(str, value))}")
 
 
 def _add_check(commands):
@@ -330,6 +317,7 @@ def _add_check(commands):
 
 def _check(arguments):
     import nbprop
+    from nbprop.cli_training import say
     from nbprop.compiling import telling
     from nbprop.layers import ACTIVATIONS
     from nbprop.losses import LOSSES
@@ -341,7 +329,7 @@ def _check(arguments):
         dense = nbprop.dense
         cases = {name: (nbprop.network((3,), dense(5, name), dense(4)), None) for name in ACTIVATIONS}
         cases |= {name: (nbprop.network((3,), dense(5, "tanh"), dense(4)), name) for name in LOSSES}
-    with telling(_tell):
+    with telling(say):
         for name, (net, loss) in cases.items():
             errors = nbprop.gradcheck(net, loss)
             worst = max(errors, key=errors.get)
@@ -376,32 +364,42 @@ def _cache(arguments):
 # -- the command ---------------------------------------------------------------------------------------------
 
 
-def _tell(text):
-    """Progress goes to standard error, so that standard output can be piped on."""
-    sys.stderr.write(text)
-    sys.stderr.flush()
-
-
 def main(arguments=None):
     """Run the command with a list of arguments (sys.argv's by default); returns the exit code."""
     parsed = _parser().parse_args(arguments)
     # SciPy's L-BFGS-B works on short vectors. Threads of its BLAS gain nothing there, and on a busy machine they wait
     # for each other (20 times slower, measured); nbprop's own threads are those of --threads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    try:
-        parsed.run(parsed)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("nbprop: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has had enough (head, less): not an error of ours, and nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
-        print(f"nbprop: error: {_one_line(error)}", file=sys.stderr)
-        return 1
+    from nbprop.cli_training import Failed
+
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        try:
+            parsed.run(parsed)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            print("nbprop: stopped", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            # Whoever read our output has had enough (head, less): not an error of ours, and nothing more can be
+            # written. The code is the one that a shell gives to a command that SIGPIPE ended.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except Failed as failure:
+            print(f"nbprop: {_one_line(failure)}", file=sys.stderr)
+            return 1
+        except (ValueError, TypeError, OSError) as error:
+            print(f"nbprop: error: {_one_line(error)}", file=sys.stderr)
+            return 2
+        except (RuntimeError, MemoryError) as error:
+            print(f"nbprop: error: {_one_line(error)}", file=sys.stderr)
+            return 1
     return 0
+
+
+def _warn(message, category, filename, lineno, file=None, line=None):
+    """Warnings as the command tells them: without the line of code that they come from."""
+    print(f"nbprop: warning: {_one_line(message)}", file=sys.stderr)
 
 
 def _one_line(error):

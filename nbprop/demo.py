@@ -8,7 +8,7 @@ import numpy as np
 import nbprop
 from nbprop.compiling import telling
 from nbprop.data import digits
-from nbprop.writing import write_atomically
+from nbprop.pictures import save_picture
 
 LOSS = "softmax_cross_entropy"
 HELD_OUT, BATCH, EPOCHS, RATE, ITERATIONS = 360, 32, 30, 5e-3, 100
@@ -261,7 +261,7 @@ def draw(history, losses, path):
         signal.semilogy(epochs, strength, label=place)
     signal.set(title="Strength of the error signal", xlabel="epoch", ylabel="mean length for an image")
     signal.legend()
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110))
+    save_picture(figure, path, dpi=110)
     return True
 
 

@@ -25,7 +25,7 @@ _PIECE = 1 << 22  # bytes read at a time
 _DTYPES = {"F32": np.float32, "F64": np.float64}
 
 
-def save(path, net, params, state=None):
+def save(path, net, params, state=None, *, notes=None):
     """Write a network and its parameters to a file, whole or not at all.
 
     Parameters
@@ -35,6 +35,8 @@ def save(path, net, params, state=None):
     params : (net.n_params,) float32 or float64 array
     state : array of the same dtype from `layer_state(plan)`, or None
         Where the network has running statistics, these belong to it as params do: `load_state` reads them.
+    notes : dict that JSON can hold, or None
+        What else belongs to the network, such as the names of its inputs and classes: `load_notes` reads it.
 
     Other tools find each parameter as an array under its name in `nbprop.views`: "0.dense.weight" of shape (in, out);
     and statistics under names such as "1.batchnorm.running_mean". What each sample has of the state is not stored.
@@ -66,8 +68,9 @@ def save(path, net, params, state=None):
     if params.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"save: params must hold float32 or float64, got {params.dtype}")
     tensors = views(net, params.view(np.ndarray)) | _state_tensors(net, params, state)
-    config = net.to_config()
-    description = json.dumps({"format": FORMAT, "network": config, "digest": digest(tensors, config)})
+    config, noted = net.to_config(), _checked_notes(notes)
+    checksum = digest(tensors, _covered(config, notes))
+    description = json.dumps({"format": FORMAT, "network": config, "digest": checksum} | noted)
     write_atomically(name, lambda temporary: save_file(tensors, temporary, {_KEY: description}))
 
 
@@ -83,6 +86,31 @@ def digest(tensors, description=None):
         found.update(repr((name, array.dtype.str, tuple(array.shape))).encode())
         found.update(array.reshape(-1).view(np.uint8))
     return found.hexdigest()
+
+
+def _checked_notes(notes):
+    """{"notes": notes} to describe a file with; nothing where there are none."""
+    if notes is None:
+        return {}
+    try:
+        if not isinstance(notes, dict) or json.loads(json.dumps(notes, allow_nan=False)) != notes:
+            raise TypeError("it comes back changed")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"save: notes must be a dict of what JSON can hold: {error}") from None
+    return {"notes": notes}
+
+
+def _covered(config, notes):
+    """What a checksum covers beside the tensors."""
+    return config if notes is None else [config, notes]
+
+
+def load_notes(path):
+    """The notes that `save` has written with a network; {} where there are none.
+
+    Raises ValueError and OSError as `load` does.
+    """
+    return _read("load_notes", as_path("load_notes: path", path))[3] or {}
 
 
 def _state_tensors(net, params, state):
@@ -118,7 +146,7 @@ def load(path):
     OSError
         When there is no such file, or it may not be read.
     """
-    net, params, _ = _read("load", as_path("load: path", path))
+    net, params, _, _ = _read("load", as_path("load: path", path))
     return net, params
 
 
@@ -157,7 +185,7 @@ def load_state(path, plan):
         raise TypeError(f"load_state: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
 
     name = as_path("load_state: path", path)
-    net, params, stored = _read("load_state", name)
+    net, params, stored, _ = _read("load_state", name)
     if net != plan.net:
         raise ValueError(f"load_state: {name} holds {shown(net)}, the plan is of {shown(plan.net)}")
     layout, _ = state_layout(net)
@@ -181,13 +209,13 @@ def check_readable(function, name):
 
 
 def _read(function, name):
-    """(net, params, {name: piece of layer state}) of a file, once all of it has been found to fit."""
+    """(net, params, {name: piece of layer state}, notes) of a file, once all of it has been found to fit."""
     from safetensors import SafetensorError, safe_open
 
     check_readable(function, name)
     try:
         with safe_open(name, framework="numpy") as file:
-            net, config, checksum = _network(function, name, file.metadata() or {})
+            net, config, checksum, notes = _network(function, name, file.metadata() or {})
             layout, dtype = _check_tensors(function, name, net, file)
             params = np.empty(net.n_params, dtype)
             tensors = views(net, params)
@@ -196,9 +224,9 @@ def _read(function, name):
             state = {piece: file.get_tensor(piece) for piece in layout}
     except SafetensorError as error:
         raise ValueError(f"{function}: {name}: {_damage(name)} ({brief(error)})") from None
-    if checksum is not None and checksum != digest(tensors | state, config):
+    if checksum is not None and checksum != digest(tensors | state, _covered(config, notes)):
         raise ValueError(f"{function}: {name} is damaged: its contents do not fit its checksum; they have been changed")
-    return net, params, state
+    return net, params, state, notes
 
 
 def _fill(view, stored):
@@ -212,7 +240,7 @@ def _fill(view, stored):
 
 
 def _network(function, name, metadata):
-    """(network, its description, checksum or None) of a file's metadata."""
+    """(network, its description, checksum or None, notes or None) of a file's metadata."""
     if _KEY not in metadata:
         raise ValueError(
             f"{function}: {name} is a safetensors file of something else: its metadata describes no nbprop network"
@@ -220,7 +248,8 @@ def _network(function, name, metadata):
     try:
         description = read_json(metadata[_KEY])
         version, config = description["format"], description["network"]
-        checksum, unknown = description.get("digest"), set(description) - {"format", "network", "digest"}
+        checksum, unknown = description.get("digest"), set(description) - {"format", "network", "digest", "notes"}
+        notes = description.get("notes")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{function}: {name}: its description of the network is damaged: {brief(repr(error))}"
@@ -232,8 +261,10 @@ def _network(function, name, metadata):
         raise ValueError(f"{function}: {name} has format {shown(version)} and {newest}")
     if unknown:
         raise ValueError(f"{function}: {name}: its description is damaged: what is {shown(min(unknown))}?")
+    if "notes" in description and not isinstance(notes, dict):
+        raise ValueError(f"{function}: {name}: its notes are damaged: {shown(notes)} in place of an object")
     try:
-        return Network.from_config(config), config, checksum
+        return Network.from_config(config), config, checksum, notes
     except ValueError as error:
         hint = "; import the module that defines it first" if "layer kind" in str(error) else ""
         raise ValueError(f"{function}: {name}: {brief(error)}{hint}") from None
