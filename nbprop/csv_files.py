@@ -63,6 +63,8 @@ class TextTable:
             raise ValueError(f"{path}: no samples")
         self.header_line, first = sample[0]
         self.width = len(first)
+        for line, row in sample:
+            self._check_width(line, row, first)
         header = self.form.header
         if header is None:
             header = self._is_header(first, [row for _, row in sample[1:]], known)
@@ -99,7 +101,7 @@ class TextTable:
 
     def counts_rows(self, column):
         """Whether a column holds 0, 1, 2, ... or 1, 2, 3, ..., as far as the first records tell."""
-        return _running([row[column].strip() for _, row in self.sample if len(row) == self.width])
+        return _running([row[column].strip() for _, row in self.sample])
 
     # -- what the first lines tell
 
@@ -129,7 +131,7 @@ class TextTable:
         numbers = [j for j, kind in enumerate(kinds) if kind == "number"]
         if fields[0] == "" and len(fields) > 1 and others and self._index_below(others):
             return True  # what pandas and R write: names, and none for the index
-        if "text" in kinds and not numbers and (unlike or "missing" not in kinds[1:]):
+        if "text" in kinds and not numbers and (unlike or "missing" not in kinds[fields[0] == "" :]):
             return True
         if unlike or ("text" in kinds and not numbers):
             j = unlike[0] if unlike else kinds.index("text")
@@ -138,7 +140,7 @@ class TextTable:
             )
         if _running(fields) and "text" not in kinds:
             raise self._unclear(first, "running numbers are what pandas writes where columns have no names")
-        if kinds.count("number") == self.width and self._all_quoted() and others:
+        if others and kinds.count("number") == self.width and self._all_quoted():
             raise self._unclear(first, "all of it is quoted, and the next line is not")
         return False
 
@@ -164,7 +166,7 @@ class TextTable:
         return "text" if _number(field) is None else "number"
 
     def _column_kind(self, rows, column):
-        kinds = {self._kind(row[column].strip()) for row in rows if len(row) == self.width} - {"missing"}
+        kinds = {self._kind(row[column].strip()) for row in rows} - {"missing"}
         return kinds.pop() if len(kinds) == 1 else "text" if kinds else None
 
     # -- reading
@@ -202,23 +204,21 @@ class TextTable:
         records = self._records(iter(lines), self.delimiter, count=True)
         while block := list(itertools.islice(records, _BLOCK)):
             for line, row in block:
-                if len(row) != self.width:
-                    raise ValueError(self._ragged(line, row))
+                self._check_width(line, row, self.names or self.sample[0][1])
             rows = [row for _, row in block]
             numbers = np.empty((len(rows), len(columns)))
             for j, column in enumerate(columns):
                 numbers[:, j] = self._numbers(block, column)
             yield Block([line for line, _ in block], numbers, {j: [self._text(row[j]) for row in rows] for j in texts})
 
-    def _ragged(self, line, row):
+    def _check_width(self, line, row, first):
+        if len(row) == self.width:
+            return
         text = f"{self.path}: line {line} has {len(row)} fields and line {self.header_line} {self.width}"
-        marks = {line: row[0][:1], self.header_line: (self.names or self.sample[0][1])[0][:1]}
-        for place, mark in marks.items():
+        for place, mark in {line: row[0][:1], self.header_line: first[0][:1]}.items():
             if mark in ("#", "%") and self.form.comment is None:
-                return f"{text}; if line {place} is a comment, say --comment '{mark}'"
-        return (
-            f"{text}; a delimiter, told as {self.delimiter!r} here, may be missing or stand in a field without quotes"
-        )
+                raise ValueError(f"{text}; if line {place} is a comment, say --comment '{mark}'")
+        raise ValueError(f"{text}; columns are separated by {self.delimiter!r} here, see --delimiter")
 
     def _numbers(self, block, column):
         fields = [row[column].strip() for _, row in block]

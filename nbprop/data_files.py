@@ -302,7 +302,7 @@ class CsvSource(Source):
         if table.blank:
             yield f"left out as blank: {table.blank} line{'s' if table.blank > 1 else ''}"
         if table.missing:
-            told = ", ".join(f"{name!r} {count}" for name, count in table.missing.most_common())
+            told = ", ".join(f"{name!r} {count}" for name, count in sorted(table.missing.items()))
             filled = "" if self.choices.on_missing == "drop" else f", taken as {self.choices.on_missing}"
             yield f"missing values: {told}{filled}"
         if (line := self.missing_line()) is not None:
@@ -393,15 +393,6 @@ def open_data(path, choices, with_target, features=None):
     if suffix in (".csv", ".tsv"):
         return CsvSource(path, choices, with_target, features)
     raise ValueError(f"{path}: data must be a .npz, .npy, .csv or .tsv file")
-
-
-def read_data(path, targets):
-    """(x, target or None) of a file in float64, the last `targets` columns of a table being the target; 0 for none."""
-    source = open_data(path, Choices(targets=targets), targets > 0)
-    if targets == 0:
-        return _joined([piece.x for piece in source.pieces(np.dtype(np.float64), 0)]), None
-    data = source.read(np.dtype(np.float64), 0)
-    return data.x, data.y
 
 
 def are_classes(y):
