@@ -148,7 +148,7 @@ def _told_target(plan, data, y):
 def _fit(net, params, x, y, loss, arguments):
     """Train by mini-batches: (layer state or None, why the training failed or None)."""
     batch = min(arguments.batch, len(x))
-    state = nbprop.layer_state(nbprop.plan(net, loss, batch, x.dtype))
+    state = nbprop.layer_state(nbprop.plan(net, loss, batch, params.dtype))
     history = nbprop.fit(
         net,
         params,
@@ -173,7 +173,7 @@ def _fit(net, params, x, y, loss, arguments):
 
 def _minimize(net, params, x, y, loss, arguments):
     """Train by a method for the whole of the data; why it failed, or None."""
-    plan = nbprop.plan(net, loss, min(BATCH, len(x)), x.dtype, arguments.threads)
+    plan = nbprop.plan(net, loss, min(BATCH, len(x)), params.dtype, arguments.threads)
     check_layers("minimize", plan, takes_state=True)
     state = nbprop.layer_state(plan) if plan.state_size else None
     start = _loss(plan, params, x, y, state)
@@ -202,14 +202,14 @@ def _copy(state):
 
 def _report(net, params, state, loss, name, x, y, threads):
     """The loss of some data, and the accuracy where the target is a class, of the network as in use."""
-    plan = nbprop.plan(net, loss, min(BATCH, len(x)), x.dtype, threads, mode="inference")
+    plan = nbprop.plan(net, loss, min(BATCH, len(x)), params.dtype, threads, mode="inference")
     layers = None
     if plan.state_size:
         layers = nbprop.layer_state(plan)
         layers[: len(state)] = state[: len(layers)]
     line = f"{name} loss: {_loss(plan, params, x, y, layers):.6g}"
     if decision(loss) is not None:
-        work, right, out = nbprop.workspace(plan), 0, np.empty((plan.batch, *plan.output_shape), x.dtype)
+        work, right, out = nbprop.workspace(plan), 0, np.empty((plan.batch, *plan.output_shape), params.dtype)
         for start in range(0, len(x), plan.batch):
             here = slice(start, start + plan.batch)
             logits = out[: len(x[here])]

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -175,6 +176,160 @@ def test_read_network():
     expected = nbprop.network((4,), nbprop.dense(8, activation="tanh"), nbprop.activation("relu"), nbprop.dense(2))
     assert read_network("dense:8:tanh relu dense:2", (4,)) == expected
     assert read_network("flatten, dense:2", (2, 2)).output_shape == (2,)
+
+
+# -- what the library knows, the command line uses -----------------------------------------------------------
+
+
+@pytest.fixture
+def trained(run, tmp_path):
+    """trained(text of a .csv, options...) -> (exit code, standard output, standard error, path of the model)."""
+
+    def trained(text, *options):
+        (tmp_path / "d.csv").write_text(text)
+        model = tmp_path / "m.safetensors"
+        return *run("train", tmp_path / "d.csv", "--held-out", "0", "-o", model, *options), model
+
+    return trained
+
+
+def two_classes(labels):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 2))
+    return x, [labels[int(one > 0)] for one in x.sum(1)]
+
+
+def as_csv(names, *columns):
+    rows = zip(*(np.asarray(column).tolist() for column in columns), strict=True)
+    return "\n".join(",".join(map(str, row)) for row in [names, *rows]) + "\n"
+
+
+@pytest.mark.parametrize("labels", [(0, 1), ("well", "ill")])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_classes_are_those_of_the_loss(run, trained, labels, outputs):
+    """By the sign of one logit, or the largest of several; as the target wrote them."""
+    x, y = two_classes(labels)
+    loss = ("--loss", "binary_cross_entropy") if outputs == 1 else ()
+    options = ("--net", f"dense:8:tanh dense:{outputs}", "--epochs", 60, "--lr", 0.02, *loss)
+    code, out, err, model = trained(as_csv(["a", "b", "kind"], *x.T, y), *options)
+    assert code == 0, err
+    told = float(re.search(r"training accuracy: (\S+) %", out)[1])
+    code, predicted, err = run("predict", model, model.with_name("d.csv"), "--classes")
+    assert code == 0
+    assert "left out: column 3 'kind', which the network was not trained with" in err
+    right = np.mean([answer == str(wanted) for answer, wanted in zip(predicted.split(), y, strict=True)])
+    assert round(100 * right, 1) == told > 95
+
+
+def test_classes_are_refused_where_outputs_are_none(run, trained, flowers, tmp_path):
+    code, _, _, model = trained(as_csv(["a", "b"], [5, 6, 7, 9], [0.5, 0.6, 0.7, 0.9]), "--net", "dense:1")
+    assert code == 0
+    code, out, err = run("predict", model, tmp_path / "d.csv", "--classes")
+    assert (code, out) == (2, "")
+    assert "was trained with mse: its outputs are numbers and no classes" in err
+    net = nbprop.network((3,), nbprop.dense(3))
+    nbprop.save(model, net, nbprop.init(net, dtype=np.float32))
+    code, _, err = run("predict", model, flowers, "--targets", 1, "--classes")
+    assert code == 2
+    assert "does not tell the loss" in err
+    code, out, _ = run("predict", model, flowers, "--targets", 1, "--classes", "--loss", "softmax_cross_entropy")
+    assert code == 0
+    assert set(out.split()) <= {"0", "1", "2"}
+
+
+@pytest.mark.parametrize("options", [("--optimizer", "sgd", "--lr", 0.01), ("--optimizer", "BFGS")])
+def test_a_training_that_fails_is_exit_code_one_and_writes_nothing(trained, options):
+    x = np.random.default_rng(0).uniform(1e3, 9e4, (40, 3))
+    scale = 1e25 if "BFGS" in options else 1
+    text = as_csv(["a", "b", "c", "price"], *(x * scale).T, x @ [2.0, 5.0, -1.0])
+    code, _, err, model = trained(text, "--net", "dense:16:relu dense:1", *options)
+    assert code == 1
+    assert re.match("nbprop: (training diverged|the loss at the start is inf).* nothing was written", err)
+    assert not model.exists()
+
+
+def test_features_are_taken_by_their_names(run, trained, tmp_path):
+    x, y = two_classes((0, 1))
+    _, _, _, model = trained(as_csv(["a", "b", "kind"], *x.T, y), "--net", "dense:2")
+    code, expected, _ = run("predict", model, tmp_path / "d.csv")
+    assert code == 0
+    (tmp_path / "other.csv").write_text(as_csv(["", "b", "z", "a"], range(300), x[:, 1], y, x[:, 0]))
+    code, got, err = run("predict", model, tmp_path / "other.csv")
+    assert (code, got) == (0, expected)
+    for told in ("features: 2: a, b", "left out: column 1, which", "left out: column 3 'z', which", "rows: 300"):
+        assert told in err
+    (tmp_path / "other.csv").write_text(as_csv(["a", "c"], *x.T))
+    code, _, err = run("predict", model, tmp_path / "other.csv")
+    assert code == 2
+    assert "was trained with 2: a, b; of these the file lacks, or has more than once, 'b'" in err
+
+
+def test_a_target_of_noise_is_not_predicted_from_the_index(trained):
+    """The rows stand sorted by their class, so that their numbers tell it."""
+    noise = np.random.default_rng(0).standard_normal((200, 2))
+    text = as_csv(["", "a", "b", "kind"], range(200), *noise.T, [0] * 100 + [1] * 100)
+    code, out, _, _ = trained(text, "--net", "dense:16:tanh dense:2", "--held-out", 0.5, "--epochs", 20)
+    assert code == 0
+    assert "features: 2: a, b\nleft out: column 1, which has no name and counts the rows" in out
+    assert float(re.search(r"held-out accuracy: (\S+) %", out)[1]) < 70
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u8", "f4", "?"])
+def test_class_numbers_of_any_dtype(run, tmp_path, dtype):
+    y = np.arange(40) % 2
+    np.savez(tmp_path / "d.npz", x=np.stack([y, 1 - y], 1).astype(np.uint8), y=y.astype(dtype))
+    options = ("--net", "dense:2", "--epochs", 2, "-o", tmp_path / "m.safetensors")
+    code, out, err = run("train", tmp_path / "d.npz", *options)
+    assert code == 0, err
+    assert "loss softmax_cross_entropy" in out
+
+
+def test_embeddings_take_integers(run, trained, tmp_path):
+    words = np.arange(60) % 5
+    text = as_csv(["word", "other", "kind"], words, words[::-1], words % 2)
+    options = ("--net", "embedding:5:4 flatten dense:2", "--epochs", 40, "--lr", 0.05)
+    code, out, err, model = trained(text, *options)
+    assert code == 0, err
+    assert "training accuracy: 100.0 %" in out
+    code, out, _ = run("predict", model, tmp_path / "d.csv", "--classes")
+    assert (code, out.split()) == (0, [str(word % 2) for word in words])
+    for wrong, place in {"5": "line 7, column 1 'word' is 5", "0.5": "line 7, column 1 'word' is 0.5"}.items():
+        lines = text.splitlines()
+        lines[6] = f"{wrong},1,0"
+        code, _, err, _ = trained("\n".join(lines), *options)
+        assert code == 2
+        assert f"{place}; the network's first layer takes whole numbers in 0..4" in err
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_predictions_keep_their_digits(run, trained, tmp_path, dtype):
+    x = np.random.default_rng(0).standard_normal((30, 2))
+    _, _, _, model = trained(as_csv(["a", "b", "y"], *x.T, x.sum(1)), "--net", "dense:3:tanh dense:1", "--dtype", dtype)
+    net, params = nbprop.load(model)
+    expected = np.empty((30, 1), dtype)
+    plan = nbprop.plan(net, batch=30, dtype=dtype, mode="inference")
+    nbprop.forward(plan, params, x.astype(dtype), expected, nbprop.workspace(plan))
+    for option in ((), ("-o", tmp_path / "y.csv"), ("-o", tmp_path / "y.npy")):
+        code, out, _ = run("predict", model, tmp_path / "d.csv", *option)
+        assert code == 0
+        text = out or (tmp_path / "y.csv").read_text()
+        got = np.load(option[1]) if option and option[1].suffix == ".npy" else np.array(text.split(), dtype)[:, None]
+        assert got.tobytes() == expected.tobytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices")
+def test_outputs_go_into_pipes_and_devices(run, trained, tmp_path):
+    x = np.arange(8).reshape(4, 2) + 0.5
+    _, expected, _, model = trained(as_csv(["a", "b", "y"], *x.T, x.sum(1)), "--net", "dense:1", "--epochs", 1)
+    expected = run("predict", model, tmp_path / "d.csv")[1]
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        code, _, err = run("predict", model, tmp_path / "d.csv", "-o", tmp_path / "pipe")
+        assert code == 0, err
+        assert reader.communicate(timeout=30)[0] == expected
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert run("predict", model, tmp_path / "d.csv", "-o", os.devnull)[0] == 0
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
 
 
 # -- what it says --------------------------------------------------------------------------------------------

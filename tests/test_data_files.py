@@ -366,8 +366,8 @@ def test_memory_follows_the_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr("nbprop.data_files._PIECE", 1 << 16)
     net = nbprop.network((8,), nbprop.dense(256, activation="tanh"), nbprop.dense(2))
     nbprop.save(tmp_path / "m.safetensors", net, nbprop.init(net, dtype=np.float32))
-    peaks, sizes = [], (2_000, 80_000)
-    for rows in sizes:
+    peaks, sizes = [], (10, 2_000, 80_000)
+    for rows in sizes:  # the first imports and compiles
         np.savez_compressed(tmp_path / "x.npz", x=np.ones((rows, 8), np.float32))
         tracemalloc.start()
         code = main(
@@ -377,4 +377,5 @@ def test_memory_follows_the_pieces(tmp_path, monkeypatch):
         tracemalloc.stop()
         assert code == 0
         assert np.load(tmp_path / "y.npy").shape == (rows, 2)
-    assert peaks[1] < peaks[0] + 3 * 8 * sizes[1] + 1_000_000  # all rows at once take 80 million bytes for a layer
+    assert peaks[1] < 6_000_000
+    assert peaks[2] < peaks[1] + 3 * 8 * sizes[2]  # all rows at once take 80 million bytes for a layer
