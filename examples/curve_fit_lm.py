@@ -1,10 +1,9 @@
 """One regression, three ways: Levenberg-Marquardt, L-BFGS-B and Adam on the same network, data and start.
 
 A sum of squares has a Jacobian, and Levenberg-Marquardt uses it: each of its steps costs as much as many gradients, and
-gets further than many. With an argument, `curve_fit_lm.py loss.png`, the losses over time are drawn into that file.
+gets further than many. With --picture loss.png, the losses over time are drawn.
 """
 
-import sys
 import time
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 import nbprop
 from nbprop.least_squares import Residuals
 from nbprop.marquardt import levenberg_marquardt
+from nbprop.pictures import picture_option, save_picture
 
 SAMPLES, NOISE = 1000, 0.1
 rng = np.random.default_rng(0)
@@ -78,17 +78,18 @@ def draw(traces, path):
     axes.axhline(NOISE**2, color="grey", linestyle=":", label="noise")
     axes.set(xlabel="seconds", ylabel="mean squared error")
     axes.legend()
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path, dpi=120)
 
 
 def main():
+    picture = picture_option(__doc__, "the losses over time")
     traces = {}
     for name, run in {"Levenberg-Marquardt": marquardt, "L-BFGS-B": lbfgs, "Adam": adam}.items():
         run()  # the first run may compile
         traces[name] = run()
         print(f"{name:20} loss {traces[name].losses[-1]:.6f} after {len(traces[name].losses)} evaluations")
-    if len(sys.argv) > 1:
-        draw(traces, sys.argv[1])
+    if picture:
+        draw(traces, picture)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,14 @@
 
 A network learns the 8x8 digits that ship with the package; then `nbprop.explain` takes the logit of its answer apart.
 The parts add up: the pixels' integrated gradients (Sundararajan et al. 2017) to the difference that the image made, and
-so do the hidden units' and the connections'. With an argument, `explain.py why.png`, a picture is drawn.
+so do the hidden units' and the connections'. With --picture why.png, a picture is drawn.
 """
-
-import sys
 
 import numpy as np
 
 import nbprop
 import nbprop.data
+from nbprop.pictures import picture_option, save_picture
 
 HIDDEN = 16
 
@@ -70,10 +69,11 @@ def draw(images, found, path):
         draw_network(row[4], found, i)
     figure.suptitle("what each part contributed to the answer: red for it, blue against it", fontsize=11)
     figure.tight_layout()
-    figure.savefig(path, dpi=90)
+    save_picture(figure, path, dpi=90)
 
 
 def main():
+    picture = picture_option(__doc__, "contributions to three answers")
     images, labels = nbprop.data.digits()
     net, params = train(images[100:], labels[100:])
     some = images[[3, 30, 17]]
@@ -83,8 +83,8 @@ def main():
         parts = found.inputs.integrated[i].sum(), found.units["0.dense"].integrated[i].sum()
         print(f"answer {found.output[i]}: the image raised its logit by {made:.4f}, ", end="")
         print(f"pixels sum to {parts[0]:.4f}, units to {parts[1]:.4f}; largest gap {found.inputs.gap[i]:.1e}")
-    if len(sys.argv) > 1:
-        draw(some, found, sys.argv[1])
+    if picture:
+        draw(some, found, picture)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,15 @@
 Bratu's problem, u'' + e^u = 0 with u(0) = u(1) = 0, as a system: u' = w, w' = -e^u. A network N(x) with two outputs
 gives u = x (1 - x) N_1, which meets the boundary by construction, and w = N_2. The loss is the mean square of both
 equations' residuals. N' = dN/dx is a `jvp` through x; the loss's gradient through N' is the mixed derivative by
-parameters and x that `hvp` gives for a direction of x. With a path as its argument it draws a picture there.
+parameters and x that `hvp` gives for a direction of x. With --picture PATH it draws.
 """
-
-import sys
 
 import numpy as np
 import scipy.optimize
 
 import nbprop
 from nbprop import solvers
+from nbprop.pictures import picture_option, save_picture
 
 POINTS = 40
 net = nbprop.network((1,), nbprop.dense(20, activation="tanh"), nbprop.dense(2))
@@ -55,10 +54,11 @@ def draw(path, theta):
     left.set(xlabel="x", ylabel="u")
     right.plot(x, bump * y[:, 0] - analytic(x[:, 0]))
     right.set(xlabel="x", ylabel="error of u")
-    figure.savefig(path)
+    save_picture(figure, path)
 
 
 def main():
+    picture = picture_option(__doc__, "the solution and its error")
     theta, direction, h = nbprop.init(net, seed=1), np.random.default_rng(0).standard_normal(net.n_params), 1e-6
     exact = loss_and_gradient(theta)[1] @ direction
     tried = (loss_and_gradient(theta + h * direction)[0] - loss_and_gradient(theta - h * direction)[0]) / (2 * h)
@@ -67,8 +67,8 @@ def main():
     print(f"mean square of the residuals {result.fun:.1e} after {result.nit} iterations")
     nbprop.forward(plan, result.x, x, y, work)
     print(f"largest error of u {np.abs(bump * y[:, 0] - analytic(x[:, 0])).max():.1e}, of up to {analytic(0.5):.4f}")
-    if len(sys.argv) > 1:
-        draw(sys.argv[1], result.x)
+    if picture:
+        draw(picture, result.x)
 
 
 if __name__ == "__main__":

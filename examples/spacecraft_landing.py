@@ -5,15 +5,15 @@ the answer is known: coast, then full thrust, one switch. In two dimensions the 
 controls: full thrust where the switching function is negative, along the primer vector -lambda_v. Then as a feedback
 network (landing/feedback.py), trained through the rollout on random starts and judged on 1,000 others.
 
-With a path as its argument it draws a picture there.
+With --picture PATH it draws.
 """
-
-import sys
 
 import numpy as np
 from landing.dynamics import STEPS
 from landing.feedback import judge, random_starts, train
 from landing.open_loop import coast_then_burn, least_fuel
+
+from nbprop.pictures import picture_option, save_picture
 
 
 def draw(path, controls, states, step, tracks):
@@ -25,10 +25,11 @@ def draw(path, controls, states, step, tracks):
     right.plot(tracks[:, :60, 0], tracks[:, :60, 1], "0.7", linewidth=0.5)
     right.plot(states[:, 0], states[:, 1], linewidth=2)
     right.set(xlabel="x (m)", ylabel="height (m)", title="open loop (blue), feedback (grey)")
-    figure.savefig(path)
+    save_picture(figure, path)
 
 
 def main():
+    picture = picture_option(__doc__, "the landings")
     start = np.array([0.0, 1500.0, 0.0, -30.0, 1000.0])
     controls, states, step, _, _ = least_fuel(start, [1, 3], 0.0)
     coast, fuel = coast_then_burn(start)
@@ -53,8 +54,8 @@ def main():
     print(f"feedback: median touchdown speed {np.median(speed):.2f} m/s, mean fuel {1000 - end[:, 4].mean():.1f} kg")
     landed = ((speed < 2) & (distance < 10)).mean()
     print(f"success rate: {100 * landed:.1f} % of 1,000 starts (slower than 2 m/s, within 10 m of the pad)")
-    if len(sys.argv) > 1:
-        draw(sys.argv[1], controls, states, step, tracks)
+    if picture:
+        draw(picture, controls, states, step, tracks)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,22 @@
 
 import importlib.util
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
+FOLDER = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = sorted(FOLDER.glob("*.py"))
+DRAWING = [
+    path
+    for path in sorted([*EXAMPLES, *FOLDER.glob("history/*.py")])
+    if "__main__" in (text := path.read_text(encoding="utf-8"))
+    and re.search(r"(picture_option|options|command)\(__doc__", text)
+]
 
 
 def number(pattern, text):
@@ -106,11 +115,82 @@ def test_every_example_has_a_check():
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path, tmp_path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 100
-    draws = "With a path as its argument it draws a picture there." in path.read_text(encoding="utf-8")
-    picture = [tmp_path / "picture.png"] if draws and importlib.util.find_spec("matplotlib") else []
+    draws = "picture_option(" in path.read_text(encoding="utf-8") and importlib.util.find_spec("matplotlib")
+    picture = [tmp_path / "picture.png"] if draws else []
+    options = ["--picture", *picture] if draws else []
     done = subprocess.run(
-        [sys.executable, "-W", "error", path, *picture], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, "-W", "error", path, *options], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     CHECKS[path.stem](done.stdout)
     assert list(tmp_path.iterdir()) == picture, "an example leaves no file behind but the one that it was asked for"
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in picture)
+
+
+# -- the commands of examples/README.md ----------------------------------------------------------------------
+
+PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^(make example .*)$", PAGE, re.M)
+NAMED = re.findall(r"\]\((history/\w+)\.py\) `(\w+)`", PAGE)
+QUICK = 'ARGS="xor"'  # xor.py itself runs above
+
+
+def run_as_make_does(command, folder):
+    """What make would run in a clone, run in another folder."""
+    dry = subprocess.run(
+        ["make", "-n", *shlex.split(command)[1:]], cwd=FOLDER.parent, capture_output=True, text=True, check=True
+    )
+    program, script, *arguments = shlex.split(dry.stdout.splitlines()[-1])
+    assert program == ".venv/bin/python"
+    return subprocess.run(
+        [sys.executable, "-W", "error", FOLDER.parent / script, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, marks=() if c.endswith(QUICK) else pytest.mark.more, id=c[13:]) for c in COMMANDS]
+)
+def test_each_command_of_the_page_runs(command, tmp_path):
+    done = run_as_make_does(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert "NOT REPRODUCED" not in done.stdout
+    picture = re.findall(r"--picture ([\w.]+)", command)
+    assert [path.name for path in tmp_path.iterdir()] == picture
+
+
+@pytest.mark.more
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("script", "name"), NAMED, ids=[name for _, name in NAMED])
+def test_each_name_of_the_table_is_an_argument(script, name, tmp_path):
+    done = run_as_make_does(f'make example NAME={script} ARGS="{name}"', tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "NOT REPRODUCED" not in done.stdout
+
+
+def test_the_names_of_the_table_are_those_that_scripts_know():
+    """What the test above runs at length, by what the scripts say to a wrong name."""
+    assert len(NAMED) == 9
+    script = "history/rumelhart_1986"
+    done = subprocess.run(
+        [sys.executable, FOLDER / f"{script}.py", "nonsense"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    known = done.stderr.rpartition("known: ")[2].strip().split(", ")
+    assert [name for where, name in NAMED if where == script] == known
+    assert [name for where, name in NAMED if where != script] == ["digits"]
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("script", DRAWING, ids=lambda path: path.stem)
+def test_a_place_for_the_picture_that_is_none_is_told_before_the_work(script, tmp_path):
+    done = subprocess.run(
+        [sys.executable, script, "--picture", tmp_path / "no" / "p.png"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "argument --picture: there is no folder" in done.stderr

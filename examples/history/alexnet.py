@@ -13,17 +13,18 @@ ImageNet does not come with anything, so this shows two things that can be check
 - that it learns: crops of the photographs that ship in scikit-image, told apart with the paper's rules (momentum 0.9,
   weight decay 0.0005, crops and reflections), trained on the left halves and asked about the right ones.
 
-Run: python examples/history/alexnet.py [--width 1.0] [--steps N] [--threads N] [--picture FILE]
+Run: python examples/history/alexnet.py [--width 1.0] [--steps N] [--seed N] [--threads N] [--picture PATH]
      (pip install "nbprop[examples]" for scikit-image; at the paper's width a step takes a second and all of it 2 GB)
 """
 
-import argparse
 import importlib.util
 import math
 
 import numpy as np
 
 import nbprop
+from command import options
+from nbprop.pictures import save_picture
 
 SIDE, BATCH = 224, 16
 PHOTOGRAPHS = (
@@ -206,31 +207,29 @@ def draw(learner, path):
     axes[-1, -2].axis("off")
     axes[-1, -1].plot(learner.losses)
     axes[-1, -1].set(xlabel="step", ylabel="loss [nats]")
-    figure.savefig(path, dpi=60)
+    save_picture(figure, path, dpi=60)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, drawn="crops with their answers, and the loss,")
     parser.add_argument("--width", type=float, default=1 / 8, help="1.0 is the paper's; an eighth by default")
     parser.add_argument("--steps", type=int, default=160)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--trajectory", action="store_true", help="print ten steps' losses, at --width, and end")
-    parser.add_argument("--picture", metavar="FILE", help="draw crops with their answers, and the loss")
-    options = parser.parse_args()
-    if not (options.trajectory or PHOTOGRAPHS_ARE_HERE):
+    given = parser.parse_args()
+    if not (given.trajectory or PHOTOGRAPHS_ARE_HERE):
         print(f"{MISSING}. Ten steps on a seeded batch instead; their losses:")
-    if options.trajectory or not PHOTOGRAPHS_ARE_HERE:
-        print(*(f"{loss:.6f}" for loss in trajectory(options.width)))
+    if given.trajectory or not PHOTOGRAPHS_ARE_HERE:
+        print(*(f"{loss:.6f}" for loss in trajectory(given.width)))
         return
-    learner = Photographs(options.width, options.seed, options.threads)
+    learner = Photographs(given.width, given.seed, given.threads)
     print(f"AlexNet for 1,000 classes has {alexnet().n_params:,} parameters as published; for {len(PHOTOGRAPHS)}")
-    print(f"photographs, {options.width:g} times as wide, {learner.net.n_params:,}. Learning their left halves:")
-    learner.learn(options.steps, report=20)
+    print(f"photographs, {given.width:g} times as wide, {learner.net.n_params:,}. Learning their left halves:")
+    learner.learn(given.steps, report=20)
     chance = 100 / len(PHOTOGRAPHS)
     print(f"crops of the right halves, not seen before: {learner.percent_right():.1f} % right (chance: {chance:.0f} %)")
-    if options.picture:
-        draw(learner, options.picture)
+    if given.picture:
+        draw(learner, given.picture)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,20 @@
 
 import argparse
 
+from nbprop.pictures import add_picture
+
+
+def options(description, seed=0, drawn="what was found"):
+    """A parser with --seed and --picture."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=seed, help="of weights and data (default %(default)s)")
+    add_picture(parser, drawn)
+    return parser
+
 
 def command(description, run, draw, seed=0):
-    """Print what ``run(seed)`` returns; with --picture FILE, ``draw(seed, FILE)``."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("seed", nargs="?", type=int, default=seed)
-    parser.add_argument("--picture", metavar="FILE", help="draw it into this file")
-    given = parser.parse_args()
+    """Print what ``run(seed)`` returns; with --picture PATH, ``draw(seed, PATH)``."""
+    given = options(description, seed).parse_args()
     for name, value in run(given.seed).items():
         print(f"{name.replace('_', ' ')}: {value}")
     if given.picture:

@@ -7,13 +7,14 @@ way, this hard. Then every weight gives way a little.
 With E = 1/2 sum (y - d)^2 the elastic's force at output k is d_k - y_k, and the force at a unit with activity a is
 -dE/da = sum_k (d_k - y_k) dy_k/da. `nbprop.explain` knows dy_k/da for every unit.
 
-Run: python examples/history/elastic.py [seed] [--picture FILE]
+Run: python examples/history/elastic.py [--seed N] [--picture PATH]
 """
 
 import numpy as np
 
 import nbprop
 from command import command
+from nbprop.pictures import save_picture
 
 SIZES, X, WANTED = (3, 4, 3, 2), np.array([0.8, -0.5, 0.3]), np.array([0.7, -0.6])
 STEPS, RATE = 400, 0.1
@@ -125,7 +126,7 @@ def draw(seed, path):
         va="center",
     )
     figure.tight_layout()
-    figure.savefig(path, dpi=80)
+    save_picture(figure, path, dpi=80)
     plt.close(figure)
 
 

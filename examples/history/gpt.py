@@ -6,11 +6,10 @@ weight decay 0.1 on matrices), gradients clipped to length 1, no dropout. There 
 Shakespeare. Here the text is any file's, by default the modules of the running Python's library; the last tenth is held
 out, and the model is held against counts: how well do the one or two characters before tell the next?
 
-Run: python examples/history/gpt.py [seed] [--text FILE] [--steps N] [--picture FILE]
+Run: python examples/history/gpt.py [--seed N] [--text FILE] [--steps N] [--picture PATH]
      python examples/history/gpt.py --weights model.safetensors --tokens 464 3290 318
 """
 
-import argparse
 import sysconfig
 from pathlib import Path
 
@@ -18,6 +17,8 @@ import numpy as np
 from language import gpt2
 
 import nbprop
+from command import options
+from nbprop.pictures import save_picture
 
 LAYERS, HEADS, WIDTH, POSITIONS, BATCH, STEPS = 4, 4, 128, 64, 12, 2000
 QUICK = {"layers": 2, "heads": 2, "width": 64, "steps": 600}
@@ -151,16 +152,14 @@ def draw(losses, counts, path):
     )
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=100)
+    save_picture(figure, path, dpi=100)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("seed", nargs="?", type=int, default=0)
+    parser = options(__doc__, drawn="the loss against the characters seen")
     parser.add_argument("--text", type=Path, help="a text to learn from")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--picture", metavar="FILE", help="draw the loss against the characters seen into this file")
     parser.add_argument("--weights", help="a GPT-2 of Hugging Face's layout, to continue --tokens with")
     parser.add_argument("--tokens", type=int, nargs="+", default=[50256])
     given = parser.parse_args()

@@ -21,10 +21,9 @@ MNIST does not come with the package. Name its file, as an argument or in the va
 `images` and `labels` (or Keras's `x_train` and `y_train`), or the folder of the four IDX files, gzipped or not. Without
 one, the 8 x 8 digits that do come with the package serve, each pixel enlarged to 3 x 3.
 
-Run: python examples/history/lenet.py [FILE] [--seed N] [--picture FILE]
+Run: python examples/history/lenet.py [FILE | digits] [--seed N] [--picture PATH]
 """
 
-import argparse
 import gzip
 import os
 from pathlib import Path
@@ -33,6 +32,8 @@ import numpy as np
 
 import nbprop
 import nbprop.data
+from command import options
+from nbprop.pictures import save_picture
 
 NET = nbprop.network(
     (28, 28, 1),
@@ -192,26 +193,27 @@ def draw(reader, path):
     for axis, (title, picture) in zip(axes.flat, pictures, strict=False):
         axis.imshow(picture, cmap="gray_r")
         axis.set_title(title, fontsize=8)
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path, dpi=120)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", help="MNIST, as told above")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--picture", metavar="FILE", help="draw the maps of a digit, and the misread ones")
-    options = parser.parse_args()
-    path = where_mnist_is(options.file)
-    if path is None:
+    parser = options(__doc__, drawn="the maps of a digit, and the misread ones,")
+    parser.add_argument("file", nargs="?", help="MNIST, as told above; or digits, for those of the package")
+    given = parser.parse_args()
+    path = None if given.file == "digits" else where_mnist_is(given.file)
+    if path is None and given.file not in (None, "digits"):
+        parser.error(f"there is no file {given.file}")
+    if path is None and given.file is None:
         print("no MNIST file (name it as an argument or in NBPROP_MNIST): taking the 8 x 8 digits of the package")
     images, labels = shipped_digits() if path is None else read_mnist(path)
     print(f"{len(images):,} images, an eighth held out; LeNet-5 has {NET.n_params:,} parameters")
     for shifts in (False, True):
-        reader = Reader(images, labels, options.seed)
+        reader = Reader(images, labels, given.seed)
         right = reader.train(EPOCHS[shifts], shifts)
         print(f"{'with' if shifts else 'without'} random shifts: {right[-1]:.2f} % of the held-out images right")
-    if options.picture:
-        draw(reader, options.picture)
+    if given.picture:
+        draw(reader, given.picture)
+        print("picture:", given.picture)
 
 
 if __name__ == "__main__":

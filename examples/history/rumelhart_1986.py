@@ -5,14 +5,13 @@ internal representations by error propagation" (Parallel Distributed Processing 
 mirror symmetry, T against C, two family trees, a shift register and sequences in nets with shared weights. How each
 is learned stands in rumelhart/: learning.py, problems.py, family_trees.py, iterative.py.
 
-Run: python examples/history/rumelhart_1986.py [seed] [--pictures FOLDER]
+Run: python examples/history/rumelhart_1986.py [problem ...] [--seed N] [--picture PATH]
 """
-
-import argparse
 
 import numpy as np
 
 import nbprop
+from command import options
 from rumelhart import family_trees, iterative, problems
 from rumelhart.learning import outputs
 
@@ -122,21 +121,25 @@ PROBLEMS = (xor, parity, encoder, symmetry, t_c, trees, shift_register, sequence
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("seed", nargs="?", type=int, default=3)
-    parser.add_argument("--pictures", metavar="FOLDER", help="draw what was learned into this folder")
+    parser = options(__doc__, 3, "what was learned, the two family trees if trees alone is named,")
+    known = {problem.__name__: problem for problem in PROBLEMS}
+    parser.add_argument("problems", nargs="*", metavar="problem", help=f"of {', '.join(known)}; all by default")
     given = parser.parse_args()
-    for problem in PROBLEMS:
+    unknown = [name for name in given.problems if name not in known]
+    if unknown:
+        parser.error(f"unknown {', '.join(unknown)}; known: {', '.join(known)}")
+    for problem in [known[name] for name in given.problems] or PROBLEMS:
         result = problem(given.seed)
         print(f"{problem.__name__}: {'reproduced' if result.pop('reproduced') else 'NOT REPRODUCED'}")
         print(f"  {problem.__doc__.splitlines()[0]}")
         for name, value in result.items():
             print(f"  {name.replace('_', ' ')}: {value if not isinstance(value, list) else ', '.join(value)}")
-    if given.pictures:
+    if given.picture:
         from rumelhart import pictures
 
-        for path in pictures.draw_all(given.seed, given.pictures):
-            print("picture:", path)
+        draw = pictures.draw_trees if given.problems == ["trees"] else pictures.draw_problems
+        draw(given.seed, given.picture)
+        print("picture:", given.picture)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ error at any time by every weight at every earlier time. Three things are shown:
 
 The task is ours. quick=True trains for half as long; everything else is the same.
 
-Run: python examples/history/werbos_bptt.py [seed] [--picture FILE]
+Run: python examples/history/werbos_bptt.py [--seed N] [--picture PATH]
 """
 
 import numpy as np
 
 import nbprop
 from command import command
+from nbprop.pictures import save_picture
 
 UNITS, BITS, SEQUENCES, STREAM = 12, 20, 256, 400
 LONG = 1000
@@ -162,7 +163,7 @@ def draw(seed, path):
     )
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=100)
+    save_picture(figure, path, dpi=100)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ number. Here a 64-32-10 network learns the 8x8 digits that ship with the package
 
 Accuracy on 360 held-out images is drawn against evaluations; one is a forward walk over the 1,437 other images.
 
-Run: python examples/history/why_backprop.py [seed] [--picture FILE]
+Run: python examples/history/why_backprop.py [--seed N] [--picture PATH]
 """
 
 import numba
@@ -21,6 +21,7 @@ import numpy as np
 import nbprop
 import nbprop.data
 from command import command
+from nbprop.pictures import save_picture
 
 HELD_OUT, BUDGET, QUICK_BUDGET = 360, 10_000, 3_000
 COSTS = {"backprop": 3, "last layer": 3, "all weights at once": 2, "one weight at a time": 1}
@@ -148,7 +149,7 @@ def draw(seed, path):
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)
-    figure.savefig(path, dpi=100)
+    save_picture(figure, path, dpi=100)
 
 
 if __name__ == "__main__":

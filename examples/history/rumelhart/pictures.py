@@ -1,7 +1,5 @@
 """The pictures: weights as rectangles, white where they excite and black where they inhibit, as in the letter."""
 
-from pathlib import Path
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -10,6 +8,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 import nbprop
+from nbprop.pictures import save_picture
 from rumelhart import family_trees, iterative, problems
 from rumelhart.learning import outputs
 
@@ -51,7 +50,7 @@ def draw_trees(seed, path):
         fontsize=11,
     )
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    save_picture(figure, path, dpi=100)
     plt.close(figure)
 
 
@@ -128,15 +127,5 @@ def draw_problems(seed, path):
         rectangles(panel, nbprop.views(net, params)["0.dense.weight"].reshape(3, 3))
         panel.set_title(f"T against C, seed {other}: {name}\n{sweeps:,} sweeps (chapter, figure 15)", fontsize=9)
     figure.tight_layout()
-    figure.savefig(path, dpi=90)
+    save_picture(figure, path, dpi=90)
     plt.close(figure)
-
-
-def draw_all(seed, folder):
-    """Draw both pictures; their paths."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = folder / "rumelhart_1986.png", folder / "family_trees.png"
-    draw_problems(seed, paths[0])
-    draw_trees(seed, paths[1])
-    return paths
