@@ -352,7 +352,10 @@ def _cache(arguments):
 
     root = cache_root()
     files = [path for pattern in ("*.nbc", "*.tmp") for path in root.glob(f"??/{pattern}")]
-    size = sum(path.stat().st_size for path in files) / 1e6
+    size = 0.0
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):  # a file that another process has finished or cleared meanwhile
+            size += path.stat().st_size / 1e6
     if not arguments.clear:
         print(f"{root}: {len(files)} files, {size:.1f} MB")
         return

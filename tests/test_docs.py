@@ -2,12 +2,15 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from nbprop.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
@@ -37,6 +40,58 @@ def test_python_blocks_run_in_order(path, tmp_path):
     script.write_text(code, encoding="utf-8")
     done = run([script], tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+COMMAND_LINE = ROOT / "docs" / "command_line.md"
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """A folder with the data that the page on the command line makes."""
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(blocks(COMMAND_LINE, "python")), {})
+    return tmp_path
+
+
+def test_each_command_of_the_command_lines_page_runs(page, capsys):
+    """One after another, and the first prints what the page shows, but for the losses' last digits."""
+    printed = {}
+    for line in "".join(blocks(COMMAND_LINE, "")).splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "nbprop"
+        assert main(arguments) == 0, (line, capsys.readouterr().err)
+        printed[line] = capsys.readouterr().out
+    (shown,) = blocks(COMMAND_LINE, "text")
+    without_numbers = [re.sub(r"\d+\.\d+", "", text) for text in (shown, next(iter(printed.values())))]
+    assert without_numbers[0] == without_numbers[1]
+    assert set((page / "kinds.csv").read_text(encoding="utf-8").split()) == {"ash", "beech", "oak"}
+
+
+def test_the_command_lines_page_has_every_option(capsys):
+    text = COMMAND_LINE.read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    group = capsys.readouterr().out.partition("how the file is read:")[2]
+    options = set(re.findall(r"^  (--[a-z-]+)", group, re.M))
+    assert len(options) == 10
+    table = text.partition("## How a file is read")[2].partition("```")[0]
+    assert {option for option in options if f"`{option} " not in table} == set()
+
+
+def test_the_readmes_commands_run(tmp_path, monkeypatch, capsys):
+    """On data of ten classes."""
+    monkeypatch.chdir(tmp_path)
+    rows = [",".join(f"{k}" for k in range(4)) + f",{i % 10}" for i in range(40)]
+    for name in ("data.csv", "new.csv"):
+        Path(name).write_text("a,b,c,d,digit\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    lines = [line for block in blocks(ROOT / "README.md", "") for line in re.findall("^nbprop .*", block, re.M)]
+    assert len(lines) == 3
+    for line in lines:
+        if line.endswith("--help"):
+            with pytest.raises(SystemExit, match="^0$"):
+                main(shlex.split(line)[1:])
+        else:
+            assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -449,3 +449,17 @@ def test_what_is_no_state_of_the_network_is_refused(tmp_path):
     for read in (lambda: nbprop.load(path), lambda: nbprop.load_state(path, plan)):
         with pytest.raises(ValueError, match=r"lacks the tensor 0\.batchnorm\.running_mean"):
             read()
+
+
+def test_notes_come_back_and_others_are_refused(tmp_path):
+    net = nbprop.network((2,), nbprop.dense(1))
+    path, notes = tmp_path / "m.safetensors", {"labels": ["a", "ü"], "loss": None, "deep": {"n": [1, 2.5]}}
+    nbprop.save(path, net, nbprop.init(net), notes=notes)
+    assert storage.load_notes(path) == notes
+    before = path.read_bytes()
+    for wrong in ([1], {"x": float("nan")}, {"x": np.arange(2)}, {1: "a"}, {"x": (1, 2)}, "text", 3):
+        with pytest.raises(TypeError, match=r"save: notes must be a dict of what JSON can hold"):
+            nbprop.save(path, net, nbprop.init(net), notes=wrong)
+    assert path.read_bytes() == before
+    nbprop.save(path, net, nbprop.init(net))
+    assert storage.load_notes(path) == {}
