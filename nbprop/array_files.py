@@ -28,9 +28,11 @@ def _told(path, what):
     """Whatever a file's bytes raise becomes one kind of error."""
     try:
         yield
-    except (ArrayFileError, OSError):
+    except ArrayFileError:
         raise
-    except _FAULTS as error:
+    except (OSError, *_FAULTS) as error:
+        if isinstance(error, OSError) and error.filename is not None:  # the file as such, not what it holds
+            raise
         raise ArrayFileError(f"{path}: {what}: {error or type(error).__name__}") from None
 
 

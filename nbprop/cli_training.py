@@ -234,7 +234,7 @@ def decision(loss):
 def predict(arguments):
     """The command `nbprop predict`: pieces of the data through the network, their outputs written as they come."""
     net, params = nbprop.load(arguments.model)
-    notes = load_notes(arguments.model)
+    notes = _checked(arguments.model, load_notes(arguments.model))
     to_array = arguments.output is not None and Path(arguments.output).suffix == ".npy"
     if arguments.output is not None:
         if Path(arguments.output).suffix not in (".csv", ".npy") and Path(arguments.output).is_file():
@@ -262,6 +262,17 @@ def predict(arguments):
     say("".join(f"{line}\n" for line in source.lines_after()))
 
 
+def _checked(model, notes):
+    """The notes of a model, where they are such as `train` writes."""
+    for name in ("labels", "features"):
+        value = notes.get(name)
+        if value is not None and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+            raise ValueError(f"{model}: its notes of {name} are damaged: they must be a list of text, got {value!r}")
+    if not isinstance(notes.get("loss"), str | None):
+        raise ValueError(f"{model}: its note of the loss is damaged: it must be text, got {notes['loss']!r}")
+    return notes
+
+
 def _classes(arguments, net, notes):
     """The function that makes classes of outputs: labels where the network was trained with them."""
     loss = arguments.loss or notes.get("loss")
@@ -275,6 +286,8 @@ def _classes(arguments, net, notes):
         raise ValueError(f"{arguments.model} was trained with {loss}: its outputs are numbers and no classes")
     if not labels:
         return decide
+    if len(labels) != max(2, math.prod(net.output_shape)):
+        raise ValueError(f"{arguments.model} names {len(labels)} classes for outputs of shape {net.output_shape}")
     names = np.array(labels)
     return lambda y: names[decide(y)]
 

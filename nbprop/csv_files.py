@@ -340,7 +340,7 @@ class _Lines:
             try:
                 line = self.file.readline()
             except UnicodeError as error:
-                raise self._undecodable(f"after line {number}", error.reason) from None
+                raise self._undecodable(f"after line {number}", getattr(error, "reason", error)) from None
             if not line:
                 return
             number += 1

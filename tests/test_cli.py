@@ -237,6 +237,24 @@ def test_classes_are_refused_where_outputs_are_none(run, trained, flowers, tmp_p
     assert set(out.split()) <= {"0", "1", "2"}
 
 
+@pytest.mark.parametrize(
+    ("notes", "told"),
+    [
+        ({"loss": "softmax_cross_entropy", "labels": ["a", "b"]}, "names 2 classes for outputs of shape \\(3,\\)"),
+        ({"labels": "abc"}, "notes of labels are damaged"),
+        ({"features": [1, 2, 3]}, "notes of features are damaged"),
+        ({"loss": 7}, "note of the loss is damaged"),
+        ({"loss": "no"}, "its outputs are numbers and no classes"),
+    ],
+)
+def test_notes_that_do_not_fit_are_refused(run, flowers, tmp_path, notes, told):
+    net = nbprop.network((3,), nbprop.dense(3))
+    nbprop.save(tmp_path / "m.safetensors", net, nbprop.init(net, dtype=np.float32), notes=notes)
+    code, out, err = run("predict", tmp_path / "m.safetensors", flowers, "--classes")
+    assert (code, out) == (2, "")
+    assert re.search(told, err), err
+
+
 @pytest.mark.parametrize("options", [("--optimizer", "sgd", "--lr", 0.01), ("--optimizer", "BFGS")])
 def test_a_training_that_fails_is_exit_code_one_and_writes_nothing(trained, options):
     x = np.random.default_rng(0).uniform(1e3, 9e4, (40, 3))

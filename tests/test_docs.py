@@ -88,7 +88,7 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch, capsys):
     assert len(lines) == 3
     for line in lines:
         if line.endswith("--help"):
-            with pytest.raises(SystemExit, match="^0$"):
+            with pytest.raises(SystemExit, match=r"^0$"):
                 main(shlex.split(line)[1:])
         else:
             assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
