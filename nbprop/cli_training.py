@@ -15,7 +15,8 @@ from nbprop.job import hyperparameters
 from nbprop.losses import loss_named
 from nbprop.minimizing import METHODS
 from nbprop.reading import read_network
-from nbprop.storage import load_notes, write_atomically
+from nbprop.storage import load_notes
+from nbprop.writing import write_atomically
 
 BATCH = 1024  # samples of a call where nothing is learned; the workspace is proportional to it
 

@@ -30,7 +30,7 @@ def picture_option(description, what):
 
 def save_picture(figure, path, **options):
     """Write a figure of matplotlib's, whole or not at all; options as `savefig` takes them."""
-    from nbprop.storage import write_atomically
+    from nbprop.writing import write_atomically
 
     kind = Path(path).suffix[1:].lower()
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind, **options))

@@ -461,5 +461,9 @@ def test_notes_come_back_and_others_are_refused(tmp_path):
         with pytest.raises(TypeError, match=r"save: notes must be a dict of what JSON can hold"):
             nbprop.save(path, net, nbprop.init(net), notes=wrong)
     assert path.read_bytes() == before
+    path.write_bytes(before.replace(b"[1, 2.5]", b"[1, 3.5]").replace(b"[1,2.5]", b"[1,3.5]"))
+    for read in (storage.load_notes, nbprop.load):
+        with pytest.raises(ValueError, match="its contents do not fit its checksum"):
+            read(path)
     nbprop.save(path, net, nbprop.init(net))
     assert storage.load_notes(path) == {}
