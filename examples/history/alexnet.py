@@ -217,6 +217,8 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--trajectory", action="store_true", help="print ten steps' losses, at --width, and end")
     given = parser.parse_args()
+    if given.picture and (given.trajectory or not PHOTOGRAPHS_ARE_HERE):
+        parser.error("--picture shows photographs, which --trajectory does not learn" if given.trajectory else MISSING)
     if not (given.trajectory or PHOTOGRAPHS_ARE_HERE):
         print(f"{MISSING}. Ten steps on a seeded batch instead; their losses:")
     if given.trajectory or not PHOTOGRAPHS_ARE_HERE:
