@@ -11,24 +11,18 @@ import ctypes
 import functools
 import hashlib
 import inspect
-import os
-import pickle
-import re
-import sys
-import tempfile
 import traceback
-import warnings
-from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
 import numba
 import numpy as np
 from numba import types
-from numba.core.compiler import CompileResult
+from numba.core.dispatcher import Dispatcher
 from numba.extending import overload
 
 from nbprop import frame
+from nbprop.disk_cache import DiskCache, cache_root
 from nbprop.numerics.intrinsics import (
     FrameType,
     call_c,
@@ -38,190 +32,37 @@ from nbprop.numerics.intrinsics import (
     store_double,
     symbol_address,
 )
+from nbprop.sources import digest_of, hashed, is_ours, options_of, python_function, renewed, source_of
+
+__all__ = [
+    "FLAGS", "FRAME_WORDS", "Kernel", "Native", "Untyped", "cache_root", "define_symbol", "find", "kernel", "njit",
+    "python_function", "share", "share_blocks", "source_hash",
+]  # fmt: skip
 
 # contract and nsz keep a value's bits the same in a vector body and in its scalar tail; reassoc and arcp do not.
 FLAGS: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}, "boundscheck": False}
 
-_PACKAGE = Path(__file__).parent
-# Beginning with a character, not with an anchor: the whole package is searched at import, so in a third of the time.
-_IMPORT = re.compile(r"\n *(?:from +(nbprop[\w.]*) +import +(\([^)]*\)|[^\n]*)|import +(nbprop[\w.]*))")
 
-
-# -- what a function is made of ------------------------------------------------------------------------------
-
-
-def _module_file(name):
-    """The file of a module of this package, or None."""
-    path = _PACKAGE.joinpath(*name.split(".")[1:])
-    if path.with_suffix(".py").is_file():
-        return path.with_suffix(".py")
-    return path / "__init__.py" if (path / "__init__.py").is_file() and name != "nbprop" else None
-
-
-_source_hashes: dict[str, bytes] = {}
-_imports: dict[str, list[str]] = {}
-
-
-def _read(name):
-    if name not in _imports:
-        text = _module_file(name).read_text(encoding="utf-8")
-        _source_hashes[name] = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        found = []
-        for source, names, plain in _IMPORT.findall("\n" + text):
-            members = [f"{source}.{word}" for word in re.findall(r"\w+", names)]
-            found += [module for module in [source or plain, *members] if _module_file(module)]
-        _imports[name] = found
-
-
-_closures: dict[str, bytes] = {}
-
-
-def _source_of(module):
-    """A hash of a module's source and of every module of this package that it imports, directly or not."""
-    if module not in _closures:
-        seen, waiting = set(), [module]
-        while waiting:
-            name = waiting.pop()
-            if name not in seen:
-                seen.add(name)
-                _read(name)
-                waiting += _imports[name]
-        _closures[module] = b"".join(_source_hashes[name] for name in sorted(seen))
-    return _closures[module]
-
-
-def _digest_of(function, seen=()):
-    """Identifies a function by what it compiles to: its source file (ours: with all it imports), code and closure."""
-    code = function.__code__
-    parts = [str(function.__module__).encode(), function.__qualname__.encode(), code.co_code]
-    parts.append(repr([c for c in code.co_consts if not inspect.iscode(c)]).encode())
-    values = [cell.cell_contents for cell in function.__closure__ or ()]
-    if str(function.__module__).startswith("nbprop.") and _module_file(function.__module__):
-        parts.append(_source_of(function.__module__))
-    else:
-        parts.append(_source_of("nbprop.jit"))
-        if os.path.isfile(code.co_filename):
-            parts.append(Path(code.co_filename).read_bytes())
-        # Numba freezes globals; those of a user's function may come from other files, or from none.
-        values += [function.__globals__[name] for name in code.co_names if name in function.__globals__]
-    for value in values:
-        value = python_function(value)
-        if inspect.isfunction(value):
-            if value not in seen and value is not function:
-                parts.append(_digest_of(value, (*seen, function)))
-        elif isinstance(value, np.ndarray):
-            parts.append(value.tobytes())
-        elif not inspect.ismodule(value):
-            parts.append(repr(value).encode())
-    return hashlib.blake2b(b"\0".join(parts), digest_size=16).digest()
-
-
-def python_function(function):
-    """The plain function behind a dispatcher, or the function itself."""
-    return getattr(function, "py_func", function)
-
-
-# -- the disk cache ------------------------------------------------------------------------------------------
-
-
-def cache_root():
-    """The folder of compiled code: NUMBA_CACHE_DIR when the user has set it, else the user's cache folder."""
-    if numba.config.CACHE_DIR:
-        return Path(numba.config.CACHE_DIR) / "nbprop"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "nbprop" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "nbprop"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nbprop"
-
-
-_warned: list[str] = []
-
-
-def _warn_once(message):
-    if not _warned:
-        _warned.append(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
-
-
-class DiskCache:
-    """Numba's cache protocol with one file for each function, signature and processor.
-
-    The name of a file is a hash of all that its content depends on, so an index (which processes race for) is not
-    needed, and a file is written aside and renamed. A file that cannot be read counts as absent.
-    """
-
-    def __init__(self, function, label=None):
-        self._function = function
-        self._label = label or function.__qualname__
-
-    @property
-    def cache_path(self):
-        return str(cache_root())
-
-    def _path(self, signature, target_context):
-        codegen = target_context.codegen()
-        key = repr((str(signature), codegen.magic_tuple(), numba.__version__, sys.version_info[:3], self._label))
-        digest = hashlib.blake2b(key.encode() + _digest_of(self._function), digest_size=16).hexdigest()
-        label = re.sub(r"\W+", "_", self._label)[-60:]
-        return cache_root() / digest[:2] / f"{label}-{digest}.nbc"
-
-    def load_overload(self, signature, target_context):
-        try:
-            payload = self._path(signature, target_context).read_bytes()
-        except OSError:
-            return None
-        digest, content = payload[:16], payload[16:]
-        if hashlib.blake2b(content, digest_size=16).digest() != digest:
-            return None
-        target_context.refresh()
-        try:
-            return CompileResult._rebuild(target_context, *pickle.loads(content))
-        except ImportError:
-            return None  # a function made by exec, or in a module that this process cannot import by its name
-
-    def save_overload(self, signature, compiled):
-        path = self._path(signature, compiled.target_context)
-        try:
-            content = pickle.dumps(compiled._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
-        except (pickle.PicklingError, AttributeError):
-            return  # it refers to a function that has no importable name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(hashlib.blake2b(content, digest_size=16).digest() + content)
-                os.replace(name, path)
-            except BaseException:
-                os.unlink(name)
-                raise
-        except OSError as error:
-            _warn_once(
-                f"nbprop cannot keep its compiled code in {cache_root()} ({error.strerror}), so every process will "
-                "compile it again; set NUMBA_CACHE_DIR to a folder that can be written"
-            )
-
-    def enable(self):
-        """Part of Numba's protocol; this cache is always on."""
-
-    def disable(self):
-        """Part of Numba's protocol; this cache is always on."""
-
-    def flush(self):
-        """Part of Numba's protocol; files are never stale, since their names hash their sources."""
+def _dispatcher(function, **options):
+    """Numba's dispatcher of a function, with the flags that all compiled code shares."""
+    dispatcher = numba.njit(**FLAGS, **options)(function)
+    if not isinstance(dispatcher, Dispatcher):
+        raise RuntimeError(
+            "nbprop: NUMBA_DISABLE_JIT is set, so Numba compiles nothing, and nbprop is compiled code only; unset it"
+        )
+    return dispatcher
 
 
 def njit(function, **options):
     """Compile lazily with the flags every kernel shares, and keep the machine code on disk."""
-    dispatcher = numba.njit(**FLAGS, **options)(function)
+    dispatcher = _dispatcher(function, **options)
     dispatcher._cache = DiskCache(function)
     return dispatcher
 
 
 def source_hash(module):
     """A positive 63-bit hash of a module's source and of all that it imports from this package."""
-    digest = hashlib.blake2b(_source_of(module), digest_size=8).digest()
+    digest = hashlib.blake2b(source_of(module), digest_size=8).digest()
     return (int.from_bytes(digest, "little") & 0x7FFFFFFFFFFFFFFF) or 1
 
 
@@ -293,9 +134,8 @@ class Native:
     dtypes: tuple = (types.float32, types.float64)
 
     def __init__(self, function, signature, name=None, uses=()):
-        function = python_function(function)
-        self.function = function
-        self.name = name or f"{function.__module__}.{function.__qualname__}"
+        self._given, self.function = function, python_function(function)
+        self.name = name or f"{self.function.__module__}.{self.function.__qualname__}"
         self.signature = signature
         self.uses = tuple(uses)
         self._fingerprints = {}
@@ -306,33 +146,39 @@ class Native:
         return f"<nbprop native {self.name}>"
 
     def source_digest(self):
-        return _digest_of(self.function)
+        """Identifies what this is compiled from, a user's function as it is now."""
+        return hashed(self.name.encode(), digest_of(self.function), repr(options_of(self._given)).encode())
 
     def fingerprint(self, dtype):
-        if dtype not in self._fingerprints:
-            text = f"{self.name}:{dtype}:".encode() + self.source_digest()
-            value = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
-            self._fingerprints[dtype] = (value & 0x7FFFFFFFFFFFFFFF) or 1
-        return self._fingerprints[dtype]
+        """The number by which rows know this native: of what it is now, if it is a user's."""
+        if dtype in self._fingerprints:
+            return self._fingerprints[dtype]
+        text = f"{self.name}:{dtype}:".encode() + self.source_digest()
+        value = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+        value = (value & 0x7FFFFFFFFFFFFFFF) or 1
+        if is_ours(self.function):
+            self._fingerprints[dtype] = value
+        return value
 
     def compiled(self):
         """The function to compile."""
-        return self.function
+        return renewed(self.function)
 
     def load(self, dtype):
         """Compile (or fetch from the disk cache) and publish; returns the address."""
-        if dtype not in self._loaded:
+        fingerprint = self.fingerprint(dtype)
+        if fingerprint not in self._loaded:
             for native in self.uses:
                 native.load(dtype)
             signature = self.signature(dtype)
-            dispatcher = numba.njit(**FLAGS)(self.compiled())
+            dispatcher = _dispatcher(self.compiled())
             dispatcher._cache = _NativeCache(self)
             dispatcher.compile(signature.args)
             (result,) = dispatcher.overloads.values()
             address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
-            self._loaded[dtype] = (address, dispatcher)
-            _publish(self.fingerprint(dtype), address)
-        return self._loaded[dtype][0]
+            self._loaded[fingerprint] = (address, dispatcher)
+            _publish(fingerprint, address)
+        return self._loaded[fingerprint][0]
 
     def callable(self):
         """A function for kernels, ``call((arguments, ...))``, that jumps to this native's address.
@@ -364,10 +210,8 @@ class _NativeCache(DiskCache):
         super().__init__(native.function, native.name)
         self._native = native
 
-    def _path(self, signature, target_context):
-        path = super()._path(signature, target_context)
-        digest = hashlib.blake2b(path.name.encode() + self._native.source_digest(), digest_size=16).hexdigest()
-        return path.with_name(f"{path.stem.rsplit('-', 1)[0]}-{digest}.nbc")
+    def source_digest(self):
+        return self._native.source_digest()
 
 
 class Untyped(Native):
@@ -449,22 +293,26 @@ class Kernel(Native):
         self.optional = frozenset(optional)
         if not self.optional <= set(self.arrays):
             raise TypeError(f"kernel {python.__qualname__}: optional must name its arrays {self.arrays}")
-        self._given = function
-        super().__init__(python, self._op_signature, name, uses)
+        super().__init__(function, self._op_signature, name, uses)
 
     @staticmethod
     def _op_signature(dtype):
         return types.int64(FrameType(dtype), *OP_ARGUMENTS[1:])
 
     @functools.cached_property
-    def _dispatcher(self):
+    def _by_itself(self):
         """Made at first use: an import of nbprop with a hundred kernels need not wait for a hundred of them."""
         # Inlined, or each array would be passed as seven words through memory: several ns for each operand of an op.
         return self._given if self._given is not self.function else njit(self._given, forceinline=True)
 
     def compiled(self):
         bind = kernel_arguments(len(self.arrays), tuple(self.scalars), FRAME_WORDS)
-        function, split = self._dispatcher, self.split
+        split = self.split
+        if is_ours(self.function):
+            function = self._by_itself
+        else:
+            given = renewed(self._given)
+            function = given if isinstance(given, Dispatcher) else _dispatcher(given, forceinline=True)
 
         def op(frame_address, row, part, parts):
             if part > 0 and not split:
@@ -475,7 +323,7 @@ class Kernel(Native):
 
     def __call__(self, *arguments):
         """Run the plain function (compiled for these argument types), as tests and teachers do."""
-        return self._dispatcher(*arguments)
+        return self._by_itself(*arguments)
 
 
 def kernel(function=None, *, uses=(), optional=()):

@@ -14,6 +14,7 @@ from nbprop.losses import loss_named
 from nbprop.lowering import lower, lower_along, lower_samples
 from nbprop.network import Network
 from nbprop.numerics.intrinsics import register_address_type
+from nbprop.sources import is_ours
 from nbprop.walk import ENTRIES
 
 _PROGRAM_PARTS = {
@@ -180,6 +181,10 @@ class Plan:
         """What `nbprop.layer_state` returns, given the values as a host array."""
         return state
 
+    def source_digest(self):
+        """Identifies what compiled code freezes of a plan that it names (see sources.py)."""
+        return self.table.tobytes()
+
     def __reduce__(self):
         return Plan, (self.net, self.loss, self.batch, self.dtype, self.threads, self.mode, self.watch)
 
@@ -257,6 +262,8 @@ def plan(net, loss=None, batch=1, dtype=np.float64, threads=1, mode="training", 
     Returns
     -------
     Plan
+        For the same arguments the same one, unless layers or a loss of the user's own take part: then a new one each
+        time, with their code as it is now.
 
     Raises
     ------
@@ -269,16 +276,22 @@ def plan(net, loss=None, batch=1, dtype=np.float64, threads=1, mode="training", 
     mode, target = named(MODES)("plan: mode", mode), named(TARGETS)("plan: target", target)
     if mode == "decoding" and loss is not None:
         raise ValueError('plan: mode="decoding" only runs forward; leave the loss out')
-    return _plan(net, None if loss is None else loss_named(loss), batch, as_dtype(dtype), threads, mode, target)
+    loss = None if loss is None else loss_named(loss)
+    # A user's code may be another by now, although its names are the same: only what is nbprop's own is remembered.
+    code = [type(layer) for _, layer in net.nodes] + ([type(loss)] if loss is not None else [])
+    make = _remembered_plan if all(map(is_ours, code)) else _new_plan
+    return make(net, loss, batch, as_dtype(dtype), threads, mode, target)
 
 
-@functools.lru_cache(maxsize=256)
-def _plan(net, loss, batch, dtype, threads_wanted, mode, target):
+def _new_plan(net, loss, batch, dtype, threads_wanted, mode, target):
     if target == "cuda":
         from nbprop.cuda import device_plan_class
 
         return device_plan_class()(net, loss, batch, dtype, 1, mode)
     return Plan(net, loss, batch, dtype, threads_wanted, mode)
+
+
+_remembered_plan = functools.lru_cache(maxsize=256)(_new_plan)
 
 
 def workspace(plan):

@@ -59,9 +59,9 @@ def walk_alone(frame_address, begin, end):
 
 
 @njit
-def walk_part(pool, frame_address, begin, end, part, parts):
-    """One thread's share of a walk. A failed kernel stops every thread at the next barrier."""
-    row, barriers = begin, 0
+def run_part(pool, frame_address, begin, end, part, parts):
+    """One part of the segment that begins at a row; returns where the next begins. A failed kernel ends the part."""
+    row = begin
     while row < end:
         kernel = find(load(row, table.KERNEL))
         failed = kernel == 0
@@ -70,32 +70,56 @@ def walk_part(pool, frame_address, begin, end, part, parts):
             failed = status != 0 or value != 0
         if failed:
             atomic_exchange(pool, threads.FAILED, row)
-        if load(row, table.BARRIER) != 0:
-            barriers += 1
-            threads.barrier(pool, barriers * parts)
-            # A faster thread may have failed in a later row already; this one must still meet it at that row's barrier.
-            if 0 < atomic_load(pool, threads.FAILED) <= row:
-                return
+            return end
+        last = load(row, table.BARRIER) != 0
         row += 8 * load(row, table.LENGTH)
+        if last:
+            break
+    return row
 
 
 @njit
 def worker_loop(pool, worker):
-    """A worker's whole life: wait for a ticket, walk, say so, again."""
-    line = threads._TICKET + worker * threads._LINE
-    seen = 0
+    """A worker's whole life: wait for a segment, do its part unless the caller has, again."""
+    line = threads._WORKER + worker * threads.WORKER_WORDS
+    segment = 0
     atomic_add(pool, threads.WORKERS, 1)
     while True:
-        seen = threads.next_ticket(pool, line, seen)
-        walk_part(
-            pool,
-            load(pool, threads.JOB),
-            load(pool, threads.JOB + 1),
-            load(pool, threads.JOB + 2),
-            worker,
-            load(pool, threads.JOB + 3),
-        )
-        atomic_add(pool, threads.FINISHED, 1)
+        segment = threads.next_segment(pool, line, worker, segment)
+        if threads.claim(pool, line, segment):
+            # The segment stays open until this part is done.
+            run_part(
+                pool,
+                load(pool, threads.FRAME),
+                load(pool, threads.ROW),
+                load(pool, threads.END),
+                worker,
+                segment & threads.PARTS,
+            )
+            threads.finish_part(pool, line, segment)
+
+
+@njit
+def walk_together(pool, frame_address, begin, end, parts):
+    """Run rows on several threads, led by this one; 0, or the address of a row whose kernel failed."""
+    store(pool, threads.FAILED, 0)
+    store(pool, threads.FRAME, frame_address)
+    store(pool, threads.END, end)
+    row = begin
+    while row < end:
+        segment = threads.open_segment(pool, row, parts)
+        behind = run_part(pool, frame_address, row, end, 0, parts)
+        for part in range(1, parts):
+            line = threads._WORKER + part * threads.WORKER_WORDS
+            if threads.left_to_caller(pool, line, segment):
+                run_part(pool, frame_address, row, end, part, parts)
+            else:
+                threads.await_part(pool, line, segment)
+        failed = atomic_load(pool, threads.FAILED)
+        if failed != 0:
+            return failed
+        row = behind
+    return 0
 
 
 @njit
@@ -103,14 +127,12 @@ def walk(frame_address, begin, end, pool, wanted):
     """Run rows on up to `wanted` threads; 0, or the address of the row whose kernel failed."""
     if wanted <= 1:
         return walk_alone(frame_address, begin, end)
-    parts = min(wanted, load(pool, threads.WORKERS) + 1)
-    others = atomic_add(pool, threads.ACTIVE, 1)
-    if others > 0 or parts == 1:
-        failed = walk_alone(frame_address, begin, end)
+    parts = threads.begin(pool, wanted) if atomic_add(pool, threads.ACTIVE, 1) == 0 else 1
+    if parts > 1:
+        failed = walk_together(pool, frame_address, begin, end, parts)
+        threads.end(pool, parts)
     else:
-        threads.hire(pool, frame_address, begin, end, parts)
-        walk_part(pool, frame_address, begin, end, 0, parts)
-        failed = threads.dismiss(pool, parts)
+        failed = walk_alone(frame_address, begin, end)
     atomic_add(pool, threads.ACTIVE, -1)
     return failed
 

@@ -33,7 +33,9 @@ def four_cores():
     """Let four threads walk even where there are fewer cores: slow, but their bits and their meetings are real."""
     before, threads.processor_share = threads.processor_share, lambda: 4
     threads.ensure(4)
+    threads.insist(True)
     yield
+    threads.insist(False)
     threads.processor_share = before
 
 

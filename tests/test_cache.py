@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import numba
 import numpy as np
@@ -11,7 +12,7 @@ from conftest import ROOT
 from numba.core import event
 
 import nbprop
-from nbprop import jit
+from nbprop import disk_cache, jit, sources
 
 # Compiles five small functions and says how many came from the cache, and what was warned of.
 FUNCTIONS = f"""
@@ -89,22 +90,147 @@ def test_functions_without_a_module_are_compiled_again(script, cache):
     assert script(DYNAMIC, NUMBA_CACHE_DIR=cache) == script(DYNAMIC, NUMBA_CACHE_DIR=cache) == "2\n"
 
 
-def test_four_processes_race(cache, tmp_path):
-    """All work, and what they leave behind is whole."""
-    path = tmp_path / "script.py"
-    path.write_text(FUNCTIONS, encoding="utf-8")
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
-    racers = [
-        subprocess.Popen([sys.executable, str(path)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(4)
-    ]
-    for racer in racers:
-        out, err = racer.communicate(timeout=120)
-        assert racer.returncode == 0, err.decode()
-        assert out.decode().endswith("[]\n")
-    assert len(files(cache)) == 5
-    done = subprocess.run([sys.executable, str(path)], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.stdout == "5 []\n"
+RACE = (
+    FUNCTIONS.split("with warnings", 1)[0]
+    + """
+import os, sys
+from pathlib import Path
+
+def made():
+    return [jit.njit(function) for function in (function_0, function_1, function_2, function_3, function_4)]
+
+assert jit.njit(lambda x: -x)(2) == -2  # what the first compilation needs is there before the race
+files = lambda: sorted(path for path in Path(os.environ["NUMBA_CACHE_DIR"]).rglob("function_*") if path.is_file())
+whole = None
+for damage in (None, lambda content: content[: len(content) // 2], lambda content: os.urandom(len(content))):
+    if damage is not None:
+        for path in files():
+            path.write_bytes(damage(path.read_bytes()))
+    racers = []
+    for _ in range(8):
+        racers.append(os.fork())
+        if racers[-1] == 0:
+            warnings.simplefilter("error")
+            os._exit([function(2) for function in made()] != [2, 3, 4, 5, 6])
+    assert [os.waitpid(racer, 0)[1] for racer in racers] == [0] * 8
+    whole = whole or files()
+    assert files() == whole and len(whole) == 5 and all(path.suffix == ".nbc" for path in whole)
+    found = made()
+    assert [function(2) for function in found] == [2, 3, 4, 5, 6]
+    assert sum(sum(function.stats.cache_hits.values()) for function in found) == 5
+print("done")
+"""
+)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_eight_processes_race(script, cache):
+    """On an empty cache, on truncated and on garbage files: all work, and what they leave behind is whole."""
+    assert script(RACE, NUMBA_CACHE_DIR=cache) == "done\n"
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("damage", ["none", "truncated", "garbage"])
+def test_eight_processes_race_for_a_network(cache, tmp_path, damage):
+    """The same with processes of their own, and all that a network's first gradient compiles."""
+    path, environment = tmp_path / "script.py", {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
+    path.write_text(GRADIENT, encoding="utf-8")
+    command = [sys.executable, "-W", "error", str(path)]
+    if damage != "none":
+        subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True)
+        for file in files(cache):
+            content = file.read_bytes()
+            file.write_bytes(content[: len(content) // 2] if damage == "truncated" else os.urandom(len(content)))
+    racers = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(8)]
+    answers = {racer.communicate(timeout=600)[0] for racer in racers}
+    assert [racer.returncode for racer in racers] == [0] * 8
+    assert len(answers) == 1
+
+
+GRADIENT = """
+import numpy as np, nbprop
+net = nbprop.network((4,), nbprop.dense(5, activation="tanh"), nbprop.dense(3))
+plan, params = nbprop.plan(net, "mse", batch=2), nbprop.init(net, seed=1)
+grads = np.empty_like(params)
+loss = nbprop.value_and_grad(plan, params, np.ones((2, 4)), np.zeros((2, 3)), grads, nbprop.workspace(plan))
+print(loss, grads.tobytes().hex())
+"""
+
+
+def test_a_file_says_whose_it_is(script, cache):
+    """Whole files under each other's names are not taken: what they hold has other arguments, or does other things."""
+    script(FUNCTIONS, NUMBA_CACHE_DIR=cache)
+    kept = files(cache)
+    contents = [path.read_bytes() for path in kept]
+    for path, content in zip(kept, contents[1:] + contents[:1], strict=True):
+        path.write_bytes(content)
+    assert script(FUNCTIONS, NUMBA_CACHE_DIR=cache) == "0 []\n"
+    assert [path.read_bytes()[:60] for path in kept] == [content[:60] for content in contents]
+
+
+def test_addresses_of_this_process_are_not_kept(monkeypatch, cache):
+    """A large global array is compiled in by its address, which is nothing in the next process."""
+    monkeypatch.setattr(disk_cache, "cache_root", lambda: cache)
+    large, small = np.ones(200_000), np.ones(2)
+    one, two = jit.njit(lambda i: large[i]), jit.njit(lambda i: small[i])
+    assert one(0) == two(0) == 1.0
+    assert len(files(cache)) == 1
+
+
+@pytest.fixture
+def homeless(monkeypatch, tmp_path):
+    """A user without a home directory."""
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(disk_cache.Path, "home", home)
+    monkeypatch.setattr(disk_cache.numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(disk_cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(disk_cache.tempfile, "tempdir", str(tmp_path))
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    disk_cache._temporary_root.cache_clear()
+    disk_cache._warn_once.cache_clear()
+    yield tmp_path
+    disk_cache._temporary_root.cache_clear()
+
+
+def test_without_a_home_the_code_goes_to_a_temporary_folder(homeless):
+    with pytest.warns(RuntimeWarning, match="finds no home directory.*set NUMBA_CACHE_DIR") as caught:
+        root = jit.cache_root()
+    assert jit.cache_root() == root
+    assert len(caught) == 1
+    assert root.is_dir()
+    assert root.parent == homeless
+    if hasattr(os, "getuid"):
+        assert root.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="folders have no owners here")
+@pytest.mark.parametrize("how", ["writable", "link", "file"])
+def test_a_temporary_folder_that_others_can_write_to_is_not_used(homeless, how):
+    """What lies there is run."""
+    planted = homeless / f"nbprop-{os.getuid()}"
+    if how == "writable":
+        planted.mkdir()
+        planted.chmod(0o777)
+    elif how == "link":
+        (homeless / "elsewhere").mkdir()
+        planted.symlink_to(homeless / "elsewhere")
+    else:
+        planted.write_text("")
+    with pytest.warns(RuntimeWarning, match="finds no home directory"):
+        root = jit.cache_root()
+    assert root != planted
+    assert root.is_dir()
+    assert root.stat().st_mode & 0o077 == 0
+
+
+def test_without_numbas_compiler_it_says_so(script):
+    """NUMBA_DISABLE_JIT makes Numba return plain functions."""
+    source = "try: import nbprop\nexcept RuntimeError as error: print(error)"
+    assert "NUMBA_DISABLE_JIT is set" in script(source, NUMBA_DISABLE_JIT=1)
 
 
 def test_a_folder_that_cannot_be_written_warns_once(script, tmp_path):
@@ -122,9 +248,9 @@ def test_a_full_disk_leaves_nothing_behind(monkeypatch, cache):
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(jit, "_warned", [])
-    monkeypatch.setattr(jit, "cache_root", lambda: cache)
-    monkeypatch.setattr(jit.os, "replace", full)
+    disk_cache._warn_once.cache_clear()
+    monkeypatch.setattr(disk_cache, "cache_root", lambda: cache)
+    monkeypatch.setattr(disk_cache.os, "replace", full)
 
     @jit.njit
     def function(x):
@@ -143,28 +269,89 @@ def test_importing_leaves_numbas_settings_alone(script):
     )
 
 
+def made(text, **names):
+    """The function f of a text, as a notebook's cell makes it: there is no file to read."""
+    exec(text, space := names | {"__name__": "user"})
+    return space["f"]
+
+
+def plus(x):
+    return x + 1
+
+
+def minus(x):
+    return x - 1
+
+
 def test_a_functions_identity_is_what_it_is_made_of():
     """Closures, constants and globals tell functions of the same name apart; the same text is the same function."""
 
-    def make(text, **names):
-        exec(text, names | {"__name__": "user"}, found := {})
-        return jit._digest_of(found["f"])
+    def digest(text, **names):
+        return sources.digest_of(made(text, **names))
 
-    one = make("def f(x): return x + K", K=1)
-    assert one == make("def f(x): return x + K", K=1)
-    assert one != make("def f(x): return x + K", K=2)
-    assert one != make("def f(x): return x - K", K=1)
-    assert make("def f(x): return x + 1") != make("def f(x): return x + 2")
+    one = digest("def f(x): return x + K", K=1)
+    assert one == digest("def f(x): return x + K", K=1)
     helper = "def f(x): return h(x)"
+    assert digest(helper, h=plus) != digest(helper, h=minus)
+    options = [{}, {"fastmath": True}, {"fastmath": {"nsz", "contract"}}, {"error_model": "numpy"}]
+    compiled = [digest(helper, h=numba.njit(**given)(plus)) for given in options]
+    assert len(set(compiled)) == len(options)
+    assert compiled[2] == digest(helper, h=numba.njit(fastmath={"contract", "nsz"})(plus))
 
-    def plus(x):
-        return x + 1
 
-    def minus(x):
-        return x - 1
+MODULE = types.ModuleType("helpers")
+OTHER_MODULE = types.ModuleType("helpers")
+MODULE.scale, OTHER_MODULE.scale = numba.njit(plus), numba.njit(minus)
+CHAIN = "def g(x): return h(x)\ndef f(x): return g(x)"
+SAME = "def f(x): return x + K"
+DEFAULT = "def g(x, k=1): return k\ndef f(x): return g(x)"
+INNER = "def f(x): return (lambda y: y + K)(x)"
+TWINS = {
+    "constant": ("def f(x): return x + 1", "def f(x): return x + 2"),
+    "operator": ("def f(x): return x + 1", "def f(x): return x - 1"),
+    "attribute": ("import math\ndef f(x): return math.sin(x)", "import math\ndef f(x): return math.cos(x)"),
+    "type of a constant": ("def f(x): return x * 1", "def f(x): return x * 1.0"),
+    "sign of zero": ("def f(x): return x * 0.0", "def f(x): return x * -0.0"),
+    "parameter's name": ("def f(x, n, size): return x", "def f(x, n, rows): return x"),
+    "default": ("def f(x, k=1): return x + k", "def f(x, k=2): return x + k"),
+    "helper's default": (DEFAULT, DEFAULT.replace("k=1", "k=2")),
+    "inner function": ("def f(x): return (lambda y: y + 1)(x)", "def f(x): return (lambda y: y - 1)(x)"),
+    "global of an inner function": ((INNER, 1), (INNER, 2)),
+    "global": ((SAME, 1), (SAME, 2)),
+    "type of a global": ((SAME, 1), (SAME, np.float32(1))),
+    "dtype of a global": ((SAME, np.zeros(2, np.int64)), (SAME, np.zeros(2))),
+    "shape of a global": ((SAME, np.zeros((2, 3))), (SAME, np.zeros((3, 2)))),
+    "numbers in a tuple": ((SAME, (1, np.ones(2))), (SAME, (1, np.zeros(2)))),
+    "helper's helper": ((CHAIN.replace("h(", "K("), plus), (CHAIN.replace("h(", "K("), minus)),
+    "helper in a module": (("def f(x): return K.scale(x)", MODULE), ("def f(x): return K.scale(x)", OTHER_MODULE)),
+}  # fmt: skip
 
-    assert make(helper, h=plus) != make(helper, h=minus)
-    assert make(helper, h=plus) == make(helper, h=numba.njit(plus))
+
+@pytest.mark.parametrize("twins", TWINS.values(), ids=TWINS)
+def test_what_differs_in_one_thing_is_another_function(twins):
+    one, other = (
+        sources.digest_of(made(twin) if isinstance(twin, str) else made(twin[0], K=twin[1])) for twin in twins
+    )
+    assert one != other
+
+
+def test_a_copy_is_compiled_with_what_is_there_now():
+    """Numba compiles a helper once, with the globals of that moment; the copy's helpers are new, options are kept."""
+    space = {"__name__": "user", "njit": numba.njit}
+    exec(
+        "@njit\ndef h(x): return 1\n@njit\ndef g(x): return h(x)\n@njit(error_model='numpy')\ndef f(x): return g(x)",
+        space,
+    )
+    exec("@njit\ndef twice(x):\n  if x < 2: return 1\n  return 2 * twice(x - 1)", space)
+    assert space["f"](0) == 1
+    exec("@njit\ndef h(x): return 2", space)
+    assert space["f"](0) == 1, "Numba no longer freezes a helper: renewed() may not be needed"
+    again = sources.renewed(space["f"])
+    assert again(0) == 2
+    assert again.targetoptions == space["f"].targetoptions
+    assert sources.digest_of(again) == sources.digest_of(space["f"])
+    assert sources.renewed(space["twice"])(4) == 8
+    assert sources.renewed(jit.share) is jit.share
 
 
 @pytest.fixture

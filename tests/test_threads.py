@@ -49,14 +49,16 @@ def test_many_python_threads_at_once():
 
 
 def test_the_pool_is_free_and_used_after_a_walk():
-    """Workers get a ticket a walk, and nothing stays taken."""
+    """Each worker does its part of each segment, and nothing stays taken."""
     given, loss, grads = problem()
     plan, words = nbprop.plan(NET, "softmax_cross_entropy", BATCH, threads=4), threads._words
-    tickets = threads._TICKET + np.arange(1, 4) * threads._LINE + threads.TICKET
-    before = words[tickets].copy()
+    done = threads._WORKER + np.arange(1, 4) * threads.WORKER_WORDS + threads.DONE
     for _ in range(3):
+        before = words[threads.SEGMENT]
         assert nbprop.value_and_grad(plan, *given, grads, nbprop.workspace(plan)) == loss
-    assert (words[tickets] - before == 3).all()
+        assert words[threads.SEGMENT] >= before + 5 * (threads.PARTS + 1)
+        assert (words[done] == words[threads.SEGMENT]).all()
+        assert words[threads.SEGMENT] & threads.PARTS == 4
     assert words[threads.ACTIVE] == 0
 
 
@@ -148,7 +150,8 @@ one, two = (nbprop.plan(net, "mse", 64, threads=count) for count in (1, 2))
 params, x, target = nbprop.init(net, seed=1), np.ones((64, 13)), np.zeros((64, 4))
 grads, work = np.empty_like(params), nbprop.workspace(one)
 wanted = nbprop.value_and_grad(one, params, x, target, grads, work)
-TICKET = threads._TICKET + threads._LINE + threads.TICKET
+DONE = threads._WORKER + threads.WORKER_WORDS + threads.DONE
+threads.insist(True)
 
 
 @numba.njit
@@ -174,17 +177,21 @@ assert threads._words[threads.WORKERS] >= 1
 
 
 def walks(plan, function, count=30):
-    before = threads._words[TICKET]
+    before = threads._words[DONE]
     total = function(plan, params, x, target, np.empty_like(grads), nbprop.workspace(plan), count)
     assert total == holding(one, params, x, target, grads, work, count)
-    return threads._words[TICKET] - before
+    return (threads._words[DONE] - before) // (threads.PARTS + 1)
+
+
+EACH = walks(two, holding, 1)
+assert EACH > 4
 
 
 # The interpreter's lock is held while the workers, parked or starting, are woken.
 import time
 for function in (holding, free):
     time.sleep(0.01)
-    assert walks(two, function) == 30, "the worker did not walk along"
+    assert walks(two, function) == 30 * EACH, "the worker did not walk along"
 
 # Callers that hold the lock and callers that do not, all at once.
 callers = [threading.Thread(target=walks, args=(two, f, 300)) for f in (holding, free, holding, free)]
@@ -197,11 +204,11 @@ for generation in range(2):
     if child:
         assert os.waitpid(child, 0)[1] == 0, "the child failed"
         break
-    assert walks(two, holding) == 30, "no worker in the child"
+    assert walks(two, holding) == 30 * EACH, "no worker in the child"
     assert nbprop.value_and_grad(two, params, x, target, grads, work) == wanted
 if generation or not child:
     os._exit(0)
-assert walks(two, holding) == 30
+assert walks(two, holding) == 30 * EACH
 print("done")
 """
 

@@ -28,6 +28,7 @@ from nbprop.cuda.toolkit import SIMULATED, THREADS, host_array
 from nbprop.jit import FRAME_WORDS as HOST_WORDS
 from nbprop.jit import njit
 from nbprop.numerics.intrinsics import as_frame, kernel_arguments, load
+from nbprop.sources import digest_of, is_ours
 
 # What only a device's frame has, behind the host's words: two spaces, and the address of the plan's table.
 PARTIALS, RESULT, TABLE = frame.WORDS, frame.WORDS + 1, frame.WORDS + 2
@@ -144,10 +145,16 @@ def simulated_arguments(kernel, dtype, frame_address, row_address):
 # -- which kernels stand for which ---------------------------------------------------------------------------
 
 
-@functools.cache
 def kernels_of(module):
     """The kernels that a module defines for the device, in the order of its launches."""
-    return tuple(module.cuda_kernels(toolkit.cuda)) if hasattr(module, "cuda_kernels") else ()
+    make = getattr(module, "cuda_kernels", None)
+    return () if make is None else _made(make, None if is_ours(make) else digest_of(make))
+
+
+@functools.cache
+def _made(make, digest):
+    """Made once for each function, and again when a user's has become another."""
+    return tuple(make(toolkit.cuda))
 
 
 def all_kernels():
@@ -159,4 +166,12 @@ def all_kernels():
 def launches_of(*kernels):
     """The launches that stand for an op's kernel, or for several ops' in a row; None where there are none."""
     module = sys.modules.get(kernels[0].function.__module__)
-    return [kernel for kernel in kernels_of(module) if kernel.replaces == kernels] or None
+    return [kernel for kernel in kernels_of(module) if _are(kernel.replaces, kernels)] or None
+
+
+def _are(some, others):
+    """Whether these are the same of the plan's kernels: a user's that is defined again with the same code is."""
+    return len(some) == len(others) and all(
+        a is b or (a.name == b.name and not is_ours(b.function) and a.source_digest() == b.source_digest())
+        for a, b in zip(some, others, strict=True)
+    )

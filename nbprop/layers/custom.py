@@ -127,6 +127,10 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
     sizes : function (input_shape, **options) -> tuple of int, by default (elements of one sample,)
     output_shape : function (input_shape, **options) -> tuple, by default the input's shape
 
+    A kind that is defined again (a notebook's cell runs twice) is another layer: networks that are described anew, or
+    read back from JSON and pickles, have the new one. A plan keeps the code that its layers had when it was made: their
+    functions, and whatever globals and helpers these name.
+
     A function whose last two parameters are `part` and `parts` is run by all threads and does its share of the samples
     (`nbprop.share(n, part, parts)`); others run on one thread.
 
@@ -139,7 +143,7 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
     TypeError
         When the functions' parameters do not follow that order.
     ValueError
-        When the kind is taken.
+        When the kind is taken by one of nbprop's layers, or by a layer of another module.
 
     Examples
     --------
@@ -174,7 +178,7 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
         output_shape,
         module,
     )
-    layer = type(kind, (CustomLayer,), {"kind": kind, "recipe": recipe})
+    layer = type(kind, (CustomLayer,), {"kind": kind, "recipe": recipe, "__module__": module})
 
     def make(**options):
         return layer(**options)

@@ -266,25 +266,13 @@ def call_c(typingctx, address, arguments):
 
 @intrinsic
 def atomic_load(typingctx, address, index):
-    """Read a word with acquire ordering."""
+    """Read a word. Sequentially consistent: two threads that each write a word, then read the other's, both see it."""
 
     def codegen(context, builder, signature, arguments):
         pointer = _pointer(builder, arguments[0], WORD, arguments[1])
-        return builder.load_atomic(pointer, "acquire", 8)
+        return builder.load_atomic(pointer, "seq_cst", 8)
 
     return types.int64(types.int64, types.int64), codegen
-
-
-@intrinsic
-def atomic_store(typingctx, address, index, value):
-    """Write a word with release ordering."""
-
-    def codegen(context, builder, signature, arguments):
-        pointer = _pointer(builder, arguments[0], WORD, arguments[1])
-        builder.store_atomic(arguments[2], pointer, "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -307,6 +295,34 @@ def atomic_exchange(typingctx, address, index, value):
         return builder.atomic_rmw("xchg", pointer, arguments[2], "seq_cst")
 
     return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def atomic_replace(typingctx, address, index, expected, value):
+    """Write a word if it holds `expected`; returns what it held before. Sequentially consistent."""
+
+    def codegen(context, builder, signature, arguments):
+        pointer = _pointer(builder, arguments[0], WORD, arguments[1])
+        found = builder.cmpxchg(pointer, arguments[2], arguments[3], "seq_cst", "seq_cst")
+        return builder.extract_value(found, 0)
+
+    return types.int64(types.int64, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def ticks(typingctx):
+    """A counter of time that costs some ten ns to read, where reading a clock may take 600; 0 where there is none."""
+    machine = platform.machine().lower()
+    # ARM's cycle counter is not for user code.
+    counters = {"arm64": "steady", "aarch64": "steady", "x86_64": "cycle", "amd64": "cycle"}
+
+    def codegen(context, builder, signature, arguments):
+        if machine not in counters:
+            return ir.Constant(WORD, 0)
+        name = f"llvm.read{counters[machine]}counter"
+        return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(WORD, []), name), [])
+
+    return types.int64(), codegen
 
 
 @intrinsic
