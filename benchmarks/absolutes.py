@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from contender import HERE, peers_python
+from machine import untuned
 
 PROCESSES = HERE / "processes"
 
@@ -27,7 +28,7 @@ def run(
         done = subprocess.run(
             [python or sys.executable, *arguments],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": "", **environment},
+            env={**untuned(os.environ), "PYTHONPATH": "", **environment},
             capture_output=True,
             text=True,
         )

@@ -48,7 +48,7 @@ def measured(commit: str, name: str, results: Path = RESULTS) -> bool:
 
 def asv(*arguments: str, quick: bool = False) -> int:
     """Run asv from the environment this program runs in; returns its exit status."""
-    environment = dict(os.environ) | ({"NBPROP_BENCH_QUICK": "1"} if quick else {})
+    environment = machine.untuned(os.environ) | ({"NBPROP_BENCH_QUICK": "1"} if quick else {})
     return subprocess.run([sys.executable, "-m", "asv", *arguments], cwd=HERE, env=environment).returncode
 
 

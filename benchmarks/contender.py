@@ -6,6 +6,7 @@ on a pipe (and costs nothing while it waits) until it is told to run one slice:
 
     {"row": "tiny_step"}                  build and warm the work      -> {"check": ..., "seconds": ...}
     {"row": "tiny_step", "slice": 0.1}    run it for that many seconds -> {"seconds": one call's time}
+    {"kernels": true}                     say which kernels it chose   -> {"kernels": ...}
 
 `seconds` of the first answer is how long building, compiling and warming took.
 """
@@ -23,6 +24,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from chosen import kernels
+from machine import untuned
 from rows import BY_NAME
 
 HERE = Path(__file__).resolve().parent
@@ -94,6 +97,10 @@ class Contender:
         """Seconds a unit of the row's work takes, from one slice."""
         return float(self.ask(row=row, slice=seconds)["seconds"])
 
+    def kernels(self) -> str:
+        """Which kernels the library chose in that process."""
+        return str(self.ask(kernels=True)["kernels"])
+
     def close(self) -> None:
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
@@ -108,9 +115,9 @@ class Contender:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """This environment with every library's own thread count set, before any of them is loaded."""
+    """This environment without what tunes a library, and with the thread count of each set before it is loaded."""
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(counts, str(threads)), "PYTHONPATH": "", "JAX_PLATFORMS": "cpu"}
+    return {**untuned(os.environ), **dict.fromkeys(counts, str(threads)), "PYTHONPATH": "", "JAX_PLATFORMS": "cpu"}
 
 
 def pin(threads: int) -> None:
@@ -164,8 +171,11 @@ def serve(library: str, threads: int) -> None:
     calls: dict[tuple[str, float], int] = {}
     for line in sys.stdin:
         request = json.loads(line)
-        name = request["row"]
         try:
+            if "kernels" in request:
+                answers.write(json.dumps({"kernels": kernels(library)}) + "\n")
+                continue
+            name = request["row"]
             start = time.perf_counter()
             if name not in prepared:
                 prepared[name] = build(library, name, threads)

@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """The matrix product alone, on one thread, beside OpenBLAS and the processor's multiply-add peak.
 
     python benchmarks/kernel_gemm.py [float32|float64]
@@ -11,8 +12,12 @@ times faster nbprop is.
 
 import os
 
+from machine import untuned
+
 # Before NumPy and SciPy load their copies of OpenBLAS, which read it once.
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
+_environment = untuned(os.environ) | {"OPENBLAS_NUM_THREADS": "1"}
+os.environ.clear()
+os.environ.update(_environment)
 
 import ctypes
 import sys

@@ -25,6 +25,7 @@ class Session:
     checks: dict[str, dict[str, float]] = field(default_factory=dict)
     prepare: dict[str, dict[tuple[str, int], float]] = field(default_factory=dict)
     missing: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    kernels: dict[str, str] = field(default_factory=dict)  # library -> which it chose for this processor
 
     def ratio(self, row: str, ours: str, peer: str, threads: int) -> Spread | None:
         """Ours over the peer's, or None where one of them is missing."""
@@ -74,6 +75,8 @@ def measure(
                     if key not in running:
                         running[key] = stack.enter_context(Contender(library, threads))
                     answer = running[key].prepare(row.name)
+                    if library not in session.kernels:
+                        session.kernels[library] = running[key].kernels()
                 except (NotImplementedError, FileNotFoundError, RuntimeError) as error:
                     session.missing[row.name, library, threads] = str(error)
                     log(f"{row.name}: {library} left out: {error}")

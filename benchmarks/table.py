@@ -215,14 +215,15 @@ def render(lines: list[Line]) -> str:
     return "\n".join(text)
 
 
-def report(lines: list[Line], quick: bool) -> dict:
-    """Everything the JSON holds: the lines, the machine, the versions, the commit and the date."""
+def report(lines: list[Line], quick: bool, kernels: dict[str, str]) -> dict:
+    """Everything the JSON holds: the lines, the machine, versions and the kernels chosen, the commit and the date."""
     return {
         "date": machine.now(),
         "commit": machine.commit(),
         "quick": quick,
         "machine": machine.describe(),
         "versions": machine.versions_of(peers_python()) | machine.versions(),
+        "kernels": kernels,
         "lines": [asdict(line) | {"met": line.met, "of_peak": line.of_peak} for line in lines],
     }
 
@@ -253,9 +254,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name in names:
         for complaint in session.disagreements(BY_NAME[name]):
             print(f"unequal work in {name}: {complaint}")
-    here = report(lines, options.quick)
+    here = report(lines, options.quick, session.kernels)
     print(f"\n{here['machine']['processor']}, {here['machine']['cores']} cores; {here['date']}")
     print(", ".join(f"{library} {version}" for library, version in here["versions"].items()))
+    print("\n".join(f"{library}: {told}" for library, told in here["kernels"].items()))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(here, indent=1) + "\n")
     return 0

@@ -10,6 +10,7 @@ from contender import Contender, peers_python
 from dashboard.asv_pages import localised
 from dashboard.figures import figures, fit
 from history import read
+from machine import untuned
 from paired import Spread, difference, ratio, rotate
 from rows import BY_NAME, ROWS, comparisons, target
 from session import Session
@@ -32,6 +33,20 @@ def test_a_ratio_is_paired():
     times = {"ours": [1, 1, 10, 10], "peer": [2, 2, 20, 20]}
     assert ratio(times, "ours", "peer") == Spread.of([0.5] * 4)
     assert difference(times, "peer", "ours").median == 5.5
+
+
+def test_a_contender_chooses_its_kernels_by_itself(monkeypatch):
+    """What tunes a BLAS in the environment does not reach it, and it says which kernels it has taken."""
+    tuned = {"OPENBLAS_CORETYPE": "Prescott", "OPENBLAS_L2_SIZE": "1", "MKL_CBWR": "COMPATIBLE", "XLA_FLAGS": "x"}
+    kept = {"PATH": "/bin", "NUMBA_CACHE_DIR": "/cache", "HOME": "/home/me"}
+    assert untuned(tuned | kept) == kept
+    chosen = []
+    for name in ("OPENBLAS_L2_SIZE", "OPENBLAS_CORETYPE"):
+        monkeypatch.setenv(name, tuned[name])
+        with Contender("blas", 1) as blas:
+            chosen.append(blas.kernels())
+    assert " of OpenBLAS " in chosen[0]
+    assert chosen[0] == chosen[1]
 
 
 def test_every_target_is_shown():
