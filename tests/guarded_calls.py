@@ -208,7 +208,7 @@ def main(dtype, chosen):
             results = []
             for side in ("end", "start"):
                 # Plans are remembered by what they are made of, of which the places of buffers are no part.
-                nbprop.plan.__globals__["_plan"].cache_clear()
+                nbprop.plan.__globals__["_remembered_plan"].cache_clear()
                 lowering.place_buffers = isolated_buffers(side)
                 results.append(run(name, net, loss, batch, n, dtype, side))
             for key, value in results[0].items():

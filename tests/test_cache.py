@@ -97,7 +97,7 @@ import os, sys
 from pathlib import Path
 
 def made():
-    return [jit.njit(function) for function in (function_0, function_1, function_2, function_3, function_4)]
+    return [jit.njit(function) for function in (function_0, function_1)]
 
 assert jit.njit(lambda x: -x)(2) == -2  # what the first compilation needs is there before the race
 files = lambda: sorted(path for path in Path(os.environ["NUMBA_CACHE_DIR"]).rglob("function_*") if path.is_file())
@@ -111,13 +111,13 @@ for damage in (None, lambda content: content[: len(content) // 2], lambda conten
         racers.append(os.fork())
         if racers[-1] == 0:
             warnings.simplefilter("error")
-            os._exit([function(2) for function in made()] != [2, 3, 4, 5, 6])
+            os._exit([function(2) for function in made()] != [2, 3])
     assert [os.waitpid(racer, 0)[1] for racer in racers] == [0] * 8
     whole = whole or files()
-    assert files() == whole and len(whole) == 5 and all(path.suffix == ".nbc" for path in whole)
+    assert files() == whole and len(whole) == 2 and all(path.suffix == ".nbc" for path in whole)
     found = made()
-    assert [function(2) for function in found] == [2, 3, 4, 5, 6]
-    assert sum(sum(function.stats.cache_hits.values()) for function in found) == 5
+    assert [function(2) for function in found] == [2, 3]
+    assert sum(sum(function.stats.cache_hits.values()) for function in found) == 2
 print("done")
 """
 )
