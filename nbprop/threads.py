@@ -315,13 +315,24 @@ def _ticks():
     return ticks()
 
 
+def _both_clocks():
+    """(ticks, nanoseconds) of one moment: of several readings the one that nothing came between."""
+    readings = []
+    for _ in range(20):
+        before = time.perf_counter_ns()
+        count = _ticks()
+        readings.append((time.perf_counter_ns() - before, count, before))
+    taken, count, before = min(readings)
+    return count, before + taken / 2
+
+
 def _nanoseconds_of_a_tick():
     """Measured for a millisecond; 0.0 where there is no counter."""
-    ticks_before, before = _ticks(), time.perf_counter_ns()
+    ticks_before, before = _both_clocks()
     while time.perf_counter_ns() < before + 1_000_000:
         pass
-    gone = _ticks() - ticks_before
-    return (time.perf_counter_ns() - before) / gone if gone > 0 else 0.0
+    ticks_after, after = _both_clocks()
+    return (after - before) / (ticks_after - ticks_before) if ticks_after > ticks_before else 0.0
 
 
 def _new_lock():
