@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbprop.storage import digest, write_atomically
+from nbprop.fields import brief, shown
+from nbprop.network import read_json
+from nbprop.storage import digest
+from nbprop.writing import write_atomically
 
 FORMAT = 2
 _KEY = "nbprop_checkpoint"
@@ -75,7 +78,7 @@ def read_checkpoint(path):
                 _require(name, key, kind in _KINDS, kind, f"of {' or '.join(_KINDS)}")
             arrays = {key: file.get_tensor(key) for key in keys}
     except SafetensorError as error:
-        raise ValueError(f"fit: {name} is damaged or no checkpoint ({error}); delete it to start anew") from None
+        raise ValueError(f"fit: {name} is damaged or no checkpoint ({brief(error)}); delete it to start anew") from None
     claimed = content.pop("digest", None)
     if claimed != digest(arrays, content):
         raise ValueError(f"fit: {name} is damaged: its checksum is not that of its contents; delete it to start anew")
@@ -88,12 +91,12 @@ def read_checkpoint(path):
 
 def _content(name, metadata):
     try:
-        content = json.loads(metadata[_KEY])
+        content = read_json(metadata[_KEY])
         version = content["format"]
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError):
         raise ValueError(f"fit: {name} is no checkpoint of nbprop.fit; pass another path") from None
     if type(version) is not int or version != FORMAT:
-        raise ValueError(f"fit: {name} has format {version!r}, and this version of nbprop reads {FORMAT}")
+        raise ValueError(f"fit: {name} has format {shown(version)}, and this version of nbprop reads {FORMAT}")
     return content
 
 
@@ -101,7 +104,7 @@ def check_arrays(name, found, wanted):
     """The arrays of a file are those of the run, {name: array}, in shape and dtype."""
     for key in sorted(set(found) ^ set(wanted)):
         said = "lacks" if key in wanted else "has, besides those of this run,"
-        raise ValueError(f"fit: {name} {said} the array {key}; delete it to start anew")
+        raise ValueError(f"fit: {name} {said} the array {brief(key)}; delete it to start anew")
     for key, array in wanted.items():
         fits = found[key].shape == array.shape and found[key].dtype == array.dtype
         got = f"{found[key].dtype} of shape {found[key].shape}"
@@ -111,7 +114,9 @@ def check_arrays(name, found, wanted):
 def _require(name, word, fits, value, wanted):
     if not fits:
         got = value if isinstance(value, str) else repr(value)
-        raise ValueError(f"fit: {name} is damaged: {word} must be {wanted}, got {got[:80]}; delete it to start anew")
+        raise ValueError(
+            f"fit: {name} is damaged: {brief(word)} must be {wanted}, got {got[:80]}; delete it to start anew"
+        )
 
 
 def check_place(name, checkpoint, samples, batch, first_step, first_epoch, watched):

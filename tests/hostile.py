@@ -170,7 +170,7 @@ class Model:
 
 
 class Checkpoint:
-    name, changes, longest = "run.checkpoint", (bytes_changed, tensors_changed), 300_000
+    name, changes, longest = "run.checkpoint", (bytes_changed, tensors_changed), 3_000
 
     def __init__(self, path):
         self.params = train(path, nbprop.init(TRAINED, dtype=np.float32), False)
