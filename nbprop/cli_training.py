@@ -40,7 +40,7 @@ def train(arguments):
     if arguments.loss is not None:
         loss_named(arguments.loss)  # refuses an unknown name
     if arguments.optimizer not in METHODS:
-        hyperparameters(arguments.optimizer, arguments.lr, None, {})  # refuses an unknown name
+        hyperparameters("train", arguments.optimizer, arguments.lr, None, {})  # refuses an unknown name
     source = open_data(arguments.data, arguments.choices, True)
     net = read_network(arguments.net, source.sample_shape)
     dtype = np.dtype(arguments.dtype)

@@ -6,6 +6,7 @@ import numpy as np
 
 from nbprop import arguments as arg
 from nbprop import clipping, epochs, rules, table
+from nbprop.fields import choose, nearest
 from nbprop.foreign import not_numpy
 from nbprop.optimizers import OPTIMIZERS, optimizer_state
 from nbprop.plan import workspace
@@ -106,8 +107,6 @@ def check_data(function, plan, x, target, weights=None, lengths=None, prefix="")
 
 def hyperparameters(function, optimizer, lr, weight_decay, given):
     """{name: float} of an optimizer: what was given, if each is of its kind, and its own defaults for the rest."""
-    from nbprop.network import choose, nearest
-
     known = rules.RULES[choose("optimizer", optimizer, list(rules.RULES))].hyperparameters
     defaults = inspect.signature(OPTIMIZERS[optimizer]).parameters
     values = {name: defaults[name].default for name in known}

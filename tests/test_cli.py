@@ -342,9 +342,12 @@ def test_outputs_go_into_pipes_and_devices(run, trained, tmp_path):
     expected = run("predict", model, tmp_path / "d.csv")[1]
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
-        code, _, err = run("predict", model, tmp_path / "d.csv", "-o", tmp_path / "pipe")
-        assert code == 0, err
-        assert reader.communicate(timeout=30)[0] == expected
+        try:
+            code, _, err = run("predict", model, tmp_path / "d.csv", "-o", tmp_path / "pipe")
+            assert code == 0, err
+            assert reader.communicate(timeout=30)[0] == expected
+        finally:
+            reader.kill()
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert run("predict", model, tmp_path / "d.csv", "-o", os.devnull)[0] == 0
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
