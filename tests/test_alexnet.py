@@ -1,6 +1,7 @@
 """AlexNet as published: its size, and ten steps that follow PyTorch's."""
 
 import importlib.util
+import sys
 
 import numpy as np
 import stored
@@ -8,9 +9,14 @@ from conftest import ROOT
 
 import nbprop
 
-spec = importlib.util.spec_from_file_location("alexnet", ROOT / "examples" / "history" / "alexnet.py")
+HISTORY = ROOT / "examples" / "history"
+spec = importlib.util.spec_from_file_location("alexnet", HISTORY / "alexnet.py")
 alexnet = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(alexnet)
+sys.path.insert(0, str(HISTORY))  # scripts there import each other
+try:
+    spec.loader.exec_module(alexnet)
+finally:
+    sys.path.remove(str(HISTORY))
 
 
 def test_the_published_network():
