@@ -228,10 +228,11 @@ class Builder:
                 f"{self.label}: kernel {kernel.name} takes arrays {kernel.arrays} and sizes {kernel.sizes}, "
                 f"got {len(operands)} operands and {len(sizes)} sizes"
             )
-        operands = tuple(
-            operand if name in kernel.optional else self._present(operand)
-            for name, operand in zip(kernel.arrays, operands, strict=True)
-        )
+        if self.absent:
+            operands = tuple(
+                operand if name in kernel.optional else self._present(operand)
+                for name, operand in zip(kernel.arrays, operands, strict=True)
+            )
         written = tuple(buffer for buffer in (*writes, *inplace) if buffer is not None)
         sizes = tuple(int(size) for size in sizes)
         self.ops.append(Op(kernel, operands, sizes, written, self.label, barrier))
