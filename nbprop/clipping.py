@@ -1,5 +1,7 @@
 """Gradient clipping, by value and by global norm; from Python and from @njit, as the optimizers (see steps.py)."""
 
+import math
+
 import numpy as np
 from numba import types
 from numba.core.errors import TypingError
@@ -51,31 +53,63 @@ def clip_value_kernel(frame, row, part, parts):
     return 0
 
 
+# A sum of squares above this has lost nothing to underflow that its last digit would show.
+_LEAST = 1e-280
+
+
+@njit
+def _sum_of_squares(grads, trainable, masked, unit):
+    """The sum of (unit g)^2 over trainable gradients, in float64, in the order of `clip_norm_kernel`."""
+    lanes = array_at(as_frame(0, np.float64), stack_words(_LANES), _LANES)
+    for start in range(0, grads.size, _LANES):
+        chunk, mask = grads[start : start + _LANES], trainable[start : start + _LANES]
+        for i in range(chunk.size):
+            g = np.float64(chunk[i]) * unit
+            lanes[i] += 0.0 if masked and mask[i] == 0 else g * g
+    total = 0.0
+    for lane in range(_LANES):
+        total += lanes[lane]
+    return total
+
+
+@njit
+def _unit_of(grads, trainable, masked):
+    """A power of two that makes the largest trainable gradient about 1; 0 where all are 0, or one is not finite."""
+    top = 0.0
+    for i in range(grads.size):
+        size = 0.0 if masked and trainable[i] == 0 else abs(np.float64(grads[i]))
+        if not size < np.inf:
+            return 0.0
+        top = size if size > top else top
+    exponent = math.frexp(top)[1]
+    return math.ldexp(1.0, -min(max(exponent, -1000), 1000)) if top > 0.0 else 0.0
+
+
 def clip_norm_kernel(frame, row, part, parts):
     """norm = sqrt(sum g^2) over trainable gradients; g *= limit / (norm + 1e-6) where that is below 1.
 
-    The sum is in float64: lane l takes the elements l, l + 256, ... in order, then the lanes are added up in order.
+    The sum is in float64: lane l takes the elements l, l + 256, ... in order, then the lanes are added up in order. Where
+    squares overflow or vanish, it is taken again of gradients times a power of two.
     """
     n = load(row, ROW_N)
     grads = array_at(frame, load(row, ROW_GRADS), n)
     trainable = array_at(as_frame(0, np.uint8), load(row, ROW_TRAINABLE), n)
     masked = load(row, ROW_TRAINABLE) != 0
-    lanes = array_at(as_frame(0, np.float64), stack_words(_LANES), _LANES)
-    for start in range(0, n, _LANES):
-        chunk, mask = grads[start : start + _LANES], trainable[start : start + _LANES]
-        for i in range(chunk.size):
-            g = np.float64(chunk[i])
-            lanes[i] += 0.0 if masked and mask[i] == 0 else g * g
-    total = 0.0
-    for lane in range(_LANES):
-        total += lanes[lane]
-    norm = np.sqrt(total)
-    store_double(row, ROW_NORM, norm)
-    scale = load_double(row, ROW_LIMIT) / (norm + 1e-6)
-    if not scale >= 1.0 and n > 0:
-        factor = like(grads[0], scale)
+    total = _sum_of_squares(grads, trainable, masked, 1.0)
+    norm, limit, unit = np.sqrt(total), load_double(row, ROW_LIMIT), 0.0
+    if not _LEAST < total < np.inf:
+        unit = _unit_of(grads, trainable, masked)
+    if unit > 0.0:
+        root = np.sqrt(_sum_of_squares(grads, trainable, masked, unit))
+        norm = root / unit
+        if norm + 1e-6 > limit:
+            for i in range(n):
+                grads[i] = like(grads[i], np.float64(grads[i]) * unit * (limit / root))
+    elif not limit / (norm + 1e-6) >= 1.0 and n > 0:
+        factor = like(grads[0], limit / (norm + 1e-6))
         for i in range(n):
             grads[i] *= factor
+    store_double(row, ROW_NORM, norm)
     return 0
 
 

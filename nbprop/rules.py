@@ -16,7 +16,7 @@ from numba import types
 
 from nbprop.jit import Native, share
 from nbprop.numerics.intrinsics import FrameType, array_at, as_frame, load, load_double
-from nbprop.numerics.scalars import like, scalar_function
+from nbprop.numerics.scalars import by_precision, like, scalar_function
 
 # What a hyperparameter must be.
 NOT_NEGATIVE, FRACTION, POSITIVE, AT_LEAST_ONE, SWITCH = range(1, 6)
@@ -24,11 +24,52 @@ KINDS = ("", "finite and at least 0", "at least 0 and below 1", "finite and abov
 
 MOST_HYPERPARAMETERS = 6
 
+_LARGEST_F32, _LARGEST_F64 = np.finfo(np.float32).max, float(np.finfo(np.float64).max)
+
 
 @scalar_function
 def sign(x):
     """-1, 0 or 1; NaN for NaN."""
     return like(x, 1.0) if x > like(x, 0.0) else (like(x, -1.0) if x < like(x, 0.0) else x)
+
+
+@scalar_function
+def _squarable_f32(g):
+    most = np.float32(2.0**63)
+    limited = most if g > most else g
+    # What is not finite stays so: g - g is 0 or NaN.
+    return (-most if limited < -most else limited) + (g - g)
+
+
+@scalar_function
+def _squarable_f64(g):
+    most = 2.0**511
+    limited = most if g > most else g
+    return (-most if limited < -most else limited) + (g - g)
+
+
+@by_precision(_squarable_f32, _squarable_f64)
+def squarable(g):
+    """g, no larger than that a running mean of its square stays finite: 2**63 in float32, 2**511 in float64.
+
+    A rule that divides by the root of such a mean takes the step of the direction alone there, as it does below. NaN for
+    an infinity.
+    """
+
+
+@scalar_function
+def _at_most_largest_f32(x):
+    return _LARGEST_F32 if x > _LARGEST_F32 else x
+
+
+@scalar_function
+def _at_most_largest_f64(x):
+    return _LARGEST_F64 if x > _LARGEST_F64 else x
+
+
+@by_precision(_at_most_largest_f32, _at_most_largest_f64)
+def at_most_largest(x):
+    """x, or the largest finite number where it is larger."""
 
 
 # -- sgd, and momentum in three forms ------------------------------------------------------------------------
@@ -93,7 +134,7 @@ def rmsprop_constants(zero, step, h):
 def rmsprop_rule(p, g, square, t, decay, c):
     """v = decay v + (1 - decay) g^2; p -= lr g / (sqrt(v) + eps) (Hinton, Coursera lecture 6e, 2012)."""
     lr, kept, fresh, eps = c
-    g = g + decay * p
+    g = squarable(g + decay * p)
     square = kept * square + fresh * (g * g)
     return p - lr * (g / (math.sqrt(square) + eps)), square, t
 
@@ -108,8 +149,8 @@ def adagrad_constants(zero, step, h):
 def adagrad_rule(p, g, square, t, decay, c):
     """v += g^2; p -= lr g / (sqrt(v) + eps) (Duchi, Hazan and Singer 2011, figure 1, diagonal)."""
     lr, eps = c
-    g = g + decay * p
-    square = square + g * g
+    g = squarable(g + decay * p)
+    square = at_most_largest(square + g * g)
     return p - lr * (g / (math.sqrt(square) + eps)), square, t
 
 
@@ -147,6 +188,7 @@ def _adam_step(p, g, m, v, c):
     rate and root free m and v of their start at 0.
     """
     rate, root, eps, beta1, rest1, beta2, rest2 = c
+    g = squarable(g)
     m = beta1 * m + rest1 * g
     v = beta2 * v + rest2 * (g * g)
     return p - rate * (m / (math.sqrt(v) * root + eps)), m, v

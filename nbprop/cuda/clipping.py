@@ -5,7 +5,7 @@ import numpy as np
 from nbprop.arguments import integer_at
 from nbprop.cuda import functions as f
 from nbprop.cuda import memory
-from nbprop.cuda.groups import block_sum
+from nbprop.cuda.groups import block_sum, team_max
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.sequence import Sequence
 from nbprop.cuda.toolkit import MOST_BLOCKS, THREADS, cover, cuda
@@ -37,14 +37,26 @@ def squares(g, partials, n, trainable, limit_bits):
 
 
 @on_device(blocks=lambda: 1)
-def norm(partials, n, trainable, limit_bits):
-    """partials[0] = sqrt of the sum of the blocks'."""
+def norm(g, partials, n, trainable, limit_bits):
+    """partials[0] = sqrt of the sum of the blocks'; where that overflows, this block sums up (g / the largest)^2."""
     total, count = like(partials[0], 0.0), min((n + THREADS - 1) // THREADS, MOST_BLOCKS)
     for i in range(cuda.threadIdx.x, count, THREADS):
         total += partials[1 + i]
-    total = block_sum(cuda.shared.array(THREADS, partials.dtype), total)
+    space = cuda.shared.array(THREADS, partials.dtype)
+    total, top = block_sum(space, total), like(total, 1.0)
+    if not total < like(total, np.inf):
+        top = like(total, 0.0)
+        for i in range(cuda.threadIdx.x, n, THREADS):
+            counts = trainable == 0 or integer_at(trainable, 1, i) != 0
+            top = max(top, abs(g[i]) if counts else like(top, 0.0))
+        top = team_max(space, top, cuda.threadIdx.x, THREADS)
+        total = like(top, 0.0)
+        for i in range(cuda.threadIdx.x, n, THREADS):
+            counts = trainable == 0 or integer_at(trainable, 1, i) != 0
+            total += (g[i] / top) * (g[i] / top) if counts else like(top, 0.0)
+        total = block_sum(space, total)
     if cuda.threadIdx.x == 0:
-        partials[0] = f.sqrt(total)
+        partials[0] = f.sqrt(total) * top
 
 
 @on_device(blocks=_elements)

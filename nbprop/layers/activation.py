@@ -128,21 +128,13 @@ def add_curvature(d_dot, d, s, s_dot, code):
             d_dot[i] += like(d[i], 0.0) if s[i] > 0 else d[i] * s_dot[i]
     elif code == GELU:
         for i in range(d.size):
-            x = s[i]
-            d_dot[i] += d[i] * s_dot[i] * f.gaussian_density(x) * (like(x, 2.0) - x * x)
+            d_dot[i] += d[i] * s_dot[i] * f.gelu_bend(s[i])
     elif code == GELU_TANH:
         for i in range(d.size):
-            x = s[i]
-            t = f.gelu_tanh_inner(x)
-            inner = like(x, f.ROOT_2_OVER_PI) * (like(x, 1.0) + like(x, 3 * f.CUBIC) * x * x)
-            bend = like(x, 6 * f.CUBIC * f.ROOT_2_OVER_PI) * x
-            rest = like(x, 1.0) - t * t
-            d_dot[i] += d[i] * s_dot[i] * rest * (inner + like(x, 0.5) * x * (bend - like(x, 2.0) * t * inner * inner))
+            d_dot[i] += d[i] * s_dot[i] * f.gelu_tanh_bend(s[i])
     elif code == SILU:
         for i in range(d.size):
-            p = sigmoid(s[i])
-            twist = like(p, 2.0) + s[i] * (like(p, 1.0) - like(p, 2.0) * p)
-            d_dot[i] += d[i] * s_dot[i] * p * (like(p, 1.0) - p) * twist
+            d_dot[i] += d[i] * s_dot[i] * f.silu_bend(s[i])
     elif code == SOFTPLUS:
         for i in range(d.size):
             d_dot[i] += d[i] * s_dot[i] * exp(-s[i])

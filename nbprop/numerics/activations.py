@@ -41,6 +41,19 @@ SLOPE = 0.01
 
 
 @scalar_function
+def _floored(x):
+    """x, or -1000 where it is below: f and f' are as at -infinity from there on, and 0 times infinity is no number."""
+    return like(x, -1000.0) if x < like(x, -1000.0) else x
+
+
+@scalar_function
+def _clamped(x):
+    """x within -1000..1000, where f' and f'' are as at the infinities: no power of x overflows. NaN stays NaN."""
+    x = _floored(x)
+    return like(x, 1000.0) if x > like(x, 1000.0) else x
+
+
+@scalar_function
 def relu(x):
     return like(x, 0.0) if x <= 0 else x
 
@@ -72,12 +85,21 @@ def gaussian_density(x):
 
 @scalar_function
 def gelu(x):
+    x = _floored(x)
     return x * gaussian_cdf(x)
 
 
 @scalar_function
 def gelu_slope(x):
+    x = _clamped(x)
     return gaussian_cdf(x) + x * gaussian_density(x)
+
+
+@scalar_function
+def gelu_bend(x):
+    """f''."""
+    x = _clamped(x)
+    return gaussian_density(x) * (like(x, 2.0) - x * x)
 
 
 @scalar_function
@@ -87,11 +109,13 @@ def gelu_tanh_inner(x):
 
 @scalar_function
 def gelu_tanh(x):
+    x = _floored(x)
     return like(x, 0.5) * x * (like(x, 1.0) + gelu_tanh_inner(x))
 
 
 @scalar_function
 def gelu_tanh_slope(x):
+    x = _clamped(x)
     t = gelu_tanh_inner(x)
     inner = like(x, ROOT_2_OVER_PI) * (like(x, 1.0) + like(x, 3 * CUBIC) * x * x)
     slope = (like(x, 1.0) - t * t) * inner
@@ -99,14 +123,35 @@ def gelu_tanh_slope(x):
 
 
 @scalar_function
+def gelu_tanh_bend(x):
+    """f''."""
+    x = _clamped(x)
+    t = gelu_tanh_inner(x)
+    inner = like(x, ROOT_2_OVER_PI) * (like(x, 1.0) + like(x, 3 * CUBIC) * x * x)
+    bend = like(x, 6 * CUBIC * ROOT_2_OVER_PI) * x
+    rest = like(x, 1.0) - t * t
+    return rest * (inner + like(x, 0.5) * x * (bend - like(x, 2.0) * t * inner * inner))
+
+
+@scalar_function
 def silu(x):
+    x = _floored(x)
     return x * sigmoid(x)
 
 
 @scalar_function
 def silu_slope(x):
+    x = _clamped(x)
     p = sigmoid(x)
     return p * (like(p, 1.0) + x * (like(p, 1.0) - p))
+
+
+@scalar_function
+def silu_bend(x):
+    """f''."""
+    x = _clamped(x)
+    p = sigmoid(x)
+    return p * (like(p, 1.0) - p) * (like(p, 2.0) + x * (like(p, 1.0) - like(p, 2.0) * p))
 
 
 @scalar_function
