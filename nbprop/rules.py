@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import types
 
-from nbprop.jit import Native, share
+from nbprop.jit import Native, njit, share
 from nbprop.numerics.intrinsics import FrameType, array_at, as_frame, load, load_double
 from nbprop.numerics.scalars import by_precision, like, scalar_function
 
@@ -49,12 +49,18 @@ def _squarable_f64(g):
 
 
 @by_precision(_squarable_f32, _squarable_f64)
+def _squarable(g):
+    """As `squarable`."""
+
+
+@njit
 def squarable(g):
     """g, no larger than that a running mean of its square stays finite: 2**63 in float32, 2**511 in float64.
 
     A rule that divides by the root of such a mean takes the step of the direction alone there, as it does below. NaN for
     an infinity.
     """
+    return _squarable(g)
 
 
 @scalar_function
@@ -68,8 +74,14 @@ def _at_most_largest_f64(x):
 
 
 @by_precision(_at_most_largest_f32, _at_most_largest_f64)
+def _at_most_largest(x):
+    """As `at_most_largest`."""
+
+
+@njit
 def at_most_largest(x):
     """x, or the largest finite number where it is larger."""
+    return _at_most_largest(x)
 
 
 # -- sgd, and momentum in three forms ------------------------------------------------------------------------
