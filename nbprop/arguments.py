@@ -12,7 +12,8 @@ from numba import types
 
 from nbprop import table
 from nbprop.jit import njit
-from nbprop.numerics.intrinsics import load, load_integer, store
+from nbprop.numerics.intrinsics import array_at, as_frame, load, load_double, load_integer, store
+from nbprop.numerics.scalars import like
 
 # Arguments, in the order of their descriptions in a call's block.
 PARAMS, X, TARGET, GRADS, WORK, WEIGHTS, STATE, Y, DY, DX, V, OUT, LENGTHS = range(13)
@@ -54,7 +55,7 @@ STEPS = 1 << 40  # a step is below this: random streams (numerics/random.py) hav
 NOT_AN_ARRAY, MISSING, DTYPE, ORDER, MISALIGNED, READ_ONLY, LENGTH, SHAPE_DIFFERS = range(1, 9)
 EMPTY, CAPACITY, SAMPLES_DIFFER, CLASS_RANGE, ALIASED, NO_TANGENT, OUTDATED, NO_LOSS = range(9, 17)
 NO_LENGTHS, LENGTH_RANGE, NO_DERIVATIVE, FORWARD_ONLY, POSITION_RANGE, NO_LIKELIHOOD = range(17, 23)
-TOO_FEW, COUPLED, STEP_RANGE = range(23, 26)
+TOO_FEW, COUPLED, STEP_RANGE, TARGET_RANGE = range(23, 27)
 
 # Statuses from here up are walks that a kernel stopped: FAILED + the row's number in the table.
 FAILED = 1 << 20
@@ -216,6 +217,42 @@ def check_classes(block, argument, classes):
         value = integer_at(address, code, index)
         if value < 0 or value >= classes:
             return argument * 64 + CLASS_RANGE
+    return 0
+
+
+@njit
+def _outside(values, low, high):
+    """Whether one of the values lies outside low..high; NaN does not, it comes out in the loss. Vectorises."""
+    least, most, wrong = like(values[0], low), like(values[0], high), 0
+    for i in range(values.size):
+        wrong += (values[i] < least) | (values[i] > most)
+    return wrong > 0
+
+
+@njit
+def check_target_range(plan, block):
+    """Every element of a real target lies where its loss takes targets; not those beyond the lengths of samples."""
+    low, high = load_double(plan, table.TARGET_LEAST), load_double(plan, table.TARGET_MOST)
+    if low == -np.inf and high == np.inf:
+        return 0
+    words, lengths = TARGET * DESCRIPTION, LENGTHS * DESCRIPTION
+    address, code, size = load(block, words + DATA), load(block, words + CODE), load(block, words + ELEMENTS)
+    # In one piece, or sample by sample where lengths say how many of its positions count.
+    positions, rows = load(plan, table.LOSS_POSITIONS), 1
+    cut = positions > 1 and load(block, lengths + SHAPE) != 0
+    if cut:
+        rows = load(block, SAMPLES)
+    each = size // rows
+    for i in range(rows):
+        count, start = each, address + i * each * element_bytes(code)
+        if cut:
+            count = each // positions * integer_at(load(block, lengths + DATA), load(block, lengths + CODE), i)
+        if code == FLOAT32:
+            wrong = _outside(array_at(as_frame(0, np.float32), start, count), low, high)
+        else:
+            wrong = _outside(array_at(as_frame(0, np.float64), start, count), low, high)
+        if wrong:
+            return TARGET * 64 + TARGET_RANGE
     return 0
 
 

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from nbprop.foreign import refuse_subclass
+
 
 class Free:
     """The parameters that a search moves: those that are trainable and whose bounds leave them room.
@@ -97,6 +99,7 @@ def _columns(function, bounds, n_params):
 
 def _side(function, side, params, fill):
     """One side's bounds as a (n_params,) float64 array of values that the plan's dtype has."""
+    refuse_subclass(f"{function}: bounds", side)
     try:
         if isinstance(side, (list, tuple)):
             side = [fill if item is None else item for item in side]

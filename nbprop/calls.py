@@ -13,6 +13,8 @@ from numba.core.errors import TypingError
 from numba.extending import overload
 
 from nbprop import arguments as arg
+from nbprop.fields import shown
+from nbprop.foreign import plain
 from nbprop.jit import FLAGS, Untyped, find, njit
 from nbprop.numerics.intrinsics import (
     describe_arguments,
@@ -49,39 +51,41 @@ def _call(
     return status if failed == 0 else failed, load_double(block, arg.RESULT)
 
 
-def _plain(value):
-    """A memory-mapped array seen as the plain array it is; anything else unchanged."""
-    return value.view(np.ndarray) if type(value) is np.memmap else value
-
-
 def _slow(function, plan, values, accumulate, step, status):
     """The fast path has reported a problem: look through memory maps, else raise what is wrong."""
-    plain = [_plain(value) for value in values]
-    if any(new is not old for new, old in zip(plain, values, strict=True)):
-        return run_entry(function, plan, plain, accumulate, step)
-    raise refusal(function, plan, plain, status)
+    found = [plain(value) for value in values]
+    if any(new is not old for new, old in zip(found, values, strict=True)):
+        return run_entry(function, plan, found, accumulate, step)
+    raise refusal(function, plan, found, status)
 
 
 def run_entry(function, plan, values, accumulate=False, step=0):
     """Call an entry from Python. `values` are the arguments in the order of arguments.py, None where not given."""
-    step = _integer(function, step)
+    step, accumulate = _integer(function, step), _flag(function, accumulate)
     if getattr(plan, "target", "cpu") != "cpu":
         return plan.call(function, values, accumulate, step)
     addresses = [0 if value is None else id(value) for value in values]
     entry = ENTRIES[function]
-    status, result = _call(entry.address, _table(function, plan), *addresses, 1 if accumulate else 0, step, _NDARRAY)
+    status, result = _call(entry.address, _table(function, plan), *addresses, accumulate, step, _NDARRAY)
     return result if status == 0 else _slow(function, plan, values, accumulate, step, status)
 
 
 def _integer(function, step):
     """`step` as an int: another integer type would compile the call anew, and a float be cut."""
     try:
-        found = operator.index(step)
+        found = operator.index(None if isinstance(step, (bool, np.bool_)) else step)
     except TypeError:
         raise TypeError(f"{function}: step must be an integer, got {type(step).__name__}") from None
     if not 0 <= found < arg.STEPS:
-        raise ValueError(f"{function}: step must be in 0..2**40 - 1, got {found}")
+        raise ValueError(f"{function}: step must be in 0..2**40 - 1, got {shown(found)}")
     return found
+
+
+def _flag(function, accumulate):
+    """`accumulate` as 0 or 1."""
+    if not isinstance(accumulate, (bool, np.bool_)):
+        raise TypeError(f"{function}: accumulate must be True or False, got {type(accumulate).__name__}")
+    return 1 if accumulate else 0
 
 
 def _table(function, plan):
@@ -105,7 +109,10 @@ def forward(plan, params, x, y, work, state=None, step=0, lengths=None):
     work : 1-D array from `workspace(plan)`, overwritten; `backward` needs what this call leaves there
     state : 1-D array from `layer_state(plan)`, changed, where the network has one
     step : int, keys the random numbers of dropout; the position of a decoding plan
-    lengths : (n,) integers or None, how many positions of each sample count (None: all), for networks over sequences
+    lengths : (n,) integers or None, how many positions of each sample count (None: all), for networks over sequences.
+        What x, target, dy or a direction hold beyond is never multiplied: it may be NaN. An output over positions is 0
+        there, and nothing goes back from it. Layers that mix positions without heeding lengths (convolutions, pools,
+        dense layers behind `flatten`) take x as 0 there
 
     Raises
     ------
@@ -146,7 +153,8 @@ def value_and_grad(
     plan : Plan made with a loss
     params : (n_params,) array of the plan's dtype
     x : (n, *input_shape) array, n at most the plan's batch
-    target : (n, *output_shape) array of the plan's dtype; integers (n, *output_shape[:-1]) for classes
+    target : (n, *output_shape) array of the plan's dtype, in the range that the loss names; integers
+        (n, *output_shape[:-1]) for classes
     grads : (n_params,) array, overwritten, or added to with accumulate=True
     work : 1-D array from `workspace(plan)`, overwritten
     weights : (n,) array or None; the loss is sum(w l) / sum(w)
@@ -198,7 +206,7 @@ def value_and_grad(
         0,
         0,
         0 if lengths is None else id(lengths),
-        1 if accumulate else 0,
+        0 if accumulate is False else _flag("value_and_grad", accumulate),
         step if type(step) is int and -1 < step < _STEPS else _integer("value_and_grad", step),
         _NDARRAY,
     )
@@ -282,6 +290,9 @@ _SAID = (
     "",
     "",
     "brings too few samples for the statistics of a batch",
+    "",
+    "",
+    "must lie in the range of the loss's targets",
 )
 
 _raise_signature = types.void(types.int64)
@@ -309,12 +320,14 @@ _ROLES = {
 }
 
 
-def check_types(function, plan, step, **given):
+def check_types(function, plan, step, accumulate=False, **given):
     """Typing errors that name the argument; `given` has the Numba type of each, by a name of `_ROLES`."""
     if not isinstance(plan, PlanType):
         raise TypingError(f"nbprop.{function}: plan must be what nbprop.plan(...) returns, got {plan}")
     if not isinstance(step, (int, types.Integer, types.Omitted)):
         raise TypingError(f"nbprop.{function}: step must be an integer, got {step}")
+    if not isinstance(accumulate, (bool, types.Boolean, types.Omitted)):
+        raise TypingError(f"nbprop.{function}: accumulate must be True or False, got {accumulate}")
     for key, found in given.items():
         role, name = _ROLES[key], key.split("_")[0]
         absent = found is None or isinstance(found, (types.NoneType, types.Omitted))
@@ -399,7 +412,7 @@ def _value_and_grad(
     plan, params, x, target, grads, work, weights=None, accumulate=False, state=None, step=0, lengths=None
 ):
     given = {"params": params, "x": x, "target": target, "grads": grads, "work": work}
-    check_types("value_and_grad", plan, step, **given, weights=weights, state=state, lengths=lengths)
+    check_types("value_and_grad", plan, step, accumulate, **given, weights=weights, state=state, lengths=lengths)
     entry = entry_fingerprint("value_and_grad")
     describe = describer(arg.PARAMS, arg.X, arg.TARGET, arg.GRADS, arg.WORK, arg.WEIGHTS, arg.STATE, arg.LENGTHS)
 
@@ -414,7 +427,7 @@ def _value_and_grad(
 @overload(backward, jit_options=FLAGS, strict=False)
 def _backward(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0, lengths=None):
     given = {"params": params, "x": x, "dy": dy, "grads": grads, "dx_out": dx, "work": work}
-    check_types("backward", plan, step, **given, state=state, lengths=lengths)
+    check_types("backward", plan, step, accumulate, **given, state=state, lengths=lengths)
     entry = entry_fingerprint("backward")
     describe = describer(arg.PARAMS, arg.X, arg.DY, arg.GRADS, arg.DX, arg.WORK, arg.STATE, arg.LENGTHS)
 

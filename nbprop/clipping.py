@@ -9,6 +9,7 @@ from numba.extending import overload
 
 from nbprop import arguments as arg
 from nbprop import steps
+from nbprop.foreign import as_float, plain
 from nbprop.jit import FLAGS, Native, Untyped, find, njit
 from nbprop.numerics.intrinsics import (
     array_at,
@@ -88,8 +89,8 @@ def _unit_of(grads, trainable, masked):
 def clip_norm_kernel(frame, row, part, parts):
     """norm = sqrt(sum g^2) over trainable gradients; g *= limit / (norm + 1e-6) where that is below 1.
 
-    The sum is in float64: lane l takes the elements l, l + 256, ... in order, then the lanes are added up in order. Where
-    squares overflow or vanish, it is taken again of gradients times a power of two.
+    The sum is in float64: lane l takes the elements l, l + 256, ... in order, then the lanes are added up in order.
+    Where squares overflow or vanish, it is taken again of gradients times a power of two.
     """
     n = load(row, ROW_N)
     grads = array_at(frame, load(row, ROW_GRADS), n)
@@ -182,12 +183,11 @@ def _clip(name, grads, limit, trainable):
             if dtype == np.dtype(numba_type.name):
                 _KERNELS[name].load(numba_type)
         _prepared[name, dtype] = tuple(int(word) for word in fingerprints(_KERNELS[name]))
-    if not isinstance(limit, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: limit must be a number, got {type(limit).__name__}")
+    limit = as_float(name, "limit", limit)
     mask = 0 if trainable is None else id(trainable)
-    status, norm = _call(_ENTRY.address, id(grads), mask, float(limit), *_prepared[name, dtype], NDARRAY)
+    status, norm = _call(_ENTRY.address, id(grads), mask, limit, *_prepared[name, dtype], NDARRAY)
     if status != 0:
-        plain_grads, plain_mask = steps.plain(grads), steps.plain(trainable)
+        plain_grads, plain_mask = plain(grads), plain(trainable)
         if plain_grads is not grads or plain_mask is not trainable:
             return _clip(name, plain_grads, limit, plain_mask)
         raise steps.refusal(name, [None, grads, None, None, trainable, None, None, limit], status)

@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from nbprop.foreign import refuse_subclass
+
 
 def constraints_on(params, name, constraints, able):
     """The constraints as a list, checked at the start.
@@ -161,6 +163,7 @@ class _Hessian:
 
 
 def _numbers(what, given):
+    refuse_subclass(f"minimize: a constraint's {what}", given)
     try:
         found = np.asarray(given)
     except ValueError:

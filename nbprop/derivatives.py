@@ -166,7 +166,18 @@ def _jvp(plan, params, v, x, dx, out, work, state=None, step=0, lengths=None):
 @overload(vjp, jit_options=FLAGS, strict=False)
 def _vjp(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0, lengths=None):
     check_types(
-        "vjp", plan, step, params=params, x=x, dy=dy, grads=grads, dx_out=dx, work=work, state=state, lengths=lengths
+        "vjp",
+        plan,
+        step,
+        accumulate,
+        params=params,
+        x=x,
+        dy=dy,
+        grads=grads,
+        dx_out=dx,
+        work=work,
+        state=state,
+        lengths=lengths,
     )
     entry = entry_fingerprint("vjp")
     describe = describer(arg.PARAMS, arg.X, arg.DY, arg.GRADS, arg.DX, arg.WORK, arg.STATE, arg.LENGTHS)

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbprop import arguments as arg
 from nbprop.calls import backward, forward
-from nbprop.checks import check_data, check_vector
-from nbprop.network import positive, views
+from nbprop.checks import check_column, check_integer, check_layer_state, check_lengths, check_plan, check_vector
+from nbprop.foreign import as_array
+from nbprop.network import views
 from nbprop.plan import Plan, layer_state, workspace
 
 
@@ -107,23 +107,21 @@ def explain(plan, params, x, output=None, baseline=None, steps=64, state=None, l
     >>> found.value, found.inputs.integrated
     (array([4.5]), array([[ 3.,  2., -1.]]))
     """
-    if not isinstance(plan, Plan):
-        raise TypeError(f"explain: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
+    check_plan("explain", plan)
     if plan.x_classes:
         raise TypeError(
             "explain: a network over integers has no gradient by its input; explain the layers behind its embedding"
         )
     if plan.mode == "decoding":
         raise ValueError("explain: a decoding plan only runs forward; give a plan of another mode")
-    check_vector("explain", "params", params, plan.n_params, plan.dtype)
-    x = check_data("explain", "x", x, plan.element_code, plan.input_shape, 0)
+    params = check_vector("explain", "params", params, plan.n_params, plan.dtype)
+    x = check_column("explain", "x", x, None, plan.input_shape, plan.dtype)
     output = _check_output(plan, output, len(x))
     baseline = _check_baseline(plan, baseline, x)
-    steps = positive("explain: steps", steps)
-    if plan.state_size > 0:
-        check_vector("explain", "state", state, plan.state_size, plan.dtype)
-    lengths = _check_lengths(plan, lengths, len(x))
-    path, one = (_Walks(plan, rows, params, state, lengths) for rows in (steps + 1, 1))
+    steps = check_integer("explain", "steps", steps, 1, 1 << 20)
+    state = check_layer_state("explain", plan, state)
+    lengths = None if lengths is None else check_lengths("explain", "lengths", plan, lengths, len(x))
+    path, one = (_Walks(plan, rows, params, state if plan.state_size else None, lengths) for rows in (steps + 1, 1))
     samples = [_along_inputs(path, x[i], baseline[i], i, output) for i in range(len(x))]
     disconnections = [_along_parameters(one, x[i], i, output, steps) for i in range(len(x))]
     return _collect(plan, params, x, output, samples, disconnections)
@@ -137,38 +135,22 @@ def _check_output(plan, output, n):
     size = int(np.prod(plan.output_shape))
     if output is None:
         return None
-    found = np.asarray(output)
-    if isinstance(output, bool) or found.dtype.kind not in "iu" or found.shape not in ((), (n,)):
-        raise TypeError(
-            f"explain: output must be an integer, an array of {n} integers or None, "
-            f"got {found.dtype} of shape {found.shape}"
-        )
-    if found.min() < 0 or found.max() >= size:
-        raise ValueError(f"explain: output must lie in 0..{size - 1}, got {found.min()}..{found.max()}")
-    return np.broadcast_to(found, (n,)).astype(np.int64)
+    if not isinstance(output, np.ndarray):
+        return np.full(n, check_integer("explain", "output", output, 0, size - 1), np.int64)
+    return check_column("explain", "output", output, n, (), plan.dtype, size).astype(np.int64)
 
 
 def _check_baseline(plan, baseline, x):
     """x' of each sample, (n, *input_shape)."""
     if baseline is None:
         return np.zeros_like(x)
-    if isinstance(baseline, np.ndarray) and baseline.shape == plan.input_shape:
+    baseline = as_array("explain: baseline", baseline)
+    if baseline.shape == plan.input_shape:
         baseline = baseline[None]
-    baseline = check_data("explain", "baseline", baseline, plan.element_code, plan.input_shape, 0)
+    baseline = check_column("explain", "baseline", baseline, None, plan.input_shape, plan.dtype)
     if len(baseline) not in (1, len(x)):
         raise ValueError(f"explain: baseline must bring one sample or as many as x, got {len(baseline)} for {len(x)}")
     return np.broadcast_to(baseline, x.shape)
-
-
-def _check_lengths(plan, lengths, n):
-    if lengths is None:
-        return None
-    if plan.longest == 0:
-        raise ValueError("explain: lengths are for networks with a layer that takes lengths; pass None")
-    lengths = check_data("explain", "lengths", lengths, arg.ANY_INTEGER, (), 0)
-    if len(lengths) != n or lengths.min() < 1 or lengths.max() > plan.longest:
-        raise ValueError(f"explain: lengths must be {n} integers in 1..{plan.longest}, got {lengths}")
-    return lengths
 
 
 # -- walks that are watched ----------------------------------------------------------------------------------

@@ -9,12 +9,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from nbprop import arguments as arg
 from nbprop import marquardt, solvers
 from nbprop.calls import forward, value_and_grad
-from nbprop.checks import check_data, check_integer, check_layers, check_number
+from nbprop.checks import check_column, check_integer, check_layers, check_number
 from nbprop.derivatives import jacobian
-from nbprop.foreign import not_numpy
+from nbprop.foreign import as_array
 from nbprop.jit import njit
 from nbprop.marquardt import lm_state, lm_step
 from nbprop.network import Network, choose
@@ -223,6 +222,8 @@ def fit_many(net, thetas, xs, ys, loss="mse", method="L-BFGS", maxiter=200, gtol
     thetas = _check("thetas", thetas, np.float64, 2, written=True)
     xs = _check("xs", xs, None if net.layers[0].index_limit else np.float64, 2 + len(net.input_shape))
     models, samples = len(thetas), xs.shape[1]
+    if loss is None:
+        raise ValueError("fit_many: loss is needed, got None; give one as plan takes it")
     plan = make_plan(net, loss=loss, batch=max(1, samples))
     check_layers("fit_many", plan)
     if method == "marquardt" and plan.loss.kind != "mse":
@@ -241,9 +242,11 @@ def fit_many(net, thetas, xs, ys, loss="mse", method="L-BFGS", maxiter=200, gtol
     if models == 0 or samples == 0:
         raise ValueError(f"fit_many: there must be at least one model and one sample, got xs of shape {xs.shape}")
     for model in range(models):
-        check_data("fit_many", f"thetas[{model}]", thetas[model], arg.FLOAT64, (), 0)
-        check_data("fit_many", f"xs[{model}]", xs[model], plan.x_code, plan.input_shape, plan.x_classes)
-        check_data("fit_many", f"ys[{model}]", ys[model], plan.target_code, plan.target_shape, plan.classes)
+        check_column("fit_many", f"thetas[{model}]", thetas[model], None, (), plan.dtype)
+        check_column("fit_many", f"xs[{model}]", xs[model], None, plan.input_shape, plan.dtype, plan.x_classes)
+        check_column(
+            "fit_many", f"ys[{model}]", ys[model], None, plan.target_shape, plan.dtype, plan.classes, plan.loss
+        )
     losses, iterations = np.full(models, np.nan), np.zeros(models, np.int64)
     status = np.full(models, INTERRUPTED)
     piece_of = _pieces(method, plan, maxiter, gtol, ftol, lr)
@@ -290,8 +293,7 @@ def _pieces(method, plan, maxiter, gtol, ftol, lr):
 
 def _check(name, array, dtype, rank, *, written=False):
     """An array as a plain one; its dtype (None: integers), its rank and its order."""
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"fit_many: {name} {not_numpy(array)}")
+    array = as_array(f"fit_many: {name}", array)
     wrong = array.dtype.kind not in "iu" if dtype is None else array.dtype != dtype
     if wrong:
         wanted = "integers" if dtype is None else np.dtype(dtype).name
@@ -300,4 +302,4 @@ def _check(name, array, dtype, rank, *, written=False):
         raise ValueError(f"fit_many: {name} must be C-contiguous and aligned with {rank} axes, got shape {array.shape}")
     if written and not array.flags.writeable:
         raise ValueError(f"fit_many: {name} is written and must not be read-only; pass a copy")
-    return array.view(np.ndarray)
+    return array

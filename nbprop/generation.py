@@ -6,9 +6,9 @@ costs one position's work. The loop over positions, and the draws, are compiled.
 
 import numpy as np
 
-from nbprop import arguments as arg
 from nbprop.calls import forward
-from nbprop.checks import check_data, check_integer, check_number, check_vector
+from nbprop.checks import check_column, check_integer, check_number, check_seed, check_vector
+from nbprop.foreign import as_array
 from nbprop.jit import njit
 from nbprop.network import Network
 from nbprop.numerics.functions import exp
@@ -131,37 +131,35 @@ def generate(net, params, prompt, count, temperature=1.0, top_k=None, seed=0, wi
             "generate: net must take integers (T,), by an embedding first, and give a logit for each, (T, vocabulary); "
             f"got {net.input_shape} to {net.output_shape}"
         )
-    if not isinstance(params, np.ndarray) or params.dtype not in (np.float32, np.float64):
-        raise TypeError(
-            f"generate: params must be a float32 or float64 array, got {getattr(params, 'dtype', params)!r}"
+    params = check_vector("generate", "params", params, net.n_params, (np.float32, np.float64))
+    prompt = as_array("generate: prompt", prompt)
+    if prompt.ndim != 2 or not 1 <= prompt.shape[1] <= capacity:
+        raise ValueError(
+            f"generate: prompt must be an array (n, p) of 1 to {capacity} integers each, got shape {prompt.shape}"
         )
-    check_vector("generate", "params", params, net.n_params, params.dtype)
-    if not isinstance(prompt, np.ndarray) or prompt.ndim != 2 or not 1 <= prompt.shape[1] <= capacity:
-        got = getattr(prompt, "shape", type(prompt).__name__)
-        raise ValueError(f"generate: prompt must be an array (n, p) of 1 to {capacity} integers each, got {got}")
-    prompt = check_data("generate", "prompt", prompt, arg.ANY_INTEGER, prompt.shape[1:], vocabulary)
-    count, threads = check_integer("generate", "count", count), check_integer("generate", "threads", threads)
+    prompt = check_column("generate", "prompt", prompt, None, prompt.shape[1:], params.dtype, vocabulary)
+    count = check_integer("generate", "count", count)
     top_k = 0 if top_k is None else min(check_integer("generate", "top_k", top_k), vocabulary)
-    temperature = check_number("generate", "temperature", temperature)
-    seed = check_integer("generate", "seed", seed, 0, 2**63 - 1)
+    temperature, seed = check_number("generate", "temperature", temperature), check_seed("generate", seed)
+    threads = check_integer("generate", "threads", threads)
     begin, n = prompt.shape[1], len(prompt)
     if window is None and begin + count - 1 > capacity:
         raise ValueError(
             f"generate: {begin} and {count} integers need {begin + count - 1} positions, the network has {capacity}; "
             f"ask for fewer, or give window={max(1, capacity // 2)} to begin anew with so many when they run out"
         )
-    if window is not None and check_integer("generate", "window", window) > capacity:
-        raise ValueError(f"generate: window must be at most the network's {capacity} positions, got {window}")
+    if window is not None:
+        window = check_integer("generate", "window", window, 1, capacity)
     plan = make_plan(net, batch=n, dtype=params.dtype, threads=threads, mode="decoding")
     tokens = np.empty((n, begin + count), np.int64)
     tokens[:, :begin] = prompt
-    how = capacity, capacity if window is None else int(window), temperature, top_k, seed
+    how = capacity, window or capacity, temperature, top_k, seed
     scratch = np.empty((n, 1), np.int64), np.empty((n, 1, vocabulary), params.dtype), workspace(plan), layer_state(plan)
     at, pace, done = np.array([begin, 0, 0]), Pace(), 0
     try:
         while done >= 0:
             most = pace.begin()
-            done = continue_sequences(plan, params.view(np.ndarray), tokens, at, how, *scratch, most)
+            done = continue_sequences(plan, params, tokens, at, how, *scratch, most)
             pace.end(max(done, 0))
     except KeyboardInterrupt as interrupt:
         interrupt.tokens = tokens[:, begin : at[0]].copy()

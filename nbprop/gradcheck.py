@@ -3,8 +3,9 @@
 import numpy as np
 
 from nbprop.calls import backward, forward, value, value_and_grad
+from nbprop.checks import check_flag, check_integer, check_number, check_seed
 from nbprop.initial import init
-from nbprop.network import views
+from nbprop.network import Network, views
 from nbprop.plan import layer_state, workspace
 from nbprop.plan import plan as make_plan
 
@@ -49,6 +50,10 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
     >>> sorted(errors)
     ['0.dense.bias', '0.dense.weight', 'x']
     """
+    if not isinstance(net, Network):
+        raise TypeError(f"gradcheck: net must be what nbprop.network(...) returns, got {type(net).__name__}")
+    batch, seed = check_integer("gradcheck", "batch", batch), check_seed("gradcheck", seed)
+    tolerance, weights = check_number("gradcheck", "tolerance", tolerance), check_flag("gradcheck", "weights", weights)
     rng = np.random.default_rng(seed)
     plan = make_plan(net, loss=loss, batch=batch)
     params = init(net, seed=seed) + 0.1 * rng.standard_normal(net.n_params)
@@ -89,9 +94,15 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
     return errors
 
 
+def _bounds(plan):
+    """Between what targets are drawn: 0 and 1, or what the loss takes of it."""
+    low, high = plan.target_range
+    return (max(0.0, low), min(1.0, high)) if low < 1 and high > 0 else (low, high)
+
+
 def _target(plan, batch, rng):
     shape = (batch, *plan.target_shape)
-    return rng.integers(0, plan.classes, shape) if plan.classes else rng.uniform(0.0, 1.0, shape)
+    return rng.integers(0, plan.classes, shape) if plan.classes else rng.uniform(*_bounds(plan), shape)
 
 
 def _compare(name, at, gradient, measure, rng, tolerance):

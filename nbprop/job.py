@@ -6,103 +6,19 @@ import numpy as np
 
 from nbprop import arguments as arg
 from nbprop import clipping, epochs, rules, table
+from nbprop.checks import PIECE, check_data, check_vector
 from nbprop.fields import choose, nearest
-from nbprop.foreign import not_numpy
 from nbprop.optimizers import OPTIMIZERS, optimizer_state
 from nbprop.plan import workspace
 from nbprop.settings import check_number
-from nbprop.steps import plain
 from nbprop.walk import ENTRIES
 
-# Data is checked in pieces of this many bytes, so that a memory map need not fit into memory.
-_PIECE = 1 << 23
-
-
+# What training.py asks of the place that params lie in, beside the functions below.
+__all__ = ["TARGET", "Job", "check_data", "check_vector"]
 TARGET = "cpu"
 
 
 # -- checks --------------------------------------------------------------------------------------------------
-
-
-def check_vector(function, name, array, size, kinds, writable):
-    """A 1-D array of `size` elements and one of the dtypes `kinds`; as a plain array."""
-    array = plain(array)
-    wanted = " or ".join(np.dtype(kind).name for kind in kinds)
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{function}: {name} {not_numpy(array, f'a NumPy array of {wanted}')}")
-    got = f"{array.dtype} array of shape {array.shape}"
-    if array.dtype not in [np.dtype(kind) for kind in kinds]:
-        raise TypeError(f"{function}: {name} must hold {wanted}, got {got}; convert it once with .astype")
-    if array.shape != (size,):
-        raise ValueError(f"{function}: {name} must have shape ({size},), got {got}")
-    _check_flags(function, name, array, writable)
-    return array
-
-
-def _check_flags(function, name, array, writable):
-    if not array.flags.c_contiguous:
-        raise ValueError(f"{function}: {name} must be C-contiguous; copy it once with np.ascontiguousarray")
-    if not array.flags.aligned:
-        raise ValueError(f"{function}: {name} must be aligned to its element; copy it once")
-    if writable and not array.flags.writeable:
-        raise ValueError(f"{function}: {name} is written and must not be read-only; pass a copy")
-
-
-def check_column(function, name, array, n, shape, dtype, classes):
-    """Samples (n, *shape): `dtype`, or integers in 0..classes - 1 when classes > 0. Reads all of it; as a plain array.
-
-    n is None for the first column, which sets it.
-    """
-    array = plain(array)
-    wanted = f"integers (classes 0..{classes - 1})" if classes else np.dtype(dtype).name
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{function}: {name} {not_numpy(array, f'a NumPy array of {wanted}')}")
-    got = f"{array.dtype} array of shape {array.shape}"
-    fits = array.dtype.kind in "iu" and array.dtype.isnative if classes else array.dtype == dtype
-    if not fits:
-        raise TypeError(f"{function}: {name} must hold {wanted}, got {got}; convert it once with .astype")
-    if array.shape[1:] != shape or array.ndim != len(shape) + 1 or (n is not None and len(array) != n):
-        text = ", ".join(map(str, ("n" if n is None else n, *shape))) + ("" if shape else ",")
-        raise ValueError(f"{function}: {name} must have shape ({text}), got {got}")
-    if len(array) == 0:
-        raise ValueError(f"{function}: {name} has no samples; pass at least one")
-    _check_flags(function, name, array, False)
-    flat, piece = array.reshape(-1), max(1, _PIECE // array.itemsize)
-    for start in range(0, flat.size, piece):
-        _check_values(function, name, flat[start : start + piece], start, array, classes)
-    return array
-
-
-def _check_values(function, name, values, start, array, classes):
-    wrong = (values < 0) | (values >= classes) if classes else ~np.isfinite(values)
-    if wrong.any():
-        at = int(np.argmax(wrong))
-        sample = (start + at) // max(1, array[0].size)
-        if classes:
-            raise ValueError(
-                f"{function}: {name} must hold classes in 0..{classes - 1}, got {values[at]} in sample {sample}"
-            )
-        what = "NaN" if np.isnan(values[at]) else "infinity"
-        raise ValueError(
-            f"{function}: {name} holds {what}, first in sample {sample}; remove such samples or fill them in"
-        )
-
-
-def check_data(function, plan, x, target, weights=None, lengths=None, prefix=""):
-    """(x, target, weights, lengths) as plain arrays that fit the plan and each other."""
-    x = check_column(function, f"{prefix}x", x, None, plan.input_shape, plan.dtype, plan.x_classes)
-    target = check_column(function, f"{prefix}target", target, len(x), plan.target_shape, plan.dtype, plan.classes)
-    if weights is not None:
-        weights = check_column(function, f"{prefix}weights", weights, len(x), (), plan.dtype, 0)
-        if weights.min() < 0 or not 0 < weights.sum(dtype=np.float64) < np.inf:
-            raise ValueError(f"{function}: {prefix}weights must not be negative, and their sum positive and finite")
-    if lengths is not None:
-        if plan.longest == 0:
-            raise ValueError(f"{function}: {prefix}lengths is for networks with a layer that takes them")
-        lengths = check_column(function, f"{prefix}lengths", lengths, len(x), (), plan.dtype, plan.longest + 1)
-        if lengths.min() < 1:
-            raise ValueError(f"{function}: {prefix}lengths must hold 1..{plan.longest}, got {lengths.min()}")
-    return x, target, weights, lengths
 
 
 def hyperparameters(function, optimizer, lr, weight_decay, given):
@@ -155,7 +71,7 @@ def check_finite(function, name, array):
 
 def finite(array):
     """Whether all of a 1-D array is."""
-    return all(np.isfinite(array[start : start + _PIECE]).all() for start in range(0, array.size, _PIECE))
+    return all(np.isfinite(array[start : start + PIECE]).all() for start in range(0, array.size, PIECE))
 
 
 def any_set(array):

@@ -16,6 +16,11 @@ from nbprop.network import Network
 from nbprop.placing import place_buffers
 
 
+def positions_that_count(longest, shape):
+    """How many positions of a value a call's lengths may cut; 1 where lengths are none of its business."""
+    return longest if len(shape) > 1 and shape[0] == longest else 1
+
+
 @dataclass(eq=False)
 class Buffer:
     """A piece of memory that ops read and write; its place in the workspace is fixed by liveness."""
@@ -80,7 +85,7 @@ class Builder:
     state_names: dict = field(default_factory=dict)  # how many pieces of state bear a name
     numbered: int = 0
     coupling: tuple = ("", 0)  # a layer through which samples change each other's outputs, the fewest samples it takes
-    lengths_fit: bool = True  # whether every layer that heeds lengths has the network's positions
+    over_positions: str = ""  # a layer whose statistics run over several rows of each sample
     written: set = field(default_factory=set)
     second: bool = False  # also emit the tangents of every op: second derivatives
     tangents: dict = field(default_factory=dict)
@@ -189,6 +194,7 @@ class Builder:
 
     def couple(self, rows):
         """Say that the samples of a call change each other's outputs, by statistics over `rows` rows of each."""
+        self.over_positions = self.label if rows > 1 else self.over_positions
         self.coupling = max(self.coupling, (self.label, 2 if rows == 1 else 1), key=lambda found: found[1])
 
     def place_state(self):
@@ -199,14 +205,19 @@ class Builder:
             size += buffer.size
         return pieces
 
-    def heeds_lengths(self, positions):
-        """Say that a layer heeds a call's lengths, over an axis of this many positions: it has to be the first of x."""
-        self.lengths_fit &= self.mode == "decoding" or positions == self.net.input_shape[0]
+    def positions_of(self, shape):
+        """How many positions of a value a call's lengths may cut; 1 where lengths are none of its business."""
+        return positions_that_count(0 if self.mode == "decoding" else self.net.longest, shape)
 
-    def longest(self):
-        """The most positions that a call's lengths may tell of; 0 for a network that heeds none."""
-        heeds = self.lengths_fit and any(layer.takes_lengths for _, layer in self.net.nodes)
-        return self.net.input_shape[0] if heeds else 0
+    def copy(self, y, x, shape):
+        """Emit a copy of a caller's array, or to one, of values of a shape: 0 beyond lengths, whatever lies there."""
+        from nbprop.layers.combine import copy, copy_within
+
+        positions, size = self.positions_of(shape), math.prod(shape)
+        if positions == 1:
+            self.emit(copy, (y,), (x,), (size,))
+        else:
+            self.emit(copy_within, (y,), (x,), (positions, size // positions))
 
     def number(self):
         """A number of the layer's own, the same in every program: it keys the layer's random numbers."""
@@ -255,10 +266,10 @@ class Builder:
 
     def _keep_computed(self, y):
         """Keep a value that has just been computed, unless it is only a copy of others."""
-        from nbprop.layers.combine import copy, copy_columns
+        from nbprop.layers.combine import copy, copy_columns, copy_within
 
         ops, self.unwatched = self.ops[self.unwatched :], len(self.ops)
-        if any(op.kernel not in (copy, copy_columns) for op in ops):
+        if any(op.kernel not in (copy, copy_columns, copy_within) for op in ops):
             # The natives that kernels call are matrix products, which is what a layer's operations are counted in.
             product = any(op.kernel.uses for op in ops)
             self.keep(f"{self.label}#{len(self.watched)}", y, self.flops // (2 * y.size) if product else 0)
@@ -294,7 +305,7 @@ class Lowered:
     state: tuple = ()  # (label, buffer, initial values) of each piece of layer state
     watched: dict = field(default_factory=dict)  # as in Builder
     coupling: tuple = ("", 0)  # as the builder's
-    longest: int = 0  # see Builder
+    over_positions: str = ""
 
 
 def _lower_layers(build, net):
@@ -303,6 +314,8 @@ def _lower_layers(build, net):
     x = y = Value(shape, build.outside("x", build.batch * math.prod(shape)))
     if build.second:
         build.tangents[id(x.buffer)] = build.outside("dx", x.buffer.size)
+    if build.positions_of(shape) > 1 and not net.layers[0].index_limit:
+        y = _within_lengths(build, x)
     # On the device an activation is part of the product before it.
     alone = build.target == "cpu" and not build.watch
     for index, layer in enumerate(net.layers):
@@ -316,6 +329,24 @@ def _lower_layers(build, net):
     return x, y
 
 
+def _within_lengths(build, x):
+    """Emit a copy of x with zeros beyond lengths, so that nothing which lies there is multiplied in any layer."""
+    from nbprop.layers.combine import copy_within
+
+    build.label, y, sizes = "input", build.value(x.shape), (x.shape[0], x.size // x.shape[0])
+    build.emit(copy_within, (y.buffer,), (x.buffer,), sizes)
+    if build.second:
+        build.emit(copy_within, (build.new_tangent(y.buffer),), (build.tangent(x.buffer),), sizes)
+
+    def rule(dy):
+        dx = build.buffer(build.batch * x.size)
+        build.linear(copy_within, (dx,), (dy,), sizes)
+        build.contribute(x, dx)
+
+    build.on_backward(y, rule)
+    return y
+
+
 def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu"):
     """Lower a network; see `Lowered`. watch: "layers" or "values", what ways back also keep, with its gradient."""
     from nbprop.layers.combine import copy
@@ -324,10 +355,10 @@ def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu")
     x, y = _lower_layers(build, net)
     parts = {"forward": _take(build)}
     build.label = "output"
-    build.emit(copy, (build.outside("y", batch * y.size),), (y.buffer,), (y.size,))
+    build.copy(build.outside("y", batch * y.size), y.buffer, y.shape)
     parts["copy_y"] = _take(build)
     dy = build.buffer(batch * y.size)
-    build.emit(copy, (dy,), (build.outside("dy", batch * y.size),), (y.size,))
+    build.copy(dy, build.outside("dy", batch * y.size), y.shape)
     parts["copy_dy"] = _take(build)
     if loss is not None:
         build.label = "loss"
@@ -349,7 +380,7 @@ def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu")
     watched = [buffer for kept in build.watched.values() for buffer in (kept.output, kept.gradient)]
     work_size, bound = place_buffers(timeline, dtype.itemsize, parts["forward"], watched)
     shapes, state = (x.shape, y.shape), tuple(build.place_state())
-    return Lowered(parts, work_size, bound, *shapes, state, build.watched, build.coupling, build.longest())
+    return Lowered(parts, work_size, bound, *shapes, state, build.watched, build.coupling, build.over_positions)
 
 
 def state_layout(net):
@@ -373,8 +404,6 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
     1994). The Gauss-Newton product is the plain gradient for dy = H_L y', H_L being the loss's Hessian by the output;
     the Fisher product takes its expectation in its place.
     """
-    from nbprop.layers.combine import copy
-
     # Only jvp may be asked for a derivative along x alone, and not where x holds integers.
     along_x_alone = program == "jvp" and not net.layers[0].index_limit
     absent = frozenset({frame.DX, frame.TANGENT} if along_x_alone else {frame.DX})
@@ -382,7 +411,7 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
     _, y = _lower_layers(build, net)
     y_dot = build.whole_tangent(y.buffer)
     if program == "jvp":
-        build.emit(copy, (build.outside("out", batch * y.size),), (y_dot,), (y.size,))
+        build.copy(build.outside("out", batch * y.size), y_dot, y.shape)
     else:
         build.label = "loss"
         y.gradient = build.buffer(batch * y.size)
@@ -411,6 +440,9 @@ def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):
     if program == "jacobian":
         build.label, build.stride = "output", y.size * net.n_params
         build.emit(repeat_row, (y.gradient,), (build.outside("dy", y.size),), (y.size,))
+        if build.positions_of(y.shape) > 1:
+            whole, y.gradient = y.gradient, build.buffer(batch * y.size)
+            build.copy(y.gradient, whole, y.shape)
     else:
         build.label, build.stride = "loss", net.n_params
         loss.lower(build, y, y.gradient)

@@ -11,8 +11,8 @@ from numba.extending import overload
 
 from nbprop import solver_states
 from nbprop.checks import check_callable, check_integer, check_matrix, check_number, check_vector
+from nbprop.foreign import plain
 from nbprop.jit import FLAGS, Untyped, find, njit
-from nbprop.network import positive
 from nbprop.numerics.cholesky import cholesky, cholesky_scratch
 from nbprop.numerics.gemm import ZERO, gemm_scratch
 from nbprop.numerics.intrinsics import address_of, array_at, as_frame, indirect_call
@@ -63,12 +63,10 @@ def lm_state(n_params, gtol=1e-8, xtol=1e-8, ftol=1e-8):
     >>> import nbprop
     >>> state = nbprop.lm_state(61)
     """
-    n = positive("n_params", n_params)
+    n = check_integer("lm_state", "n_params", n_params)
     state = np.zeros(_words(n))
     for name, place, value in (("gtol", _GTOL, gtol), ("xtol", _XTOL, xtol), ("ftol", _FTOL, ftol)):
-        if not 0 <= value < np.inf:
-            raise ValueError(f"lm_state: {name} must be at least 0 and finite, got {value!r}")
-        state[place] = value
+        state[place] = check_number("lm_state", name, value)
     state[_N] = n
     return state
 
@@ -362,7 +360,7 @@ def levenberg_marquardt(residuals, jacobian, start, gtol=1e-8, xtol=1e-8, ftol=1
 
 def _returned(what, array, shape):
     """What a function of the user's returned: a float64 array of this shape, None for any size."""
-    if not isinstance(array, np.ndarray):
+    if type(plain(array)) is not np.ndarray:
         raise TypeError(f"levenberg_marquardt: {what} must return a float64 array, got {type(array).__name__}")
     wrong = len(array.shape) != len(shape) or any(
         wanted not in (None, size) for size, wanted in zip(array.shape, shape, strict=True)

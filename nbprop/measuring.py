@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from nbprop import calls
-from nbprop.losses.base import positions_that_count
+from nbprop.lowering import positions_that_count
 from nbprop.plan import plan as make_plan
 from nbprop.plan import workspace
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbprop.checks import check_flag, check_integer, check_number
+from nbprop.foreign import refuse_subclass
 from nbprop.network import choose, nearest
 
 
@@ -150,6 +151,7 @@ def check_arrays(options, free):
 
 def _finite(option, array, shape):
     """A float64 array of finite numbers."""
+    refuse_subclass(f"minimize: option {option!r}", array)
     try:
         found = np.asarray(array, np.float64)
     except (TypeError, ValueError):

@@ -8,6 +8,7 @@ from nbprop.bounds import Free
 from nbprop.bursts import Bursts
 from nbprop.checks import check_callable, check_flag, check_integer, check_number, check_vector
 from nbprop.constraints import constraints_on, violation
+from nbprop.foreign import as_array
 from nbprop.methods import METHODS, check_arrays, settings
 from nbprop.problem import check_problem, problem_words
 from nbprop.progress import progress_bar
@@ -272,13 +273,9 @@ def _saved(free, options, tol, problem, resume):
         return lbfgs_search(start, **given)
     if "memory" in options:
         raise ValueError("minimize: a resumed search has the memory of its state; leave it out of options")
-    if (
-        not isinstance(resume, np.ndarray)
-        or resume.dtype != np.float64
-        or resume.ndim != 1
-        or resume.size <= problem.size
-    ):
-        got = f"{resume.dtype} array of shape {resume.shape}" if isinstance(resume, np.ndarray) else repr(resume)
+    resume = as_array("minimize: resume", resume, "the state of an earlier search")
+    if resume.dtype != np.float64 or resume.ndim != 1 or resume.size <= problem.size:
+        got = f"{resume.dtype} array of shape {resume.shape}"
         raise ValueError(
             f"minimize: resume must be the state of an earlier search over {start.size} parameters, got {got}"
         )

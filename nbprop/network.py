@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nbprop.fields import check_fields, choose, nearest, positive, shown
+from nbprop.foreign import as_array
 
 REGISTRY: dict[str, type["Layer"]] = {}
 
@@ -181,12 +182,15 @@ class Network:
         self.nodes: list[tuple[str, Layer]] = []  # every layer by its path, those inside others after them
         self.shapes = [self.input_shape]
         self.n_params = 0
+        self._sequences: set[int] = set()  # over how many positions layers heed the lengths of a call
         for index, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
                 raise TypeError(
                     f"network: layer {index} must be a layer such as nbprop.dense(10), got {type(layer).__name__}"
                 )
             self.shapes.append(self._add(f"{index}.{layer.kind}", layer, self.shapes[-1]))
+        # The most positions that a call's lengths may tell of: the first axis of x, or 0 where no layer heeds them.
+        self.longest = self.input_shape[0] if self._sequences == {self.input_shape[0]} else 0
         for path, layer in self.nodes[1:]:
             if layer.index_limit:
                 raise ValueError(f"layer {path} takes integers, which only x holds; put it first in the network")
@@ -211,6 +215,8 @@ class Network:
         except Exception as error:  # a layer of a user's own
             raise ValueError(f"{said}: {type(error).__name__}: {error}") from error
         self.nodes.append((path, layer))
+        if layer.takes_lengths:
+            self._sequences.add(input_shape[0])
         for parameter in own:
             slot = Slot(f"{path}.{parameter.name}", parameter, self.n_params)
             self.slots[slot.path] = slot
@@ -277,10 +283,9 @@ class Network:
 def _as_tuple(shape):
     if isinstance(shape, (int, np.integer)):
         return (shape,)
-    try:
-        return tuple(shape)
-    except TypeError:
-        raise TypeError(f"input_shape must be a tuple of integers, got {shown(shape)}") from None
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(f"input_shape must be a tuple of integers, got {shown(shape)}")
+    return tuple(shape)
 
 
 def _shape(said, shape):
@@ -340,15 +345,17 @@ def views(net, params):
     """
     if not isinstance(net, Network):
         raise TypeError(f"views: net must be what nbprop.network(...) returns, got {shown(net)}")
-    check_flat("params", params, net.n_params)
+    params = check_flat("views: params", params, net.n_params)
     return {path: params[s.offset : s.stop].reshape(s.parameter.shape) for path, s in net.slots.items()}
 
 
 def check_flat(name, array, size):
-    """A 1-D contiguous array of `size` elements."""
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}")
+    """A 1-D contiguous array of `size` elements, as a plain array; name: with the function in front."""
+    array = as_array(name, array)
     if array.shape != (size,):
         raise ValueError(f"{name} must have shape ({size},), got {array.shape}")
     if not array.flags.c_contiguous:
         raise ValueError(f"{name} must be contiguous; copy it once with np.ascontiguousarray")
+    if not array.flags.aligned:
+        raise ValueError(f"{name} must be aligned to its element; copy it once")
+    return array

@@ -5,11 +5,11 @@ from itertools import pairwise
 import numpy as np
 
 from nbprop.calls import forward
-from nbprop.checks import check_data, check_dataset, check_layers, check_vector
+from nbprop.checks import check_column, check_dataset, check_integer, check_layers, check_plan, check_vector
 from nbprop.derivatives import gauss_newton_product, hvp, jvp, vjp
-from nbprop.network import positive
+from nbprop.foreign import as_array
 from nbprop.pieces import in_threads
-from nbprop.plan import Plan, workspace
+from nbprop.plan import workspace
 
 
 def _pieces(plan, *arrays):
@@ -18,17 +18,25 @@ def _pieces(plan, *arrays):
         yield tuple(None if array is None else array[start : start + plan.batch] for array in arrays)
 
 
+def _vector(function, v, dtype):
+    """What an operator is multiplied with, as a fresh contiguous vector; SciPy has checked its size."""
+    v = as_array(f"{function}: the vector", v)
+    if v.dtype.kind not in "iuf":
+        raise TypeError(f"{function}: the vector must hold real numbers, got {v.dtype}")
+    return np.array(v, dtype).reshape(-1)
+
+
 def _symmetric(function, product, plan, params, x, target, weights):
     from scipy.sparse.linalg import LinearOperator
 
     x, target, weights = check_dataset(function, plan, x, target, weights)
     check_layers(function, plan)
-    check_vector(function, "params", params, plan.n_params, plan.dtype)
+    params = check_vector(function, "params", params, plan.n_params, plan.dtype)
     params, work, part = params.copy(), workspace(plan), np.empty(plan.n_params, plan.dtype)
     total = len(x) if weights is None else weights.sum(dtype=np.float64)
 
     def matvec(v):
-        direction, result = np.array(v, plan.dtype).reshape(-1), np.zeros(plan.n_params)
+        direction, result = _vector(function, v, plan.dtype), np.zeros(plan.n_params)
         for x_k, target_k, weights_k in _pieces(plan, x, target, weights):
             share = (len(x_k) if weights is None else weights_k.sum(dtype=np.float64)) / total
             if share > 0:
@@ -68,22 +76,21 @@ def jacobian_operator(plan, params, x):
     from scipy.sparse.linalg import LinearOperator
 
     function = "jacobian_operator"
-    if not isinstance(plan, Plan):
-        raise TypeError(f"{function}: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
+    check_plan(function, plan)
     check_layers(function, plan)
-    x = check_data(function, "x", x, plan.x_code, plan.input_shape, plan.x_classes)
-    check_vector(function, "params", params, plan.n_params, plan.dtype)
+    x = check_column(function, "x", x, None, plan.input_shape, plan.dtype, plan.x_classes)
+    params = check_vector(function, "params", params, plan.n_params, plan.dtype)
     params, work = params.copy(), workspace(plan)
 
     def matvec(v):
-        direction = np.array(v, plan.dtype).reshape(-1)
+        direction = _vector(function, v, plan.dtype)
         out = np.empty((len(x), *plan.output_shape), plan.dtype)
         for x_k, out_k in _pieces(plan, x, out):
             jvp(plan, params, direction, x_k, None, out_k, work)
         return out.reshape(-1).astype(np.float64)
 
     def rmatvec(u):
-        dy = np.array(u, plan.dtype).reshape(len(x), *plan.output_shape)
+        dy = _vector(function, u, plan.dtype).reshape(len(x), *plan.output_shape)
         part, result = np.empty(plan.n_params, plan.dtype), np.zeros(plan.n_params)
         for x_k, dy_k in _pieces(plan, x, dy):
             vjp(plan, params, x_k, dy_k, part, None, work)
@@ -117,9 +124,9 @@ def hessian(plan, params, x, target, out, work, weights=None, state=None, step=0
     TypeError, ValueError
         As `hvp`.
     """
-    shape = (plan.n_params, plan.n_params)
-    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != plan.dtype or not out.flags.c_contiguous:
-        got = f"{out.dtype} array of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+    shape, out = (check_plan("hessian", plan).n_params,) * 2, as_array("hessian: out", out)
+    if out.shape != shape or out.dtype != plan.dtype or not out.flags.c_contiguous:
+        got = f"{out.dtype} array of shape {out.shape}"
         raise ValueError(f"hessian: out must be a contiguous {plan.dtype} array of shape {shape}, got {got}")
     if not out.flags.writeable:
         raise ValueError("hessian: out is written and must not be read-only; pass a copy")
@@ -128,7 +135,7 @@ def hessian(plan, params, x, target, out, work, weights=None, state=None, step=0
     for name, array in (others | {"lengths": lengths}).items():
         if isinstance(array, np.ndarray) and np.may_share_memory(out, array):
             raise ValueError(f"hessian: out is written and shares memory with {name}; pass separate buffers")
-    threads = positive("hessian: threads", threads)
+    threads = check_integer("hessian", "threads", threads, 1, 1 << 10)
 
     threads = min(threads, max(1, plan.n_params - 1))
     works = [*(workspace(plan) for _ in range(threads - 1)), work]

@@ -17,6 +17,7 @@ error), and nothing has been written then.
 import numpy as np
 from numba.extending import overload
 
+from nbprop.checks import check_integer
 from nbprop.jit import FLAGS
 from nbprop.network import choose
 from nbprop.plan import as_dtype
@@ -34,9 +35,8 @@ def optimizer_state(optimizer, n_params, dtype=np.float64):
     (10,)
     """
     rule = choose("optimizer", optimizer, RULES)
-    if isinstance(n_params, bool) or not isinstance(n_params, (int, np.integer)) or n_params < 0:
-        raise ValueError(f"n_params must be an integer of at least 0, got {n_params!r}; net.n_params is what is needed")
-    return np.zeros(rule.slots * int(n_params), as_dtype(dtype))
+    n_params = check_integer("optimizer_state", "n_params", n_params, 0, 1 << 40)
+    return np.zeros(rule.slots * n_params, as_dtype(dtype))
 
 
 def sgd(params, grads, state, step, lr=1e-2, weight_decay=0.0, decay_mask=None, trainable=None, threads=1):
@@ -74,7 +74,7 @@ def momentum(
         lr,
         momentum,
         weight_decay,
-        1.0 if rumelhart else 0.0,
+        rumelhart,
     )
 
 

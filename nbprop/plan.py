@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 
 import numpy as np
 from numba import types
@@ -11,7 +12,7 @@ from nbprop import arguments as arg
 from nbprop import table, threads
 from nbprop.fields import named, positive, shown
 from nbprop.losses import loss_named
-from nbprop.lowering import lower, lower_along, lower_samples
+from nbprop.lowering import lower, lower_along, lower_samples, positions_that_count
 from nbprop.network import Network
 from nbprop.numerics.intrinsics import register_address_type
 from nbprop.sources import is_ours
@@ -87,7 +88,9 @@ class Plan:
         self.unit_offset, self.unit_size = work, math.prod(self.output_shape)
         self.work_size, self.liveness_bound = work + self.unit_size, bound + self.unit_size
         self.element_code = arg.element_code(dtype)
-        self.longest = lowered.longest
+        # Statistics over all positions would take in those beyond lengths.
+        self.over_positions = lowered.over_positions if net.longest else ""
+        self.longest = 0 if self.over_positions else net.longest
         self.positions = net.input_shape[0] if mode == "decoding" else 0
         self.x_classes = net.layers[0].index_limit
         self.x_code = arg.ANY_INTEGER if self.x_classes else self.element_code
@@ -95,6 +98,9 @@ class Plan:
         if loss is not None:
             self.target_shape, self.classes = loss.target(net.output_shape)
             self.target_code = arg.ANY_INTEGER if self.classes else self.element_code
+        self.target_range = (-np.inf, np.inf) if loss is None else tuple(map(float, loss.target_range))
+        positions = positions_that_count(self.longest, self.output_shape)
+        self.positions_of_loss = positions if self.target_shape[:1] == (positions,) else 1
         self.table, self.labels = self._emit()
         self.table.flags.writeable = False
         self.address = self.table.ctypes.data
@@ -126,6 +132,8 @@ class Plan:
         header[table.LENGTHS] = 0 if self.positions else self.longest
         header[table.POSITIONS] = self.positions
         header[table.LEAST] = self.least
+        header[table.TARGET_LEAST : table.TARGET_MOST + 1] = np.array(self.target_range).view(np.int64).tolist()
+        header[table.LOSS_POSITIONS] = self.positions_of_loss
         words, labels, fingerprints = header, {}, {}
         for program in _PROGRAM_PARTS:
             begin = len(words)
@@ -195,6 +203,16 @@ class Plan:
         return f"plan({self.net!r}, loss={loss!r}, {sizes}{mode})"
 
 
+def no_lengths(plan):
+    """Why a plan takes no lengths: what follows the argument's name."""
+    if plan.over_positions:
+        return (
+            f"does not go with layer {plan.over_positions}, whose statistics over a batch run over all positions, "
+            'those beyond lengths too; use layernorm, or mode="inference"'
+        )
+    return "is for networks with a layer that takes lengths over x's first axis, which this one has not; leave it out"
+
+
 def describe_failure(function, plan, row):
     """The exception for a walk that a kernel stopped at a row of the table."""
     label, kernel = plan.labels.get(row, ("?", "?"))
@@ -223,10 +241,10 @@ def _type_of_plan(plan, context):
 def as_dtype(dtype):
     """float32 or float64 as a NumPy dtype."""
     try:
-        found = np.dtype(dtype)
+        found = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
     except Exception:  # of many kinds, for what is no dtype
         found = None
-    # Not `in`: NumPy takes None for float64.
+    # Not `in`, for the same reason.
     if found is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype must be float32 or float64, got {shown(dtype)}")
     return found
@@ -277,10 +295,24 @@ def plan(net, loss=None, batch=1, dtype=np.float64, threads=1, mode="training", 
     if mode == "decoding" and loss is not None:
         raise ValueError('plan: mode="decoding" only runs forward; leave the loss out')
     loss = None if loss is None else loss_named(loss)
+    _warn_of_doubled(net, loss)
     # A user's code may be another by now, although its names are the same: only what is nbprop's own is remembered.
     code = [type(layer) for _, layer in net.nodes] + ([type(loss)] if loss is not None else [])
     make = _remembered_plan if all(map(is_ours, code)) else _new_plan
     return make(net, loss, batch, as_dtype(dtype), threads, mode, target)
+
+
+def _warn_of_doubled(net, loss):
+    """Warn where the network ends in what its loss does itself: a softmax of a softmax learns badly without a word."""
+    shapes_only = ("flatten", "reshape", "dropout")
+    last = next((layer for layer in reversed(net.layers) if layer.kind not in shapes_only), None)
+    name = getattr(last, "name" if last is not None and last.kind == "activation" else "activation", None)
+    if loss is not None and name in loss.applies:
+        text = (
+            f"plan: the network ends in {name}, but {loss.kind} takes logits and applies its own; leave the activation "
+            "out of the last layer, and apply it to what forward gives"
+        )
+        warnings.warn(text, UserWarning, stacklevel=3)
 
 
 def _new_plan(net, loss, batch, dtype, threads_wanted, mode, target):

@@ -8,8 +8,8 @@ import math
 import numpy as np
 
 from nbprop import arguments as arg
-from nbprop.foreign import in_device_memory, not_numpy
-from nbprop.plan import describe_failure
+from nbprop.foreign import not_numpy
+from nbprop.plan import describe_failure, no_lengths
 
 
 def _kind(code):
@@ -76,8 +76,10 @@ def refusal(function, plan, values, status):
         return ValueError(f"{function}: step must be a position in 0..{plan.positions - 1}, which the caches hold")
     if argument == arg.PLAN:
         return RuntimeError(f"{function}: the plan was made by another version of nbprop; make it again")
+    if problem == arg.NO_LENGTHS:
+        return ValueError(f"{function}: lengths {no_lengths(plan)}")
     name, value = arg.NAMES[argument], values[argument]
-    if problem == arg.NOT_AN_ARRAY and in_device_memory(value):
+    if problem == arg.NOT_AN_ARRAY and value is not None:
         return TypeError(f"{function}: {name} {not_numpy(value)}")
     if argument == arg.OUT and function in _OUTPUTS:
         wanted = _OUTPUTS[function](plan, len(values[arg.X]))
@@ -88,11 +90,15 @@ def refusal(function, plan, values, status):
     detail = ""
     if problem == arg.CLASS_RANGE:
         detail = _wrong_class(plan, argument, value)
+    elif problem == arg.TARGET_RANGE:
+        return ValueError(f"{function}: {_wrong_target(plan, value)}")
+    elif problem in (arg.DTYPE, arg.SHAPE_DIFFERS) and _is_one_hot(plan, argument, value):
+        detail = "; where it is one-hot, pass target.argmax(-1)"
+        return _SENTENCES[problem][0](f"{function}: {name} must hold integers {shape}, got {_got(value)}{detail}")
     elif problem == arg.ALIASED:
         detail = _partner(values, argument)
     elif problem == arg.LENGTH_RANGE:
-        wrong = value[(value < 1) | (value > plan.longest)]
-        detail = f"1..{plan.longest}, got {wrong[0]}" if len(wrong) else f"1..{plan.longest}"
+        detail = f"1..{plan.longest}{_first('lengths', value, (value < 1) | (value > plan.longest))}"
     elif problem == arg.TOO_FEW:
         detail = plan.coupling
     kind, text = _SENTENCES[problem]
@@ -101,7 +107,6 @@ def refusal(function, plan, values, status):
 
 
 _SENTENCES = {
-    arg.NOT_AN_ARRAY: (TypeError, "must be a NumPy array, got {got}; convert it once with np.ascontiguousarray"),
     arg.MISSING: (TypeError, "is needed and got None; pass an array {shape} of {kind}"),
     arg.DTYPE: (TypeError, "must hold {kind}, got {got}; convert it once with .astype"),
     arg.ORDER: (ValueError, "must be C-contiguous, got a strided {got}; copy it once with np.ascontiguousarray"),
@@ -122,10 +127,6 @@ _SENTENCES = {
     ),
     arg.SAMPLES_DIFFER: (ValueError, "must bring as many samples as x, got {got}"),
     arg.CLASS_RANGE: (ValueError, "must hold classes in {detail}"),
-    arg.NO_LENGTHS: (
-        ValueError,
-        "is for networks with a layer that takes lengths over x's first axis, which this one has not; leave it out",
-    ),
     arg.LENGTH_RANGE: (ValueError, "must hold lengths in {detail}"),
     arg.NO_DERIVATIVE: (ValueError, "does not exist where x holds integers; pass None"),
     arg.ALIASED: (ValueError, "is written and shares memory with {detail}; pass separate buffers"),
@@ -150,8 +151,27 @@ _REMEDY = {
 
 def _wrong_class(plan, argument, value):
     classes = plan.classes if argument == arg.TARGET else plan.x_classes
-    wrong = value[(value < 0) | (value >= classes)]
-    return f"0..{classes - 1}" + (f", got {wrong[0]}" if len(wrong) else "")
+    return f"0..{classes - 1}{_first(arg.NAMES[argument], value, (value < 0) | (value >= classes))}"
+
+
+def _first(name, value, wrong):
+    """The first wrong element and its place; another thread may have put it right since."""
+    if not wrong.any():
+        return ""
+    first = tuple(np.argwhere(wrong)[0].tolist())
+    return f", got {value[first]} at {name}[{', '.join(map(str, first))}]"
+
+
+def _wrong_target(plan, value):
+    low, high = plan.target_range
+    return f"target must lie in {low:g}..{high:g} for {plan.loss.kind}" + _first(
+        "target", value, (value < low) | (value > high)
+    )
+
+
+def _is_one_hot(plan, argument, value):
+    """Whether classes were asked for, and there is an axis of them."""
+    return argument == arg.TARGET and plan.classes > 0 and value.shape[1:] == (*plan.target_shape, plan.classes)
 
 
 def _partner(values, argument):

@@ -14,9 +14,9 @@ from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload
 
-from nbprop.foreign import not_numpy
+from nbprop.checks import check_integer
+from nbprop.foreign import as_array, plain
 from nbprop.jit import FLAGS
-from nbprop.network import positive
 from nbprop.numerics.intrinsics import address_of
 from nbprop.solver_states import overlap
 
@@ -34,7 +34,9 @@ def rollout_buffers(steps, n_states, every=1):
     >>> [a.shape for a in rollout_buffers(200, 4, every=14)]
     [(15, 4), (15, 4), (2, 4)]
     """
-    steps, n_states, every = positive("steps", steps), positive("n_states", n_states), positive("every", every)
+    function = "rollout_buffers"
+    steps, n_states = check_integer(function, "steps", steps), check_integer(function, "n_states", n_states)
+    every = check_integer(function, "every", every)
     return np.empty((-(-steps // every), n_states)), np.empty((every + 1, n_states)), np.empty((2, n_states))
 
 
@@ -66,13 +68,11 @@ def _check_from_python(function, functions, steps, arrays):
     for name, given in functions.items():
         if not hasattr(given, "py_func"):
             raise TypeError(f"{function}: {name} must be a function compiled with @numba.njit, got {given!r}"[:200])
-    positive(f"{function}: steps", steps)
+    check_integer(function, "steps", steps)
     for name, rank, written in _ARRAYS:
-        array = arrays.get(name)
         if name not in arrays:
             continue
-        if type(array) is not np.ndarray:
-            raise TypeError(f"{function}: {name} {not_numpy(array)}")
+        array = as_array(f"{function}: {name}", arrays[name])
         if array.dtype != np.float64:
             raise TypeError(f"{function}: {name} must hold float64, got {array.dtype}; convert it once with .astype")
         if array.ndim != rank:
@@ -149,7 +149,7 @@ def rollout(step, start, steps, kept, segment, data):
         When the buffers do not fit.
     """
     _check_from_python("rollout", {"step": step}, steps, {"start": start, "kept": kept, "segment": segment})
-    return _rollout(step, start, steps, kept, segment, data)
+    return _rollout(step, plain(start), steps, plain(kept), plain(segment), data)
 
 
 @overload(rollout, jit_options=FLAGS, strict=False)
@@ -203,6 +203,7 @@ def rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, dat
     """
     functions = {"step": step, "adjoint": adjoint, "loss_gradient": loss_gradient}
     _check_from_python("rollout_adjoint", functions, steps, {"kept": kept, "segment": segment, "lam": lam})
+    kept, segment, lam = plain(kept), plain(segment), plain(lam)
     return _rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, data)
 
 

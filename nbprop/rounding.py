@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbprop.calls import forward, value_and_grad
-from nbprop.checks import check_dataset, check_vector
+from nbprop.checks import check_dataset, check_layer_state, check_vector
+from nbprop.foreign import plain
 from nbprop.plan import Plan, as_dtype, workspace
 
 # Of a rounding to nearest in units of u: over mantissas m spread as 1/m, sqrt(mean of 1/m^2 / 3).
@@ -76,9 +77,10 @@ def rounding_error(plan, params, x, target, weights=None, dtype=np.float32, stat
     >>> 1e-10 < found.estimate < found.worst < 1e-6
     True
     """
-    x, target, weights = check_dataset("rounding_error", plan, x, target, weights)
-    check_vector("rounding_error", "params", params, plan.n_params, plan.dtype)
+    x, target, weights = check_dataset("rounding_error", plan, x, target, weights, lengths)
+    params = check_vector("rounding_error", "params", params, plan.n_params, plan.dtype)
     unit = np.finfo(as_dtype(dtype)).eps / 2
+    state, lengths = check_layer_state("rounding_error", plan, state), plain(lengths)
     watched = Plan(plan.net, plan.loss, len(x), plan.dtype, plan.threads, plan.mode, watch="values")
     work, y = workspace(watched), np.empty((len(x), *plan.output_shape), plan.dtype)
     more = {"step": step, "lengths": lengths}
@@ -113,7 +115,8 @@ def _of_the_loss(plan, y, target, weights, lengths):
     if lengths is not None and len(plan.output_shape) > 1:
         positions = plan.output_shape[0]
         counted = np.arange(positions) < lengths[:, None]
-        share = share * np.repeat(counted, len(y) // (n * positions), 1)
+        counted = np.repeat(counted, len(y) // (n * positions), 1)
+        share, terms = share * counted, np.where(counted.reshape(-1, 1), terms, 0.0)
     share = share.reshape(-1).astype(np.float64)
     terms *= (share / share.sum())[:, None]
     # Each term takes some two roundings; their sum one for each, of at most the sum of their sizes.

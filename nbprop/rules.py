@@ -57,8 +57,8 @@ def _squarable(g):
 def squarable(g):
     """g, no larger than that a running mean of its square stays finite: 2**63 in float32, 2**511 in float64.
 
-    A rule that divides by the root of such a mean takes the step of the direction alone there, as it does below. NaN for
-    an infinity.
+    A rule that divides by the root of such a mean takes the same step there as for a smaller gradient. NaN for an
+    infinity.
     """
     return _squarable(g)
 

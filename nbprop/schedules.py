@@ -5,25 +5,44 @@ function of the step.
 """
 
 import functools
+import inspect
 import math
 
+from nbprop.checks import check_integer, check_number
 from nbprop.network import choose
-from nbprop.numerics.scalars import scalar_function
+from nbprop.numerics.scalars import specialise
+
+# Arguments that must be above 0; the others may be 0.
+_ABOVE = ("steps", "every", "start_divisor", "final_divisor")
 
 
-@scalar_function
+def _schedule(function):
+    """Make a schedule public: checked where Python calls it; compiled code takes it as it is written."""
+    bind = inspect.signature(function).bind
+
+    @functools.wraps(function)
+    def public(*arguments, **named):
+        for name, value in bind(*arguments, **named).arguments.items():
+            check_number(function.__name__, name, value, above=name in _ABOVE)
+        return function(*arguments, **named)
+
+    specialise(public, lambda *types: function)
+    return public
+
+
+@_schedule
 def constant(step, lr):
     """lr at every step."""
     return float(lr)
 
 
-@scalar_function
+@_schedule
 def step(step, lr, every, factor=0.1):
     """lr, multiplied by `factor` after every `every` steps."""
     return lr * float(factor) ** (step // every)
 
 
-@scalar_function
+@_schedule
 def cosine(step, lr, steps, lowest=0.0):
     """From lr at step 0 down half a cosine to `lowest` at step `steps`, and there it stays.
 
@@ -32,7 +51,7 @@ def cosine(step, lr, steps, lowest=0.0):
     return lowest + 0.5 * (lr - lowest) * (1.0 + math.cos(math.pi * min(float(step), float(steps)) / steps))
 
 
-@scalar_function
+@_schedule
 def one_cycle(step, highest, steps, rise=0.3, start_divisor=25.0, final_divisor=1e4):
     """Up half a cosine from highest / start_divisor to `highest`, then down to the start over final_divisor.
 
@@ -48,23 +67,24 @@ def one_cycle(step, highest, steps, rise=0.3, start_divisor=25.0, final_divisor=
     return end + 0.5 * (highest - end) * (1.0 + math.cos(math.pi * (place - top) / (steps - 1.0 - top)))
 
 
-@scalar_function
+@_schedule
 def warm_up(step, lr, steps, start=0.1):
     """In a straight line from start * lr at step 0 to lr at step `steps`, and there it stays."""
     return lr * (start + (1.0 - start) * min(float(step), float(steps)) / steps)
 
 
 def named(schedule, lr, steps):
-    """The schedule of a name, for a run of `steps` steps, as a function of the step alone.
+    """The schedule of a name, for a run of `steps` steps, as a function of the step alone, which it does not check.
 
     step: a tenth of lr after each third of the run. cosine: down to 0 at the end. one_cycle: lr is its top. warm_up:
     over the first tenth.
     """
+    lr, steps = check_number("named", "lr", lr), check_integer("named", "steps", steps, 1, 1 << 62)
     bound = {
-        "constant": functools.partial(constant, lr=lr),
-        "step": functools.partial(step, lr=lr, every=-(-steps // 3)),
-        "cosine": functools.partial(cosine, lr=lr, steps=steps),
-        "one_cycle": functools.partial(one_cycle, highest=lr, steps=steps),
-        "warm_up": functools.partial(warm_up, lr=lr, steps=max(1, steps // 10)),
+        "constant": functools.partial(constant.__wrapped__, lr=lr),
+        "step": functools.partial(step.__wrapped__, lr=lr, every=-(-steps // 3)),
+        "cosine": functools.partial(cosine.__wrapped__, lr=lr, steps=steps),
+        "one_cycle": functools.partial(one_cycle.__wrapped__, highest=lr, steps=steps),
+        "warm_up": functools.partial(warm_up.__wrapped__, lr=lr, steps=max(1, steps // 10)),
     }
     return choose("schedule", schedule, bound)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from nbprop.calls import value, value_and_grad
-from nbprop.checks import check_dataset, check_layers, check_vector
+from nbprop.checks import check_dataset, check_layer_state, check_layers, check_vector
 from nbprop.derivatives import hvp
 from nbprop.plan import workspace
 
@@ -165,6 +165,5 @@ def objective_for(function, plan, x, target, weights, state):
         return DeviceObjective(function, plan, x, target, weights, state)
     x, target, weights = check_dataset(function, plan, x, target, weights)
     check_layers(function, plan, takes_state=True)
-    if plan.state_size > 0 or state is not None:
-        check_vector(function, "state", state, plan.state_size, plan.dtype)
+    state = check_layer_state(function, plan, state)
     return Objective(plan, x, target, weights, state if plan.state_size > 0 else None)

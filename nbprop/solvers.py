@@ -11,9 +11,9 @@ from numba import types
 from numba.extending import overload
 
 from nbprop import line_search, solver_states
-from nbprop.checks import check_vector
+from nbprop.checks import check_integer, check_number, check_vector
+from nbprop.foreign import as_array
 from nbprop.jit import FLAGS, Untyped, find, njit
-from nbprop.network import positive
 from nbprop.numerics.intrinsics import address_of, array_at, as_frame, indirect_call
 from nbprop.numerics.rows import row_dot, row_largest, row_sum
 from nbprop.solver_states import overlap, whole
@@ -50,10 +50,8 @@ def lbfgs_state(n_params, memory=10, gtol=1e-8, ftol=0.0):
     >>> import nbprop
     >>> state = nbprop.lbfgs_state(1249)
     """
-    n, memory = positive("n_params", n_params), positive("memory", memory)
-    for name, value in (("gtol", gtol), ("ftol", ftol)):
-        if not 0 <= value < np.inf:
-            raise ValueError(f"lbfgs_state: {name} must be at least 0 and finite, got {value!r}")
+    n, memory = check_integer("lbfgs_state", "n_params", n_params), check_integer("lbfgs_state", "memory", memory)
+    gtol, ftol = check_number("lbfgs_state", "gtol", gtol), check_number("lbfgs_state", "ftol", ftol)
     state = np.zeros(_words(n, memory))
     state[[_N, _MEMORY, _GTOL, _FTOL]] = n, memory, gtol, ftol
     return state
@@ -282,8 +280,9 @@ def lbfgs_search(start, memory=10, gtol=1e-8, ftol=0.0, resume=None):
 
 def check_search(function, search, n):
     """Every number of a search's vector over n parameters that becomes an index, a size or a result; ValueError."""
-    if not isinstance(search, np.ndarray) or search.dtype != np.float64 or search.size <= _STATE + _HEAD:
-        got = f"{search.dtype} array of shape {search.shape}" if isinstance(search, np.ndarray) else repr(search)
+    as_array(f"{function}: resume", search, "the state of an earlier search")
+    if search.dtype != np.float64 or search.size <= _STATE + _HEAD:
+        got = f"{search.dtype} array of shape {search.shape}"
         raise ValueError(f"{function}: resume must be the state of an earlier search over {n} parameters, got {got}")
     head = search[_STATE : _STATE + _HEAD]
     memory = int(head[_MEMORY]) if 1 <= head[_MEMORY] <= search.size else 0

@@ -12,7 +12,8 @@ from numba.extending import overload
 from nbprop import arguments as arg
 from nbprop import rules, table
 from nbprop import threads as pool
-from nbprop.foreign import not_numpy
+from nbprop.fields import shown
+from nbprop.foreign import as_float, not_numpy, plain
 from nbprop.jit import FLAGS, Untyped, find, njit
 from nbprop.numerics.intrinsics import (
     describe_arguments,
@@ -119,6 +120,8 @@ def _fits(kind, value):
         return 0.0 < value < np.inf
     if kind == rules.AT_LEAST_ONE:
         return 1.0 <= value < np.inf
+    if kind == rules.SWITCH:
+        return value == 0.0 or value == 1.0
     return 0.0 <= value < np.inf
 
 
@@ -231,6 +234,8 @@ def take_step(name, params, grads, state, step, decay_mask, trainable, threads, 
         return _device_step(name, params, grads, state, step, decay_mask, trainable, (h0, h1, h2, h3, h4, h5))
     if prepared is None:
         prepared = _prepared[key] = _Prepared(*key)
+    if h3 is False and name == "momentum":
+        h3 = 0.0  # the switch as it nearly always is, without a look at every argument
     if not (
         (type(step) is type(threads) is int and type(h0) is type(h1) is float)
         and (type(h2) is type(h3) is float and type(h4) is type(h5) is float)
@@ -240,7 +245,13 @@ def take_step(name, params, grads, state, step, decay_mask, trainable, threads, 
     if threads > 1:
         pool.ensure(threads)
     masks = 0 if decay_mask is None else id(decay_mask), 0 if trainable is None else id(trainable)
-    status = _call(prepared.address, id(params), id(grads), id(state), *masks, step, threads, h0, h1, h2, h3, h4, h5)
+    arrays = id(params), id(grads), id(state), *masks
+    try:
+        status = _call(prepared.address, *arrays, step, threads, h0, h1, h2, h3, h4, h5)
+    except OverflowError:  # an integer that no word holds
+        for label, value in (("step", step), ("threads", threads)):
+            _as_integer(name, label, value)
+        raise
     if status != 0:
         hyper, vectors = (h0, h1, h2, h3, h4, h5), (params, grads, state, decay_mask, trainable)
         if _on_device(params):
@@ -262,24 +273,21 @@ def _device_step(*arguments):
     return on_device(*arguments)
 
 
-def plain(value):
-    """A memory-mapped array seen as the plain array it is; anything else unchanged."""
-    return value.view(np.ndarray) if type(value) is np.memmap else value
-
-
 def _as_floats(name, hyper):
     given = list(RULES[name].hyperparameters)
     result = []
     for index, value in enumerate(hyper):
-        if not isinstance(value, (int, float, np.number, np.bool_)) or isinstance(value, (complex, np.complexfloating)):
-            raise TypeError(f"{name}: {given[index]} must be a number, got {type(value).__name__}")
-        result.append(float(value))
+        if index < len(given) and RULES[name].hyperparameters[given[index]] == rules.SWITCH:
+            if not isinstance(value, (bool, np.bool_, float)):
+                raise TypeError(f"{name}: {given[index]} must be a bool, got {shown(value)}")
+            value = float(value)
+        result.append(as_float(name, given[index] if index < len(given) else "", value))
     return result
 
 
 def _as_integer(function, name, value):
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or abs(value) >= 2**62:
-        raise TypeError(f"{function}: {name} must be an integer, got {value!r}")
+        raise TypeError(f"{function}: {name} must be an integer, got {shown(value)}")
     return int(value)
 
 
@@ -407,12 +415,13 @@ def _take_step(
         describe(block, (params, grads, state, decay_mask, trainable))
         store(block, _STEP, step)
         store(block, _THREADS, threads)
-        store_double(block, _HYPER, float(h0))
-        store_double(block, _HYPER + 1, float(h1))
-        store_double(block, _HYPER + 2, float(h2))
-        store_double(block, _HYPER + 3, float(h3))
-        store_double(block, _HYPER + 4, float(h4))
-        store_double(block, _HYPER + 5, float(h5))
+        # Times 1.0: Numba makes no float of a bool.
+        store_double(block, _HYPER, h0 * 1.0)
+        store_double(block, _HYPER + 1, h1 * 1.0)
+        store_double(block, _HYPER + 2, h2 * 1.0)
+        store_double(block, _HYPER + 3, h3 * 1.0)
+        store_double(block, _HYPER + 4, h4 * 1.0)
+        store_double(block, _HYPER + 5, h5 * 1.0)
         entry = find(_ENTRY_FINGERPRINT)
         known = entry != 0
         check_status(_call_entry(entry, (block, float32, float64, slots, hyperparameters))[1] if known else NO_KERNEL)

@@ -14,6 +14,7 @@ import stat
 import numpy as np
 
 from nbprop.fields import brief, shown
+from nbprop.foreign import as_array
 from nbprop.lowering import state_layout
 from nbprop.network import Network, check_flat, read_json, views
 from nbprop.plan import Plan, first_state
@@ -119,9 +120,9 @@ def _state_tensors(net, params, state):
         return {}
     layout, more = state_layout(net)
     size = sum(extent for _, extent in layout.values())
-    if not isinstance(state, np.ndarray) or state.dtype != params.dtype:
-        got = state.dtype if isinstance(state, np.ndarray) else type(state).__name__
-        raise TypeError(f"save: state must be a NumPy array of {params.dtype} as params are, got {got}")
+    state = as_array("save: state", state)
+    if state.dtype != params.dtype:
+        raise TypeError(f"save: state must be a NumPy array of {params.dtype} as params are, got {state.dtype}")
     if state.ndim != 1 or state.size < size or (state.size > size and not more):
         wanted = f"({size},)" + (" or longer" if more else "")
         raise ValueError(

@@ -26,7 +26,10 @@ UNIT = 42  # where in the workspace one row of the output stands, for unit vecto
 LENGTHS = 43  # the longest sequence, where a layer takes lengths, else 0
 POSITIONS = 44  # of a decoding plan: positions that its caches hold, else 0
 LEAST = 45  # the fewest samples of a call, where they change each other's outputs; 0 where they do not
+TARGET_LEAST = 46  # float64: where targets lie, -infinity and infinity for anywhere
+TARGET_MOST = 47
 PROGRAMS = 48  # begin, end of each program, in words from the start of the table
+LOSS_POSITIONS = 76  # how many positions of a sample have a loss of their own, which lengths may cut; 1 for none
 HEADER = 80
 
 MAX_RANK = 8

@@ -210,7 +210,7 @@ def fit(
 
 def _place_of(params):
     """Where params lie decides what checks arguments and trains: job.py, or its counterpart for the device."""
-    if isinstance(params, np.ndarray) or not (
+    if isinstance(params, (np.ndarray, type)) or not (
         hasattr(params, "__cuda_array_interface__") or hasattr(params, "__dlpack__")
     ):
         return on_host

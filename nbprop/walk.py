@@ -8,7 +8,14 @@ from numba import types
 
 from nbprop import arguments as arg
 from nbprop import frame, table, threads
-from nbprop.arguments import check_classes, check_flat, check_lengths, check_samples, check_written
+from nbprop.arguments import (
+    check_classes,
+    check_flat,
+    check_lengths,
+    check_samples,
+    check_target_range,
+    check_written,
+)
 from nbprop.jit import Untyped, find, njit
 from nbprop.numerics.intrinsics import (
     atomic_add,
@@ -210,6 +217,8 @@ def check_target(plan, block):
     status = check_samples(plan, block, arg.TARGET, code, table.TARGET_SHAPE, False)
     if status == 0 and code == arg.ANY_INTEGER:
         status = check_classes(block, arg.TARGET, load(plan, table.TARGET_CLASSES))
+    elif status == 0:
+        status = check_target_range(plan, block)
     if status == 0 and given(block, arg.WEIGHTS):
         status = check_flat(plan, block, arg.WEIGHTS, load(block, arg.SAMPLES), False, False)
     return status

@@ -80,8 +80,8 @@ def test_behind_a_samples_length_the_heads_find_nothing():
     x, y = np.random.default_rng(0).standard_normal((2, 40, 6)), np.empty((2, 40, 6))
     lengths, work, changed = np.array([3, 33], np.int32), nbprop.workspace(plan), np.empty((2, 40, 6))
     nbprop.forward(plan, params, x, y, work, lengths=lengths)
-    assert (y[0, 3:] == bias).all()
-    assert (y[1, 33:] == bias).all()
+    assert not y[0, 3:].any()
+    assert not y[1, 33:].any()
     x[0, 3:], x[1, 33:] = np.nan, np.nan
     nbprop.forward(plan, params, x, changed, work, lengths=lengths)
     same_bits("what stands behind", changed, y)

@@ -68,7 +68,7 @@ def test_activations_at_every_magnitude(name, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_optimizers_at_large_gradients(name, dtype):
-    """For gradients of any finite size, what the rule keeps stays finite, and rates that adapt take their usual step."""
+    """For gradients of any finite size the state stays finite, and rates that adapt take their usual step."""
     root = float(np.finfo(dtype).max) ** 0.5
     scales = np.array([1.0, root / 3, root, 30 * root, float(np.finfo(dtype).max) / 16], dtype)
     params, state = np.zeros(5, dtype), nbprop.optimizer_state(name, 5, dtype)

@@ -182,7 +182,7 @@ def test_bad_input():
         nbprop.lm_step(state, theta, r, j.reshape(2, 3))
     with pytest.raises(ValueError, match="lm_step: state does not fit theta"):
         nbprop.lm_step(nbprop.lm_state(3), theta, r, j)
-    with pytest.raises(ValueError, match="xtol must be at least 0"):
+    with pytest.raises(ValueError, match="xtol must be a finite number of at least 0"):
         nbprop.lm_state(2, xtol=np.nan)
 
 

@@ -133,10 +133,10 @@ def changed(array, index, value):
         ((X[::2], TARGET[::2]), ValueError, "x must be C-contiguous"),
         ((X[:0], TARGET[:0]), ValueError, "x has no samples"),
         ((X, TARGET[:-1]), ValueError, "target must bring as many samples as x, got 36 for 37"),
-        ((X, TARGET, WEIGHTS[:-1]), ValueError, r"weights must have shape \(37,\), got \(36,\)"),
+        ((X, TARGET, WEIGHTS[:-1]), ValueError, "weights must bring as many samples as x, got 36 for 37"),
         ((X, TARGET, WEIGHTS[:, None]), ValueError, r"weights must have shape \(n,\), got \(37, 1\)"),
         ((X, TARGET, -WEIGHTS), ValueError, "weights must not be negative"),
-        ((X, TARGET, 0 * WEIGHTS), ValueError, "weights must not be negative, and not all zero"),
+        ((X, TARGET, 0 * WEIGHTS), ValueError, "weights must not be negative, and their sum positive"),
         ((changed(X, (5, 1), np.nan), TARGET), ValueError, r"x\[5, 1\] is nan"),
         ((X, changed(TARGET, (36, 0), -np.inf)), ValueError, r"target\[36, 0\] is -inf"),
         ((X, changed(TARGET, (0, 1), np.inf)), ValueError, r"target\[0, 1\] is inf"),
@@ -156,7 +156,7 @@ def test_refused_data(arguments, error, said):
         (start().astype(np.float32), TypeError, "theta must hold float64, got float32"),
         (start()[:-1], ValueError, r"theta must have shape \(32,\), got \(31,\)"),
         (start()[None], ValueError, r"theta must have shape \(32,\), got \(1, 32\)"),
-        (np.zeros(64)[::2], ValueError, "theta must be contiguous"),
+        (np.zeros(64)[::2], ValueError, "theta must be C-contiguous"),
     ],
 )
 def test_refused_theta(batch, theta, error, said):

@@ -150,6 +150,8 @@ class Bound:
             launch.enqueue(self, 1, stream)
             if self.result(stream) != 0:
                 problem = arg.LENGTH_RANGE if argument == arg.LENGTHS else arg.CLASS_RANGE
+                if argument == arg.TARGET and self.plan.classes == 0:
+                    problem = arg.TARGET_RANGE
                 self.arrays[argument] = self.arrays[argument].to_host()
                 self._refuse(argument, problem)
 

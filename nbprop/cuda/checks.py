@@ -1,7 +1,8 @@
-"""Whether integers in device memory lie in their range: a launch whose result is how many do not."""
+"""Whether numbers in device memory lie in their range: a launch whose result is how many do not."""
 
 from nbprop import arguments as arg
-from nbprop.arguments import integer_at
+from nbprop.arguments import integer_at, length_at
+from nbprop.cuda import functions as f
 from nbprop.cuda.groups import block_sum
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.toolkit import THREADS, cuda, device_function
@@ -32,6 +33,20 @@ def target_range(result, n, each, least, below, target_address, target_code):
 @on_device(blocks=lambda: 1)
 def lengths_range(result, n, each, least, below, lengths_address, lengths_code):
     _count_wrong(result, n * each, least, below, lengths_address, lengths_code)
+
+
+@on_device(blocks=lambda: 1)
+def target_interval(result, target, n, each, low_bits, high_bits, positions, lengths_address, lengths_code):
+    """How many numbers of a target lie outside low..high and within lengths; NaN does not, it comes out in the loss."""
+    low, high = f.real_of_word(target[0], low_bits), f.real_of_word(target[0], high_bits)
+    wrong, size = like(result[0], 0.0), each // positions
+    for i in range(cuda.threadIdx.x, n * each, THREADS):
+        row = i // size
+        counts = row % positions < length_at(lengths_address, lengths_code, row // positions, positions)
+        wrong += like(wrong, 1.0) if counts and (target[i] < low or target[i] > high) else like(wrong, 0.0)
+    wrong = block_sum(cuda.shared.array(THREADS, result.dtype), wrong)
+    if cuda.threadIdx.x == 0:
+        result[0] = wrong
 
 
 RANGE_CHECKS = {arg.X: x_range, arg.TARGET: target_range, arg.LENGTHS: lengths_range}

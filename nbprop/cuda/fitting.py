@@ -11,8 +11,10 @@ import numpy as np
 from nbprop import arguments as arg
 from nbprop import clipping as host_clipping
 from nbprop import epochs
-from nbprop.arguments import integer_at
+from nbprop.arguments import integer_at, length_at
+from nbprop.checks import check_values
 from nbprop.cuda import clipping, memory, toolkit
+from nbprop.cuda import functions as f
 from nbprop.cuda.groups import block_sum
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.optimizers import Update, optimizer_state
@@ -22,6 +24,7 @@ from nbprop.cuda.training import PAGE, WORD, Batches, Step
 from nbprop.job import check_last_batch
 from nbprop.numerics.random import permutation
 from nbprop.numerics.scalars import like
+from nbprop.plan import no_lengths
 
 TARGET = "cuda"
 
@@ -36,6 +39,20 @@ def count_not_finite(result, x, n):
     for i in range(cuda.threadIdx.x, n, THREADS):
         # False for NaN; math.isfinite would be a call to libdevice.
         wrong += like(wrong, 0.0) if -limit < x[i] < limit else like(wrong, 1.0)
+    wrong = block_sum(cuda.shared.array(THREADS, result.dtype), wrong)
+    if cuda.threadIdx.x == 0:
+        result[0] = wrong
+
+
+@on_device(blocks=lambda: 1)
+def count_unfit(result, x, n, each, low_bits, high_bits, positions, address, code):
+    """result = how many of the n * each numbers of x are not in low..high; those beyond lengths do not count."""
+    low, high = f.real_of_word(x[0], low_bits), f.real_of_word(x[0], high_bits)
+    wrong, size = like(result[0], 0.0), each // positions
+    for i in range(cuda.threadIdx.x, n * each, THREADS):
+        row = i // size
+        beyond = row % positions >= length_at(address, code, row // positions, positions)
+        wrong += like(wrong, 0.0) if beyond or (x[i] >= low and x[i] <= high) else like(wrong, 1.0)
     wrong = block_sum(cuda.shared.array(THREADS, result.dtype), wrong)
     if cuda.threadIdx.x == 0:
         result[0] = wrong
@@ -97,8 +114,11 @@ def check_vector(function, name, array, size, kinds, writable):
     return array
 
 
-def _check_column(function, name, array, n, shape, dtype, integers=None):
-    """Samples (n, *shape) of `dtype`, or of integers: (what they are called, least, most)."""
+def _check_column(function, name, array, n, shape, dtype, integers=None, loss=None, lengths=None):
+    """Samples (n, *shape) of `dtype`, or of integers: (what they are called, least, most).
+
+    loss: the one whose target they are; lengths: how many positions of each count.
+    """
     array = memory.as_array(f"{function}: {name}", array)
     got = f"{array.dtype} array of shape {array.shape}"
     within = "{} {}..{}".format(*integers) if integers else ""
@@ -118,29 +138,40 @@ def _check_column(function, name, array, n, shape, dtype, integers=None):
         wrong = _counted(count_outside, np.float32, {}, array.size, address=array.address, **numbers)
         if wrong:
             raise ValueError(f"{function}: {name} must hold {kind} in {least}..{most}, got {int(wrong)} others")
-    elif not finite(array):
-        raise ValueError(f"{function}: {name} holds NaN or infinity; remove such samples or fill them in")
+        return array
+    sides = [-np.inf, np.inf] if loss is None else loss.target_range
+    largest = float(np.finfo(dtype).max)
+    bits = np.clip(sides, -largest, largest).astype(dtype).view(np.int32 if dtype == np.float32 else np.int64).tolist()
+    numbers = {"each": array.size // len(array), "low_bits": bits[0], "high_bits": bits[1], "positions": 1}
+    numbers |= {"address": 0, "code": 0}
+    if lengths is not None:
+        numbers |= {"positions": shape[0], "address": lengths.address, "code": arg.element_code(lengths.dtype)}
+    if _counted(count_unfit, dtype, {"x": array}, len(array), **numbers):
+        check_values(function, name, array.to_host(), 0, loss, None if lengths is None else lengths.to_host())
     return array
 
 
 def check_data(function, plan, x, target, weights=None, lengths=None, prefix=""):
     """(x, target, weights, lengths) as device arrays that fit the plan and each other."""
 
-    def column(name, array, n, shape, kind="", least=0, below=0):
+    def column(name, array, n, shape, kind="", least=0, below=0, **more):
         integers = (kind, least, below - 1) if below else None
-        return _check_column(function, f"{prefix}{name}", array, n, shape, plan.dtype, integers)
+        return _check_column(function, f"{prefix}{name}", array, n, shape, plan.dtype, integers, **more)
 
-    x = column("x", x, None, plan.input_shape, "classes", below=plan.x_classes)
-    target = column("target", target, len(x), plan.target_shape, "classes", below=plan.classes)
+    n = len(memory.as_array(f"{function}: {prefix}x", x))
+    if lengths is not None:
+        if plan.longest == 0:
+            raise ValueError(f"{function}: {prefix}lengths {no_lengths(plan)}")
+        lengths = column("lengths", lengths, n, (), "lengths", 1, plan.longest + 1)
+    x = column("x", x, None, plan.input_shape, "classes", below=plan.x_classes, lengths=lengths)
+    within = lengths if plan.positions_of_loss > 1 else None
+    more = {"below": plan.classes, "loss": plan.loss, "lengths": within}
+    target = column("target", target, n, plan.target_shape, "classes", **more)
     if weights is not None:
         weights = column("weights", weights, len(x), ())
         host = weights.to_host()
         if host.min() < 0 or not 0 < host.sum(dtype=np.float64) < np.inf:
             raise ValueError(f"{function}: {prefix}weights must not be negative, and their sum positive and finite")
-    if lengths is not None:
-        if plan.longest == 0:
-            raise ValueError(f"{function}: {prefix}lengths is for networks with a layer that takes them")
-        lengths = column("lengths", lengths, len(x), (), "lengths", 1, plan.longest + 1)
     return x, target, weights, lengths
 
 

@@ -161,7 +161,7 @@ class DevicePlan(Plan):
 
     def _range_checks(self):
         """{argument: launch} for the integers whose range is checked before a walk."""
-        from nbprop.cuda.checks import RANGE_CHECKS
+        from nbprop.cuda.checks import RANGE_CHECKS, target_interval
 
         found = {}
         for argument, shape, least, below in (
@@ -172,6 +172,12 @@ class DevicePlan(Plan):
             if below:
                 numbers = {"each": math.prod(shape), "least": least, "below": below}
                 found[argument] = self._append(RANGE_CHECKS[argument], {}, numbers, arg.NAMES[argument])
+        if self.loss is not None and self.target_range != (-math.inf, math.inf):
+            each = math.prod(self.target_shape)
+            low, high = np.array(self.target_range).view(np.int64).tolist()
+            numbers = {"each": each, "low_bits": low, "high_bits": high, "positions": self.positions_of_loss}
+            target = {"target": Buffer(self.batch * each, frame.TARGET, 0)}
+            found[arg.TARGET] = self._append(target_interval, target, numbers, "target")
         return found
 
     def in_one_block(self, n):

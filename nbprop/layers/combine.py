@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from nbprop.arguments import length_at
 from nbprop.fields import shown
 from nbprop.jit import kernel, share, share_blocks
 from nbprop.network import Layer
@@ -63,6 +64,29 @@ def parameters_or_zero(y, v, n, part, parts):
         y[i] = v[i] if v.size > 0 else like(y[i], 0.0)
 
 
+@kernel(optional=("x",))
+def copy_within(y, x, n, positions, size, lengths_address, lengths_code, part, parts):
+    """y = x where a position counts, else 0, whatever x holds there; 0 where x is empty.
+
+    y OUT, x IN: (n, positions, size).
+    """
+    start, stop = share(n * positions, part, parts)
+    if x.size > 0 and lengths_address == 0:
+        y, x = y[start * size : stop * size], x[start * size : stop * size]
+        for i in range(y.size):
+            y[i] = x[i]
+        return
+    for row in range(start, stop):
+        counts = row % positions < length_at(lengths_address, lengths_code, row // positions, positions)
+        to, source = y[row * size : (row + 1) * size], x[row * size : (row + 1) * size]
+        if x.size > 0 and counts:
+            for j in range(size):
+                to[j] = source[j]
+        else:
+            for j in range(size):
+                to[j] = like(to[j], 0.0)
+
+
 @kernel
 def copy_columns(y, x, n, rows, y_width, y_first, x_width, x_first, width, part, parts):
     """y[:, y_first : y_first + width] = x[:, x_first : x_first + width].
@@ -99,13 +123,20 @@ def cuda_kernels(cuda):
         for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
             y[i] = x[i]
 
+    @on_device(copy_within, blocks=lambda n, positions, size: cover(n * positions * size))
+    def copied_within(y, x, n, positions, size, lengths_address, lengths_code):
+        for i in range(cuda.grid(1), n * positions * size, cuda.gridsize(1)):
+            row = i // size
+            counts = row % positions < length_at(lengths_address, lengths_code, row // positions, positions)
+            y[i] = x[i] if counts else like(y[0], 0.0)
+
     @on_device(copy_columns, blocks=lambda n, rows, width: cover(n * rows * width))
     def columns_copied(y, x, n, rows, y_width, y_first, x_width, x_first, width):
         for i in range(cuda.grid(1), n * rows * width, cuda.gridsize(1)):
             row, j = i // width, i % width
             y[row * y_width + y_first + j] = x[row * x_width + x_first + j]
 
-    return add, add_to, copied, columns_copied
+    return add, add_to, copied, copied_within, columns_copied
 
 
 def lower_sequence(build, layers, x, path):

@@ -306,7 +306,6 @@ class Recurrent(Layer):
     def lower(self, build, x, path, names):
         positions, units = x.shape[0], self.units
         weight, recurrent, bias, *more = names
-        build.heeds_lengths(positions)
         z = lower_dense(build, _time_major(build, x), self.gates * units, weight, bias)
         walk = Walk(build, self, positions, recurrent, more, z.buffer)
         h = self.emit_forward(walk)

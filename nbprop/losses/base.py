@@ -98,11 +98,6 @@ def count_positions(dy, weights, n, positions, size, lengths_address, lengths_co
             here[:] = like(ratio, 0.0)
 
 
-def positions_that_count(longest, output_shape):
-    """How many positions of an output a call's lengths may cut; 1 where lengths are none of the loss's business."""
-    return longest if len(output_shape) > 1 and output_shape[0] == longest else 1
-
-
 def cuda_kernels(cuda):
     """The device's mean: partial sums by blocks, and their sum in a second launch; sum(w) stands in partials[0]."""
     from nbprop.cuda.groups import block_sum
@@ -270,6 +265,8 @@ class Loss:
     kernel = None
     curvature = None
     fisher = None
+    target_range = (-math.inf, math.inf)  # where a real target lies, ends included: others are refused
+    applies: tuple = ()  # names of activations that turn an output into what the loss itself makes of it
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -301,7 +298,7 @@ class Loss:
         weights = build.outside("weights", build.batch)
         shape, classes = self.target(y.shape)
         target = None if classes else build.outside("target", build.batch * math.prod(shape))
-        positions = positions_that_count(build.longest(), y.shape)
+        positions = build.positions_of(y.shape)
         build.emit(self.kernel, (losses, dy), (y.buffer, target, weights), (rows, *self.sizes(y.shape)))
         if positions == 1:
             build.emit(loss_mean, (), (losses, weights), (rows,))
@@ -318,6 +315,6 @@ class Loss:
         target = None if classes else build.outside("target", build.batch * math.prod(shape))
         reads = (y_dot, y.buffer, target, weights)
         build.emit(self.fisher if expected else self.curvature, (dy_dot,), reads, (rows, *self.sizes(y.shape)))
-        positions = positions_that_count(build.longest(), y.shape)
+        positions = build.positions_of(y.shape)
         if positions > 1:
             build.emit(count_positions, (), (weights,), (positions, y.size // positions), inplace=(dy_dot,))

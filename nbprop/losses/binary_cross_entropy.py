@@ -66,11 +66,16 @@ class BinaryCrossEntropy(Loss):
     kernel = binary_cross_entropy_kernel
     curvature = binary_cross_entropy_curvature
     fisher = binary_cross_entropy_curvature
+    target_range = (0.0, 1.0)
+    applies = ("sigmoid", "softmax")
 
     def summands(self, y, target):
         return np.concatenate([np.logaddexp(y, 0), target * y], 1) / y.shape[1]
 
 
 def binary_cross_entropy():
-    """Binary cross-entropy on logits, mean over the batch and the outputs, in nats. Targets lie in [0, 1]."""
+    """Binary cross-entropy on logits, mean over the batch and the outputs, in nats.
+
+    Targets lie in 0..1; others are refused.
+    """
     return BinaryCrossEntropy()

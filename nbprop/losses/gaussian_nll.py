@@ -132,6 +132,6 @@ class GaussianNLL(Loss):
 def gaussian_nll():
     """Gaussian negative log-likelihood, mean over the batch and the k targets, in nats without log(2 pi) / 2.
 
-    The output (n, 2k) is k means, then k log variances; the target is (n, k).
+    The output (n, 2k) is k means, then k log variances; the target is (n, k), any finite numbers.
     """
     return GaussianNLL()

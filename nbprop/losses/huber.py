@@ -104,5 +104,8 @@ class Huber(Loss):
 
 
 def huber(delta=1.0):
-    """Huber's loss, mean over the batch and the outputs: quadratic up to |y - t| = delta, linear beyond."""
+    """Huber's loss, mean over the batch and the outputs: quadratic up to |y - t| = delta, linear beyond.
+
+    Targets are any finite numbers.
+    """
     return Huber(delta)

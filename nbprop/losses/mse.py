@@ -111,5 +111,8 @@ class MeanSquaredError(Loss):
 
 
 def mse():
-    """Mean squared error: the mean over the batch and the outputs of (y - t)^2, in the target's unit squared."""
+    """Mean squared error: the mean over the batch and the outputs of (y - t)^2, in the target's unit squared.
+
+    Targets are any finite numbers.
+    """
     return MeanSquaredError()

@@ -101,6 +101,7 @@ class SoftmaxCrossEntropy(Loss):
     kernel = softmax_cross_entropy_kernel
     curvature = softmax_cross_entropy_curvature
     fisher = softmax_cross_entropy_curvature
+    applies = ("softmax", "sigmoid")
 
     def summands(self, y, target):
         top = y.max(1)
@@ -116,6 +117,7 @@ class SoftmaxCrossEntropy(Loss):
 def softmax_cross_entropy():
     """Cross-entropy of softmax(logits) and integer classes, mean over the batch (and positions), in nats.
 
-    The target holds class numbers of any integer type, shape (n, *output_shape[:-1]).
+    The target holds class numbers of any integer type, shape (n, *output_shape[:-1]), in 0..k - 1 for k
+    logits; others are refused.
     """
     return SoftmaxCrossEntropy()

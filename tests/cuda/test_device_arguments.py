@@ -57,6 +57,19 @@ def test_bad_arguments_are_refused(plan, given, case):
     assert grads is None or not grads.to_host().any()
 
 
+def test_targets_outside_the_losss_range_are_refused(given):
+    plan = nbprop.plan(NET, "binary_cross_entropy", batch=N, dtype=np.float32, target="cuda")
+    for wrong in (-0.5, 1.0, 4.0):
+        target = np.ones((N, 4), np.float32)
+        target[1, 2] = wrong
+        given |= {"target": nbprop.cuda.to_device(target), "work": nbprop.workspace(plan)}
+        if wrong == 1.0:
+            assert np.isfinite(nbprop.value_and_grad(plan, **given))
+            continue
+        with pytest.raises(ValueError, match=rf"target must lie in 0\.\.1 .*got {wrong} at target\[1, 2\]"):
+            nbprop.value_and_grad(plan, **given)
+
+
 def test_shared_memory_is_refused(plan, given):
     given["grads"] = given["params"]
     with pytest.raises(ValueError, match="grads is written and shares memory with params"):
