@@ -52,7 +52,8 @@ def _short(value):
 
 def check_number(function, name, kind, value):
     """A hyperparameter as a float, if it is of its kind (see rules.KINDS)."""
-    if not isinstance(value, (int, float, np.number, np.bool_)) or isinstance(value, np.complexfloating):
+    known = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not known and not (kind == rules.SWITCH and isinstance(value, (bool, np.bool_))):
         raise TypeError(f"{function}: {name} must be a number, got {type(value).__name__}")
     found = float(value) if isinstance(value, (bool, np.bool_)) else as_float(value)
     fits = {
