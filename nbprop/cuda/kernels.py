@@ -77,7 +77,7 @@ class DeviceKernel:
 
     def entry(self, dtype):
         """The function (frame, row) that a launch runs: reads its arguments and calls the kernel."""
-        bind = kernel_arguments(len(self.arrays), tuple(self.scalars), NAMED_WORDS)
+        bind = kernel_arguments(len(self.arrays), tuple(self.scalars), NAMED_WORDS, null_absent=False)
         body, real = toolkit.device_function(self.function), np.dtype(dtype).type
 
         def entry(frame, row):

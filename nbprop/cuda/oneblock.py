@@ -22,7 +22,7 @@ MOST_ELEMENTS = 8192
 def _switch(kernels, dtype, number=0):
     """A device function (chosen, frame, row) that calls the chosen one of some kernels."""
     kernel, rest = kernels[0], kernels[1:]
-    bind = kernel_arguments(len(kernel.arrays), tuple(kernel.scalars), NAMED_WORDS)
+    bind = kernel_arguments(len(kernel.arrays), tuple(kernel.scalars), NAMED_WORDS, null_absent=False)
     body, real = device_function(kernel.function), np.dtype(dtype).type
     others = _switch(rest, dtype, number + 1) if rest else None
 

@@ -349,12 +349,13 @@ def spin_pause(typingctx):
 # -- kernels' arguments --------------------------------------------------------------------------------------
 
 
-def kernel_arguments(arrays, scalars, frame_words):
+def kernel_arguments(arrays, scalars, frame_words, null_absent=True):
     """An intrinsic ``bind(frame, row, part, parts)``: the tuple of arguments that a kernel takes.
 
     `arrays` counts the operands in the row (three words each: space, offset, length); `scalars` names what
     follows them. A name in `frame_words` is read from the frame, "part" and "parts" are the walker's, any other is
-    the row's next word.
+    the row's next word. An array that was not given is empty; with `null_absent` it lies at address 0, whatever its
+    offset (see `pointer` in tile.py). Device kernels take no addresses, and spilled registers over it.
     """
 
     @intrinsic
@@ -375,11 +376,11 @@ def kernel_arguments(arrays, scalars, frame_words):
                 space, offset, length = (word(words, position + k) for k in range(3))
                 position += 3
                 start = builder.load(_pointer(builder, base, WORD, space))
-                # An array that was not given is empty and lies nowhere: see `pointer` in tile.py.
                 absent = builder.icmp_unsigned("==", start, ir.Constant(WORD, 0))
                 length = builder.select(absent, ir.Constant(WORD, 0), length)
                 address = builder.add(start, builder.mul(offset, ir.Constant(WORD, itemsize)))
-                address = builder.select(absent, ir.Constant(WORD, 0), address)
+                if null_absent:
+                    address = builder.select(absent, ir.Constant(WORD, 0), address)
                 bound.append(make_array(context, builder, array_type, address, length))
             for name in scalars:
                 if name == "part":
