@@ -30,8 +30,8 @@ from numba.extending import get_cython_function_address
 from paired import ratio, rotate
 from rows import aligned
 
-from nbprop.numerics.gemm import ZERO, gemm, gemm_scratch
-from nbprop.numerics.tile import pointer
+from nbprop.numerics.gemm.blocked import ZERO, gemm, gemm_scratch
+from nbprop.numerics.gemm.microkernel import pointer
 
 # (m, n, k, A is stored transposed): forward, weight gradient and input gradient of small, medium and large layers.
 SHAPES = [

@@ -123,9 +123,9 @@ def matrix_product(row: Row) -> Work:
     """The strided matrix product behind every layer, called from compiled code as BLAS is."""
     from numba import types
 
-    from nbprop.numerics.gemm import ZERO, gemm_scratch
-    from nbprop.numerics.product import GEMM, product
-    from nbprop.numerics.tile import pointer
+    from nbprop.numerics.gemm.blocked import ZERO, gemm_scratch
+    from nbprop.numerics.gemm.entry import GEMM, product
+    from nbprop.numerics.gemm.microkernel import pointer
 
     m, n, k = row.widths
     GEMM.load(types.float32 if row.dtype == "float32" else types.float64)

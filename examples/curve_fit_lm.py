@@ -9,9 +9,9 @@ import time
 import numpy as np
 
 import nbprop
-from nbprop.least_squares import Residuals
-from nbprop.marquardt import levenberg_marquardt
-from nbprop.pictures import picture_option, save_picture
+from nbprop.io.pictures import picture_option, save_picture
+from nbprop.solvers.least_squares import Residuals
+from nbprop.solvers.levenberg_marquardt import levenberg_marquardt
 
 SAMPLES, NOISE = 1000, 0.1
 rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import numpy as np
 
 import nbprop
 import nbprop.data
-from nbprop.pictures import picture_option, save_picture
+from nbprop.io.pictures import picture_option, save_picture
 
 HIDDEN = 16
 

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 import nbprop
-from nbprop import solvers
+from nbprop.solvers import lbfgs as solvers
 
 STEPS, DT, ORBITS, NOISE = 30, 0.05, 8, 0.02
 TRUE = np.array([[-0.1, 2.0], [-2.0, -0.1]])

@@ -10,8 +10,8 @@ import numpy as np
 import scipy.optimize
 
 import nbprop
-from nbprop import solvers
-from nbprop.pictures import picture_option, save_picture
+from nbprop.io.pictures import picture_option, save_picture
+from nbprop.solvers import lbfgs as solvers
 
 POINTS = 40
 net = nbprop.network((1,), nbprop.dense(20, activation="tanh"), nbprop.dense(2))

@@ -13,7 +13,7 @@ from landing.dynamics import STEPS
 from landing.feedback import judge, random_starts, train
 from landing.open_loop import coast_then_burn, least_fuel
 
-from nbprop.pictures import picture_option, save_picture
+from nbprop.io.pictures import picture_option, save_picture
 
 
 def draw(path, controls, states, step, tracks):

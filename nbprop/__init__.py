@@ -1,16 +1,15 @@
 """Backpropagation as a JIT-compiled numerical toolkit. Everything is a flat array; importing compiles nothing."""
 
 from nbprop import schedules
-from nbprop.calls import backward, forward, value, value_and_grad
-from nbprop.clipping import clip_norm, clip_value
-from nbprop.derivatives import fisher_product, gauss_newton_product, hvp, jacobian, jvp, per_sample_grads, vjp
-from nbprop.explain import Contributions, Explanation, explain
-from nbprop.fleets import fit_many
+from nbprop.analysis.explain import Contributions, Explanation, explain
+from nbprop.analysis.gradcheck import gradcheck
+from nbprop.analysis.rounding import RoundingError, rounding_error
+from nbprop.analysis.summary import summary
+from nbprop.autodiff.derivatives import fisher_product, gauss_newton_product, hvp, jacobian, jvp, per_sample_grads, vjp
+from nbprop.autodiff.gradients import backward, forward, value, value_and_grad
+from nbprop.autodiff.operators import gauss_newton_operator, hessian, hessian_operator, jacobian_operator
 from nbprop.generation import generate
-from nbprop.gradcheck import gradcheck
-from nbprop.history import History
-from nbprop.initial import init
-from nbprop.jit import share
+from nbprop.io.networks import load, load_state, save
 from nbprop.layers import (
     activation,
     attention,
@@ -41,21 +40,22 @@ from nbprop.layers import (
     rnn,
     slicing,
 )
-from nbprop.least_squares import least_squares
 from nbprop.losses import binary_cross_entropy, gaussian_nll, huber, mse, softmax_cross_entropy
-from nbprop.marquardt import lm_state, lm_step
-from nbprop.minimizing import minimize
-from nbprop.network import Network, network, views
-from nbprop.operators import gauss_newton_operator, hessian, hessian_operator, jacobian_operator
-from nbprop.optimizers import adagrad, adam, adamw, lion, momentum, nesterov, optimizer_state, rmsprop, rprop, sgd
-from nbprop.plan import Plan, layer_state, plan, workspace
+from nbprop.lowering.plan import Plan, layer_state, plan, workspace
+from nbprop.networks.initializers import init
+from nbprop.networks.network import Network, network, views
+from nbprop.numerics.partition import share
+from nbprop.optimizers.api import adagrad, adam, adamw, lion, momentum, nesterov, optimizer_state, rmsprop, rprop, sgd
+from nbprop.optimizers.clipping import clip_norm, clip_value
 from nbprop.rollouts import rollout, rollout_adjoint, rollout_buffers
-from nbprop.rounding import RoundingError, rounding_error
-from nbprop.scipy_bridge import objective
-from nbprop.solvers import lbfgs_state, lbfgs_step
-from nbprop.storage import load, load_state, save
-from nbprop.summary import summary
-from nbprop.training import fit
+from nbprop.solvers.fit_many import fit_many
+from nbprop.solvers.lbfgs import lbfgs_state, lbfgs_step
+from nbprop.solvers.least_squares import least_squares
+from nbprop.solvers.levenberg_marquardt import lm_state, lm_step
+from nbprop.solvers.minimize import minimize
+from nbprop.solvers.objective import objective
+from nbprop.training.fit import fit
+from nbprop.training.history import History
 
 __all__ = [
     "Contributions",

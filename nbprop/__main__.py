@@ -2,7 +2,7 @@
 
 import sys
 
-from nbprop.cli import main
+from nbprop.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

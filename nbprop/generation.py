@@ -6,16 +6,16 @@ costs one position's work. The loop over positions, and the draws, are compiled.
 
 import numpy as np
 
-from nbprop.calls import forward
-from nbprop.checks import check_column, check_integer, check_number, check_seed, check_vector
-from nbprop.foreign import as_array
-from nbprop.jit import njit
-from nbprop.network import Network
-from nbprop.numerics.functions import exp
+from nbprop.arrays import as_array
+from nbprop.autodiff.gradients import forward
+from nbprop.compiler.jit import njit
+from nbprop.lowering.plan import layer_state, workspace
+from nbprop.lowering.plan import plan as make_plan
+from nbprop.networks.network import Network
+from nbprop.numerics.elementary import exp
 from nbprop.numerics.random import GENERATE, stream, uniform_f64
-from nbprop.pieces import Pace
-from nbprop.plan import layer_state, workspace
-from nbprop.plan import plan as make_plan
+from nbprop.runtime.pieces import Pace
+from nbprop.validation import check_column, check_integer, check_number, check_seed, check_vector
 
 
 @njit

@@ -14,11 +14,11 @@ from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload
 
-from nbprop.checks import check_integer
-from nbprop.foreign import as_array, plain
-from nbprop.jit import FLAGS
-from nbprop.numerics.intrinsics import address_of
-from nbprop.solver_states import overlap
+from nbprop.arrays import as_array, plain
+from nbprop.compiler.intrinsics import address_of
+from nbprop.compiler.jit import FLAGS
+from nbprop.solvers.states import overlap
+from nbprop.validation import check_integer
 
 # (name, rank, whether it is written) of the arrays of `rollout` and `rollout_adjoint`.
 _ARRAYS = ("start", 1, False), ("kept", 2, True), ("segment", 2, True), ("lam", 2, True)

@@ -8,9 +8,9 @@ import functools
 import inspect
 import math
 
-from nbprop.checks import check_integer, check_number
-from nbprop.network import choose
+from nbprop.networks.fields import choose
 from nbprop.numerics.scalars import specialise
+from nbprop.validation import check_integer, check_number
 
 # Arguments that must be above 0; the others may be 0.
 _ABOVE = ("steps", "every", "start_divisor", "final_divisor")

@@ -5,7 +5,7 @@ import numpy as np
 import nbprop
 from nbprop.layers import ACTIVATIONS
 from nbprop.losses import LOSSES
-from nbprop.numerics.functions import exp
+from nbprop.numerics.elementary import exp
 from nbprop.numerics.scalars import like
 
 CLASSIFIER = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dense(4))

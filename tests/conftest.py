@@ -10,7 +10,7 @@ import pytest
 
 import nbprop
 import nbprop.cuda
-from nbprop import threads
+from nbprop.runtime import workers
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,12 +31,12 @@ def rounds(request):
 @pytest.fixture(scope="session")
 def four_cores():
     """Let four threads walk even where there are fewer cores: slow, but their bits and their meetings are real."""
-    before, threads.processor_share = threads.processor_share, lambda: 4
-    threads.ensure(4)
-    threads.insist(True)
+    before, workers.processor_share = workers.processor_share, lambda: 4
+    workers.ensure(4)
+    workers.insist(True)
     yield
-    threads.insist(False)
-    threads.processor_share = before
+    workers.insist(False)
+    workers.processor_share = before
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,7 @@ def isolated_buffers(side):
 
 
 def _work_space():
-    from nbprop import frame
+    from nbprop.program import frame
 
     return frame.WORK
 

@@ -12,10 +12,11 @@ from cases import CASES, data, state_of
 from guard import Arena, Workspace, isolated_buffers
 
 import nbprop
-from nbprop import lowering, table
-from nbprop.jit import kernel
-from nbprop.network import Layer
-from nbprop.optimizers import OPTIMIZERS
+from nbprop.lowering import programs as lowering
+from nbprop.networks.layer import Layer
+from nbprop.optimizers.api import OPTIMIZERS
+from nbprop.program import table
+from nbprop.program.kernel import kernel
 
 dense = nbprop.dense
 

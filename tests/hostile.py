@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import nbprop
-from nbprop import cli
+from nbprop.cli import main as cli
 
 SECONDS, MEGABYTES = 2, 200
 NET = nbprop.network(

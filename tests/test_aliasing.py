@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import nbprop
-from nbprop import arguments as arg
+from nbprop.runtime import arguments as arg
 
 NET = nbprop.network((3,), nbprop.dense(4, "tanh"), nbprop.batchnorm(), nbprop.dense(3))
 SIGNATURES = {

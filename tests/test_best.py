@@ -9,7 +9,7 @@ from cases import same_bits
 from runs import NET, X, Y, start, train
 
 import nbprop
-from nbprop import running
+from nbprop.training import trainer as running
 
 RNG = np.random.default_rng(3)
 REGRESSOR = nbprop.network((3,), nbprop.dense(8, activation="relu"), nbprop.dense(1))

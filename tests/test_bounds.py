@@ -7,10 +7,10 @@ import pytest
 import scipy.optimize
 
 import nbprop
-from nbprop.bounds import Free
-from nbprop.least_squares import Residuals
-from nbprop.methods import METHODS
-from nbprop.searching import Search, Validation
+from nbprop.solvers.bounds import Free
+from nbprop.solvers.least_squares import Residuals
+from nbprop.solvers.methods import METHODS
+from nbprop.solvers.tracking import Search, Validation
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((50, 3))

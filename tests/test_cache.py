@@ -12,12 +12,17 @@ from conftest import ROOT
 from numba.core import event
 
 import nbprop
-from nbprop import disk_cache, jit, sources
+from nbprop.compiler import cache as disk_cache
+from nbprop.compiler import fingerprint as sources
+from nbprop.compiler import jit
+from nbprop.numerics import partition
 
 # Compiles five small functions and says how many came from the cache, and what was warned of.
 FUNCTIONS = f"""
 import warnings
-from nbprop import jit
+from nbprop.compiler import jit
+from nbprop.numerics import partition
+from nbprop.compiler import cache as disk_cache
 {
     "".join(
         f'''
@@ -35,7 +40,9 @@ print(sum(sum(one.stats.cache_hits.values()) for one in made), [str(w.message) f
 """
 
 DYNAMIC = """
-from nbprop import jit
+from nbprop.compiler import jit
+from nbprop.numerics import partition
+from nbprop.compiler import cache as disk_cache
 exec("def function(x): return x + 1", made := {})
 print(jit.njit(made["function"])(1))
 """
@@ -198,8 +205,8 @@ def homeless(monkeypatch, tmp_path):
 
 def test_without_a_home_the_code_goes_to_a_temporary_folder(homeless):
     with pytest.warns(RuntimeWarning, match="finds no home directory.*set NUMBA_CACHE_DIR") as caught:
-        root = jit.cache_root()
-    assert jit.cache_root() == root
+        root = disk_cache.cache_root()
+    assert disk_cache.cache_root() == root
     assert len(caught) == 1
     assert root.is_dir()
     assert root.parent == homeless
@@ -221,7 +228,7 @@ def test_a_temporary_folder_that_others_can_write_to_is_not_used(homeless, how):
     else:
         planted.write_text("")
     with pytest.warns(RuntimeWarning, match="finds no home directory"):
-        root = jit.cache_root()
+        root = disk_cache.cache_root()
     assert root != planted
     assert root.is_dir()
     assert root.stat().st_mode & 0o077 == 0
@@ -352,7 +359,7 @@ def test_a_copy_is_compiled_with_what_is_there_now():
     assert sources.digest_of(again) == sources.digest_of(space["f"])
     copy = sources.renewed(space["itself"])
     assert copy.py_func.__globals__["itself"] is copy
-    assert sources.renewed(jit.share) is jit.share
+    assert sources.renewed(partition.share) is partition.share
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from cases import same_bits
 from runs import NET, X, Y, start, train
 
 import nbprop
-from nbprop import measuring, running
+from nbprop.training import measuring
+from nbprop.training import trainer as running
 
 HELD_OUT = X[:50], Y[:50]
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import nbprop
-from nbprop.cli import main
-from nbprop.compiling import telling
-from nbprop.reading import read_network
+from nbprop.cli.main import main
+from nbprop.cli.networks import read_network
+from nbprop.compiler.report import telling
 
 COMMANDS = ("demo", "train", "predict", "summary", "check", "cache")
 

@@ -9,8 +9,9 @@ import pytest
 from cases import CASES, Buffers, close, data, kinked, same_bits, state_of
 
 import nbprop
-from nbprop.jit import njit, share_blocks
-from nbprop.numerics.functions import exp
+from nbprop.compiler.jit import njit
+from nbprop.numerics.elementary import exp
+from nbprop.numerics.partition import share_blocks
 from nbprop.numerics.scalars import like
 
 pytestmark = pytest.mark.usefixtures("four_cores")

@@ -16,7 +16,7 @@ import pytest
 from numba import config
 
 import nbprop
-from nbprop import table
+from nbprop.program import table
 
 PACKAGE = Path(nbprop.__file__).parent
 # The kernels of a layer with a file `.._cuda.py` are that file's.

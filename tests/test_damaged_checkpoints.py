@@ -9,8 +9,8 @@ from cases import same_bits
 from runs import NET, X, Y, start, train
 
 import nbprop
-from nbprop import checkpoints
-from nbprop.storage import digest
+from nbprop.io.networks import digest
+from nbprop.training import checkpoint as checkpoints
 
 HELD_OUT = X[:50], Y[:50]
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nbprop
-from nbprop.cli import main
-from nbprop.csv_files import TextFormat, TextTable
-from nbprop.data_files import Choices, open_data
+from nbprop.cli.main import main
+from nbprop.io.csv_files import TextFormat, TextTable
+from nbprop.io.data_files import Choices, open_data
 
 FLOAT64 = np.dtype(np.float64)
 

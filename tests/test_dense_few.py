@@ -6,7 +6,7 @@ from cases import close, same_bits
 from test_contract import everything
 
 import nbprop
-from nbprop.layers.dense_few import dense_backward_few
+from nbprop.layers.dense.few_rows import dense_backward_few
 
 pytestmark = pytest.mark.usefixtures("four_cores")
 

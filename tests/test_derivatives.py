@@ -7,9 +7,9 @@ import pytest
 import stored
 
 import nbprop
-from nbprop import threads
 from nbprop.layers import ACTIVATIONS
 from nbprop.losses import LOSSES
+from nbprop.runtime import workers
 
 CASES = stored.load("second_order")
 TOLERANCE = {np.float64: 1e-12, np.float32: 2e-5}
@@ -17,9 +17,9 @@ TOLERANCE = {np.float64: 1e-12, np.float32: 2e-5}
 
 @pytest.fixture(autouse=True, scope="module")
 def _four_cores():
-    before, threads.processor_share = threads.processor_share, lambda: 4
+    before, workers.processor_share = workers.processor_share, lambda: 4
     yield
-    threads.processor_share = before
+    workers.processor_share = before
 
 
 def close(name, got, wanted, dtype):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nbprop.cli import main
+from nbprop.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"

@@ -8,7 +8,7 @@ import pytest
 
 import nbprop
 from nbprop import layers, losses
-from nbprop.network import REGISTRY
+from nbprop.networks.layer import REGISTRY
 
 DENSE = nbprop.dense(2)
 # Every constructor of a layer or a loss that takes arguments, with arguments that are right.

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import nbprop
-from nbprop import solvers
-from nbprop.fleets import METHODS, _is_finite
-from nbprop.pieces import Pace
+from nbprop.runtime.pieces import Pace
+from nbprop.solvers import lbfgs as solvers
+from nbprop.solvers.fit_many import METHODS, _is_finite
 
 NET = nbprop.network((2,), nbprop.dense(6, activation="tanh"), nbprop.dense(1))
 RNG = np.random.default_rng(0)

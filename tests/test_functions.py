@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
-from nbprop.jit import FLAGS
-from nbprop.numerics import functions
+from nbprop.compiler.jit import FLAGS
+from nbprop.numerics import elementary as functions
 
 DTYPES = (np.float32, np.float64)
 MP = mpmath.mp.clone()

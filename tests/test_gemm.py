@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbprop.jit import FLAGS
-from nbprop.numerics import gemm as gemm_module
-from nbprop.numerics import tile as tile_module
-from nbprop.numerics import vectors as vectors_module
-from nbprop.numerics.gemm import ACCUMULATE, BIAS, ZERO, gemm_ahead, gemm_scratch, transpose
-from nbprop.numerics.tile import pointer
+from nbprop.compiler import simd as vectors_module
+from nbprop.compiler.jit import FLAGS
+from nbprop.numerics.gemm import blocked as gemm_module
+from nbprop.numerics.gemm import microkernel as tile_module
+from nbprop.numerics.gemm.blocked import ACCUMULATE, BIAS, ZERO, gemm_ahead, gemm_scratch, transpose
+from nbprop.numerics.gemm.microkernel import pointer
 
 GUARD = 7
 NOWHERE = 1 << 40  # elements past a buffer: no memory is there

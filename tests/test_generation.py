@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import nbprop
+from nbprop.compiler.jit import njit
 from nbprop.generation import draw
-from nbprop.jit import njit
 from nbprop.numerics.random import GENERATE, stream, uniform_f64
-from nbprop.pieces import Pace
+from nbprop.runtime.pieces import Pace
 
 NET = nbprop.network(
     (6,),

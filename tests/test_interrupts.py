@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from nbprop.pieces import Pace, in_threads
+from nbprop.runtime.pieces import Pace, in_threads
 
 CHILD = """
 import signal, threading, time

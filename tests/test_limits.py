@@ -6,7 +6,7 @@ import pytest
 import nbprop
 from nbprop.layers.activation import _apply, add_curvature, scale_by_derivative
 from nbprop.numerics.activations import ACTIVATIONS, NEEDS_INPUT
-from nbprop.optimizers import OPTIMIZERS
+from nbprop.optimizers.api import OPTIMIZERS
 
 DTYPES = (np.float32, np.float64)
 INF = np.inf

@@ -8,8 +8,9 @@ import pytest
 from cases import CASES
 
 import nbprop
-from nbprop import lowering, placing
 from nbprop.losses import loss_named
+from nbprop.lowering import memory as placing
+from nbprop.lowering import programs as lowering
 
 DENSE = nbprop.dense(3, "tanh")
 

@@ -7,10 +7,10 @@ import scipy.optimize
 from numba import types
 
 import nbprop
-from nbprop import marquardt
-from nbprop.jit import FLAGS
+from nbprop.compiler.jit import FLAGS
 from nbprop.numerics.cholesky import cholesky, cholesky_scratch
-from nbprop.numerics.product import GEMM
+from nbprop.numerics.gemm.entry import GEMM
+from nbprop.solvers import levenberg_marquardt as marquardt
 
 
 def test_linear_least_squares_in_a_few_steps():

@@ -9,8 +9,10 @@ import pytest
 from scipy.optimize import LinearConstraint, NonlinearConstraint
 
 import nbprop
-from nbprop import line_search, problem, scipy_bridge, solvers
-from nbprop.methods import METHODS
+from nbprop.solvers import lbfgs as solvers
+from nbprop.solvers import line_search, problem
+from nbprop.solvers import objective as scipy_bridge
+from nbprop.solvers.methods import METHODS
 
 NET = nbprop.network((2,), nbprop.dense(6, activation="tanh"), nbprop.dense(1))
 RNG = np.random.default_rng(5)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import nbprop
-from nbprop.arguments import length_at
-from nbprop.jit import kernel
-from nbprop.network import Layer
+from nbprop.lowering.plan import MODES
+from nbprop.networks.layer import Layer
 from nbprop.numerics.scalars import like
-from nbprop.plan import MODES
+from nbprop.program.elements import length_at
+from nbprop.program.kernel import kernel
 
 
 @kernel

@@ -8,8 +8,12 @@ import pytest
 import stored
 
 import nbprop
-from nbprop import clipping, optimizers, rules, schedules, threads
-from nbprop.optimizers import OPTIMIZERS
+from nbprop import schedules
+from nbprop.optimizers import api as optimizers
+from nbprop.optimizers import clipping
+from nbprop.optimizers import update_rules as rules
+from nbprop.optimizers.api import OPTIMIZERS
+from nbprop.runtime import pool as threads
 
 TRAJECTORIES = stored.load("optimizers")
 START = TRAJECTORIES.pop("problem")[1]
@@ -290,7 +294,7 @@ def test_tables_agree():
 
 def test_number_types_compile_nothing_new():
     """NumPy numbers and integers for hyperparameters give the same step and no new compiled signature."""
-    from nbprop import steps
+    from nbprop.optimizers import step as steps
 
     params, grads, state = sample(5, np.float64, "adam")
     nbprop.adam(params, grads, state, 0, 0.5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nbprop
-from nbprop import frame
+from nbprop.program import frame
 
 dense, network = nbprop.dense, nbprop.network
 

@@ -9,7 +9,7 @@ import pytest
 from numba.core.errors import TypingError
 from scipy import special, stats
 
-from nbprop.jit import FLAGS, njit
+from nbprop.compiler.jit import FLAGS, njit
 from nbprop.numerics import random
 
 DTYPES = (np.float32, np.float64)

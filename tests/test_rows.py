@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from cases import same_bits
 
-from nbprop.jit import njit
-from nbprop.numerics.rows import (
+from nbprop.compiler.jit import njit
+from nbprop.numerics.reductions import (
     row_dot,
     row_dots_about,
     row_max,

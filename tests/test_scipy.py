@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 
 import nbprop
-from nbprop import scipy_bridge
+from nbprop.solvers import objective as scipy_bridge
 
 RNG = np.random.default_rng(7)
 N = 37

@@ -5,8 +5,8 @@ import pytest
 from cases import Buffers, close, same_bits
 
 import nbprop
-from nbprop import table
 from nbprop.layers import ACTIVATIONS
+from nbprop.program import table
 
 # Columns below a vector, a whole one and more, groups of 1, 2, 4 and 8 vectors; the last is too large to be single.
 WIDTHS = (1, 2, 3, 16, 17, 40, 70, 131, 300)

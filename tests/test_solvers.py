@@ -6,7 +6,8 @@ import pytest
 import scipy.optimize
 
 import nbprop
-from nbprop import line_search, solvers
+from nbprop.solvers import lbfgs as solvers
+from nbprop.solvers import line_search
 
 
 def quadratic(n, condition=1e3):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import nbprop
-from nbprop import sources
-from nbprop.jit import kernel
+from nbprop.compiler import fingerprint as sources
 from nbprop.losses import LOSSES, Loss
-from nbprop.network import REGISTRY, Layer
+from nbprop.networks.layer import REGISTRY, Layer
+from nbprop.program.kernel import kernel
 
 HELPERS = """
 SCALE = 2.0

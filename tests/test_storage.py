@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import nbprop
-from nbprop import storage
+from nbprop.io import networks as storage
 
 NET = nbprop.network(
     (6,),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nbprop
-from nbprop import threads
+from nbprop.runtime import pool as threads
 
 pytestmark = pytest.mark.usefixtures("four_cores")
 
@@ -143,7 +143,8 @@ import os, sys, threading
 import numba
 import numpy as np
 import nbprop
-from nbprop import threads
+from nbprop.runtime import pool as threads
+from nbprop.runtime import workers
 
 net = nbprop.network((13,), nbprop.dense(40, activation="gelu"), nbprop.dense(4))
 one, two = (nbprop.plan(net, "mse", 64, threads=count) for count in (1, 2))
@@ -151,7 +152,7 @@ params, x, target = nbprop.init(net, seed=1), np.ones((64, 13)), np.zeros((64, 4
 grads, work = np.empty_like(params), nbprop.workspace(one)
 wanted = nbprop.value_and_grad(one, params, x, target, grads, work)
 DONE = threads._WORKER + threads.WORKER_WORDS + threads.DONE
-threads.insist(True)
+workers.insist(True)
 
 
 @numba.njit
@@ -168,10 +169,10 @@ def free(plan, params, x, target, grads, work, count):
 """
 
 LOCKS_AND_FORKS = """
-share = threads.processor_share()
+share = workers.processor_share()
 capped = nbprop.plan(net, "mse", 64, threads=10 * share)
 assert threads._words[threads.WORKERS] == share - 1, "more workers than cores"
-threads.processor_share = lambda: 2
+workers.processor_share = lambda: 2
 two = nbprop.Plan(net, two.loss, 64, two.dtype, 2)
 assert threads._words[threads.WORKERS] >= 1
 

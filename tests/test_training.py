@@ -9,9 +9,14 @@ from runs import LOSS, NET, X, Y, start, train
 
 import nbprop
 import nbprop.data
-from nbprop import arguments as arg
-from nbprop import clipping, epochs, job, running, schedules, threads
+from nbprop import schedules
 from nbprop.numerics.random import permutation
+from nbprop.optimizers import clipping
+from nbprop.runtime import arguments as arg
+from nbprop.runtime import pool as threads
+from nbprop.training import job
+from nbprop.training import loop as epochs
+from nbprop.training import trainer as running
 
 
 def plain_loop(x, y, weights, count, optimizer, rate_of, clip_norm=None, clip_value=None, shuffle=True, **options):

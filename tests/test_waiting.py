@@ -6,7 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from nbprop import cores, threads
+from nbprop.runtime import cores
+from nbprop.runtime import pool as threads
 
 C_FUNCTION = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 ASK_CORES = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
@@ -262,11 +263,12 @@ def test_a_quota_caps_the_threads(monkeypatch):
 NOBODY_COMES = """
 import numpy as np
 import nbprop
-from nbprop import threads
+from nbprop.runtime import pool as threads
+from nbprop.runtime import workers
 
 net = nbprop.network((13,), nbprop.dense(40, activation="gelu"), nbprop.dense(4))
 alone = nbprop.plan(net, "mse", 64)
-threads.ensure = lambda count: None
+workers.ensure = lambda count: None
 threads._words[threads.WORKERS], threads._words[threads.CORES] = 3, 4
 plan = nbprop.plan(net, "mse", 64, threads=4)
 params, x, target = nbprop.init(net, seed=1), np.ones((64, 13)), np.zeros((64, 4))

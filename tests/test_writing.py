@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nbprop import writing
+from nbprop.io import atomic as writing
 
 
 def text(contents):

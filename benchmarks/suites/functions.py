@@ -17,8 +17,8 @@ class Functions:
 
     def setup(self, function: str, dtype: str) -> None:
         with needed():
-            from nbprop.jit import njit
-            from nbprop.numerics import functions
+            from nbprop.compiler.jit import njit
+            from nbprop.numerics import elementary as functions
 
             chosen = getattr(functions, function)
 

@@ -21,7 +21,7 @@ def numbers() -> np.ndarray:
 def nbprop(row: Row, threads: int) -> Work:
     """The one op that the layer's plan has, on arrays of its operands' sizes."""
     import nbprop as nb
-    from nbprop import frame
+    from nbprop.program import frame
 
     layer = {
         "layernorm": nb.layernorm,

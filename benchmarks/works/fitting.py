@@ -143,8 +143,8 @@ def _stopping(fun, goal: float, most: int):
 
 def marquardt(plan, x, target, start, goal) -> bool:
     """nbprop's own solver, driven as least_squares does."""
-    from nbprop.least_squares import Residuals
-    from nbprop.marquardt import levenberg_marquardt
+    from nbprop.solvers.least_squares import Residuals
+    from nbprop.solvers.levenberg_marquardt import levenberg_marquardt
 
     residuals = Residuals(plan, x, target, None)
     fun, most = _stopping(residuals, goal, MOST["marquardt"]), MOST["marquardt"]
@@ -176,7 +176,7 @@ def scipy_differences(row: Row, threads: int) -> Work:
 
 def _differences(plan, x, target, start, goal) -> bool:
     """scipy's least_squares, which differences the residuals; the network still is nbprop's."""
-    from nbprop.least_squares import Residuals
+    from nbprop.solvers.least_squares import Residuals
 
     state = {"reached": False}
 

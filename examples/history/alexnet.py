@@ -24,7 +24,7 @@ import numpy as np
 
 import nbprop
 from command import options
-from nbprop.pictures import save_picture
+from nbprop.io.pictures import save_picture
 
 SIDE, BATCH = 224, 16
 PHOTOGRAPHS = (

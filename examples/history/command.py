@@ -2,7 +2,7 @@
 
 import argparse
 
-from nbprop.pictures import add_picture
+from nbprop.io.pictures import add_picture
 
 
 def options(description, seed=0, drawn="what was found"):

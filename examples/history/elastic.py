@@ -14,7 +14,7 @@ import numpy as np
 
 import nbprop
 from command import command
-from nbprop.pictures import save_picture
+from nbprop.io.pictures import save_picture
 
 SIZES, X, WANTED = (3, 4, 3, 2), np.array([0.8, -0.5, 0.3]), np.array([0.7, -0.6])
 STEPS, RATE = 400, 0.1

@@ -18,7 +18,7 @@ from language import gpt2
 
 import nbprop
 from command import options
-from nbprop.pictures import save_picture
+from nbprop.io.pictures import save_picture
 
 LAYERS, HEADS, WIDTH, POSITIONS, BATCH, STEPS = 4, 4, 128, 64, 12, 2000
 QUICK = {"layers": 2, "heads": 2, "width": 64, "steps": 600}

@@ -33,7 +33,7 @@ import numpy as np
 import nbprop
 import nbprop.data
 from command import options
-from nbprop.pictures import save_picture
+from nbprop.io.pictures import save_picture
 
 NET = nbprop.network(
     (28, 28, 1),

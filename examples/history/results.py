@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-from nbprop.writing import write_atomically
+from nbprop.io.atomic import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
 REQUIRED = 0.9

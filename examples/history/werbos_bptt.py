@@ -22,7 +22,7 @@ import numpy as np
 
 import nbprop
 from command import command
-from nbprop.pictures import save_picture
+from nbprop.io.pictures import save_picture
 
 UNITS, BITS, SEQUENCES, STREAM = 12, 20, 256, 400
 LONG = 1000

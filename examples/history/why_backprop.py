@@ -21,7 +21,7 @@ import numpy as np
 import nbprop
 import nbprop.data
 from command import command
-from nbprop.pictures import save_picture
+from nbprop.io.pictures import save_picture
 
 HELD_OUT, BUDGET, QUICK_BUDGET = 360, 10_000, 3_000
 COSTS = {"backprop": 3, "last layer": 3, "all weights at once": 2, "one weight at a time": 1}

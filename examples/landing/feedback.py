@@ -7,7 +7,7 @@ import numpy as np
 from landing.dynamics import GRAVITY, STEPS, fly, fly_back
 
 import nbprop
-from nbprop import solvers
+from nbprop.solvers import lbfgs as solvers
 
 DT, STARTS = 1.25, 256  # s a step; landers trained on
 MISS, FUEL = np.array([10.0, 10.0, 1.0, 1.0]), 20.0  # m, m/s and kg that count 1 in the loss

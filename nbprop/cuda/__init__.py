@@ -86,14 +86,6 @@ def require():
         raise RuntimeError(problem)
 
 
-def device_plan_class():
-    """The class of plans for the device; raises RuntimeError where CUDA cannot run."""
-    require()
-    from nbprop.cuda.plan import DevicePlan
-
-    return DevicePlan
-
-
 def __getattr__(name):
     if name not in _NAMES:
         raise AttributeError(f"module 'nbprop.cuda' has no attribute {name!r}")

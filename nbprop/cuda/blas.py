@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbprop import frame
 from nbprop.cuda import toolkit
 from nbprop.cuda.kernels import PARTIALS
 from nbprop.layers.activation import activation_inplace
-from nbprop.layers.dense import dense_backward_input, dense_backward_parameters, dense_forward
+from nbprop.layers.dense.kernels import dense_backward_input, dense_backward_parameters, dense_forward
 from nbprop.numerics.activations import IDENTITY, RELU
+from nbprop.program import frame
 
 # Multiply-adds of a product from which on cuBLASLt makes it. A guess until `make bench-gpu` has measured it.
 CROSSOVER = 1 << 24

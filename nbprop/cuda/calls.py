@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from nbprop import arguments as arg
-from nbprop import frame, table
 from nbprop.cuda import memory, toolkit
 from nbprop.cuda.blas import ProductLaunch
 from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT, TABLE
-from nbprop.refusals import refusal
-from nbprop.walk import SPACE_OF_ARGUMENT
+from nbprop.program import elements, frame, table
+from nbprop.runtime import arguments as arg
+from nbprop.runtime.errors import refusal
+from nbprop.runtime.walker import SPACE_OF_ARGUMENT
 
 # function -> (program, the one with dx where it differs; arguments beside params, x, work; which of them are written)
 _FUNCTIONS = {
@@ -87,7 +87,7 @@ class Bound:
             (arg.DY, plan.output_shape, plan.element_code),
             (arg.DX, plan.input_shape, plan.element_code),
             (arg.WEIGHTS, (), plan.element_code),
-            (arg.LENGTHS, (), arg.ANY_INTEGER),
+            (arg.LENGTHS, (), elements.ANY_INTEGER),
         ):
             if given[argument] is not None:
                 self._check_samples(argument, shape, code, n)
@@ -95,7 +95,7 @@ class Bound:
             self._refuse(arg.LENGTHS, arg.NO_LENGTHS)
         if plan.positions and step >= plan.positions:
             self._refuse(arg.CALL_STEP, arg.POSITION_RANGE)
-        if given[arg.DX] is not None and plan.x_code == arg.ANY_INTEGER:
+        if given[arg.DX] is not None and plan.x_code == elements.ANY_INTEGER:
             self._refuse(arg.DX, arg.NO_DERIVATIVE)
         for argument in (arg.WORK, arg.STATE, *self.written):
             self._check_alone(argument)
@@ -113,8 +113,8 @@ class Bound:
 
     def _check_samples(self, argument, shape, code, n):
         array = self.arrays[argument]
-        seen = arg.element_code(array.dtype)
-        if seen != code if code != arg.ANY_INTEGER else seen == 0 or seen > arg.FLOAT:
+        seen = elements.element_code(array.dtype)
+        if seen != code if code != elements.ANY_INTEGER else seen == 0 or seen > elements.FLOAT:
             self._refuse(argument, arg.DTYPE)
         if array.shape[1:] != shape or array.ndim != len(shape) + 1:
             self._refuse(argument, arg.SHAPE_DIFFERS)
@@ -170,7 +170,7 @@ class Bound:
         words[frame.N], words[frame.ACCUMULATE], words[frame.STEP] = self.n, bool(accumulate), step
         for argument, word in _CODES.items():
             if self.arrays[argument] is not None:
-                words[word] = arg.element_code(self.arrays[argument].dtype)
+                words[word] = elements.element_code(self.arrays[argument].dtype)
         self.frame_address = work
         return words
 

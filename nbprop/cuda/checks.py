@@ -1,12 +1,12 @@
 """Whether numbers in device memory lie in their range: a launch whose result is how many do not."""
 
-from nbprop import arguments as arg
-from nbprop.arguments import integer_at, length_at
 from nbprop.cuda import functions as f
 from nbprop.cuda.groups import block_sum
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.toolkit import THREADS, cuda, device_function
 from nbprop.numerics.scalars import like
+from nbprop.program.elements import integer_at, length_at
+from nbprop.runtime import arguments as arg
 
 
 @device_function

@@ -1,8 +1,7 @@
-"""Gradient clipping on the device, by value and by global norm (see nbprop/clipping.py)."""
+"""Gradient clipping on the device, by value and by global norm (see nbprop/optimizers/clipping.py)."""
 
 import numpy as np
 
-from nbprop.arguments import integer_at
 from nbprop.cuda import functions as f
 from nbprop.cuda import memory
 from nbprop.cuda.groups import block_sum, team_max
@@ -10,6 +9,7 @@ from nbprop.cuda.kernels import on_device
 from nbprop.cuda.sequence import Sequence
 from nbprop.cuda.toolkit import MOST_BLOCKS, THREADS, cover, cuda
 from nbprop.numerics.scalars import like
+from nbprop.program.elements import integer_at
 
 
 def _elements(n):

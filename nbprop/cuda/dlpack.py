@@ -87,8 +87,6 @@ def capsule(owner, address, shape, dtype, device):
 
 def view(name, value, stream):
     """(shape, dtype, address) of another library's array, which orders its own pending work before `stream`."""
-    from nbprop.cuda.memory import check_strides
-
     # 1 names the legacy default stream (Python array API standard, __dlpack__).
     found = value.__dlpack__(**({} if toolkit.SIMULATED else {"stream": int(stream.handle) if stream else 1}))
     managed = ctypes.cast(_python.PyCapsule_GetPointer(found, b"dltensor"), ctypes.POINTER(_Managed)).contents
@@ -103,3 +101,12 @@ def view(name, value, stream):
         check_strides(name, shape, strides, dtype.itemsize)
     # The capsule is not consumed: its memory stays the producer's, which the caller keeps alive.
     return shape, dtype, (tensor.data or 0) + tensor.byte_offset
+
+
+def check_strides(name, shape, strides, itemsize):
+    """Refuse an array that is not C-contiguous; strides in bytes, None for contiguous."""
+    expected = itemsize
+    for extent, stride in zip(reversed(shape), reversed(strides or ()), strict=False):
+        if extent > 1 and stride != expected:
+            raise ValueError(f"{name} must be C-contiguous; copy it once with its library's ascontiguousarray")
+        expected *= extent

@@ -8,11 +8,6 @@ import math
 
 import numpy as np
 
-from nbprop import arguments as arg
-from nbprop import clipping as host_clipping
-from nbprop import epochs
-from nbprop.arguments import integer_at, length_at
-from nbprop.checks import check_values
 from nbprop.cuda import clipping, memory, toolkit
 from nbprop.cuda import functions as f
 from nbprop.cuda.groups import block_sum
@@ -21,10 +16,16 @@ from nbprop.cuda.optimizers import Update, optimizer_state
 from nbprop.cuda.sequence import Sequence
 from nbprop.cuda.toolkit import THREADS, cuda
 from nbprop.cuda.training import PAGE, WORD, Batches, Step
-from nbprop.job import check_last_batch
+from nbprop.lowering.plan import no_lengths
 from nbprop.numerics.random import permutation
 from nbprop.numerics.scalars import like
-from nbprop.plan import no_lengths
+from nbprop.optimizers import clipping as host_clipping
+from nbprop.program import elements
+from nbprop.program.elements import integer_at, length_at
+from nbprop.runtime import arguments as arg
+from nbprop.training import loop as epochs
+from nbprop.training.job import check_last_batch
+from nbprop.validation import check_values
 
 TARGET = "cuda"
 
@@ -134,7 +135,7 @@ def _check_column(function, name, array, n, shape, dtype, integers=None, loss=No
         raise ValueError(f"{function}: {name} has no samples; pass at least one")
     if integers:
         kind, least, most = integers
-        numbers = {"code": arg.element_code(array.dtype), "least": least, "below": most + 1}
+        numbers = {"code": elements.element_code(array.dtype), "least": least, "below": most + 1}
         wrong = _counted(count_outside, np.float32, {}, array.size, address=array.address, **numbers)
         if wrong:
             raise ValueError(f"{function}: {name} must hold {kind} in {least}..{most}, got {int(wrong)} others")
@@ -145,7 +146,7 @@ def _check_column(function, name, array, n, shape, dtype, integers=None, loss=No
     numbers = {"each": array.size // len(array), "low_bits": bits[0], "high_bits": bits[1], "positions": 1}
     numbers |= {"address": 0, "code": 0}
     if lengths is not None:
-        numbers |= {"positions": shape[0], "address": lengths.address, "code": arg.element_code(lengths.dtype)}
+        numbers |= {"positions": shape[0], "address": lengths.address, "code": elements.element_code(lengths.dtype)}
     if _counted(count_unfit, dtype, {"x": array}, len(array), **numbers):
         check_values(function, name, array.to_host(), 0, loss, None if lengths is None else lengths.to_host())
     return array

@@ -2,8 +2,9 @@
 
 import math
 
-from nbprop.jit import njit
-from nbprop.numerics import functions, scalars
+from nbprop.compiler.jit import njit
+from nbprop.numerics import elementary as functions
+from nbprop.numerics import scalars
 
 
 @njit

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbprop import frame
 from nbprop.cuda import fused_kernels, tile, toolkit
 from nbprop.cuda.fused_kernels import SAMPLES, blocks_of, stride_of
 from nbprop.cuda.kernels import kernels_of
@@ -24,11 +23,12 @@ from nbprop.cuda.tile import BIAS, CODE, KEEP, LAYER_WORDS, MOST_LAYERS, N_IN, N
 from nbprop.cuda.tile_losses import NUMBERS
 from nbprop.cuda.toolkit import SIMULATED
 from nbprop.layers.activation import Activation
-from nbprop.layers.dense import Dense
+from nbprop.layers.dense.layer import Dense
 from nbprop.layers.reshape import Flatten, Reshape
-from nbprop.lowering import Buffer
 from nbprop.numerics.activations import ACTIVATIONS, IDENTITY, NEEDS_INPUT
-from nbprop.table import VALUE, VALUE_AND_GRAD
+from nbprop.program import frame
+from nbprop.program.ops import Buffer
+from nbprop.program.table import VALUE, VALUE_AND_GRAD
 
 # Samples of a batch from which on a plan takes this way: a tile for each multiprocessor of an H100. Not measured.
 FEWEST_SAMPLES = 1 << 40 if SIMULATED else 132 * 128

@@ -6,15 +6,15 @@ A slice holds the gradients of all parameters, then the sum of the losses, both 
 import numpy as np
 from numba import float32, int64
 
+from nbprop.compiler.jit import njit
 from nbprop.cuda import tile
 from nbprop.cuda.functions import real_of_word
 from nbprop.cuda.groups import block_sum, row_factor, sum_of_slices
 from nbprop.cuda.kernels import on_device, word_at
+from nbprop.cuda.losses.base import cuda_weight_sum
 from nbprop.cuda.tile import BIAS, CODE, FEWEST_PARTS, LAYER_WORDS, MOST_WORDS, N_IN, N_OUT, X, Y
 from nbprop.cuda.tile_losses import loss_of_sample
 from nbprop.cuda.toolkit import SIMULATED, THREADS, cover, cuda, device_function
-from nbprop.jit import njit
-from nbprop.losses.base import cuda_weight_sum
 from nbprop.numerics.activations import IDENTITY
 from nbprop.numerics.scalars import like
 

@@ -4,8 +4,8 @@ A *team* is a power of two of neighbouring threads that work on one row together
 Every thread of the block must call these functions: they meet at barriers.
 """
 
+from nbprop.compiler.jit import njit
 from nbprop.cuda.toolkit import THREADS, cuda, device_function
-from nbprop.jit import njit
 from nbprop.numerics.scalars import like
 
 

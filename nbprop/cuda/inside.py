@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from nbprop.cuda.toolkit import cuda, device_function
 from nbprop.layers.activation import Activation
-from nbprop.layers.dense import Dense
+from nbprop.layers.dense.layer import Dense
 from nbprop.layers.reshape import Flatten
-from nbprop.network import Network
+from nbprop.networks.network import Network
 from nbprop.numerics.activations import ACTIVATIONS, IDENTITY, NEEDS_INPUT, SOFTMAX, slope_of, value_of
 from nbprop.numerics.scalars import like
 

@@ -16,19 +16,21 @@ reading the operands from there is the CPU walker's own intrinsic.
 """
 
 import functools
+import importlib
 import inspect
 import sys
 
 import numpy as np
 from numba import types
 
-from nbprop import frame
+from nbprop.compiler.fingerprint import digest_of, is_ours
+from nbprop.compiler.intrinsics import as_frame, load
+from nbprop.compiler.jit import njit
 from nbprop.cuda import toolkit
 from nbprop.cuda.toolkit import SIMULATED, THREADS, host_array
-from nbprop.jit import FRAME_WORDS as HOST_WORDS
-from nbprop.jit import njit
-from nbprop.numerics.intrinsics import as_frame, kernel_arguments, load
-from nbprop.sources import digest_of, is_ours
+from nbprop.program import frame
+from nbprop.program.binding import kernel_arguments
+from nbprop.program.kernel import FRAME_WORDS as HOST_WORDS
 
 # What only a device's frame has, behind the host's words: two spaces, and the address of the plan's table.
 PARTIALS, RESULT, TABLE = frame.WORDS, frame.WORDS + 1, frame.WORDS + 2
@@ -146,9 +148,47 @@ def simulated_arguments(kernel, dtype, frame_address, row_address):
 
 
 def kernels_of(module):
-    """The kernels that a module defines for the device, in the order of its launches."""
+    """The device kernels of a module of layers, losses or rules, in the order of their launches.
+
+    A user's module defines `cuda_kernels(cuda)` itself; those of the package lie in nbprop/cuda/layers, losses and
+    update_rules.py.
+    """
     make = getattr(module, "cuda_kernels", None)
-    return () if make is None else _made(make, None if is_ours(make) else digest_of(make))
+    if make is not None:
+        return _made(make, None if is_ours(make) else digest_of(make))
+    name = getattr(module, "__name__", "")
+    if name in _MODULES:
+        return kernels_of(importlib.import_module(_MODULES[name]))
+    return getattr(module, "CUDA_KERNELS", ())
+
+
+# CPU module: where its kernels for the device are
+_MODULES = {
+    f"nbprop.{place}": f"nbprop.cuda.{there}"
+    for place, there in {
+        "numerics.copies": "layers.combine",
+        "layers.attention.kernels": "layers.attention",
+        "layers.attention.decoding": "layers.attention_decoding",
+        "layers.conv.kernels": "layers.conv",
+        "layers.dense.kernels": "layers.dense",
+        "layers.dense.pieces": "layers.dense_pieces",
+        "layers.dense.tied": "layers.tied",
+        "optimizers.update_rules": "update_rules",
+        **{
+            f"layers.{name}": f"layers.{name}"
+            for name in (
+                "activation", "batchnorm", "dropout", "embedding", "gru", "image", "layernorm", "local_response_norm",
+                "lstm", "pool", "positions", "recurrent", "rnn", "slicing",
+            )
+        },
+        **{
+            f"losses.{name}": f"losses.{name}"
+            for name in (
+                "base", "binary_cross_entropy", "gaussian_nll", "huber", "mse", "softmax_cross_entropy",
+            )
+        },
+    }.items()
+}  # fmt: skip
 
 
 @functools.cache
@@ -159,8 +199,8 @@ def _made(make, digest):
 
 def all_kernels():
     """Those of every layer and loss that has been imported."""
-    names = sorted(name for name in sys.modules if name.startswith(("nbprop.layers.", "nbprop.losses.")))
-    return [kernel for name in names for kernel in kernels_of(sys.modules[name])]
+    names = [name for name in _MODULES if not name.startswith("nbprop.optimizers.")]
+    return [kernel for name in sorted(names) for kernel in kernels_of(importlib.import_module(name))]
 
 
 def launches_of(*kernels):

@@ -197,7 +197,7 @@ def check_separate(function, written, read):
 def _from_interface(name, value):
     description = value.__cuda_array_interface__
     dtype, shape = np.dtype(description["typestr"]), tuple(description["shape"])
-    check_strides(name, shape, description.get("strides"), dtype.itemsize)
+    dlpack.check_strides(name, shape, description.get("strides"), dtype.itemsize)
     if description.get("mask") is not None:
         raise ValueError(f"{name} has a mask; pass a plain array")
     stream = description.get("stream")
@@ -215,12 +215,3 @@ def _from_interface(name, value):
 def _handle(stream):
     """A stream's number in __cuda_array_interface__, where 1 is the default one."""
     return toolkit.handle_of(stream) or 1
-
-
-def check_strides(name, shape, strides, itemsize):
-    """Refuse an array that is not C-contiguous; strides in bytes, None for contiguous."""
-    expected = itemsize
-    for extent, stride in zip(reversed(shape), reversed(strides or ()), strict=False):
-        if extent > 1 and stride != expected:
-            raise ValueError(f"{name} must be C-contiguous; copy it once with its library's ascontiguousarray")
-        expected *= extent

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from nbprop import calls
-from nbprop.checks import check_layers, check_vector
+from nbprop.autodiff import gradients as calls
 from nbprop.cuda import fitting, memory
-from nbprop.plan import workspace
+from nbprop.lowering.plan import workspace
+from nbprop.validation import check_layers, check_vector
 
 
 class DeviceObjective:

@@ -10,10 +10,11 @@ import functools
 import numpy as np
 from numba import types
 
+from nbprop.compiler.intrinsics import as_frame
 from nbprop.cuda import memory, toolkit
 from nbprop.cuda.kernels import NAMED_WORDS, simulated_arguments, word_at
 from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function
-from nbprop.numerics.intrinsics import as_frame, kernel_arguments
+from nbprop.program.binding import kernel_arguments
 
 # Elements of the largest array in a program up to which one block runs it. Not measured: no GPU was at hand.
 MOST_ELEMENTS = 8192

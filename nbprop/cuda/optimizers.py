@@ -6,16 +6,16 @@ page of steps at a time; a launch reads its step's row. So updates can be record
 
 import numpy as np
 
-from nbprop import rules
 from nbprop.cuda import memory, toolkit
 from nbprop.cuda.kernels import kernels_of
 from nbprop.cuda.sequence import Sequence
-from nbprop.settings import check_number
+from nbprop.optimizers import update_rules as rules
+from nbprop.optimizers.api import optimizer_state as of_host
+from nbprop.training.settings import check_number
 
 
 def optimizer_state(optimizer, n_params, dtype=np.float32):
     """A new state for an optimizer in device memory, zeros; see `nbprop.optimizer_state`."""
-    from nbprop.optimizers import optimizer_state as of_host
 
     return memory.to_device(of_host(optimizer, n_params, dtype))
 

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from numba.extending import typeof_impl
 
-from nbprop import arguments as arg
-from nbprop import frame, table
 from nbprop.cuda import blas, memory, oneblock, toolkit
 from nbprop.cuda.fused import fused
 from nbprop.cuda.fused_kernels import SLICES
 from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT, launches_of
-from nbprop.lowering import Buffer
-from nbprop.plan import Plan
+from nbprop.lowering.plan import Plan
+from nbprop.program import frame, table
+from nbprop.program.ops import Buffer
+from nbprop.runtime import arguments as arg
 
 
 @dataclass(eq=False)

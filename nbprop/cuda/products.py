@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbprop.compiler.jit import njit
 from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function
-from nbprop.jit import njit
 from nbprop.numerics.activations import IDENTITY, value_of
 from nbprop.numerics.scalars import like
 

@@ -8,11 +8,11 @@ comes through shared memory, a slice at a time; U is read through the caches, ea
 A sum runs over its terms in order, in one thread: the bits depend on nothing but the numbers.
 """
 
-from nbprop.arguments import length_at
+from nbprop.compiler.jit import njit
 from nbprop.cuda.groups import team_of
 from nbprop.cuda.toolkit import MULTIPROCESSORS, THREADS, cuda, device_function
-from nbprop.jit import njit
 from nbprop.numerics.scalars import like
+from nbprop.program.elements import length_at
 
 ROWS = 4  # samples of a group: a number of U that is loaded is multiplied so often
 _SLICE = ROWS * THREADS

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from nbprop import frame
 from nbprop.cuda import memory, toolkit
 from nbprop.cuda.kernels import FRAME_WORDS
+from nbprop.program import frame
 
 # Words of the frame that hold array addresses: all before the scalars.
 _SPACES = range(1, frame.N)

@@ -13,9 +13,9 @@ would leave most threads idle, have smaller ones. Sums run in an order that depe
 import numpy as np
 from numba import float32
 
+from nbprop.compiler.jit import njit
 from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function
 from nbprop.cuda.vectors import load4, store4
-from nbprop.jit import njit
 from nbprop.numerics.activations import slope_of, value_of
 from nbprop.numerics.scalars import like
 

@@ -4,16 +4,16 @@ Each function takes a sample's output, element j at space[y + j * lead], and ret
 dL/dy = factor dl/dy there.
 """
 
-from nbprop.arguments import integer_at
+from nbprop.compiler.jit import njit
 from nbprop.cuda.functions import exp, log
 from nbprop.cuda.toolkit import device_function
-from nbprop.jit import njit
 from nbprop.losses.binary_cross_entropy import BinaryCrossEntropy, cross_entropy, cross_entropy_slope
 from nbprop.losses.gaussian_nll import GaussianNLL
 from nbprop.losses.huber import Huber, huber_slope, huber_value
 from nbprop.losses.mse import MeanSquaredError, squared_error, squared_error_slope
 from nbprop.losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from nbprop.numerics.scalars import like
+from nbprop.program.elements import integer_at
 
 MSE, BINARY, HUBER, SOFTMAX, GAUSSIAN = range(5)
 NUMBERS = {MeanSquaredError: MSE, BinaryCrossEntropy: BINARY, Huber: HUBER, SoftmaxCrossEntropy: SOFTMAX}

@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
-from nbprop import frame
-from nbprop.arguments import integer_at
+from nbprop.compiler.intrinsics import load, store
+from nbprop.compiler.jit import njit
 from nbprop.cuda import memory, toolkit
 from nbprop.cuda.calls import Bound
 from nbprop.cuda.fused import SUM
@@ -17,9 +17,9 @@ from nbprop.cuda.kernels import on_device
 from nbprop.cuda.optimizers import Update, optimizer_state
 from nbprop.cuda.sequence import Sequence
 from nbprop.cuda.toolkit import cover, cuda
-from nbprop.jit import njit
-from nbprop.job import hyperparameters as defaults
-from nbprop.numerics.intrinsics import load, store
+from nbprop.program import frame
+from nbprop.program.elements import integer_at
+from nbprop.training.job import hyperparameters as defaults
 
 PAGE = 8 if toolkit.SIMULATED else 256  # steps whose constants and losses lie on the device at a time
 WORD = 4  # bytes in which rows are copied

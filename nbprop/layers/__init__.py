@@ -1,12 +1,12 @@
 """The registry of layers: one file and one line each."""
 
-from nbprop.layers.activation import ACTIVATIONS, activation
-from nbprop.layers.attention import attention
+from nbprop.layers.activation import activation
+from nbprop.layers.attention.layer import attention
 from nbprop.layers.batchnorm import batchnorm
 from nbprop.layers.combine import concat, residual
-from nbprop.layers.conv import conv1d, conv2d
+from nbprop.layers.conv.layer import conv1d, conv2d
 from nbprop.layers.custom import custom, elementwise
-from nbprop.layers.dense import dense
+from nbprop.layers.dense.layer import dense
 from nbprop.layers.dropout import dropout
 from nbprop.layers.embedding import embedding
 from nbprop.layers.gru import gru
@@ -18,6 +18,7 @@ from nbprop.layers.positions import positions
 from nbprop.layers.reshape import flatten, reshape
 from nbprop.layers.rnn import rnn
 from nbprop.layers.slicing import slicing
+from nbprop.numerics.activations import ACTIVATIONS
 
 __all__ = [
     "ACTIVATIONS",

@@ -19,12 +19,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from nbprop.fields import number
-from nbprop.jit import kernel, njit, share
+from nbprop.compiler.intrinsics import double_of_word
+from nbprop.compiler.jit import njit
 from nbprop.layers.layernorm import show
-from nbprop.network import Layer, Parameter
-from nbprop.numerics.intrinsics import double_of_word
+from nbprop.networks.fields import number
+from nbprop.networks.layer import Layer, Parameter
+from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
+from nbprop.program.kernel import kernel
 
 _BLOCK = 64
 # The rows of `statistics`: (4, size).
@@ -265,13 +267,6 @@ def batchnorm_second(
             turn = s_dot[j] * r[j] - s[j] * r[j] * r[j] * c[j] * weight
             straight = dy_row[j] - weight * (p[j] + h * q[j])
             e_row[j] = turn * straight + s[j] * r[j] * (t_row[j] - weight * (p_dot[j] + k * q[j] + h * q_dot[j]))
-
-
-def cuda_kernels(cuda):
-    """The device's: in a file of their own."""
-    from nbprop.layers.batchnorm_cuda import CUDA_KERNELS
-
-    return CUDA_KERNELS
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,60 +8,13 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbprop.arguments import length_at
-from nbprop.fields import shown
-from nbprop.jit import kernel, share, share_blocks
-from nbprop.network import Layer
+from nbprop.networks.fields import shown
+from nbprop.networks.layer import Layer
+from nbprop.numerics.copies import add_forward, copy, copy_columns
+from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
-
-
-@kernel
-def add_forward(y, a, b, n, size, part, parts):
-    """y = a + b. y OUT, a IN, b IN: (n, size)."""
-    start, stop = share_blocks(n * size, part, parts)
-    y, a, b = y[start:stop], a[start:stop], b[start:stop]
-    for i in range(y.size):
-        y[i] = a[i] + b[i]
-
-
-@kernel
-def add_into(y, x, n, size, part, parts):
-    """y += x. y INOUT, x IN: (n, size)."""
-    start, stop = share_blocks(n * size, part, parts)
-    y, x = y[start:stop], x[start:stop]
-    for i in range(y.size):
-        y[i] += x[i]
-
-
-@kernel
-def copy(y, x, n, size, part, parts):
-    """y = x. y OUT, x IN: (n, size)."""
-    start, stop = share_blocks(n * size, part, parts)
-    y, x = y[start:stop], x[start:stop]
-    for i in range(y.size):
-        y[i] = x[i]
-
-
-@kernel(optional=("x",))
-def copy_or_zero(y, x, n, size, part, parts):
-    """y = x, or 0 where x is empty. y OUT, x IN: (n, size)."""
-    start, stop = share_blocks(n * size, part, parts)
-    y = y[start:stop]
-    if x.size == 0:
-        for i in range(y.size):
-            y[i] = like(y[i], 0.0)
-        return
-    x = x[start:stop]
-    for i in range(y.size):
-        y[i] = x[i]
-
-
-@kernel(optional=("v",))
-def parameters_or_zero(y, v, n, part, parts):
-    """y = v, or 0 where v is empty. y OUT, v IN: a parameter's part of a direction, of any size."""
-    start, stop = share_blocks(y.size, part, parts)
-    for i in range(start, stop):
-        y[i] = v[i] if v.size > 0 else like(y[i], 0.0)
+from nbprop.program.elements import length_at
+from nbprop.program.kernel import kernel
 
 
 @kernel(optional=("x",))
@@ -87,64 +40,10 @@ def copy_within(y, x, n, positions, size, lengths_address, lengths_code, part, p
                 to[j] = like(to[j], 0.0)
 
 
-@kernel
-def copy_columns(y, x, n, rows, y_width, y_first, x_width, x_first, width, part, parts):
-    """y[:, y_first : y_first + width] = x[:, x_first : x_first + width].
-
-    y OUT (n * rows, y_width), x IN (n * rows, x_width).
-    """
-    start, stop = share(n * rows, part, parts)
-    for i in range(start, stop):
-        to, source = y[i * y_width + y_first :], x[i * x_width + x_first :]
-        for j in range(width):
-            to[j] = source[j]
-
-
-def cuda_kernels(cuda):
-    """The device's: a thread an element."""
-    from nbprop.cuda.kernels import on_device
-    from nbprop.cuda.toolkit import cover
-
-    def elements(n, size):
-        return cover(n * size)
-
-    @on_device(add_forward, blocks=elements)
-    def add(y, a, b, n, size):
-        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
-            y[i] = a[i] + b[i]
-
-    @on_device(add_into, blocks=elements)
-    def add_to(y, x, n, size):
-        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
-            y[i] += x[i]
-
-    @on_device(copy, blocks=elements)
-    def copied(y, x, n, size):
-        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
-            y[i] = x[i]
-
-    @on_device(copy_within, blocks=lambda n, positions, size: cover(n * positions * size))
-    def copied_within(y, x, n, positions, size, lengths_address, lengths_code):
-        for i in range(cuda.grid(1), n * positions * size, cuda.gridsize(1)):
-            row = i // size
-            counts = row % positions < length_at(lengths_address, lengths_code, row // positions, positions)
-            y[i] = x[i] if counts else like(y[0], 0.0)
-
-    @on_device(copy_columns, blocks=lambda n, rows, width: cover(n * rows * width))
-    def columns_copied(y, x, n, rows, y_width, y_first, x_width, x_first, width):
-        for i in range(cuda.grid(1), n * rows * width, cuda.gridsize(1)):
-            row, j = i // width, i % width
-            y[row * y_width + y_first + j] = x[row * x_width + x_first + j]
-
-    return add, add_to, copied, copied_within, columns_copied
-
-
 def lower_sequence(build, layers, x, path):
     """Emit layers one after another; their paths end in their positions."""
-    from nbprop.lowering import lower_layer
-
     for index, layer in enumerate(layers):
-        x = lower_layer(build, f"{path}.{index}.{layer.kind}", layer, x)
+        x = build.layer(f"{path}.{index}.{layer.kind}", layer, x)
     return x
 
 
@@ -217,7 +116,7 @@ class Residual(Layer):
 def residual(*layers):
     """A residual block: y = x + f(x), where f is the given layers in order and keeps x's shape.
 
-    >>> from nbprop.layers.dense import dense
+    >>> from nbprop.layers.dense.layer import dense
     >>> residual(dense(16, activation="relu"), dense(8))
     residual(dense(16, activation='relu'), dense(8))
     """
@@ -278,7 +177,7 @@ def concat(*branches):
 
     A branch is a layer or a list of layers; an empty list passes x through.
 
-    >>> from nbprop.layers.dense import dense
+    >>> from nbprop.layers.dense.layer import dense
     >>> concat(dense(3), [dense(4, activation="relu"), dense(2)])
     concat([dense(3)], [dense(4, activation='relu'), dense(2)])
     """

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbprop.fields import choose, shown, text
-from nbprop.jit import Kernel, kernel, njit, python_function, share_blocks
-from nbprop.network import INITIALIZERS, REGISTRY, Layer, Parameter
+from nbprop.compiler.fingerprint import python_function
+from nbprop.compiler.jit import njit
+from nbprop.networks.fields import choose, shown, text
+from nbprop.networks.layer import INITIALIZERS, REGISTRY, Layer, Parameter
+from nbprop.numerics.partition import share_blocks
 from nbprop.numerics.scalars import like
+from nbprop.program.kernel import Kernel, kernel
 
 
 @kernel

@@ -16,12 +16,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from nbprop.fields import number, seed_of_numbers
-from nbprop.jit import kernel, njit, share
-from nbprop.network import Layer
-from nbprop.numerics.intrinsics import double_of_word
+from nbprop.compiler.intrinsics import double_of_word
+from nbprop.compiler.jit import njit
+from nbprop.networks.fields import number, seed_of_numbers
+from nbprop.networks.layer import Layer
+from nbprop.numerics.partition import share
 from nbprop.numerics.random import DROPOUT, block, stream
 from nbprop.numerics.scalars import like, scalar_function
+from nbprop.program.kernel import kernel
 
 _CHUNK, _RUN = 128, 16
 _HALF, _WORD = np.uint64(16), np.uint64(0xFFFFFFFF)
@@ -97,22 +99,6 @@ def dropout_mask(y, x, n, size, number, seed, threshold, scale_bits, step, first
 @njit
 def _key(number, step):
     return stream(DROPOUT, number, step)
-
-
-def cuda_kernels(cuda):
-    """The device's: the same mask, a thread an element."""
-    from nbprop.cuda.functions import real_of_word
-    from nbprop.cuda.kernels import on_device
-    from nbprop.cuda.toolkit import cover
-
-    @on_device(dropout_mask, blocks=lambda n, size: cover(n * size))
-    def mask(y, x, n, size, number, seed, threshold, scale_bits, step, first_sample):
-        key, scale = _key(number, step), real_of_word(x[0], scale_bits)
-        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
-            drop = dropped(seed, key, first_sample * size + i, threshold)
-            y[i] = x[i] * (like(x[i], 0.0) if drop else scale)
-
-    return (mask,)
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,11 +7,12 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbprop.arguments import integer_at
-from nbprop.fields import named, positive
-from nbprop.jit import kernel, share
-from nbprop.network import INITIALIZERS, Layer, Parameter
+from nbprop.networks.fields import named, positive
+from nbprop.networks.layer import INITIALIZERS, Layer, Parameter
+from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
+from nbprop.program.elements import integer_at
+from nbprop.program.kernel import kernel
 
 # Threads share columns in pieces of this many: a cache line of float32, so that no two write to one line.
 _COLUMNS = 16
@@ -46,32 +47,6 @@ def embedding_backward(dw, dy, n, rows, size, again, accumulate, x_address, x_co
         dw_row, dy_row = dw[index * size + first : index * size + last], dy[i * size + first : i * size + last]
         for j in range(dw_row.size):
             dw_row[j] += dy_row[j]
-
-
-def cuda_kernels(cuda):
-    """The device's: a thread an element; on the way back one an element of dW, which looks at every position in order.
-
-    So the sums need no atomics; the reads of x are shared by a warp, and grow with vocabulary times positions.
-    """
-    from nbprop.cuda.kernels import on_device
-    from nbprop.cuda.toolkit import cover
-
-    @on_device(embedding_forward, blocks=lambda n, rows, size: cover(n * rows * size))
-    def forward(y, w, n, rows, size, x_address, x_code):
-        for i in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
-            y[i] = w[integer_at(x_address, x_code, i // size) * size + i % size]
-
-    @on_device(embedding_backward, blocks=lambda dw: cover(dw))
-    def backward(dw, dy, n, rows, size, again, accumulate, x_address, x_code):
-        for k in range(cuda.grid(1), dw.size, cuda.gridsize(1)):
-            row, j = k // size, k % size
-            total = dw[k] if again + accumulate > 0 else like(dw[k], 0.0)
-            for i in range(n * rows):
-                if integer_at(x_address, x_code, i) == row:
-                    total += dy[i * size + j]
-            dw[k] = total
-
-    return forward, backward
 
 
 @dataclass(frozen=True, repr=False)

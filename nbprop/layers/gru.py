@@ -16,16 +16,18 @@ x W + b, and q is kept.
 
 from dataclasses import dataclass
 
-from nbprop.arguments import length_at
-from nbprop.jit import kernel, njit, share
+from nbprop.compiler.intrinsics import pointer_to_one
+from nbprop.compiler.jit import njit
 from nbprop.layers.recurrent import Recurrent, add_product, copy_row
-from nbprop.network import Parameter
-from nbprop.numerics.functions import sigmoid, tanh
-from nbprop.numerics.gemm import ACCUMULATE, ZERO
-from nbprop.numerics.intrinsics import pointer_to_one
-from nbprop.numerics.product import GEMM, product
+from nbprop.networks.layer import Parameter
+from nbprop.numerics.elementary import sigmoid, tanh
+from nbprop.numerics.gemm.blocked import ACCUMULATE, ZERO
+from nbprop.numerics.gemm.entry import GEMM, product
+from nbprop.numerics.gemm.microkernel import pointer
+from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
-from nbprop.numerics.tile import pointer
+from nbprop.program.elements import length_at
+from nbprop.program.kernel import kernel
 
 # On the device so many threads share the rows that the recurrent bias's gradient sums up.
 _LANES = 8
@@ -251,59 +253,6 @@ def gru_recurrent_bias(da, du, n, positions, width, again, accumulate, part, par
             *(start, pointer(da, 0), pointer(da, 0), 0, part, parts),
         )
     )
-
-
-def cuda_kernels(cuda):
-    """The device's: a thread has all three gates of its unit."""
-    from nbprop.cuda import functions as f
-    from nbprop.cuda.groups import column_sum
-    from nbprop.cuda.kernels import on_device
-    from nbprop.cuda.recurrence import ROWS, SHAPE, walk_backward, walk_forward
-    from nbprop.cuda.toolkit import THREADS, device_function
-
-    @device_function
-    def cell(h, q, g, a, code, sums, r, place, within):
-        row, here, after, width, j = place
-        one, two = row + width, row + 2 * width
-        g[row], g[one] = f.sigmoid(g[row] + sums[r]), f.sigmoid(g[one] + sums[ROWS + r])
-        q[here] = a[j] + sums[2 * ROWS + r]
-        g[two] = f.tanh(g[two] + g[row] * q[here])
-        h[after] = g[two] + g[one] * (h[here] - g[two]) if within else h[here]
-
-    @device_function
-    def cell_backward(du, dg, dh, h, g, q, code, place, ends):
-        row, here, _, before, _, width = place
-        one, two, whole, d = row + width, row + 2 * width, like(dh[0], 1.0), dh[here]
-        r, z, new = g[row], g[one], g[two]
-        dn = d * (whole - z) * (whole - new * new)
-        dr, dz = dn * q[here] * r * (whole - r), d * (h[here] - new) * z * (whole - z)
-        dg[row], dg[one], dg[two] = dr, dz, dn
-        du[row], du[one], du[two] = dr, dz, dn * r
-        if before >= 0:
-            dh[before] += d * z
-
-    walk, walk_back, across = walk_forward(3, cell), walk_backward(3, cell_backward), THREADS // _LANES
-
-    @on_device(gru_forward, **SHAPE)
-    def forward(h, g, q, u, a, n, positions, width, lengths_address, lengths_code):
-        walk(h, q, g, u, a, n, positions, width, 0, lengths_address, lengths_code)
-
-    @on_device(gru_backward, **SHAPE)
-    def backward(dg, du, dh, h, g, q, ut, n, positions, width):
-        walk_back(du, dg, dh, h, g, q, ut, n, positions, width, 0)
-
-    @on_device(gru_recurrent_bias, blocks=lambda width: -(-width // across))
-    def recurrent_bias(da, du, n, positions, width, again, accumulate):
-        space, lane = cuda.shared.array(THREADS, du.dtype), cuda.threadIdx.x // across
-        for j0 in range(cuda.blockIdx.x * across, width, cuda.gridDim.x * across):
-            j, total = j0 + cuda.threadIdx.x % across, like(du[0], 0.0)
-            for row in range(lane, positions * n if j < width else 0, _LANES):
-                total += du[(3 * row + 2) * width + j]
-            total = column_sum(space, total, across)
-            if lane == 0 and j < width:
-                da[j] = total + da[j] if again + accumulate > 0 else total
-
-    return forward, backward, recurrent_bias
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,9 +3,11 @@
 Images are NHWC, (n, height, width, channels); sequences (n, time, channels) are images of one row.
 """
 
-from nbprop.fields import shown, whole
-from nbprop.jit import kernel, njit, share
+from nbprop.compiler.jit import njit
+from nbprop.networks.fields import shown, whole
+from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
+from nbprop.program.kernel import kernel
 
 
 def spans(argument, value, axes, *, least=1):
@@ -88,28 +90,3 @@ def crop_image(y, x, n, height, width, channels, top, left, padded_h, padded_w, 
         line, source = y[i * size : (i + 1) * size], x[first : first + size]
         for j in range(size):
             line[j] = source[j]
-
-
-def cuda_kernels(cuda):
-    """The device's: a thread an element of y."""
-    from nbprop.cuda.kernels import on_device
-    from nbprop.cuda.toolkit import cover
-
-    @on_device(pad_image, blocks=lambda n, channels, padded_h, padded_w: cover(n * padded_h * padded_w * channels))
-    def pad(y, x, n, height, width, channels, top, left, padded_h, padded_w):
-        length = padded_w * channels
-        for i in range(cuda.grid(1), n * padded_h * length, cuda.gridsize(1)):
-            line, j = i // length, i % length - left * channels
-            row, inside = line % padded_h - top, j >= 0 and j < width * channels
-            inside = inside and row >= 0 and row < height
-            y[i] = x[(line // padded_h * height + row) * width * channels + j] if inside else like(y[i], 0.0)
-
-    @on_device(crop_image, blocks=lambda n, height, width, channels: cover(n * height * width * channels))
-    def crop(y, x, n, height, width, channels, top, left, padded_h, padded_w):
-        size = width * channels
-        for i in range(cuda.grid(1), n * height * size, cuda.gridsize(1)):
-            line = i // size
-            row = line // height * padded_h + line % height + top
-            y[i] = x[(row * padded_w + left) * channels + i % size]
-
-    return pad, crop

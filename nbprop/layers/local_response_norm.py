@@ -14,12 +14,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from nbprop.fields import number, positive
-from nbprop.jit import kernel, njit, share
-from nbprop.network import Layer
-from nbprop.numerics.functions import exp, log
-from nbprop.numerics.intrinsics import double_of_word
+from nbprop.compiler.intrinsics import double_of_word
+from nbprop.compiler.jit import njit
+from nbprop.networks.fields import number, positive
+from nbprop.networks.layer import Layer
+from nbprop.numerics.elementary import exp, log
+from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like, scalar_function
+from nbprop.program.kernel import kernel
 
 # Rows (pixels) that are taken together: powers are then computed over a long stretch, a row being short for vectors.
 _ROWS = 16
@@ -142,39 +144,6 @@ def norm_second(
         for i in range(out.size):
             change = dy_dot_here[i] - like(d[0], beta) * dy_here[i] * d_dot_here[i] / d_here[i]
             out[i] = change * _power(d_here[i], -beta) + x_dot_here[i] * s[i] + x_here[i] * s_dot[i]
-
-
-def cuda_kernels(cuda):
-    """The device's: a thread an element, which looks at its neighbours."""
-    from nbprop.cuda.functions import real_of_word
-    from nbprop.cuda.kernels import on_device
-    from nbprop.cuda.toolkit import cover
-
-    power = njit(lambda d, beta: exp(beta * log(d)))
-
-    def elements(n, pixels, channels):
-        return cover(n * pixels * channels)
-
-    @on_device(norm_forward, blocks=elements)
-    def forward(y, d, x, n, pixels, channels, size, alpha_bits, beta_bits, k_bits):
-        alpha, beta = real_of_word(x[0], alpha_bits), real_of_word(x[0], beta_bits)
-        for i in range(cuda.grid(1), n * pixels * channels, cuda.gridsize(1)):
-            c, total = i % channels, like(x[0], 0.0)
-            for offset in range(max(-(size // 2), -c), min((size - 1) // 2, channels - 1 - c) + 1):
-                total += x[i + offset] * x[i + offset]
-            d[i] = real_of_word(x[0], k_bits) + alpha * total
-            y[i] = x[i] * power(d[i], -beta)
-
-    @on_device(norm_backward, blocks=elements)
-    def backward(dx, dy, x, y, d, n, pixels, channels, size, alpha_bits, beta_bits):
-        alpha, beta = real_of_word(x[0], alpha_bits), real_of_word(x[0], beta_bits)
-        for i in range(cuda.grid(1), n * pixels * channels, cuda.gridsize(1)):
-            c, total = i % channels, like(x[0], 0.0)
-            for offset in range(max(-((size - 1) // 2), -c), min(size // 2, channels - 1 - c) + 1):
-                total += dy[i + offset] * y[i + offset] / d[i + offset]
-            dx[i] = dy[i] * power(d[i], -beta) - like(total, 2.0) * alpha * beta * x[i] * total
-
-    return forward, backward
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,15 +16,17 @@ Loops stay short and write one array each: with several, LLVM gives up telling t
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbprop.arguments import length_at
-from nbprop.fields import flag
-from nbprop.jit import kernel, njit, share
+from nbprop.compiler.jit import njit
 from nbprop.layers.recurrent import Recurrent, add_product, add_product_ahead, copy_row
-from nbprop.network import Parameter
-from nbprop.numerics.functions import sigmoid, tanh
-from nbprop.numerics.product import GEMM
+from nbprop.networks.fields import flag
+from nbprop.networks.layer import Parameter
+from nbprop.numerics.elementary import sigmoid, tanh
+from nbprop.numerics.gemm.entry import GEMM
+from nbprop.numerics.gemm.microkernel import HEIGHTS
+from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
-from nbprop.numerics.tile import HEIGHTS
+from nbprop.program.elements import length_at
+from nbprop.program.kernel import kernel
 
 _HEIGHT = HEIGHTS[0]
 
@@ -247,45 +249,6 @@ def lstm_second(
             add_product(
                 dh_dot, before, width, dz, at * gates, gates, ut_dot, 0, width, rows, width, scratch, piece, part
             )
-
-
-def cuda_kernels(cuda):
-    """The device's: a thread has all four gates of its unit."""
-    from nbprop.cuda import functions as f
-    from nbprop.cuda.kernels import on_device
-    from nbprop.cuda.recurrence import ROWS, SHAPE, walk_backward, walk_forward
-    from nbprop.cuda.toolkit import device_function
-
-    @device_function
-    def cell(h, c, z, a, code, sums, r, place, within):
-        row, here, after, width, _ = place
-        one, two, three = row + width, row + 2 * width, row + 3 * width
-        z[row], z[one] = f.sigmoid(z[row] + sums[r]), f.sigmoid(z[one] + sums[ROWS + r])
-        z[two], z[three] = f.tanh(z[two] + sums[2 * ROWS + r]), f.sigmoid(z[three] + sums[3 * ROWS + r])
-        c[after] = z[one] * c[here] + z[row] * z[two] if within else c[here]
-        h[after] = z[three] * f.tanh(c[after]) if within else h[here]
-
-    @device_function
-    def cell_backward(dz, dc, dh, c, z, q, code, place, ends):
-        row, here, after, _, own, width = place
-        one, two, three, whole = row + width, row + 2 * width, row + 3 * width, like(dc[0], 1.0)
-        i, forget, g, o, out = z[row], z[one], z[two], z[three], f.tanh(c[after])
-        d = dh[here] * o * (whole - out * out) + (like(whole, 0.0) if ends else dc[own])
-        dz[row], dz[one] = d * g * i * (whole - i), d * c[here] * forget * (whole - forget)
-        dz[two], dz[three] = d * i * (whole - g * g), dh[here] * out * o * (whole - o)
-        dc[own] = d * forget
-
-    walk, walk_back = walk_forward(4, cell), walk_backward(4, cell_backward)
-
-    @on_device(lstm_forward, **SHAPE)
-    def forward(h, c, z, u, n, positions, width, lengths_address, lengths_code):
-        walk(h, c, z, u, u, n, positions, width, 0, lengths_address, lengths_code)
-
-    @on_device(lstm_backward, **SHAPE)
-    def backward(dz, dc, dh, c, z, ut, n, positions, width):
-        walk_back(dz, dc, dh, c, z, z, ut, n, positions, width, 0)
-
-    return forward, backward
 
 
 @dataclass(frozen=True, repr=False)

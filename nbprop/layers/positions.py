@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbprop.fields import named
-from nbprop.jit import kernel, share_blocks
-from nbprop.network import INITIALIZERS, Layer, Parameter
+from nbprop.networks.fields import named
+from nbprop.networks.layer import INITIALIZERS, Layer, Parameter
+from nbprop.numerics.partition import share_blocks
 from nbprop.numerics.scalars import like
+from nbprop.program.kernel import kernel
 
 
 @kernel
@@ -45,27 +46,6 @@ def positions_backward(dp, dy, n, size, again, accumulate, part, parts):
         else:
             for j in range(total.size):
                 total[j] += row[j]
-
-
-def cuda_kernels(cuda):
-    """The device's: a thread an element, and on the way back an element of P."""
-    from nbprop.cuda.kernels import on_device
-    from nbprop.cuda.toolkit import cover
-
-    @on_device(positions_forward, blocks=lambda n, size: cover(n * size))
-    def forward(y, x, p, n, size, first_by_step, step):
-        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
-            y[i] = x[i] + p[first_by_step * step + i % size]
-
-    @on_device(positions_backward, blocks=lambda size: cover(size))
-    def backward(dp, dy, n, size, again, accumulate):
-        for j in range(cuda.grid(1), size, cuda.gridsize(1)):
-            total = dp[j] if again + accumulate > 0 else like(dp[j], 0.0)
-            for i in range(n):
-                total += dy[i * size + j]
-            dp[j] = total
-
-    return forward, backward
 
 
 @dataclass(frozen=True, repr=False)

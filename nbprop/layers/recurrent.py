@@ -17,15 +17,18 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from nbprop.arguments import length_at
-from nbprop.fields import flag, named, positive
-from nbprop.jit import kernel, njit, share
-from nbprop.layers.dense import dense_backward_parameters, dense_parameters_tangent, dense_transpose, lower_dense
-from nbprop.network import Layer, Parameter
-from nbprop.numerics.gemm import ACCUMULATE, gemm_scratch
-from nbprop.numerics.product import product_ahead
+from nbprop.compiler.jit import njit
+from nbprop.layers.dense.kernels import dense_backward_parameters, dense_parameters_tangent, dense_transpose
+from nbprop.layers.dense.layer import lower_dense
+from nbprop.networks.fields import flag, named, positive
+from nbprop.networks.layer import Layer, Parameter
+from nbprop.numerics.gemm.blocked import ACCUMULATE, gemm_scratch
+from nbprop.numerics.gemm.entry import product_ahead
+from nbprop.numerics.gemm.microkernel import pointer
+from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
-from nbprop.numerics.tile import pointer
+from nbprop.program.elements import length_at
+from nbprop.program.kernel import kernel
 
 OUTPUTS = ("sequence", "last")
 
@@ -124,55 +127,6 @@ def keep_state(state, h, n, positions, width, first_sample, part, parts):
     for i in range(start, stop):
         to = state[(first_sample + i) * width : (first_sample + i + 1) * width]
         copy_row(to, h[(positions * n + i) * width : (positions * n + i + 1) * width])
-
-
-def cuda_kernels(cuda):
-    """The device's: a thread an element."""
-    from nbprop.cuda.kernels import on_device
-    from nbprop.cuda.toolkit import cover
-
-    def positions_and_units(n, positions, width):
-        return cover(n * positions * width)
-
-    def units(n, width):
-        return cover(n * width)
-
-    @on_device(to_time_major, blocks=positions_and_units)
-    def time_major(xt, x, n, positions, width, lengths_address, lengths_code):
-        for k in range(cuda.grid(1), positions * n * width, cuda.gridsize(1)):
-            row = k // width
-            t, i = row // n, row % n
-            within = t < length_at(lengths_address, lengths_code, i, positions)
-            xt[k] = x[(i * positions + t) * width + k % width] if within else like(xt[0], 0.0)
-
-    @on_device(to_sample_major, blocks=positions_and_units)
-    def sample_major(x, xt, n, positions, width, skip, lengths_address, lengths_code):
-        for k in range(cuda.grid(1), n * positions * width, cuda.gridsize(1)):
-            row = k // width
-            i, t = row // positions, row % positions
-            within = t < length_at(lengths_address, lengths_code, i, positions)
-            x[k] = xt[((skip + t) * n + i) * width + k % width] if within else like(x[0], 0.0)
-
-    @on_device(from_last, blocks=positions_and_units)
-    def last(dh, dy, n, positions, width, lengths_address, lengths_code):
-        for k in range(cuda.grid(1), positions * n * width, cuda.gridsize(1)):
-            row = k // width
-            t, i = row // n, row % n
-            ends = t == length_at(lengths_address, lengths_code, i, positions) - 1
-            dh[k] = dy[i * width + k % width] if ends else like(dh[0], 0.0)
-
-    @on_device(begin_state, blocks=units)
-    def begin(h, state, n, width, restarts, step, first_sample):
-        zero = state.size == 0 or (restarts == 1 and step == 0)
-        for k in range(cuda.grid(1), n * width, cuda.gridsize(1)):
-            h[k] = like(h[0], 0.0) if zero else state[first_sample * width + k]
-
-    @on_device(keep_state, blocks=units)
-    def keep(state, h, n, positions, width, first_sample):
-        for k in range(cuda.grid(1), n * width, cuda.gridsize(1)):
-            state[first_sample * width + k] = h[positions * n * width + k]
-
-    return time_major, sample_major, last, begin, keep
 
 
 @dataclass

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbprop.fields import positive, shown
-from nbprop.network import Layer
+from nbprop.networks.fields import positive, shown
+from nbprop.networks.layer import Layer
 
 
 def _lower_view(build, x, shape):

@@ -9,20 +9,14 @@ gradient that reaches h_t from above and from step t + 1,
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbprop.arguments import length_at
-from nbprop.fields import named
-from nbprop.jit import kernel, share
-from nbprop.layers.activation import (
-    ACTIVATIONS,
-    NEEDS_INPUT,
-    SOFTMAX,
-    add_curvature,
-    apply_inplace,
-    scale_by_derivative,
-)
+from nbprop.layers.activation import add_curvature, apply_inplace, scale_by_derivative
 from nbprop.layers.recurrent import Recurrent, add_product, copy_row
-from nbprop.numerics.activations import slope_of, value_of
-from nbprop.numerics.product import GEMM
+from nbprop.networks.fields import named
+from nbprop.numerics.activations import ACTIVATIONS, NEEDS_INPUT, SOFTMAX
+from nbprop.numerics.gemm.entry import GEMM
+from nbprop.numerics.partition import share
+from nbprop.program.elements import length_at
+from nbprop.program.kernel import kernel
 
 # f' has to be a function of h, which is all that is kept of a step.
 CHOICES = tuple(name for name, code in ACTIVATIONS.items() if code not in NEEDS_INPUT and code != SOFTMAX)
@@ -113,35 +107,6 @@ def rnn_second(dz_dot, dh_dot, scratch, dz, dh, h, h_dot, ut, ut_dot, n, positio
             before = ((t - 1) * n + first) * width
             add_product(dh_dot, before, width, dz_dot, at, width, ut, 0, width, rows, width, scratch, piece, part)
             add_product(dh_dot, before, width, dz, at, width, ut_dot, 0, width, rows, width, scratch, piece, part)
-
-
-def cuda_kernels(cuda):
-    """The device's. f's argument is not kept in z, which only tangents would need."""
-    from nbprop.cuda.kernels import on_device
-    from nbprop.cuda.recurrence import SHAPE, walk_backward, walk_forward
-    from nbprop.cuda.toolkit import device_function
-
-    @device_function
-    def cell(h, none, z, a, code, sums, r, place, within):
-        row, here, after, _, _ = place
-        h[after] = value_of(z[row] + sums[r], code) if within else h[here]
-
-    @device_function
-    def cell_backward(dz, none, dh, h, z, q, code, place, ends):
-        _, here, after, _, _, _ = place
-        dz[here] = dh[here] * slope_of(h[after], code)
-
-    walk, walk_back = walk_forward(1, cell), walk_backward(1, cell_backward)
-
-    @on_device(rnn_forward, **SHAPE)
-    def forward(h, z, u, n, positions, width, code, lengths_address, lengths_code):
-        walk(h, h, z, u, u, n, positions, width, code, lengths_address, lengths_code)
-
-    @on_device(rnn_backward, **SHAPE)
-    def backward(dz, dh, h, ut, n, positions, width, code):
-        walk_back(dz, dz, dh, h, h, h, ut, n, positions, width, code)
-
-    return forward, backward
 
 
 @dataclass(frozen=True, repr=False)

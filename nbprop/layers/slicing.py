@@ -8,11 +8,12 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbprop.fields import integer
-from nbprop.jit import kernel, share
-from nbprop.layers.combine import copy_columns
-from nbprop.network import Layer
+from nbprop.networks.fields import integer
+from nbprop.networks.layer import Layer
+from nbprop.numerics.copies import copy_columns
+from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
+from nbprop.program.kernel import kernel
 
 
 @kernel
@@ -26,20 +27,6 @@ def slicing_backward(dx, dy, n, rows, size, first, width, part, parts):
         inside = dx_row[first : first + width]
         for j in range(width):
             inside[j] = dy_row[j]
-
-
-def cuda_kernels(cuda):
-    """The device's: a thread an element of dx."""
-    from nbprop.cuda.kernels import on_device
-    from nbprop.cuda.toolkit import cover
-
-    @on_device(slicing_backward, blocks=lambda n, rows, size: cover(n * rows * size))
-    def backward(dx, dy, n, rows, size, first, width):
-        for i in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
-            row, j = i // size, i % size - first
-            dx[i] = dy[row * width + j] if j >= 0 and j < width else like(dx[i], 0.0)
-
-    return (backward,)
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,7 +77,7 @@ def slicing(start, stop):
         0 <= start < stop, at most the size of the axis.
 
     >>> from nbprop.layers.combine import concat
-    >>> from nbprop.layers.dense import dense
+    >>> from nbprop.layers.dense.layer import dense
     >>> concat([slicing(0, 24), dense(6)], [slicing(24, 36), dense(6)])
     concat([slicing(0, 24), dense(6)], [slicing(24, 36), dense(6)])
     """

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbprop.jit import kernel, share
-from nbprop.losses.base import Loss, cuda_elementwise, row_scale, total_weight
-from nbprop.numerics.functions import sigmoid, softplus
+from nbprop.losses.base import Loss, row_scale, total_weight
+from nbprop.numerics.elementary import sigmoid, softplus
+from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like, scalar_function
+from nbprop.program.kernel import kernel
 
 
 @scalar_function
@@ -53,11 +54,6 @@ def binary_cross_entropy_curvature(dy_dot, y_dot, y, target, weights, n, rows, s
         for j in range(i * size, (i + 1) * size):
             p = sigmoid(y[j])
             dy_dot[j] = factor * p * (like(p, 1.0) - p) * y_dot[j]
-
-
-def cuda_kernels(cuda):
-    """The device's."""
-    return cuda_elementwise(cuda, binary_cross_entropy_kernel, cross_entropy, cross_entropy_slope)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbprop.jit import kernel, share
-from nbprop.losses.base import Loss, cuda_weight_sum, row_scale, total_weight
-from nbprop.numerics.functions import exp
+from nbprop.losses.base import Loss, row_scale, total_weight
+from nbprop.numerics.elementary import exp
+from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
+from nbprop.program.kernel import kernel
 
 
 @kernel
@@ -72,38 +73,6 @@ def gaussian_nll_fisher(dy_dot, y_dot, y, target, weights, n, rows, size, part, 
         for j in range(size):
             out[j] = factor * exp(-y_row[size + j]) * change[j]
             out[size + j] = factor * half * change[size + j]
-
-
-def cuda_kernels(cuda):
-    """The device's: a team of threads a row."""
-    from nbprop.cuda.functions import exp as exponential
-    from nbprop.cuda.groups import row_factor, rows_of, team_of, team_sum
-    from nbprop.cuda.kernels import on_device
-    from nbprop.cuda.toolkit import THREADS
-
-    @on_device(gaussian_nll_kernel, blocks=lambda n, rows, size: rows_of(n * rows, size))
-    def losses_and_gradient(losses, dy, y, target, weights, partials, n, rows, size):
-        space, team, half = cuda.shared.array(THREADS, y.dtype), team_of(size), like(y[0], 0.5)
-        for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
-            row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
-            stop, total = size if row < n * rows else 0, like(half, 0.0)
-            for j in range(lane, stop, team):
-                mean, spread = 2 * row * size + j, y[(2 * row + 1) * size + j]
-                error = y[mean] - target[row * size + j]
-                total += half * (spread + error * error * exponential(-spread))
-            total = team_sum(space, total, lane, team)
-            if lane < stop:
-                if lane == 0:
-                    losses[row] = total / like(total, size)
-                if dy.size > 0:
-                    factor = row_factor(weights, partials, n, rows, row) / like(total, size)
-                    for j in range(lane, stop, team):
-                        mean = 2 * row * size + j
-                        error, precision = y[mean] - target[row * size + j], exponential(-y[mean + size])
-                        dy[mean] = factor * error * precision
-                        dy[mean + size] = factor * half * (like(half, 1.0) - error * error * precision)
-
-    return cuda_weight_sum(cuda, gaussian_nll_kernel), losses_and_gradient
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbprop.fields import number
-from nbprop.jit import kernel, share
-from nbprop.losses.base import Loss, cuda_elementwise, row_scale, total_weight
-from nbprop.numerics.intrinsics import double_of_word
+from nbprop.compiler.intrinsics import double_of_word
+from nbprop.losses.base import Loss, row_scale, total_weight
+from nbprop.networks.fields import number
+from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like, scalar_function
+from nbprop.program.kernel import kernel
 
 
 @scalar_function
@@ -76,11 +77,6 @@ def huber_fisher(dy_dot, y_dot, y, target, weights, n, rows, size, delta_bits, p
         factor = like(y[0], chance * row_scale(weights, mass, rows, i) / size)
         for j in range(i * size, (i + 1) * size):
             dy_dot[j] = factor * y_dot[j]
-
-
-def cuda_kernels(cuda):
-    """The device's."""
-    return cuda_elementwise(cuda, huber_kernel, huber_value, huber_slope)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
-from nbprop.jit import kernel, njit, share
-from nbprop.losses.base import Loss, cuda_elementwise, row_scale, total_weight
-from nbprop.numerics.rows import row_squares_between
+from nbprop.compiler.jit import njit
+from nbprop.losses.base import Loss, row_scale, total_weight
+from nbprop.numerics.partition import share
+from nbprop.numerics.reductions import row_squares_between
 from nbprop.numerics.scalars import like, scalar_function
+from nbprop.program.kernel import kernel
 
 
 @scalar_function
@@ -92,11 +94,6 @@ def _scaled(y, x, factor):
     factor = like(y[0], factor)
     for i in range(y.size):
         y[i] = factor * x[i]
-
-
-def cuda_kernels(cuda):
-    """The device's."""
-    return cuda_elementwise(cuda, mse_kernel, squared_error, squared_error_slope)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ Hendrycks & Gimpel 2016, section 2; SiLU, Elfwing et al. 2018; softplus, Dugas e
 
 import math
 
-from nbprop.jit import njit
-from nbprop.numerics.functions import erf, exp, expm1, sigmoid, softplus, tanh
+from nbprop.compiler.jit import njit
+from nbprop.numerics.elementary import erf, exp, expm1, sigmoid, softplus, tanh
 from nbprop.numerics.scalars import like, scalar_function
 
 IDENTITY, RELU, LEAKY_RELU, ELU, GELU, GELU_TANH, SILU, SOFTPLUS, SIGMOID, TANH, SOFTMAX = range(11)

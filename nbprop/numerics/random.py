@@ -15,8 +15,8 @@ blocks, then the other two. So runs of values and of blocks are both contiguous,
 import numpy as np
 from numba import types
 
-from nbprop.jit import njit
-from nbprop.numerics.functions_f64 import log_f64
+from nbprop.compiler.jit import njit
+from nbprop.numerics.elementary_f64 import log_f64
 from nbprop.numerics.scalars import scalar_function, specialise
 
 # Purposes, for `stream`.

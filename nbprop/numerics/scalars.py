@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from nbprop.jit import FLAGS
+from nbprop.compiler.jit import FLAGS
 
 CPU_FLAGS: Any = {**FLAGS, "forceinline": True}
 

@@ -8,7 +8,7 @@ import pytest
 from nbprop.cuda.kernels import kernels_of, launches_of
 
 HOST = """
-from nbprop.jit import kernel
+from nbprop.program.kernel import kernel
 FACTOR = 2.0
 @kernel
 def own(y, x, n, size):

@@ -8,7 +8,7 @@ from cases import close, same_bits
 import nbprop
 import nbprop.cuda
 from nbprop.cuda import clipping
-from nbprop.optimizers import OPTIMIZERS
+from nbprop.optimizers.api import OPTIMIZERS
 
 NET = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dense(2))
 RNG = np.random.default_rng(5)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 import nbprop
-from nbprop.pictures import save_picture
+from nbprop.io.pictures import save_picture
 from rumelhart import family_trees, iterative, problems
 from rumelhart.learning import outputs
 

@@ -1,0 +1,128 @@
+"""Gradients against central differences: for every parameter array and for the input."""
+
+import numpy as np
+
+from nbprop.autodiff.gradients import backward, forward, value, value_and_grad
+from nbprop.lowering.plan import layer_state, workspace
+from nbprop.lowering.plan import plan as make_plan
+from nbprop.networks.initializers import init
+from nbprop.networks.network import Network, views
+from nbprop.validation import check_flag, check_integer, check_number, check_seed
+
+# Entries tried in each array: all of a small one, this many of a large one.
+_TRIED = 64
+# Rounding (1e-16 / step) and truncation (step^2) of a central difference are about equal here.
+_STEP = 6e-6
+
+
+def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
+    """Check a network's gradients against central differences in float64.
+
+    Parameters
+    ----------
+    net : Network
+        Of built-in layers or of your own. Dropout has the mask of step 0, batch normalization the batch's statistics.
+    loss : str, loss or None
+        None: the loss is a random linear function of the output, through `forward` and `backward`.
+    batch : int
+        Samples.
+    seed : int
+        Of the parameters, data and weights.
+    tolerance : float
+        Largest difference allowed, relative to the largest gradient of the same array (or 1e-3, if that is larger).
+    weights : bool
+        Whether to give the samples weights.
+
+    Returns
+    -------
+    dict
+        The relative error of each parameter array by its name in `views`, and of the input as "x".
+
+    Raises
+    ------
+    ValueError
+        When an error exceeds the tolerance; names the array, the entry and both values.
+
+    Examples
+    --------
+    >>> import nbprop
+    >>> errors = nbprop.gradcheck(nbprop.network((3,), nbprop.dense(2, activation="tanh")), "mse")
+    >>> sorted(errors)
+    ['0.dense.bias', '0.dense.weight', 'x']
+    """
+    if not isinstance(net, Network):
+        raise TypeError(f"gradcheck: net must be what nbprop.network(...) returns, got {type(net).__name__}")
+    batch, seed = check_integer("gradcheck", "batch", batch), check_seed("gradcheck", seed)
+    tolerance, weights = check_number("gradcheck", "tolerance", tolerance), check_flag("gradcheck", "weights", weights)
+    rng = np.random.default_rng(seed)
+    plan = make_plan(net, loss=loss, batch=batch)
+    params = init(net, seed=seed) + 0.1 * rng.standard_normal(net.n_params)
+    work, grads = workspace(plan), np.full(net.n_params, np.nan)
+    if plan.x_classes:
+        x = rng.integers(0, plan.x_classes, (batch, *net.input_shape))
+    else:
+        x = rng.standard_normal((batch, *net.input_shape))
+    dx, y = np.full(x.shape, np.nan), np.empty((batch, *net.output_shape))
+    dy = rng.standard_normal(y.shape)
+
+    state, first = layer_state(plan), layer_state(plan)
+
+    def anew():
+        """The layer state as it is before the first step: what is measured must not depend on earlier calls."""
+        state[:] = first
+        return state if plan.state_size else None
+
+    def along_dy():
+        forward(plan, params, x, y, work, anew())
+        return float(np.vdot(dy, y))
+
+    along_dy()
+    backward(plan, params, x, dy, grads, None if plan.x_classes else dx, work, state=state if plan.state_size else None)
+    errors = {} if plan.x_classes else {"x": _compare("x", x.reshape(-1), dx.reshape(-1), along_dy, rng, tolerance)}
+    measure = along_dy
+    if loss is not None:
+        target = _target(plan, batch, rng)
+        w = rng.uniform(0.5, 2.0, batch) if weights else None
+        value_and_grad(plan, params, x, target, grads, work, w, state=anew())
+
+        def measure():
+            return value(plan, params, x, target, work, w, anew())
+
+    gradient_views = views(net, grads)
+    for path, part in views(net, params).items():
+        errors[path] = _compare(path, part.reshape(-1), gradient_views[path].reshape(-1), measure, rng, tolerance)
+    return errors
+
+
+def _bounds(plan):
+    """Between what targets are drawn: 0 and 1, or what the loss takes of it."""
+    low, high = plan.target_range
+    return (max(0.0, low), min(1.0, high)) if low < 1 and high > 0 else (low, high)
+
+
+def _target(plan, batch, rng):
+    shape = (batch, *plan.target_shape)
+    return rng.integers(0, plan.classes, shape) if plan.classes else rng.uniform(*_bounds(plan), shape)
+
+
+def _compare(name, at, gradient, measure, rng, tolerance):
+    """The largest relative error over the entries tried; `at` is a view whose entries are moved and put back."""
+    tried = np.arange(at.size) if at.size <= _TRIED else rng.choice(at.size, _TRIED, replace=False)
+    scale, worst = max(1e-3, np.abs(gradient).max()), 0.0
+    for i in tried:
+        before = at[i]
+        step = _STEP * max(1.0, abs(before))
+        at[i] = before + step
+        above, high = measure(), at[i]
+        at[i] = before - step
+        below, low = measure(), at[i]
+        at[i] = before
+        difference = (above - below) / (high - low)
+        error = abs(difference - gradient[i]) / scale
+        worst = max(worst, error)
+        if not error <= tolerance:
+            raise ValueError(
+                f"gradcheck: {name}, entry {i}: the gradient is {gradient[i]:.9g}, central differences give "
+                f"{difference:.9g} (relative error {error:.2g}, allowed {tolerance:.2g})"
+            )
+    return float(worst)

@@ -1,0 +1,1 @@
+"""The public functions that walk a plan: gradients, and derivatives beyond them."""

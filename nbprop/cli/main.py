@@ -1,0 +1,411 @@
+"""The nbprop command: demo, train, predict, summary, check, cache.
+
+Exit codes: 0 done, 1 the training did not succeed (it diverged, or lowered nothing), 2 wrong usage or a file that does
+not fit or cannot be read or written, 130 stopped with Ctrl-C, 141 the reader of the output left. Errors are told in one
+line on standard error.
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import sys
+import warnings
+
+from nbprop.io.csv_files import MISSING
+from nbprop.io.pictures import picture_path
+
+_EXAMPLES = """examples:
+  nbprop demo
+  nbprop train iris.csv --net "dense:16:tanh dense:3" -o iris.safetensors
+  nbprop train iris.csv --net "dense:64 batchnorm relu dropout:0.2 dense:3"
+  nbprop predict iris.safetensors new.csv --classes
+  nbprop summary iris.safetensors
+  nbprop check --net "dense:8:gelu dense:2" --input 3 --loss mse
+  nbprop cache --clear
+
+`nbprop COMMAND --help` tells more."""
+
+_NETWORK_HELP = (
+    'the layers, each a word: "dense:64:tanh dense:10"; an activation may stand alone, as in "dense:64 relu dense:10"'
+)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="nbprop",
+        description="Backpropagation as a compiled numerical toolkit.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for add in (_add_demo, _add_train, _add_predict, _add_summary, _add_check, _add_cache):
+        add(commands)
+    return parser
+
+
+def _version():
+    import nbprop
+
+    return f"nbprop {nbprop.__version__}"
+
+
+def _command(commands, name, purpose, run, example):
+    command = commands.add_parser(
+        name,
+        help=purpose,
+        description=purpose[0].upper() + purpose[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(run=run, usage_error=command.error)
+    return command
+
+
+def _counting(text):
+    """A positive whole number."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _fraction(text):
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, got {text}")
+    return value
+
+
+def _positive(text):
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+    return value
+
+
+def _whole(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return value
+
+
+def _seed(text):
+    value = _whole(text)
+    if value >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be below 2**63, got {text}")
+    return value
+
+
+def _delimiter(text):
+    character = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(character) != 1 or character in '"\r\n\0':
+        raise argparse.ArgumentTypeError(f"must be one character other than a quote, or tab, got {text!r}")
+    return character
+
+
+def _on_missing(text):
+    if text in ("refuse", "drop"):
+        return text
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"must be refuse, drop or a number, got {text!r}")
+
+
+def _shape(text):
+    """64 or 28,28,1."""
+    return tuple(map(_counting, text.split(",")))
+
+
+# argparse quotes these names in its errors.
+_counting.__name__ = _whole.__name__ = _seed.__name__ = "whole number"
+_fraction.__name__, _positive.__name__, _shape.__name__ = "fraction", "number", "shape"
+
+
+# -- demo ----------------------------------------------------------------------------------------------------
+
+
+def _add_demo(commands):
+    command = _command(
+        commands,
+        "demo",
+        "learn to read real handwritten digits, and show each step of backpropagation",
+        _demo,
+        "nbprop demo --picture digits.png",
+    )
+    command.add_argument("--seeds", type=_counting, default=5, help="runs with other splits and weights (default 5)")
+    command.add_argument(
+        "--picture",
+        metavar="PATH",
+        type=picture_path,
+        default="nbprop-demo.png",
+        help="where to draw the loss and the error signals when matplotlib is installed (default nbprop-demo.png)",
+    )
+
+
+def _demo(arguments):
+    from nbprop.cli.demo import demo
+
+    demo(arguments.seeds, arguments.picture)
+
+
+# -- train and predict ---------------------------------------------------------------------------------------
+
+
+def _add_train(commands):
+    command = _command(
+        commands,
+        "train",
+        "train a network on a file of data and save it",
+        _train,
+        'nbprop train digits.npz --net "dense:128:relu dense:10" --epochs 30 --lr 0.005 -o digits.safetensors',
+    )
+    command.add_argument(
+        "data", help=".csv or .tsv, .npz with arrays x and y, or .npy of a table; a table's last column is the target"
+    )
+    command.add_argument("--net", required=True, help=_NETWORK_HELP)
+    command.add_argument("-o", "--output", default="model.safetensors", help="the file to write (default %(default)s)")
+    command.add_argument(
+        "--loss",
+        help="by default softmax_cross_entropy for classes, binary_cross_entropy for two named ones and one output, "
+        "mse for the rest",
+    )
+    command.add_argument("--optimizer", default="adam", help="adam (default), sgd, ...; or SciPy's L-BFGS-B, BFGS, CG")
+    command.add_argument("--lr", type=_positive, default=1e-3, help="learning rate (default %(default)s)")
+    command.add_argument("--batch", type=_counting, default=32, help="samples a step (default %(default)s)")
+    command.add_argument("--epochs", type=_counting, default=20, help="or SciPy's iterations (default %(default)s)")
+    command.add_argument("--seed", type=_seed, default=0, help="of weights, split and shuffling (default %(default)s)")
+    command.add_argument("--held-out", type=_fraction, default=0.2, help="share kept for testing (default %(default)s)")
+    command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    command.add_argument("--threads", type=_counting, default=1)
+    _add_data_arguments(command, "drop leaves the row out, a number is put there (refused by default)")
+
+
+def _add_data_arguments(command, on_missing):
+    """What settles how a file is read; what was found is told with every file."""
+    group = command.add_argument_group("how the file is read")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument(
+        "--target", action="append", default=[], metavar="COLUMN", help="a target column by name or number (from 1)"
+    )
+    which.add_argument("--targets", type=_whole, metavar="N", help="the last N columns are the target")
+    group.add_argument(
+        "--drop", action="append", default=[], metavar="COLUMN", help="leave a column out, by name or number"
+    )
+    group.add_argument("--header", choices=("auto", "yes", "no"), default="auto", help="whether line 1 holds names")
+    group.add_argument(
+        "--index",
+        choices=("auto", "drop", "keep"),
+        default="auto",
+        help="what becomes of a first column without a name; auto leaves out one that counts the rows",
+    )
+    group.add_argument("--delimiter", type=_delimiter, help="the character between columns, or tab")
+    group.add_argument("--comment", metavar="START", help="leave out lines that begin with this (none by default)")
+    group.add_argument(
+        "--missing",
+        metavar="WORDS",
+        help="what stands for a missing value beside the empty field, with commas between "
+        f"(default {','.join(MISSING[1:])})",
+    )
+    group.add_argument(
+        "--on-missing", type=_on_missing, default="refuse", metavar="WHAT", help=f"with a missing value: {on_missing}"
+    )
+    group.add_argument("--encoding", default="utf-8", help="of a text file (default %(default)s)")
+
+
+def _choices(arguments):
+    """The options above as data_files.py takes them."""
+    from nbprop.io.csv_files import TextFormat
+    from nbprop.io.data_files import Choices
+
+    missing = MISSING if arguments.missing is None else ("", *(word.strip() for word in arguments.missing.split(",")))
+    header = {"auto": None, "yes": True, "no": False}[arguments.header]
+    return Choices(
+        form=TextFormat(header, arguments.delimiter, arguments.comment or None, missing, arguments.encoding),
+        target=tuple(arguments.target),
+        targets=arguments.targets,
+        drop=tuple(arguments.drop),
+        index=arguments.index,
+        on_missing=arguments.on_missing,
+    )
+
+
+def _train(arguments):
+    from nbprop.cli.training import train
+
+    if arguments.targets == 0:
+        arguments.usage_error("train needs a target: --targets must be at least 1")
+    arguments.choices = _choices(arguments)
+    train(arguments)
+
+
+def _add_predict(commands):
+    command = _command(
+        commands,
+        "predict",
+        "run a saved network on a file of data",
+        _predict,
+        "nbprop predict digits.safetensors new.csv --classes -o classes.csv",
+    )
+    command.add_argument("model", help="what nbprop train has written")
+    command.add_argument("data", help=".csv or .tsv, .npz with an array x, or .npy")
+    command.add_argument("--classes", action="store_true", help="the most likely class in place of the outputs")
+    command.add_argument("--loss", help="for --classes, of a network that nbprop train has not written")
+    command.add_argument("-o", "--output", help="a .csv or .npy to write; without it the lines are printed")
+    _add_data_arguments(command, "a number is put there (refused by default)")
+
+
+def _predict(arguments):
+    from nbprop.cli.training import predict
+
+    if arguments.on_missing == "drop":
+        arguments.usage_error("predict answers each row, so --on-missing must be a number")
+    arguments.choices = _choices(arguments)
+    predict(arguments)
+
+
+# -- summary, check, cache -----------------------------------------------------------------------------------
+
+
+def _add_network_arguments(command):
+    command.add_argument("--net", help=_NETWORK_HELP)
+    command.add_argument("--input", type=_shape, default=(4,), help="shape of one sample: 64 or 28,28,1 (default 4)")
+
+
+def _add_summary(commands):
+    command = _command(
+        commands,
+        "summary",
+        "describe a saved or written-out network: shapes, parameters, arithmetic, memory",
+        _summary,
+        'nbprop summary --net "dense:64:tanh dense:10" --input 64',
+    )
+    command.add_argument("model", nargs="?", help="what nbprop train has written; or give --net")
+    _add_network_arguments(command)
+
+
+def _summary(arguments):
+    import nbprop
+    from nbprop.cli.networks import read_network
+    from nbprop.io.networks import load_notes
+
+    if (arguments.model is None) == (arguments.net is None):
+        arguments.usage_error("give either a saved model or --net")
+    if arguments.net:
+        print(nbprop.summary(read_network(arguments.net, arguments.input)))
+        return
+    print(nbprop.summary(nbprop.load(arguments.model)[0]))
+    for name, value in load_notes(arguments.model).items():
+        if value is not None:
+            print(f"{name}: {value if isinstance(value, str) else ', '.join(map(str, value))}")
+
+
+def _add_check(commands):
+    command = _command(
+        commands,
+        "check",
+        "compare gradients with central differences: of a network, or of every activation and loss",
+        _check,
+        'nbprop check --net "dense:8:gelu dense:2" --input 3 --loss mse',
+    )
+    _add_network_arguments(command)
+    command.add_argument("--loss", help="by default a random linear function of the output")
+
+
+def _check(arguments):
+    import nbprop
+    from nbprop.cli.networks import read_network
+    from nbprop.cli.training import say
+    from nbprop.compiler.report import telling
+    from nbprop.layers import ACTIVATIONS
+    from nbprop.losses import LOSSES
+
+    if arguments.net:
+        cases = {arguments.net: (read_network(arguments.net, arguments.input), arguments.loss)}
+    else:
+        dense = nbprop.dense
+        cases = {name: (nbprop.network((3,), dense(5, name), dense(4)), None) for name in ACTIVATIONS}
+        cases |= {name: (nbprop.network((3,), dense(5, "tanh"), dense(4)), name) for name in LOSSES}
+    with telling(say):
+        for name, (net, loss) in cases.items():
+            errors = nbprop.gradcheck(net, loss)
+            worst = max(errors, key=errors.get)
+            print(f"{name:24} largest relative error {errors[worst]:.1e} (at {worst})")
+
+
+def _add_cache(commands):
+    command = _command(
+        commands,
+        "cache",
+        "show or clear the folder of compiled code",
+        _cache,
+        "nbprop cache --clear",
+    )
+    command.add_argument("--clear", action="store_true", help="delete the compiled code; it is made again when needed")
+
+
+def _cache(arguments):
+    from nbprop.compiler.cache import cache_root
+
+    root = cache_root()
+    files = [path for pattern in ("*.nbc", "*.tmp") for path in root.glob(f"??/{pattern}")]
+    size = 0.0
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):  # a file that another process has finished or cleared meanwhile
+            size += path.stat().st_size / 1e6
+    if not arguments.clear:
+        print(f"{root}: {len(files)} files, {size:.1f} MB")
+        return
+    for path in files:
+        path.unlink(missing_ok=True)
+    print(f"{root}: {len(files)} files deleted, {size:.1f} MB")
+
+
+# -- the command ---------------------------------------------------------------------------------------------
+
+
+def main(arguments=None):
+    """Run the command with a list of arguments (sys.argv's by default); returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    # SciPy's L-BFGS-B works on short vectors. Threads of its BLAS gain nothing there, and on a busy machine they wait
+    # for each other (20 times slower, measured); nbprop's own threads are those of --threads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from nbprop.cli.training import Failed
+
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        try:
+            parsed.run(parsed)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            print("nbprop: stopped", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            # Whoever read our output has had enough (head, less): not an error of ours, and nothing more can be
+            # written. The code is the one that a shell gives to a command that SIGPIPE ended.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except Failed as failure:
+            print(f"nbprop: {_one_line(failure)}", file=sys.stderr)
+            return 1
+        except (ValueError, TypeError, OSError) as error:
+            print(f"nbprop: error: {_one_line(error)}", file=sys.stderr)
+            return 2
+        except (RuntimeError, MemoryError) as error:
+            print(f"nbprop: error: {_one_line(error)}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _warn(message, category, filename, lineno, file=None, line=None):
+    """Warnings as the command tells them: without the line of code that they come from."""
+    print(f"nbprop: warning: {_one_line(message)}", file=sys.stderr)
+
+
+def _one_line(error):
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,159 @@
+"""Machine code on disk: one file for each function, signature and processor, which says whose it is."""
+
+import contextlib
+import functools
+import os
+import pickle
+import re
+import stat
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import llvmlite
+import numba
+from numba.core.compiler import CompileResult
+
+from nbprop.compiler.fingerprint import digest_of, hashed
+
+
+@functools.cache
+def _warn_once(message):
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+# -- where ---------------------------------------------------------------------------------------------------
+
+
+def cache_root():
+    """The folder of compiled code: NUMBA_CACHE_DIR when the user has set it, else the user's cache folder.
+
+    Without a home directory (a user id that the system does not know, in a container for one) it is a folder of this
+    user's among the temporary files, and a warning says so.
+    """
+    if numba.config.CACHE_DIR:
+        return Path(numba.config.CACHE_DIR) / "nbprop"
+    named = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
+    if named and os.environ.get(named):
+        return Path(os.environ[named]) / "nbprop" / ("cache" if sys.platform == "win32" else "")
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return _temporary_root()
+    below = {"win32": "AppData/Local/nbprop/cache", "darwin": "Library/Caches/nbprop"}
+    return home / below.get(sys.platform, ".cache/nbprop")
+
+
+@functools.cache
+def _temporary_root():
+    """A folder of this user's alone: whoever can write to it can have this process run what he likes."""
+    user = os.getuid() if hasattr(os, "getuid") else None
+    root = Path(tempfile.gettempdir()) / f"nbprop-{user}"
+    with contextlib.suppress(OSError):  # the first attempt to write says what is wrong
+        with contextlib.suppress(FileExistsError):
+            root.mkdir(mode=0o700)
+        found = root.lstat()
+        shared = user is not None and (found.st_uid != user or found.st_mode & 0o022)
+        if shared or not stat.S_ISDIR(found.st_mode):
+            root = Path(tempfile.mkdtemp(prefix=f"nbprop-{user}-"))
+    _warn_once(
+        f"nbprop finds no home directory (user id {user}), so it keeps its compiled code in {root}; set "
+        "NUMBA_CACHE_DIR to a folder of your choice"
+    )
+    return root
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+_MAGIC = b"nbprop machine code 2\n"
+
+
+def _seal(key, content):
+    """What a file begins with: whose it is, and a hash that fits this owner and content only."""
+    return _MAGIC + key + hashed(key, content)
+
+
+def _opened(key, payload):
+    """The content of a file, or None where it is not whole or belongs to another function."""
+    size = len(_seal(key, b""))
+    content = payload[size:]
+    return content if payload[:size] == _seal(key, content) else None
+
+
+class DiskCache:
+    """Numba's cache protocol.
+
+    The name of a file is a hash of all that its content depends on, so an index (which processes race for) is not
+    needed, and a file is written aside and renamed. A file counts as absent, and is made again, unless it is whole and
+    says that it belongs to this very key: nothing of it is unpickled before.
+    """
+
+    def __init__(self, function, label=None):
+        self._function = function
+        self._label = label or function.__qualname__
+
+    @property
+    def cache_path(self):
+        return str(cache_root())
+
+    def source_digest(self):
+        return digest_of(self._function)
+
+    def _key(self, signature, target_context):
+        versions = numba.__version__, llvmlite.__version__, sys.version_info[:3]
+        key = repr((str(signature), target_context.codegen().magic_tuple(), versions, self._label))
+        return hashed(key.encode(), self.source_digest())
+
+    def _path(self, key):
+        label = re.sub(r"\W+", "_", self._label)[-60:]
+        return cache_root() / key.hex()[:2] / f"{label}-{key.hex()}.nbc"
+
+    def load_overload(self, signature, target_context):
+        key = self._key(signature, target_context)
+        try:
+            payload = self._path(key).read_bytes()
+        except OSError:
+            return None
+        content = _opened(key, payload)
+        if content is None:
+            return None
+        target_context.refresh()
+        try:
+            return CompileResult._rebuild(target_context, *pickle.loads(content))
+        except (ImportError, AttributeError):
+            return None  # a function made by exec, or in a module that this process cannot import by its name
+
+    def save_overload(self, signature, compiled):
+        if compiled.library.has_dynamic_globals:
+            return  # addresses of this process (a C function, a large global array), which mean nothing in the next
+        key = self._key(signature, compiled.target_context)
+        path = self._path(key)
+        try:
+            content = pickle.dumps(compiled._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
+        except (pickle.PicklingError, AttributeError):
+            return  # it refers to a function that has no importable name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(_seal(key, content) + content)
+                os.replace(name, path)
+            except BaseException:
+                os.unlink(name)
+                raise
+        except OSError as error:
+            _warn_once(
+                f"nbprop cannot keep its compiled code in {cache_root()} ({error.strerror}), so every process will "
+                "compile it again; set NUMBA_CACHE_DIR to a folder that can be written"
+            )
+
+    def enable(self):
+        """Part of Numba's protocol; this cache is always on."""
+
+    def disable(self):
+        """Part of Numba's protocol; this cache is always on."""
+
+    def flush(self):
+        """Part of Numba's protocol; files are never stale, since their names hash their sources."""

@@ -1,0 +1,117 @@
+"""A function compiled once for each dtype, for one signature, and reached by its address."""
+
+import hashlib
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from nbprop.compiler.cache import DiskCache
+from nbprop.compiler.fingerprint import digest_of, hashed, is_ours, options_of, python_function, renewed
+from nbprop.compiler.intrinsics import indirect_call
+from nbprop.compiler.jit import FLAGS, _dispatcher
+from nbprop.compiler.registry import find, known_natives, publish
+
+
+class Native:
+    """A function compiled once for each dtype, for one signature, and reached by address.
+
+    `signature` maps a dtype (numba float32 or float64) to a Numba signature. `uses` names the natives that this
+    one calls: they are loaded with it, so that nothing compiles in a step.
+    """
+
+    dtypes: tuple = (types.float32, types.float64)
+
+    def __init__(self, function, signature, name=None, uses=()):
+        self._given, self.function = function, python_function(function)
+        self.name = name or f"{self.function.__module__}.{self.function.__qualname__}"
+        self.signature = signature
+        self.uses = tuple(uses)
+        self._fingerprints = {}
+        self._loaded = {}
+        known_natives.append(self)
+
+    def __repr__(self):
+        return f"<nbprop native {self.name}>"
+
+    def source_digest(self):
+        """Identifies what this is compiled from, a user's function as it is now."""
+        return hashed(self.name.encode(), digest_of(self.function), repr(options_of(self._given)).encode())
+
+    def fingerprint(self, dtype):
+        """The number by which rows know this native: of what it is now, if it is a user's."""
+        if dtype in self._fingerprints:
+            return self._fingerprints[dtype]
+        text = f"{self.name}:{dtype}:".encode() + self.source_digest()
+        value = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+        value = (value & 0x7FFFFFFFFFFFFFFF) or 1
+        if is_ours(self.function):
+            self._fingerprints[dtype] = value
+        return value
+
+    def compiled(self):
+        """The function to compile."""
+        return renewed(self.function)
+
+    def load(self, dtype):
+        """Compile (or fetch from the disk cache) and publish; returns the address."""
+        fingerprint = self.fingerprint(dtype)
+        if fingerprint not in self._loaded:
+            for native in self.uses:
+                native.load(dtype)
+            signature = self.signature(dtype)
+            dispatcher = _dispatcher(self.compiled())
+            dispatcher._cache = _NativeCache(self)
+            dispatcher.compile(signature.args)
+            (result,) = dispatcher.overloads.values()
+            address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+            self._loaded[fingerprint] = (address, dispatcher)
+            publish(fingerprint, address)
+        return self._loaded[fingerprint][0]
+
+    def callable(self):
+        """A function for kernels, ``call((arguments, ...))``, that jumps to this native's address.
+
+        The first argument's dtype selects the version. Large kernels that many others share are compiled once this
+        way; inlined, each caller would compile them again.
+        """
+
+        def call(arguments):
+            raise TypeError("runs in compiled code only")
+
+        @overload(call, jit_options=FLAGS)
+        def compiled(arguments):
+            dtype = arguments[0].dtype
+            fingerprint, invoke = np.int64(self.fingerprint(dtype)), indirect_call(self.signature(dtype))
+
+            def jump(arguments):
+                return invoke(find(fingerprint), arguments)[1]
+
+            return jump
+
+        return call
+
+
+class _NativeCache(DiskCache):
+    """Keyed on the native's own digest: what is compiled may be an adapter around its function."""
+
+    def __init__(self, native):
+        super().__init__(native.function, native.name)
+        self._native = native
+
+    def source_digest(self):
+        return self._native.source_digest()
+
+
+class Untyped(Native):
+    """A native whose code is the same for every dtype; `address` is 0 until it is loaded."""
+
+    dtypes = (types.none,)
+    address = 0
+
+    def fingerprint(self, dtype=types.none):
+        return super().fingerprint(types.none)
+
+    def load(self, dtype=types.none):
+        self.address = super().load(types.none)
+        return self.address

@@ -1,0 +1,72 @@
+"""The table of addresses: one for each process, which compiled code finds through an external symbol.
+
+Code from a disk cache holds fingerprints and never an address, so it is right in the next process. A fingerprint that
+the table lacks (a kernel not yet loaded in this process) goes through `_resolve`; one that nobody knows (code cached by
+another version of nbprop) is an error, not a wrong jump."""
+
+import ctypes
+import traceback
+
+import llvmlite.binding
+import numpy as np
+
+from nbprop.compiler.intrinsics import call_c, load, symbol_address
+from nbprop.compiler.jit import njit
+
+
+def define_symbol(name, address):
+    """Make an address known to compiled code by name, for this process."""
+    llvmlite.binding.add_symbol(name, address)
+
+
+# -- the table of addresses ----------------------------------------------------------------------------------
+
+_CAPACITY = 8192
+_MASK = _CAPACITY - 1
+_RESOLVER = 2 * _CAPACITY  # the word behind the last pair
+_table = np.zeros(2 * _CAPACITY + 1, np.int64)
+define_symbol("nbprop_kernels", _table.ctypes.data)
+
+known_natives: list = []  # of Native, each of which adds itself
+
+
+@ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
+def _resolve(fingerprint):
+    """Called by compiled code for a fingerprint that the table lacks; 0 when nobody knows it."""
+    try:
+        for native in known_natives:
+            for dtype in native.dtypes:
+                if native.fingerprint(dtype) == fingerprint:
+                    return native.load(dtype)
+    except Exception:
+        # Nothing may be raised through compiled code; the caller sees 0 and stops with an error of its own.
+        traceback.print_exc()
+    return 0
+
+
+_table[_RESOLVER] = ctypes.cast(_resolve, ctypes.c_void_p).value or 0
+
+
+def publish(fingerprint, address):
+    slot = fingerprint & _MASK
+    for _ in range(_CAPACITY):
+        if _table[2 * slot] in (0, fingerprint):
+            _table[2 * slot + 1] = address
+            _table[2 * slot] = fingerprint
+            return
+        slot = (slot + 1) & _MASK
+    raise RuntimeError(f"nbprop's table of {_CAPACITY} compiled kernels is full; define fewer layers of your own")
+
+
+@njit
+def find(fingerprint):
+    """The address of a kernel, 0 when it is unknown."""
+    table = symbol_address("nbprop_kernels")
+    slot = fingerprint & _MASK
+    while True:
+        seen = load(table, 2 * slot)
+        if seen == fingerprint:
+            return load(table, 2 * slot + 1)
+        if seen == 0:
+            return call_c(load(table, _RESOLVER), (fingerprint,))
+        slot = (slot + 1) & _MASK

@@ -1,0 +1,1 @@
+"""The device kernels of layers, in files named as the layers' own."""

@@ -1,0 +1,45 @@
+"""The device kernels of copies and sums; equations and arrays are those of the CPU's kernels."""
+
+from nbprop.cuda.kernels import on_device
+from nbprop.cuda.toolkit import cover
+from nbprop.layers.combine import copy_within
+from nbprop.numerics.copies import add_forward, add_into, copy, copy_columns
+from nbprop.numerics.scalars import like
+from nbprop.program.elements import length_at
+
+
+def cuda_kernels(cuda):
+    """The device's: a thread an element."""
+
+    def elements(n, size):
+        return cover(n * size)
+
+    @on_device(add_forward, blocks=elements)
+    def add(y, a, b, n, size):
+        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
+            y[i] = a[i] + b[i]
+
+    @on_device(add_into, blocks=elements)
+    def add_to(y, x, n, size):
+        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
+            y[i] += x[i]
+
+    @on_device(copy, blocks=elements)
+    def copied(y, x, n, size):
+        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
+            y[i] = x[i]
+
+    @on_device(copy_within, blocks=lambda n, positions, size: cover(n * positions * size))
+    def copied_within(y, x, n, positions, size, lengths_address, lengths_code):
+        for i in range(cuda.grid(1), n * positions * size, cuda.gridsize(1)):
+            row = i // size
+            counts = row % positions < length_at(lengths_address, lengths_code, row // positions, positions)
+            y[i] = x[i] if counts else like(y[0], 0.0)
+
+    @on_device(copy_columns, blocks=lambda n, rows, width: cover(n * rows * width))
+    def columns_copied(y, x, n, rows, y_width, y_first, x_width, x_first, width):
+        for i in range(cuda.grid(1), n * rows * width, cuda.gridsize(1)):
+            row, j = i // width, i % width
+            y[row * y_width + y_first + j] = x[row * x_width + x_first + j]
+
+    return add, add_to, copied, copied_within, columns_copied

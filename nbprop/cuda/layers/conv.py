@@ -1,0 +1,136 @@
+"""Convolutions on the device: the products of nbprop/cuda/windows.py, by the operands and sizes of conv.py."""
+
+from nbprop.cuda.groups import sum_of_slices
+from nbprop.cuda.kernels import on_device
+from nbprop.cuda.products import DTYPES, TILES, blocks_of, pieces
+from nbprop.cuda.toolkit import cover, cuda
+from nbprop.cuda.windows import convolution, input_gradient, weight_gradient
+from nbprop.layers.conv.kernels import conv_backward_input, conv_backward_parameters, conv_forward, conv_turn
+from nbprop.numerics.convolution import Windows
+
+
+def _weight_sizes(n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w):
+    """(m, n, k) of a group's weight gradient."""
+    return kernel_h * kernel_w * (channels // groups), filters // groups, n * out_h * out_w
+
+
+def _weight_scratch(n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w, itemsize):
+    sizes = _weight_sizes(n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w)
+    return int(pieces(*sizes, itemsize, groups)) * (sizes[0] + 1) * filters
+
+
+def _products(number):
+    """The three products in tiles of one shape."""
+    tile = TILES[number]
+    convolve, by_weight, by_input = convolution(tile), weight_gradient(tile), input_gradient(tile)
+    options = {"dtypes": DTYPES[number], "resident": 2 if number == 0 else 1, "apart": True}
+
+    def of_output(n, filters, groups, out_h, out_w, itemsize):
+        return blocks_of(number, n * out_h * out_w, filters // groups, itemsize, groups)
+
+    def of_weight(n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w, itemsize):
+        sizes = _weight_sizes(n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w)
+        return blocks_of(number, *sizes[:2], itemsize, int(pieces(*sizes, itemsize, groups)) * groups)
+
+    def of_input(n, height, width, channels, stride_h, stride_w, groups, itemsize):
+        pixels = n * -(-height // stride_h) * -(-width // stride_w)
+        return blocks_of(number, pixels, channels // groups, itemsize, groups * stride_h * stride_w)
+
+    @on_device(conv_forward, blocks=of_output, **options)
+    def forward(
+        y, x, w, b, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
+        dilation_w, groups, out_h, out_w
+    ):  # fmt: skip
+        g = Windows(
+            height,
+            width,
+            channels,
+            kernel_h,
+            kernel_w,
+            stride_h,
+            stride_w,
+            dilation_h,
+            dilation_w,
+            groups,
+            out_h,
+            out_w,
+        )
+        convolve(y, x, w, b, n, filters, g)
+
+    @on_device(conv_backward_parameters, blocks=of_weight, **options, scratch=_weight_scratch)
+    def parameters_in_pieces(
+        partials, x, dz, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
+        dilation_w, groups, out_h, out_w
+    ):  # fmt: skip
+        g = Windows(
+            height,
+            width,
+            channels,
+            kernel_h,
+            kernel_w,
+            stride_h,
+            stride_w,
+            dilation_h,
+            dilation_w,
+            groups,
+            out_h,
+            out_w,
+        )
+        by_weight(partials, x, dz, n, filters, g)
+
+    @on_device(conv_backward_input, blocks=of_input, **options)
+    def backward_input(
+        dx, dz, wt, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
+        dilation_w, groups, out_h, out_w
+    ):  # fmt: skip
+        g = Windows(
+            height,
+            width,
+            channels,
+            kernel_h,
+            kernel_w,
+            stride_h,
+            stride_w,
+            dilation_h,
+            dilation_w,
+            groups,
+            out_h,
+            out_w,
+        )
+        by_input(dx, dz, wt, n, filters, g)
+
+    return forward, parameters_in_pieces, backward_input
+
+
+@on_device(
+    conv_backward_parameters,
+    blocks=lambda filters, channels, kernel_h, kernel_w, groups: cover(
+        (kernel_h * kernel_w * (channels // groups) + 1) * filters
+    ),
+)
+def parameters(
+    dw, db, partials, n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w, w_again, b_again, accumulate
+):  # fmt: skip
+    """The pieces' sums, a thread an element."""
+    depth = kernel_h * kernel_w * (channels // groups)
+    size, count = depth * filters, pieces(depth, filters // groups, n * out_h * out_w, dw.itemsize, groups)
+    for i in range(cuda.grid(1), size + db.size, cuda.gridsize(1)):
+        if i < size:
+            total = sum_of_slices(partials, i, size, count)
+            dw[i] = total + dw[i] if w_again + accumulate > 0 else total
+        else:
+            total = sum_of_slices(partials, count * size + i - size, filters, count)
+            db[i - size] = total + db[i - size] if b_again + accumulate > 0 else total
+
+
+@on_device(conv_turn, blocks=lambda taps, channels, filters: cover(taps * channels * filters))
+def turn(wt, w, n, taps, channels, filters, groups):
+    """A thread an element of w."""
+    own = filters // groups
+    for i in range(cuda.grid(1), taps * channels * filters, cuda.gridsize(1)):
+        row, f = i // filters, i % filters
+        tap, c = row // channels, row % channels
+        wt[(((taps - 1 - tap) * own + f % own) * groups + f // own) * channels + c] = w[i]
+
+
+CUDA_KERNELS = (*(kernel for number in range(len(TILES)) for kernel in _products(number)), parameters, turn)

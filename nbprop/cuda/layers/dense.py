@@ -1,0 +1,118 @@
+"""The device kernels of dense layers; equations and arrays are those of the CPU's kernels."""
+
+from nbprop.cuda.groups import sum_of_slices
+from nbprop.cuda.kernels import on_device
+from nbprop.cuda.products import DTYPES, TILES, blocks_of, in_pieces, pieces, with_bias
+from nbprop.cuda.toolkit import cover, device_function
+from nbprop.layers.activation import activation_inplace
+from nbprop.layers.dense.kernels import dense_backward_input, dense_backward_parameters, dense_forward, dense_transpose
+from nbprop.numerics.activations import IDENTITY, value_of
+from nbprop.numerics.scalars import like
+
+
+def cuda_kernels(cuda):
+    """The device's: the tiled product, bias and activation within it; weight gradients in pieces of the batch."""
+
+    found = [kernel for number in range(len(TILES)) for kernel in _cuda_products(number)]
+    found += _cuda_small_products(cuda)
+
+    @on_device(
+        dense_backward_parameters, blocks=lambda n_in, n_out, one_block: 0 if one_block else cover((n_in + 1) * n_out)
+    )
+    def parameters(dw, db, partials, n, rows, n_in, n_out, w_again, b_again, accumulate):
+        size, count = n_in * n_out, pieces(n_in, n_out, n * rows, dw.itemsize)
+        for i in range(cuda.grid(1), size + db.size, cuda.gridsize(1)):
+            if i < size:
+                total = sum_of_slices(partials, i, size, count)
+                dw[i] = total + dw[i] if w_again + accumulate > 0 else total
+            else:
+                total = sum_of_slices(partials, count * size + i - size, n_out, count)
+                db[i - size] = total + db[i - size] if b_again + accumulate > 0 else total
+
+    @on_device(dense_transpose, blocks=lambda n_in, n_out: cover(n_in * n_out))
+    def transposed(wt, w, n, n_in, n_out):
+        for i in range(cuda.grid(1), n_in * n_out, cuda.gridsize(1)):
+            wt[i % n_out * n_in + i // n_out] = w[i]
+
+    return *found, parameters, transposed
+
+
+def _cuda_products(number):
+    """The products that make tiles of one shape."""
+
+    tile = TILES[number]
+    shape = {"dtypes": DTYPES[number], "resident": 1}
+    times, gradient = with_bias(tile), in_pieces(tile)
+
+    def of_output(n, rows, n_out, itemsize, one_block):
+        return 0 if one_block else blocks_of(number, n * rows, n_out, itemsize)
+
+    def of_input(n, rows, n_in, itemsize, one_block):
+        return 0 if one_block else blocks_of(number, n * rows, n_in, itemsize)
+
+    def of_weight(n, rows, n_in, n_out, itemsize, one_block):
+        cuts = int(pieces(n_in, n_out, n * rows, itemsize))
+        return 0 if one_block else blocks_of(number, n_in, n_out, itemsize, cuts)
+
+    def in_all_pieces(n, rows, n_in, n_out, itemsize):
+        return int(pieces(n_in, n_out, n * rows, itemsize)) * (n_in + 1) * n_out
+
+    @on_device(dense_forward, blocks=of_output, **shape)
+    def forward(y, x, w, b, n, rows, n_in, n_out):
+        times(y, x, w, b, n * rows, n_out, n_in, IDENTITY)
+
+    @on_device(dense_forward, activation_inplace, blocks=of_output, **shape)
+    def forward_activated(y, x, w, b, n, rows, n_in, n_out, code):
+        times(y, x, w, b, n * rows, n_out, n_in, code)
+
+    @on_device(dense_backward_input, blocks=of_input, **shape)
+    def input_gradient(dx, dz, wt, n, rows, n_in, n_out):
+        times(dx, dz, wt, dz[:0], n * rows, n_in, n_out, IDENTITY)
+
+    @on_device(dense_backward_parameters, blocks=of_weight, **shape, scratch=in_all_pieces)
+    def parameters_in_pieces(partials, x, dz, n, rows, n_in, n_out):
+        gradient(partials, x, dz, n_in, n_out, n * rows)
+
+    return forward, forward_activated, input_gradient, parameters_in_pieces
+
+
+def _cuda_small_products(cuda):
+    """The products where one block does a whole program: a thread an element, the operands in the block's cache."""
+
+    def alone(one_block):
+        return int(one_block)
+
+    @device_function
+    def times(y, a, w, b, m, n, k, code):
+        """y = f(a w + b): y (m, n), a (m, k), w (k, n), b (n,) or empty."""
+        for i in range(cuda.grid(1), m * n, cuda.gridsize(1)):
+            row, col, total = i // n, i % n, like(y[0], 0.0)
+            for step in range(k):
+                total += a[row * k + step] * w[step * n + col]
+            y[i] = value_of(total + b[col] if b.size > 0 else total, code)
+
+    @on_device(dense_forward, blocks=alone)
+    def small_forward(y, x, w, b, n, rows, n_in, n_out):
+        times(y, x, w, b, n * rows, n_out, n_in, IDENTITY)
+
+    @on_device(dense_forward, activation_inplace, blocks=alone)
+    def small_forward_activated(y, x, w, b, n, rows, n_in, n_out, code):
+        times(y, x, w, b, n * rows, n_out, n_in, code)
+
+    @on_device(dense_backward_input, blocks=alone)
+    def small_input_gradient(dx, dz, wt, n, rows, n_in, n_out):
+        times(dx, dz, wt, dz[:0], n * rows, n_in, n_out, IDENTITY)
+
+    @on_device(dense_backward_parameters, blocks=alone)
+    def small_parameters(dw, db, x, dz, n, rows, n_in, n_out, w_again, b_again, accumulate):
+        for i in range(cuda.grid(1), n_in * n_out + db.size, cuda.gridsize(1)):
+            row, col, total = i // n_out, i % n_out, like(dw[0], 0.0)
+            for step in range(n * rows):
+                left = x[step * n_in + row] if row < n_in else like(total, 1.0)
+                total += left * dz[step * n_out + col]
+            if row < n_in:
+                dw[i] = total + dw[i] if w_again + accumulate > 0 else total
+            else:
+                db[col] = total + db[col] if b_again + accumulate > 0 else total
+
+    return small_forward, small_forward_activated, small_input_gradient, small_parameters

@@ -1,0 +1,84 @@
+"""The device kernels of layer normalization; equations and arrays are those of the CPU's kernels."""
+
+from nbprop.cuda.functions import real_of_word, sqrt
+from nbprop.cuda.groups import rows_of, team_of, team_sum
+from nbprop.cuda.kernels import on_device
+from nbprop.cuda.toolkit import THREADS, cover
+from nbprop.layers.layernorm import _BLOCK, _STATISTICS, layernorm_backward, layernorm_forward, layernorm_parameters
+from nbprop.numerics.scalars import like
+
+
+def cuda_kernels(cuda):
+    """The device's: a team of threads a row; the sums over a block's 32 rows, and their totals, a thread a column."""
+
+    def teams(n, rows, size):
+        return rows_of(n * rows, size)
+
+    @on_device(layernorm_forward, blocks=teams)
+    def forward(y, statistics, x, s, b, n, rows, size, epsilon_bits, centered):
+        space, team = cuda.shared.array(THREADS, x.dtype), team_of(size)
+        for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
+            row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
+            start, stop, width = row * size, size if row < n * rows else 0, like(x[0], size)
+            mean = like(width, 0.0)
+            if centered > 0:
+                for j in range(lane, stop, team):
+                    mean += x[start + j]
+                mean = team_sum(space, mean, lane, team) / width
+            rest, squares = like(mean, 0.0), like(mean, 0.0)
+            for j in range(lane, stop, team):
+                distance = x[start + j] - mean
+                rest += distance
+                squares += distance * distance
+            rest, squares = team_sum(space, rest, lane, team) / width, team_sum(space, squares, lane, team) / width
+            rest = rest if centered > 0 else like(rest, 0.0)
+            r = like(rest, 1.0) / sqrt(squares - rest * rest + real_of_word(x[0], epsilon_bits))
+            if lane == 0 and stop > 0:
+                kept = row * _STATISTICS
+                statistics[kept], statistics[kept + 1], statistics[kept + 2] = mean, rest, r
+            for j in range(lane, stop, team):
+                value = ((x[start + j] - mean) - rest) * r
+                value = value * s[j] if s.size > 0 else value
+                y[start + j] = value + b[j] if b.size > 0 else value
+
+    @on_device(layernorm_backward, blocks=teams)
+    def backward(dx, dy, x, statistics, s, n, rows, size, centered):
+        space, team, width = cuda.shared.array(THREADS, x.dtype), team_of(size), like(x[0], size)
+        for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
+            row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
+            start, stop, kept = row * size, size if row < n * rows else 0, row * _STATISTICS if row < n * rows else 0
+            mean, rest, r = statistics[kept], statistics[kept + 1], statistics[kept + 2]
+            total, along = like(r, 0.0), like(r, 0.0)
+            for j in range(lane, stop, team):
+                g = dy[start + j] * s[j] if s.size > 0 else dy[start + j]
+                total += g
+                along += g * (((x[start + j] - mean) - rest) * r)
+            total, along = team_sum(space, total, lane, team) / width, team_sum(space, along, lane, team) / width
+            total = total if centered > 0 else like(r, 0.0)
+            for j in range(lane, stop, team):
+                g = dy[start + j] * s[j] if s.size > 0 else dy[start + j]
+                dx[start + j] = r * (g - total - ((x[start + j] - mean) - rest) * r * along)
+
+    @on_device(layernorm_backward, blocks=lambda n, rows, size: cover((n * rows + _BLOCK - 1) // _BLOCK * size))
+    def block_sums(sums, dy, x, statistics, n, rows, size):
+        for k in range(cuda.grid(1), (n * rows + _BLOCK - 1) // _BLOCK * size, cuda.gridsize(1)):
+            block, j, ds, db = k // size, k % size, like(dy[0], 0.0), like(dy[0], 0.0)
+            for i in range(block * _BLOCK, min(n * rows, (block + 1) * _BLOCK)):
+                kept, given = i * _STATISTICS, dy[i * size + j]
+                ds += given * (((x[i * size + j] - statistics[kept]) - statistics[kept + 1]) * statistics[kept + 2])
+                db += given
+            sums[2 * block * size + j], sums[(2 * block + 1) * size + j] = ds, db
+
+    @on_device(layernorm_parameters, blocks=lambda size: cover(size))
+    def parameters(ds, db, sums, n, rows, size, s_again, b_again, accumulate):
+        for j in range(cuda.grid(1), size, cuda.gridsize(1)):
+            scale, shift = like(sums[0], 0.0), like(sums[0], 0.0)
+            for block in range((n * rows + _BLOCK - 1) // _BLOCK):
+                scale += sums[2 * block * size + j]
+                shift += sums[(2 * block + 1) * size + j]
+            if ds.size > 0:
+                ds[j] = scale + ds[j] if s_again + accumulate > 0 else scale
+            if db.size > 0:
+                db[j] = shift + db[j] if b_again + accumulate > 0 else shift
+
+    return forward, backward, block_sums, parameters

@@ -1,0 +1,39 @@
+"""The device kernels of local response normalization; equations and arrays are those of the CPU's kernels."""
+
+from nbprop.compiler.jit import njit
+from nbprop.cuda.functions import real_of_word
+from nbprop.cuda.kernels import on_device
+from nbprop.cuda.toolkit import cover
+from nbprop.layers.local_response_norm import norm_backward, norm_forward
+from nbprop.numerics.elementary import exp, log
+from nbprop.numerics.scalars import like
+
+
+def cuda_kernels(cuda):
+    """The device's: a thread an element, which looks at its neighbours."""
+
+    power = njit(lambda d, beta: exp(beta * log(d)))
+
+    def elements(n, pixels, channels):
+        return cover(n * pixels * channels)
+
+    @on_device(norm_forward, blocks=elements)
+    def forward(y, d, x, n, pixels, channels, size, alpha_bits, beta_bits, k_bits):
+        alpha, beta = real_of_word(x[0], alpha_bits), real_of_word(x[0], beta_bits)
+        for i in range(cuda.grid(1), n * pixels * channels, cuda.gridsize(1)):
+            c, total = i % channels, like(x[0], 0.0)
+            for offset in range(max(-(size // 2), -c), min((size - 1) // 2, channels - 1 - c) + 1):
+                total += x[i + offset] * x[i + offset]
+            d[i] = real_of_word(x[0], k_bits) + alpha * total
+            y[i] = x[i] * power(d[i], -beta)
+
+    @on_device(norm_backward, blocks=elements)
+    def backward(dx, dy, x, y, d, n, pixels, channels, size, alpha_bits, beta_bits):
+        alpha, beta = real_of_word(x[0], alpha_bits), real_of_word(x[0], beta_bits)
+        for i in range(cuda.grid(1), n * pixels * channels, cuda.gridsize(1)):
+            c, total = i % channels, like(x[0], 0.0)
+            for offset in range(max(-((size - 1) // 2), -c), min(size // 2, channels - 1 - c) + 1):
+                total += dy[i + offset] * y[i + offset] / d[i + offset]
+            dx[i] = dy[i] * power(d[i], -beta) - like(total, 2.0) * alpha * beta * x[i] * total
+
+    return forward, backward

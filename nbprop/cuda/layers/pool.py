@@ -1,0 +1,96 @@
+"""The device kernels of pooling; equations and arrays are those of the CPU's kernels."""
+
+from nbprop.cuda.kernels import on_device
+from nbprop.cuda.toolkit import cover, device_function
+from nbprop.layers.pool import (
+    _inside,
+    _windows_over,
+    avg_pool_backward,
+    avg_pool_forward,
+    max_pool_backward,
+    max_pool_forward,
+)
+from nbprop.numerics.scalars import like
+
+
+def cuda_kernels(cuda):
+    """The device's: a thread an element of y, and on the way back one of dx, which looks at every window over it."""
+
+    @device_function
+    def place(k, height, width, channels):
+        """(image, row, column, channel) of element k; three divisions, which are slow: no remainders."""
+        pixel = k // channels
+        line = pixel // width
+        image = line // height
+        return image, line - image * height, pixel - line * width, k - pixel * channels
+
+    def outputs(n, out_h, out_w, channels):
+        return cover(n * out_h * out_w * channels)
+
+    def inputs(n, height, width, channels):
+        return cover(n * height * width * channels)
+
+    @on_device(max_pool_forward, blocks=outputs)
+    def max_forward(
+        y, taken, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
+    ):  # fmt: skip
+        for k in range(cuda.grid(1), n * out_h * out_w * channels, cuda.gridsize(1)):
+            image, p, q, c = place(k, out_h, out_w, channels)
+            y_first, i_first, i_stop = _inside(p, stride_h, top, kernel_h, height)
+            x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
+            corner, tap = (image * height + y_first) * width + x_first, i_first * kernel_w + j_first
+            best = x[(corner + i_first * width + j_first) * channels + c]
+            for i in range(i_first, i_stop):
+                for j in range(j_first, j_stop):
+                    value = x[(corner + i * width + j) * channels + c]
+                    if value > best or value != value:
+                        best, tap = value, i * kernel_w + j
+            y[k] = best
+            taken[k] = like(best, tap)
+
+    @on_device(max_pool_backward, blocks=inputs)
+    def max_backward(
+        dx, dy, taken, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
+    ):  # fmt: skip
+        for k in range(cuda.grid(1), n * height * width * channels, cuda.gridsize(1)):
+            image, row, col, c = place(k, height, width, channels)
+            total = like(dy[0], 0.0)
+            p_first, p_stop = _windows_over(row, stride_h, top, kernel_h, out_h)
+            q_first, q_stop = _windows_over(col, stride_w, left, kernel_w, out_w)
+            for p in range(p_first, p_stop):
+                for q in range(q_first, q_stop):
+                    tap = (row - p * stride_h + top) * kernel_w + col - q * stride_w + left
+                    here = ((image * out_h + p) * out_w + q) * channels + c
+                    if taken[here] == like(total, tap):
+                        total += dy[here]
+            dx[k] = total
+
+    @on_device(avg_pool_forward, blocks=outputs)
+    def avg_forward(y, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w):
+        scale = like(x[0], 1.0) / like(x[0], kernel_h * kernel_w)
+        for k in range(cuda.grid(1), n * out_h * out_w * channels, cuda.gridsize(1)):
+            image, p, q, c = place(k, out_h, out_w, channels)
+            y_first, i_first, i_stop = _inside(p, stride_h, top, kernel_h, height)
+            x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
+            corner, total = (image * height + y_first) * width + x_first, like(x[0], 0.0)
+            for i in range(i_first, i_stop):
+                for j in range(j_first, j_stop):
+                    total += x[(corner + i * width + j) * channels + c]
+            y[k] = total * scale
+
+    @on_device(avg_pool_backward, blocks=inputs)
+    def avg_backward(
+        dx, dy, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
+    ):  # fmt: skip
+        scale = like(dy[0], 1.0) / like(dy[0], kernel_h * kernel_w)
+        for k in range(cuda.grid(1), n * height * width * channels, cuda.gridsize(1)):
+            image, row, col, c = place(k, height, width, channels)
+            total = like(dy[0], 0.0)
+            p_first, p_stop = _windows_over(row, stride_h, top, kernel_h, out_h)
+            q_first, q_stop = _windows_over(col, stride_w, left, kernel_w, out_w)
+            for p in range(p_first, p_stop):
+                for q in range(q_first, q_stop):
+                    total += dy[((image * out_h + p) * out_w + q) * channels + c]
+            dx[k] = total * scale
+
+    return max_forward, max_backward, avg_forward, avg_backward

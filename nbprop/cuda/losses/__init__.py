@@ -1,0 +1,1 @@
+"""The device kernels of losses, in files named as the losses' own."""

@@ -1,0 +1,37 @@
+"""The device kernels of the Gaussian negative log-likelihood; equations and arrays are those of the CPU's kernels."""
+
+from nbprop.cuda.functions import exp as exponential
+from nbprop.cuda.groups import row_factor, rows_of, team_of, team_sum
+from nbprop.cuda.kernels import on_device
+from nbprop.cuda.losses.base import cuda_weight_sum
+from nbprop.cuda.toolkit import THREADS
+from nbprop.losses.gaussian_nll import gaussian_nll_kernel
+from nbprop.numerics.scalars import like
+
+
+def cuda_kernels(cuda):
+    """The device's: a team of threads a row."""
+
+    @on_device(gaussian_nll_kernel, blocks=lambda n, rows, size: rows_of(n * rows, size))
+    def losses_and_gradient(losses, dy, y, target, weights, partials, n, rows, size):
+        space, team, half = cuda.shared.array(THREADS, y.dtype), team_of(size), like(y[0], 0.5)
+        for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
+            row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
+            stop, total = size if row < n * rows else 0, like(half, 0.0)
+            for j in range(lane, stop, team):
+                mean, spread = 2 * row * size + j, y[(2 * row + 1) * size + j]
+                error = y[mean] - target[row * size + j]
+                total += half * (spread + error * error * exponential(-spread))
+            total = team_sum(space, total, lane, team)
+            if lane < stop:
+                if lane == 0:
+                    losses[row] = total / like(total, size)
+                if dy.size > 0:
+                    factor = row_factor(weights, partials, n, rows, row) / like(total, size)
+                    for j in range(lane, stop, team):
+                        mean = 2 * row * size + j
+                        error, precision = y[mean] - target[row * size + j], exponential(-y[mean + size])
+                        dy[mean] = factor * error * precision
+                        dy[mean + size] = factor * half * (like(half, 1.0) - error * error * precision)
+
+    return cuda_weight_sum(cuda, gaussian_nll_kernel), losses_and_gradient

@@ -1,0 +1,376 @@
+"""Tables of numbers and labels in text files: which line holds names, what separates columns, what is missing.
+
+Nothing about a file is settled in silence. What the format options leave open is read off the file's first lines, and
+`TextTable.remarks` says what was found; where the lines allow two readings, the file is refused with the option that
+settles it. Lines are numbered as an editor shows them, columns from 1.
+
+Python's csv module reads. Blocks of lines that hold nothing but numbers go to NumPy's reader, which is three times
+faster and gives the same bits; whatever it does not take, the csv module reads again and says what is wrong.
+"""
+
+import codecs
+import csv
+import itertools
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from nbprop.io.array_files import refuse_streams
+from nbprop.networks.fields import nearest
+
+MISSING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None")
+_DELIMITERS = (",", ";", "\t", "|")
+_SAMPLE, _BLOCK = 50, 4096  # records that are looked at, lines that are read at a time
+_UNDECODED = re.compile("[\udc80-\udcff]")
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """What is known of a text file beforehand; None where its first lines are to tell."""
+
+    header: bool | None = None  # whether the first line holds names
+    delimiter: str | None = None  # one character
+    comment: str | None = None  # lines that begin with it are left out
+    missing: tuple = MISSING  # fields that stand for a missing value
+    encoding: str = "utf-8"
+
+
+@dataclass
+class Block:
+    """Some records: their lines in the file, numbers (records, columns) with NaN where missing, fields of text."""
+
+    lines: list
+    numbers: np.ndarray
+    texts: dict  # column -> list of str, "" where missing
+
+
+class TextTable:
+    """A text file's columns: `names` (or None), `width`, `header_line`, and the records block by block.
+
+    known : names that a file for an existing model has in its header; a first line with all of them is one
+    """
+
+    def __init__(self, path, form=None, known=()):
+        self.path, self.form = path, form or TextFormat()
+        refuse_streams(path)
+        self.missing, self.comments, self.blank = Counter(), [], 0
+        self.delimiter = self.form.delimiter or self._find_delimiter()
+        sample = self._sample(self.delimiter)
+        if not sample:
+            raise ValueError(f"{path}: no samples")
+        self.header_line, first = sample[0]
+        self.width = len(first)
+        for line, row in sample:
+            self._check_width(line, row, first)
+        header = self.form.header
+        if header is None:
+            header = self._is_header(first, [row for _, row in sample[1:]], known)
+        self.names = [field.strip() for field in first] if header else None
+        self.sample = sample[1:] if header else sample
+        if not self.sample:
+            raise ValueError(f"{path}: no samples; line {self.header_line} holds names and nothing follows")
+
+    # -- columns
+
+    def name(self, column):
+        """A column as it is told: its name, or its number."""
+        named = self.names is not None and self.names[column] != ""
+        return f"column {column + 1}" + (f" '{self.names[column]}'" if named else "")
+
+    def find(self, text):
+        """The column that has this name, or else this number, counted from 1."""
+        if self.names is not None and self.names.count(text) == 1:
+            return self.names.index(text)
+        if self.names is not None and text in self.names:
+            raise ValueError(
+                f"{self.path}: {self.names.count(text)} columns are named {text!r}; give the number of one"
+            )
+        if text.isascii() and text.isdigit() and 1 <= int(text) <= self.width:
+            return int(text) - 1
+        if (text.isascii() and text.isdigit()) or self.names is None:
+            names = "" if self.names is None else " and none of that name"
+            raise ValueError(f"{self.path}: no column {text}; it has {self.width}, counted from 1{names}")
+        raise ValueError(f"{self.path}: no column named {text!r}; {nearest(text, self.names)}")
+
+    def unnamed(self, column):
+        """Whether a column has no name; "Unnamed: 0" is what pandas calls one that it has read and written again."""
+        return self.names is None or re.fullmatch(r"(Unnamed: \d+)?", self.names[column]) is not None
+
+    def counts_rows(self, column):
+        """Whether a column holds 0, 1, 2, ... or 1, 2, 3, ..., as far as the first records tell."""
+        return _running([row[column].strip() for _, row in self.sample])
+
+    # -- what the first lines tell
+
+    def _sample(self, delimiter):
+        with self._open() as lines:
+            return list(itertools.islice(self._records(lines, delimiter), _SAMPLE))
+
+    def _find_delimiter(self):
+        """The first of the usual ones that splits all of the first records into the same number of columns."""
+        for delimiter in _DELIMITERS:
+            try:
+                widths = {len(row) for _, row in self._sample(delimiter)}
+            except csv.Error:
+                continue
+            if len(widths) == 1 and widths != {1}:
+                return delimiter
+        return ","
+
+    def _is_header(self, first, others, known):
+        """Whether the first record holds names."""
+        fields = [field.strip() for field in first]
+        if known and set(known) <= set(fields):
+            return True
+        kinds = [self._kind(field) for field in fields]
+        below = [self._column_kind(others, column) for column in range(self.width)]
+        unlike = [j for j, kind in enumerate(kinds) if kind == "text" and below[j] == "number"]
+        numbers = [j for j, kind in enumerate(kinds) if kind == "number"]
+        if fields[0] == "" and len(fields) > 1 and others and self._index_below(others):
+            return True  # what pandas and R write: names, and none for the index
+        if "text" in kinds and not numbers and (unlike or "missing" not in kinds[fields[0] == "" :]):
+            return True
+        if unlike or ("text" in kinds and not numbers):
+            j = unlike[0] if unlike else kinds.index("text")
+            raise self._unclear(
+                first, f"{fields[j]!r} is no number as those below it, but other fields could be values"
+            )
+        if _running(fields) and "text" not in kinds:
+            raise self._unclear(first, "running numbers are what pandas writes where columns have no names")
+        if others and kinds.count("number") == self.width and self._all_quoted():
+            raise self._unclear(first, "all of it is quoted, and the next line is not")
+        return False
+
+    def _unclear(self, first, why):
+        start = self.delimiter.join(first)[:60]
+        return ValueError(
+            f"{self.path}: line {self.header_line} ({start}): names or a sample? {why}; say --header yes or --header no"
+        )
+
+    def _index_below(self, others):
+        return _running([row[0].strip() for row in others])
+
+    def _all_quoted(self):
+        """Whether each field of the first line is quoted and some field of the second is not."""
+        with self._open() as lines:
+            first, second = itertools.islice((line.strip() for _, line in lines if line.strip()), 2)
+        quoted = re.compile('"[^"]*"' + f'({re.escape(self.delimiter)}"[^"]*")*')
+        return bool(quoted.fullmatch(first)) and not quoted.fullmatch(second)
+
+    def _kind(self, field):
+        if field in self.form.missing:
+            return "missing"
+        return "text" if _number(field) is None else "number"
+
+    def _column_kind(self, rows, column):
+        kinds = {self._kind(row[column].strip()) for row in rows} - {"missing"}
+        return kinds.pop() if len(kinds) == 1 else "text" if kinds else None
+
+    # -- reading
+
+    def blocks(self, numbers, texts=()):
+        """The records, in blocks. numbers, texts : the columns to read, as numbers and as text."""
+        self.missing.clear()
+        with self._open(count=True) as lines:
+            if self.names is not None:
+                next(self._records(lines, self.delimiter))
+            while block := list(itertools.islice(lines, _BLOCK)):
+                if any('"' in line for _, line in block):  # a record may go on beyond the block
+                    yield from self._by_csv(itertools.chain(block, lines), numbers, texts)
+                    return
+                found = self._by_numpy(block, numbers) if not texts else None
+                yield from self._by_csv(block, numbers, texts) if found is None else (found,)
+
+    def _by_numpy(self, block, columns):
+        """A block where all is plain numbers, else None."""
+        rows = [(number, line) for number, line in block if line.strip()]
+        if not rows or not all(line.count(self.delimiter) == self.width - 1 for _, line in rows):
+            return None
+        try:
+            numbers = np.loadtxt(
+                [line for _, line in rows], delimiter=self.delimiter, comments=None, ndmin=2, usecols=columns
+            )
+        except ValueError:
+            return None
+        if len(numbers) != len(rows) or not np.isfinite(numbers).all():
+            return None
+        self.blank += len(block) - len(rows)
+        return Block([number for number, _ in rows], numbers, {})
+
+    def _by_csv(self, lines, columns, texts):
+        records = self._records(iter(lines), self.delimiter, count=True)
+        while block := list(itertools.islice(records, _BLOCK)):
+            for line, row in block:
+                self._check_width(line, row, self.names or self.sample[0][1])
+            rows = [row for _, row in block]
+            numbers = np.empty((len(rows), len(columns)))
+            for j, column in enumerate(columns):
+                numbers[:, j] = self._numbers(block, column)
+            yield Block([line for line, _ in block], numbers, {j: [self._text(row[j]) for row in rows] for j in texts})
+
+    def _check_width(self, line, row, first):
+        if len(row) == self.width:
+            return
+        text = f"{self.path}: line {line} has {len(row)} fields and line {self.header_line} {self.width}"
+        for place, mark in {line: row[0][:1], self.header_line: first[0][:1]}.items():
+            if mark in ("#", "%") and self.form.comment is None:
+                raise ValueError(f"{text}; if line {place} is a comment, say --comment '{mark}'")
+        raise ValueError(f"{text}; columns are separated by {self.delimiter!r} here, see --delimiter")
+
+    def _numbers(self, block, column):
+        fields = [row[column].strip() for _, row in block]
+        joined = "".join(fields)
+        if "_" not in joined and joined.isascii():
+            try:
+                found = list(map(float, fields))
+                if all(map(math.isfinite, found)):
+                    return found
+            except ValueError:
+                pass
+        found = []
+        for (line, _), field in zip(block, fields, strict=True):
+            if field in self.form.missing:
+                self.missing[field] += 1
+                found.append(math.nan)
+                continue
+            value = _number(field)
+            if value is None:
+                raise TextWhereNumber(self._no_number(line, column, field), column)
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"{self.path}: line {line}, {self.name(column)}: {field} is not finite; remove the line, "
+                    f"or say --missing '{field}' where it stands for a missing value"
+                )
+            found.append(value)
+        return found
+
+    def _no_number(self, line, column, field):
+        shown = field if len(field) <= 40 else field[:37] + "..."
+        text = f"{self.path}: line {line}, {self.name(column)}: {shown!r} is not a number"
+        other = next((mark for mark in _DELIMITERS if mark in field and mark != self.delimiter), None)
+        if other is not None:
+            return f"{text}; where {other!r} separates columns, say --delimiter '{other}'"
+        return (
+            f"{text}; leave the column out with --drop, or say --missing '{shown}' where it stands for a missing value"
+        )
+
+    def _text(self, field):
+        field = field.strip()
+        if field in self.form.missing:
+            self.missing[field] += 1
+            return ""
+        return field
+
+    def _open(self, count=False):
+        """(number, line) of the lines that are no comments."""
+        return _Lines(self, count)
+
+    def _records(self, lines, delimiter, count=False):
+        """(number of the record's first line, its fields); blank lines are skipped."""
+        start = last = 0
+
+        def feed():
+            nonlocal start, last
+            for last, line in lines:
+                start = start or last
+                yield line
+
+        reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+        while True:
+            start = 0
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                raise CsvError(f"{self.path}: line {last}: {error}; is there a quote without its partner?") from None
+            if row is None:
+                return
+            if not row or (len(row) == 1 and row[0] != "" and not row[0].strip()):
+                self.blank += count
+                continue
+            yield start, row
+
+
+class CsvError(csv.Error, ValueError):
+    """What the csv module refuses."""
+
+
+class TextWhereNumber(ValueError):
+    """A field of a column of numbers that is none."""
+
+    def __init__(self, message, column):
+        super().__init__(message)
+        self.column = column
+
+
+class _Lines:
+    """The lines of a file with their numbers, comments left out and decoding checked; a context and an iterator."""
+
+    def __init__(self, table, count):
+        self.path, self.form, self.count, self.table = table.path, table.form, count, table
+        if count:
+            table.comments, table.blank = [], 0
+        name = "utf-8-sig" if self.form.encoding.lower() in ("utf-8", "utf8") else self.form.encoding
+        try:
+            codecs.lookup(name)
+        except LookupError:
+            raise ValueError(
+                f"{self.path}: no encoding is named {self.form.encoding!r}; try utf-8 or latin-1"
+            ) from None
+        self.file = open(self.path, encoding=name, newline="", errors="surrogateescape")  # noqa: SIM115
+        self.lines = self._numbered()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.lines)
+
+    def _numbered(self):
+        number = 0
+        while True:
+            try:
+                line = self.file.readline()
+            except UnicodeError as error:
+                raise self._undecodable(f"after line {number}", getattr(error, "reason", error)) from None
+            if not line:
+                return
+            number += 1
+            if not line.isascii() and _UNDECODED.search(line):
+                raise self._undecodable(f"line {number}", "it holds bytes that this encoding does not have")
+            if "\0" in line:
+                raise self._undecodable(f"line {number}", "it holds a zero byte")
+            if self.form.comment is not None and line.startswith(self.form.comment):
+                if self.count:
+                    self.table.comments.append(number)
+                continue
+            yield number, line
+
+    def _undecodable(self, where, why):
+        return ValueError(
+            f"{self.path}: {where}: not text in {self.form.encoding}: {why}; name the file's own with --encoding, "
+            "such as latin-1 or utf-16"
+        )
+
+
+def _number(field):
+    """The number that a field holds, None for none. Python's own reading, without its underscores and other digits."""
+    if "_" in field or not field.isascii():
+        return None
+    try:
+        return float(field)
+    except ValueError:
+        return None
+
+
+def _running(fields):
+    """Whether fields hold 0, 1, 2, ... or 1, 2, 3, ..., written as whole numbers."""
+    return any(fields == [str(k) for k in range(first, first + len(fields))] for first in (0, 1))

@@ -1,0 +1,1 @@
+"""Dense (fully connected) layers."""

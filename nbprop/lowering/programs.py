@@ -1,0 +1,197 @@
+"""Lowering: how a network becomes ops with their buffers placed.
+
+Each layer emits its forward ops through a `Builder` and leaves a rule for the way back; the backward program is made by
+taking those rules in reverse. Buffers get their offsets in the workspace from their lifetimes, so that two that never
+live together share memory. The ops that only serve the input's gradient are dropped from the programs that do not
+ask for it.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from nbprop.layers.combine import copy_within
+from nbprop.layers.dense.sample_gradients import repeat_row, times_samples
+from nbprop.lowering.builder import Builder
+from nbprop.lowering.memory import place_buffers
+from nbprop.numerics.copies import copy
+from nbprop.program import frame
+from nbprop.program.ops import Value
+
+
+@dataclass
+class Lowered:
+    """The ops of the parts that programs are made of, with every buffer placed."""
+
+    parts: dict
+    work_size: int
+    bound: int
+    input_shape: tuple = ()
+    output_shape: tuple = ()
+    state: tuple = ()  # (label, buffer, initial values) of each piece of layer state
+    watched: dict = field(default_factory=dict)  # as in Builder
+    coupling: tuple = ("", 0)  # as the builder's
+    over_positions: str = ""
+
+
+def _lower_layers(build, net):
+    """Emit every layer; (x, y)."""
+    shape = (1, *net.input_shape[1:]) if build.mode == "decoding" else net.input_shape
+    x = y = Value(shape, build.outside("x", build.batch * math.prod(shape)))
+    if build.second:
+        build.tangents[id(x.buffer)] = build.outside("dx", x.buffer.size)
+    if build.positions_of(shape) > 1 and not net.layers[0].index_limit:
+        y = _within_lengths(build, x)
+    # On the device an activation is part of the product before it.
+    alone = build.target == "cpu" and not build.watch
+    for index, layer in enumerate(net.layers):
+        following = net.layers[index + 1] if alone and index + 1 < len(net.layers) else None
+        y = build.layer(f"{index}.{layer.kind}", layer, y, following)
+        if build.mode == "decoding" and y.shape != (1, *net.shapes[index + 1][1:]):
+            raise ValueError(
+                f"plan: layer {index}.{layer.kind} makes of one position {y.shape} and of all {net.shapes[index + 1]}; "
+                'mode="decoding" needs layers that keep the axis of positions'
+            )
+    return x, y
+
+
+def _within_lengths(build, x):
+    """Emit a copy of x with zeros beyond lengths, so that nothing which lies there is multiplied in any layer."""
+
+    build.label, y, sizes = "input", build.value(x.shape), (x.shape[0], x.size // x.shape[0])
+    build.emit(copy_within, (y.buffer,), (x.buffer,), sizes)
+    if build.second:
+        build.emit(copy_within, (build.new_tangent(y.buffer),), (build.tangent(x.buffer),), sizes)
+
+    def rule(dy):
+        dx = build.buffer(build.batch * x.size)
+        build.linear(copy_within, (dx,), (dy,), sizes)
+        build.contribute(x, dx)
+
+    build.on_backward(y, rule)
+    return y
+
+
+def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu"):
+    """Lower a network; see `Lowered`. watch: "layers" or "values", what ways back also keep, with its gradient."""
+
+    build = Builder(net, batch, dtype, threads_wanted, mode=mode, watch=watch, target=target)
+    x, y = _lower_layers(build, net)
+    parts = {"forward": _take(build)}
+    build.label = "output"
+    build.copy(build.outside("y", batch * y.size), y.buffer, y.shape)
+    parts["copy_y"] = _take(build)
+    dy = build.buffer(batch * y.size)
+    build.copy(dy, build.outside("dy", batch * y.size), y.shape)
+    parts["copy_dy"] = _take(build)
+    if loss is not None:
+        build.label = "loss"
+        loss.lower(build, y, None)
+        parts["value"] = _take(build)
+        loss.lower(build, y, dy)
+        parts["loss"] = _take(build)
+    y.gradient = dy
+    build.reverse()
+    if x.gradient is not None and x.gradient.space == frame.WORK:
+        build.label = "input"
+        build.emit(copy, (build.outside("dx", batch * x.size),), (x.gradient,), (x.size,))
+    parts["backward_input"] = _take(build)
+    parts["backward"] = parts["backward_input"] if watch else _needed(parts["backward_input"], frame.GRADS)
+    # One timeline serves all programs: forward, the output's copy, the loss (or the caller's dy), backward.
+    order = ("forward", "copy_y", "value", "copy_dy", "loss", "backward_input")
+    timeline = [op for part in order for op in parts.get(part, ())]
+    # What forward leaves survives backward, so that one forward serves several: a Jacobian's rows, another dy.
+    watched = [buffer for kept in build.watched.values() for buffer in (kept.output, kept.gradient)]
+    work_size, bound = place_buffers(timeline, dtype.itemsize, parts["forward"], watched)
+    shapes, state = (x.shape, y.shape), tuple(build.place_state())
+    return Lowered(parts, work_size, bound, *shapes, state, build.watched, build.coupling, build.over_positions)
+
+
+def state_layout(net):
+    """({name: (offset, size)} of the layer state that belongs to no sample, whether samples have some of their own)."""
+    pieces = state_pieces(net)
+    layout = {buffer.name: (buffer.offset, buffer.size) for _, buffer, _ in pieces if buffer.name}
+    return layout, len(layout) < len(pieces)
+
+
+def state_pieces(net):
+    """(label, buffer, initial values) of each piece of a network's layer state, at batch 1."""
+    build = Builder(net, 1, np.dtype(np.float64), 1, mode="inference")
+    _lower_layers(build, net)
+    return build.place_state()
+
+
+def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
+    """Lower a program that takes derivatives along a direction: "jvp", "hvp", "gauss_newton" or "fisher".
+
+    Every op is followed by its derivative along (v, x'); for Hv on the way back too, forward over reverse (Pearlmutter
+    1994). The Gauss-Newton product is the plain gradient for dy = H_L y', H_L being the loss's Hessian by the output;
+    the Fisher product takes its expectation in its place.
+    """
+    # Only jvp may be asked for a derivative along x alone, and not where x holds integers.
+    along_x_alone = program == "jvp" and not net.layers[0].index_limit
+    absent = frozenset({frame.DX, frame.TANGENT} if along_x_alone else {frame.DX})
+    build = Builder(net, batch, dtype, threads_wanted, mode=mode, second=True, absent=absent)
+    _, y = _lower_layers(build, net)
+    y_dot = build.whole_tangent(y.buffer)
+    if program == "jvp":
+        build.copy(build.outside("out", batch * y.size), y_dot, y.shape)
+    else:
+        build.label = "loss"
+        y.gradient = build.buffer(batch * y.size)
+        if program == "hvp":
+            loss.lower(build, y, y.gradient)
+            loss.lower_curvature(build, y, y_dot, build.new_tangent(y.gradient))
+        else:
+            build.second = False
+            loss.lower_curvature(build, y, y_dot, y.gradient, expected=program == "fisher")
+        build.reverse()
+    build.place_state()
+    ops = _needed(_take(build), frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT)
+    return Lowered({program: ops}, *place_buffers(ops, dtype.itemsize))
+
+
+def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):
+    """Lower a program that leaves each sample's gradients in a row of its own: "jacobian" or "per_sample".
+
+    A Jacobian's forward part is apart, since it serves the ways back from all outputs.
+    """
+
+    build = Builder(net, batch, dtype, threads_wanted, mode=mode)
+    _, y = _lower_layers(build, net)
+    forward, y.gradient = _take(build), build.buffer(batch * y.size)
+    if program == "jacobian":
+        build.label, build.stride = "output", y.size * net.n_params
+        build.emit(repeat_row, (y.gradient,), (build.outside("dy", y.size),), (y.size,))
+        if build.positions_of(y.shape) > 1:
+            whole, y.gradient = y.gradient, build.buffer(batch * y.size)
+            build.copy(y.gradient, whole, y.shape)
+    else:
+        build.label, build.stride = "loss", net.n_params
+        loss.lower(build, y, y.gradient)
+        build.emit(times_samples, (), (), (y.size,), inplace=(y.gradient,))
+    build.reverse()
+    backward = _take(build)
+    ops = _needed(forward + backward, frame.OUT)
+    first = len(ops) - len(_needed(backward, frame.OUT))
+    parts = {program: ops[first:], f"{program}_forward": ops[:first]}
+    return Lowered(parts, *place_buffers(ops, dtype.itemsize, ops[:first]))
+
+
+def _take(build):
+    ops, build.ops = build.ops, []
+    return ops
+
+
+def _needed(ops, space):
+    """The ops that what lands in `space` depends on."""
+    wanted, kept, follower = set(), [], None
+    for op, following in zip(reversed(ops), [None, *reversed(ops)], strict=False):
+        if any(buffer.space == space or id(buffer) in wanted for buffer in op.writes):
+            # An op may go without a barrier only before the very op that it was emitted before.
+            barrier = op.barrier or following is not follower
+            follower = op
+            kept.append(op if barrier == op.barrier else replace(op, barrier=barrier))
+            wanted.update(id(buffer) for buffer in op.operands if buffer is not None)
+    return kept[::-1]

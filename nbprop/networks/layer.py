@@ -1,0 +1,125 @@
+"""What a layer is: a description of it, its parameters, and how it is written to and read from JSON."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from nbprop.networks.fields import check_fields, choose, shown
+
+REGISTRY: dict[str, type["Layer"]] = {}
+
+# What an initial weight can be drawn from: (spread, distribution); see initializers.py for the formulas.
+INITIALIZERS = {
+    "glorot_uniform": ("average", "uniform"),
+    "glorot_normal": ("average", "normal"),
+    "he_uniform": ("he", "uniform"),
+    "he_normal": ("he", "normal"),
+    "lecun_uniform": ("in", "uniform"),
+    "lecun_normal": ("in", "normal"),
+    "orthogonal": ("", "orthogonal"),
+    "zeros": ("", "zeros"),
+    "ones": ("", "ones"),
+    "normal": ("", "normal"),
+    "small_normal": ("small", "normal"),
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One named array of a layer. `init` names an initializer; fans are those of the weight it belongs to.
+
+    Several names, one for each of as many equal blocks of the last axis: blocks are drawn one by one, each with its own
+    fans (the gates of a recurrent layer).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    init: str | tuple[str, ...]
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+
+class Layer:
+    """A layer's description: a frozen dataclass whose fields are its constructor's arguments.
+
+    Subclasses give `kind` (the name in the registry, in views and in JSON), `output_shape(input_shape)`,
+    `parameters(input_shape)`, and `lower(build, x, parameters)`, which emits its ops (see lowering/programs.py).
+    """
+
+    kind = ""
+    checks: ClassVar[dict[str, Any]] = {}  # of fields by their names (see fields.py)
+    tangents = False  # whether `lower` emits tangents where the builder asks for them: hvp, jvp
+    sample_gradients = False  # whether `lower` leaves each sample's gradients apart where build.stride is above 0
+    modal = False  # whether `lower` heeds build.mode: training and inference differ (dropout, batch statistics)
+    index_limit = 0  # above 0: its x holds integers below it, and it stands first in the network
+    applies_pending = False  # whether `lower` applies its x's `pending` activation itself (max pools do)
+    takes_lengths = False  # whether its kernels heed the `lengths` of a call, over the first axis of the input
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if cls.kind:
+            REGISTRY[cls.kind] = cls
+
+    def __post_init__(self):
+        check_fields(self)
+
+    def output_shape(self, input_shape):
+        return input_shape
+
+    def parameters(self, input_shape):
+        """The layer's own parameters, in order."""
+        return ()
+
+    def shared(self, input_shape):
+        """(path, parameter) of parameters that belong to an earlier layer."""
+        return ()
+
+    def children(self, input_shape):
+        """(name, layer, its input shape) of the layers inside this one."""
+        return ()
+
+    def flops(self, input_shape):
+        """Floating-point operations of the layer's own products, forward, one sample: multiply-adds count as 2."""
+        return 0
+
+    def to_config(self):
+        """A dict that JSON can hold; `from_config` reads it."""
+        config = {"kind": self.kind}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                config[field.name] = _plain(value)
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{name: _layers(value) for name, value in config.items() if name != "kind"})
+
+
+def _plain(value):
+    if isinstance(value, Layer):
+        return value.to_config()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _layers(value):
+    if isinstance(value, dict) and "kind" in value:
+        return layer_from_config(value)
+    if isinstance(value, list):
+        return tuple(_layers(item) for item in value)
+    return value
+
+
+def layer_from_config(config):
+    if not isinstance(config, dict) or "kind" not in config:
+        raise ValueError(f"a layer's JSON must be an object with a kind, got {shown(config)}")
+    cls = choose("layer kind", config["kind"], REGISTRY)
+    try:
+        return cls.from_config(config)
+    except TypeError as error:
+        raise ValueError(f"{config['kind']}: its JSON does not fit: {error}") from None

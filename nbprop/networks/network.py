@@ -1,0 +1,247 @@
+"""What a network is: an input shape and layers; sizes, names, initial weights, and JSON both ways.
+
+A network holds no numbers. Its parameters are one flat array in network order: for each layer in turn, each weight
+row-major, then its bias, with no padding.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from nbprop.arrays import as_array
+from nbprop.networks.fields import choose, nearest, positive, shown
+from nbprop.networks.layer import INITIALIZERS, Layer, Parameter, layer_from_config
+
+_DEEPEST = 32  # layers within layers: what goes down into them calls itself
+_DEEPEST_JSON = 4 * _DEEPEST  # lists and objects within each other; a layer inside another is up to three
+_LARGEST = 2**48  # elements of a value or of all parameters: two thousand terabytes
+
+
+def read_json(text):
+    """What a JSON text holds. Raises ValueError for all that is none, or goes too deep to be followed."""
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"JSON nested more than {_DEEPEST_JSON} deep") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    level, depth = [found], 0
+    while level:
+        if depth > _DEEPEST_JSON:
+            raise ValueError(f"JSON nested more than {_DEEPEST_JSON} deep")
+        inside = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
+        level, depth = [item for items in inside for item in items], depth + 1
+    return found
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one parameter lies in the flat array."""
+
+    path: str
+    parameter: Parameter
+    offset: int
+
+    @property
+    def stop(self):
+        return self.offset + self.parameter.size
+
+
+class Network:
+    """An immutable description; made by `network`."""
+
+    def __init__(self, input_shape, layers):
+        self.input_shape = tuple(positive("input_shape", extent) for extent in _as_tuple(input_shape))
+        if math.prod(self.input_shape) > _LARGEST:
+            raise ValueError(f"network: input_shape {self.input_shape} holds more than {_LARGEST:,} numbers")
+        self.layers = tuple(layers)
+        if not self.layers:
+            raise ValueError("network: give at least one layer, for instance nbprop.dense(10)")
+        self.slots: dict[str, Slot] = {}
+        self.nodes: list[tuple[str, Layer]] = []  # every layer by its path, those inside others after them
+        self.shapes = [self.input_shape]
+        self.n_params = 0
+        self._sequences: set[int] = set()  # over how many positions layers heed the lengths of a call
+        for index, layer in enumerate(self.layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(
+                    f"network: layer {index} must be a layer such as nbprop.dense(10), got {type(layer).__name__}"
+                )
+            self.shapes.append(self._add(f"{index}.{layer.kind}", layer, self.shapes[-1]))
+        # The most positions that a call's lengths may tell of: the first axis of x, or 0 where no layer heeds them.
+        self.longest = self.input_shape[0] if self._sequences == {self.input_shape[0]} else 0
+        for path, layer in self.nodes[1:]:
+            if layer.index_limit:
+                raise ValueError(f"layer {path} takes integers, which only x holds; put it first in the network")
+        self.output_shape = self.shapes[-1]
+        self._key = json.dumps([self.input_shape, *map(self._key_of, self.layers)])
+
+    def _key_of(self, layer):
+        try:
+            return json.dumps(layer.to_config(), sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"network: what JSON cannot hold describes {shown(layer)}: {error}") from None
+
+    def _add(self, path, layer, input_shape, depth=0):
+        if depth > _DEEPEST:
+            raise ValueError(f"layer {path}: layers are nested more than {_DEEPEST} deep")
+        said = f"layer {path} on an input of shape {input_shape}"
+        try:
+            output_shape = _shape("its output", layer.output_shape(input_shape))
+            own = [_checked(parameter) for parameter in layer.parameters(input_shape)]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{said}: {error}") from None
+        except Exception as error:  # a layer of a user's own
+            raise ValueError(f"{said}: {type(error).__name__}: {error}") from error
+        self.nodes.append((path, layer))
+        if layer.takes_lengths:
+            self._sequences.add(input_shape[0])
+        for parameter in own:
+            slot = Slot(f"{path}.{parameter.name}", parameter, self.n_params)
+            self.slots[slot.path] = slot
+            self.n_params = slot.stop
+        for name, child, child_input in layer.children(input_shape):
+            self._add(f"{path}.{name}", child, child_input, depth + 1)
+        if self.n_params > _LARGEST:
+            raise ValueError(f"{said}: the network has more than {_LARGEST:,} parameters")
+        self._check_shared(path, layer, input_shape)
+        return output_shape
+
+    def _check_shared(self, path, layer, input_shape):
+        for owner, parameter in layer.shared(input_shape):
+            slot = self.slots.get(owner)
+            if slot is None:
+                raise ValueError(f"layer {path}: share={layer.share!r} finds no {owner}; {nearest(owner, self.slots)}")
+            if slot.parameter.shape != parameter.shape:
+                raise ValueError(
+                    f"layer {path}: share={layer.share!r} needs shape {parameter.shape}, "
+                    f"but {owner} has {slot.parameter.shape}"
+                )
+
+    def to_config(self):
+        return {"input_shape": list(self.input_shape), "layers": [layer.to_config() for layer in self.layers]}
+
+    def to_json(self):
+        """The description as a JSON text; `Network.from_json` reads it."""
+        return json.dumps(self.to_config())
+
+    @classmethod
+    def from_json(cls, text):
+        """A network from `to_json`'s text. Raises ValueError for anything else."""
+        try:
+            config = read_json(text)
+        except ValueError as error:
+            raise ValueError(f"not the JSON of an nbprop network: {error}") from None
+        return cls.from_config(config)
+
+    @classmethod
+    def from_config(cls, config):
+        """A network from what `to_config` has returned. Raises ValueError for anything else."""
+        if not isinstance(config, dict) or not {"input_shape", "layers"} <= set(config):
+            raise ValueError(
+                f"not the JSON of an nbprop network: it must have input_shape and layers, got {shown(config)}"
+            )
+        shape, layers = config["input_shape"], config["layers"]
+        if not isinstance(shape, list) or not isinstance(layers, list):
+            raise ValueError("not the JSON of an nbprop network: input_shape and layers must be lists")
+        return cls(tuple(shape), [layer_from_config(layer) for layer in layers])
+
+    def __reduce__(self):
+        return Network, (self.input_shape, self.layers)
+
+    def __eq__(self, other):
+        return isinstance(other, Network) and self._key == other._key
+
+    def __hash__(self):
+        return hash(self._key)
+
+    def __repr__(self):
+        return f"network({self.input_shape}, {', '.join(map(repr, self.layers))})"
+
+
+def _as_tuple(shape):
+    if isinstance(shape, (int, np.integer)):
+        return (shape,)
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(f"input_shape must be a tuple of integers, got {shown(shape)}")
+    return tuple(shape)
+
+
+def _shape(said, shape):
+    """A shape as a tuple of Python's integers."""
+    shape = tuple(positive(f"{said}'s extents", extent) for extent in shape)
+    if math.prod(shape) > _LARGEST:
+        raise ValueError(f"{said} of shape {shape} holds more than {_LARGEST:,} numbers")
+    return shape
+
+
+def _checked(parameter):
+    """A parameter, once its initializer has been found to fit its shape."""
+    shape = _shape(f"parameter {parameter.name}", parameter.shape)
+    names = parameter.init if isinstance(parameter.init, tuple) else (parameter.init,)
+    for name in names:
+        if len(shape) < 2 and choose("initializer", name, INITIALIZERS)[1] not in ("zeros", "ones"):
+            raise ValueError(f"parameter {parameter.name} of shape {shape}: {name!r} needs an input and an output axis")
+    return parameter
+
+
+def network(input_shape, *layers):
+    """Describe a network.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        The shape of one sample, without the batch: (64,), or (28, 28, 1) for an NHWC image.
+    *layers : layers
+        What `nbprop.dense`, `nbprop.activation`, `nbprop.flatten`, `nbprop.residual`, `nbprop.concat` and a user's own
+        layers return, in order.
+
+    Returns
+    -------
+    Network
+        With `n_params`, `input_shape`, `output_shape`.
+
+    Raises
+    ------
+    ValueError
+        When a layer cannot take the shape that reaches it; names the layer.
+
+    Examples
+    --------
+    >>> import nbprop
+    >>> net = nbprop.network((64,), nbprop.dense(32, activation="tanh"), nbprop.dense(10))
+    >>> net.n_params
+    2410
+    """
+    return Network(input_shape, layers)
+
+
+def views(net, params):
+    """The parts of a flat array by name, as views: ``{"0.dense.weight": (64, 32) view, ...}``.
+
+    `params` is (net.n_params,), any dtype: parameters, gradients or optimizer state. Costs no copy; writing to a view
+    writes to `params`.
+    """
+    if not isinstance(net, Network):
+        raise TypeError(f"views: net must be what nbprop.network(...) returns, got {shown(net)}")
+    params = check_flat("views: params", params, net.n_params)
+    return {path: params[s.offset : s.stop].reshape(s.parameter.shape) for path, s in net.slots.items()}
+
+
+def check_flat(name, array, size):
+    """A 1-D contiguous array of `size` elements, as a plain array; name: with the function in front."""
+    array = as_array(name, array)
+    if array.shape != (size,):
+        raise ValueError(f"{name} must have shape ({size},), got {array.shape}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be contiguous; copy it once with np.ascontiguousarray")
+    if not array.flags.aligned:
+        raise ValueError(f"{name} must be aligned to its element; copy it once")
+    return array
+
+
+def positions_that_count(longest, shape):
+    """How many positions of a value a call's lengths may cut; 1 where lengths are none of its business."""
+    return longest if len(shape) > 1 and shape[0] == longest else 1

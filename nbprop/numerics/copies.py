@@ -1,0 +1,67 @@
+"""Kernels that copy and add: what lowering itself needs beside the layers' own."""
+
+from nbprop.numerics.partition import share, share_blocks
+from nbprop.numerics.scalars import like
+from nbprop.program.kernel import kernel
+
+
+@kernel
+def add_forward(y, a, b, n, size, part, parts):
+    """y = a + b. y OUT, a IN, b IN: (n, size)."""
+    start, stop = share_blocks(n * size, part, parts)
+    y, a, b = y[start:stop], a[start:stop], b[start:stop]
+    for i in range(y.size):
+        y[i] = a[i] + b[i]
+
+
+@kernel
+def add_into(y, x, n, size, part, parts):
+    """y += x. y INOUT, x IN: (n, size)."""
+    start, stop = share_blocks(n * size, part, parts)
+    y, x = y[start:stop], x[start:stop]
+    for i in range(y.size):
+        y[i] += x[i]
+
+
+@kernel
+def copy(y, x, n, size, part, parts):
+    """y = x. y OUT, x IN: (n, size)."""
+    start, stop = share_blocks(n * size, part, parts)
+    y, x = y[start:stop], x[start:stop]
+    for i in range(y.size):
+        y[i] = x[i]
+
+
+@kernel(optional=("x",))
+def copy_or_zero(y, x, n, size, part, parts):
+    """y = x, or 0 where x is empty. y OUT, x IN: (n, size)."""
+    start, stop = share_blocks(n * size, part, parts)
+    y = y[start:stop]
+    if x.size == 0:
+        for i in range(y.size):
+            y[i] = like(y[i], 0.0)
+        return
+    x = x[start:stop]
+    for i in range(y.size):
+        y[i] = x[i]
+
+
+@kernel(optional=("v",))
+def parameters_or_zero(y, v, n, part, parts):
+    """y = v, or 0 where v is empty. y OUT, v IN: a parameter's part of a direction, of any size."""
+    start, stop = share_blocks(y.size, part, parts)
+    for i in range(start, stop):
+        y[i] = v[i] if v.size > 0 else like(y[i], 0.0)
+
+
+@kernel
+def copy_columns(y, x, n, rows, y_width, y_first, x_width, x_first, width, part, parts):
+    """y[:, y_first : y_first + width] = x[:, x_first : x_first + width].
+
+    y OUT (n * rows, y_width), x IN (n * rows, x_width).
+    """
+    start, stop = share(n * rows, part, parts)
+    for i in range(start, stop):
+        to, source = y[i * y_width + y_first :], x[i * x_width + x_first :]
+        for j in range(width):
+            to[j] = source[j]

@@ -1,0 +1,1 @@
+"""The matrix product that carries the arithmetic."""

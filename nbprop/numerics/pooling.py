@@ -1,0 +1,197 @@
+"""Windows of an image in vector registers, channel by channel: the largest number or the mean, and the ways back.
+
+In words of LLVM's, as microkernel.py, because few channels are the common case of early layers: a loop that the compiler
+vectorises does six channels one by one, with a branch each, and took 15 times as long. Each takes `count` windows of a
+row, `step` elements of the image apart: a call for each of them took three times as long.
+"""
+
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from nbprop.compiler.simd import HALF_BYTES, INT, VECTOR_BYTES, Vectors, call
+
+
+@intrinsic
+def window_max(typingctx, y, taken, x, row, pixel, i_first, i_stop, j_first, j_stop, columns, channels, count, step):
+    """y = the largest of x[i * row + j * pixel] over i in [i_first, i_stop) and j in [j_first, j_stop).
+
+    taken = i * columns + j of the first of equal ones; a NaN is the largest, and of several the last. y, taken, x are
+    addresses, of `channels` numbers each.
+    """
+    size = types.intp
+    signature = types.void(y, taken, x, *(size,) * 10)
+
+    def codegen(context, builder, signature, args):
+        call(builder, "window", _emit_window, signature.args[0], args, True)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def window_sum(typingctx, y, x, row, pixel, i_first, i_stop, j_first, j_stop, factor, channels, count, step):
+    """y = factor times the sum of x[i * row + j * pixel] over the same ranges as in `window_max`."""
+    size = types.intp
+    signature = types.void(y, x, *(size,) * 6, y.dtype, size, size, size)
+
+    def codegen(context, builder, signature, args):
+        call(builder, "window", _emit_window, signature.args[0], (args[0], args[0], *args[1:]), False)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _in_vectors(builder, pointer_type, channels, body):
+    """body(emit, c, mask) for every vector of channels; the last one's mask says which of it exist.
+
+    Up to half a vector of channels takes half a vector: a masked store is slow where it crosses a cache line.
+    """
+    emit, short = (Vectors(builder, pointer_type, width) for width in (VECTOR_BYTES, HALF_BYTES))
+    whole = builder.and_(channels, INT(-emit.lanes))
+    with cgutils.for_range_slice(builder, INT(0), whole, INT(emit.lanes), inc=True) as (c, _):
+        body(emit, c, None)
+    left = builder.sub(channels, whole)
+    some, wide = (builder.icmp_signed(">", left, INT(count)) for count in (0, short.lanes))
+    with builder.if_then(some), builder.if_else(wide) as (a_vector, half_a_vector):
+        with a_vector:
+            body(emit, whole, emit.mask(left))
+        with half_a_vector:
+            body(short, whole, short.mask(left))
+
+
+def _range(builder, first, stop):
+    return cgutils.for_range_slice(builder, first, stop, INT(1), inc=True)
+
+
+# Windows whose pixels are unrolled, as (rows, columns): the loops over so few took four times as long.
+_UNROLLED = ((2, 2), (3, 3))
+
+
+def _emit_window(
+    builder, pointer_type, largest, y, taken, x, row, pixel, i_first, i_stop, j_first, j_stop, last, channels, count,
+    step
+):  # fmt: skip
+    """`last` is the number of columns for the largest, the factor for the sum."""
+    first = builder.gep(x, [builder.add(builder.mul(i_first, row), builder.mul(j_first, pixel))])
+    tap = builder.add(builder.mul(i_first, last), j_first) if largest else INT(0)
+    rows, columns = builder.sub(i_stop, i_first), builder.sub(j_stop, j_first)
+    operands = [y, taken, first, row, pixel, rows, columns, tap, last, channels, count, step]
+    done = builder.append_basic_block("done")
+    for size in (*_UNROLLED, None):
+        if size is None:
+            call(builder, "windows", _emit_windows, pointer_type, operands, largest, 0, 0)
+            builder.branch(done)
+            break
+        same = (
+            builder.icmp_signed("==", given, INT(number)) for given, number in zip((rows, columns), size, strict=True)
+        )
+        alike, others = builder.append_basic_block("alike"), builder.append_basic_block("others")
+        builder.cbranch(builder.and_(*same), alike, others)
+        builder.position_at_end(alike)
+        call(builder, "windows", _emit_windows, pointer_type, operands, largest, *size)
+        builder.branch(done)
+        builder.position_at_end(others)
+    builder.position_at_end(done)
+
+
+def _emit_windows(
+    builder, pointer_type, largest, unrolled_rows, unrolled_columns, y, taken, x, row, pixel, rows, columns, tap, last,
+    channels, count, step
+):  # fmt: skip
+    """Windows of rows x columns pixels: of `unrolled` ones, or where that is 0 of as many as the arguments say."""
+
+    def body(emit, c, mask):
+        best, index = (cgutils.alloca_once(builder, emit.type) for _ in range(2))
+
+        def take(i, j):
+            offset = builder.add(builder.add(builder.mul(i, row), builder.mul(j, pixel)), c)
+            value, before = emit.load(builder.gep(window, [offset]), mask), builder.load(best)
+            if not largest:
+                builder.store(builder.fadd(before, value), best)
+                return
+            larger = builder.fcmp_ordered(">", value, before)
+            larger = builder.or_(larger, builder.fcmp_unordered("uno", value, value))
+            number = builder.add(builder.add(builder.mul(i, last), j), tap)
+            number = emit.splat(builder.sitofp(number, emit.scalar))
+            builder.store(builder.select(larger, value, before), best)
+            builder.store(builder.select(larger, number, builder.load(index)), index)
+
+        builder.store(emit.load(builder.gep(window, [c]), mask) if largest else emit.zero(), best)
+        builder.store(emit.splat(builder.sitofp(tap, emit.scalar)), index)
+        if unrolled_rows:
+            for i in range(unrolled_rows):
+                for j in range(unrolled_columns):
+                    take(INT(i), INT(j))
+        else:
+            with _range(builder, INT(0), rows) as (i, _), _range(builder, INT(0), columns) as (j, _):
+                take(i, j)
+        result = builder.load(best)
+        if largest:
+            emit.store(builder.load(index), builder.gep(taken, [builder.add(here, c)]), mask)
+        else:
+            result = builder.fmul(result, emit.splat(last))
+        emit.store(result, builder.gep(y, [builder.add(here, c)]), mask)
+
+    with cgutils.for_range(builder, count) as q:
+        window, here = builder.gep(x, [builder.mul(q.index, step)]), builder.mul(q.index, channels)
+        _in_vectors(builder, pointer_type, channels, body)
+
+
+@intrinsic
+def spread_taken(typingctx, dx, dy, taken, pixel, j_first, j_stop, first_tap, channels, count, step):
+    """dx[j * pixel] += dy where taken is first_tap + j, for j in [j_first, j_stop): a row of a window."""
+    return _spread_taken(dx, dy, taken, True)
+
+
+@intrinsic
+def place_taken(typingctx, dx, dy, taken, pixel, j_first, j_stop, first_tap, channels, count, step):
+    """As `spread_taken`, but dx[j * pixel] = dy or 0, for windows that do not overlap.
+
+    Reading what the neighbour has just written through a mask waits until it has arrived: adding takes five times as
+    long for few channels.
+    """
+    return _spread_taken(dx, dy, taken, False)
+
+
+def _spread_taken(dx, dy, taken, adding):
+    signature = types.void(dx, dy, taken, *(types.intp,) * 7)
+
+    def codegen(context, builder, signature, args):
+        call(builder, "spread", _emit_spread, signature.args[0], args, True, adding)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def spread(typingctx, dx, dy, pixel, j_first, j_stop, factor, channels, count, step):
+    """dx[j * pixel] += factor dy for j in [j_first, j_stop): a row of a window."""
+    size = types.intp
+    signature = types.void(dx, dy, size, size, size, dx.dtype, size, size, size)
+
+    def codegen(context, builder, signature, args):
+        call(builder, "spread", _emit_spread, signature.args[0], (*args[:2], args[1], *args[2:]), False, True)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _emit_spread(
+    builder, pointer_type, chosen, adding, dx, dy, taken, pixel, j_first, j_stop, last, channels, count, step
+):
+    """`last` is the first pixel's number where the taken are chosen, else the factor."""
+
+    def body(emit, c, mask):
+        given = emit.load(builder.gep(dy, [builder.add(here, c)]), mask)
+        numbers = emit.load(builder.gep(taken, [builder.add(here, c)]), mask) if chosen else None
+        share = given if chosen else builder.fmul(given, emit.splat(last))
+        with _range(builder, j_first, j_stop) as (j, _):
+            place = builder.gep(window, [builder.add(builder.mul(j, pixel), c)])
+            if chosen:
+                tap = emit.splat(builder.sitofp(builder.add(last, j), emit.scalar))
+                share = builder.select(builder.fcmp_ordered("==", numbers, tap), given, emit.zero())
+            emit.store(builder.fadd(emit.load(place, mask), share) if adding else share, place, mask)
+
+    with cgutils.for_range(builder, count) as q:
+        window, here = builder.gep(dx, [builder.mul(q.index, step)]), builder.mul(q.index, channels)
+        _in_vectors(builder, pointer_type, channels, body)

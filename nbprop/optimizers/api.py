@@ -1,0 +1,301 @@
+"""The optimizers on flat vectors: one step each, in place, called the same way from Python and from @njit.
+
+The mathematics is in update_rules.py, the checks in step.py. A step counts from 0 and keys the bias corrections of Adam;
+state is one flat vector, zero at first. Every function takes, after its hyperparameters:
+
+decay_mask : (n,) bool or uint8, or None
+    Parameters that weight decay applies to; all when None.
+trainable : (n,) bool or uint8, or None
+    Parameters to update; the bits of the others, and of their state, stay as they are.
+threads : int
+    How many threads share the update; the bits do not depend on it.
+
+Each raises TypeError or ValueError for an argument that does not fit (in @njit a wrong dtype or order is a typing
+error), and nothing has been written then.
+"""
+
+import numpy as np
+from numba.extending import overload
+
+from nbprop.compiler.jit import FLAGS
+from nbprop.networks.fields import as_dtype, choose
+from nbprop.optimizers.step import take_step
+from nbprop.optimizers.update_rules import RULES
+from nbprop.validation import check_integer
+
+
+def optimizer_state(optimizer, n_params, dtype=np.float64):
+    """A new state for an optimizer: 1-D, `dtype`, zeros; as many elements a parameter as the rule remembers.
+
+    Adam's is (2 n_params,): first all running means of the gradient, then those of its square. `sgd` needs none: (0,).
+
+    >>> import nbprop
+    >>> nbprop.optimizer_state("adam", 5).shape
+    (10,)
+    """
+    rule = choose("optimizer", optimizer, RULES)
+    n_params = check_integer("optimizer_state", "n_params", n_params, 0, 1 << 40)
+    return np.zeros(rule.slots * n_params, as_dtype(dtype))
+
+
+def sgd(params, grads, state, step, lr=1e-2, weight_decay=0.0, decay_mask=None, trainable=None, threads=1):
+    """Gradient descent, in place: p -= lr (g + weight_decay p). `state` is (0,)."""
+    take_step("sgd", params, grads, state, step, decay_mask, trainable, threads, lr, weight_decay)
+
+
+def momentum(
+    params,
+    grads,
+    state,
+    step,
+    lr=1e-2,
+    momentum=0.9,
+    weight_decay=0.0,
+    rumelhart=False,
+    decay_mask=None,
+    trainable=None,
+    threads=1,
+):
+    """Gradient descent with momentum, in place: v = momentum v + g; p -= lr v. `state` is (n,), the velocities.
+
+    With rumelhart=True the form of Rumelhart, Hinton and Williams (1986, equation 9): v = momentum v + lr g; p -= v.
+    The two differ only where lr changes from step to step. Weight decay is added to the gradient.
+    """
+    take_step(
+        "momentum",
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        lr,
+        momentum,
+        weight_decay,
+        rumelhart,
+    )
+
+
+def nesterov(
+    params,
+    grads,
+    state,
+    step,
+    lr=1e-2,
+    momentum=0.9,
+    weight_decay=0.0,
+    decay_mask=None,
+    trainable=None,
+    threads=1,
+):
+    """Nesterov's momentum, in place: v = momentum v + g; p -= lr (g + momentum v). `state` is (n,), the velocities.
+
+    Sutskever et al. 2013, in PyTorch's form. Weight decay is added to the gradient.
+    """
+    take_step("nesterov", params, grads, state, step, decay_mask, trainable, threads, lr, momentum, weight_decay)
+
+
+def rmsprop(
+    params,
+    grads,
+    state,
+    step,
+    lr=1e-2,
+    decay=0.99,
+    eps=1e-8,
+    weight_decay=0.0,
+    decay_mask=None,
+    trainable=None,
+    threads=1,
+):
+    """RMSprop, in place: v = decay v + (1 - decay) g^2; p -= lr g / (sqrt(v) + eps). `state` is (n,), the v.
+
+    Hinton, Coursera lecture 6e, 2012. Weight decay is added to the gradient.
+    """
+    take_step("rmsprop", params, grads, state, step, decay_mask, trainable, threads, lr, decay, eps, weight_decay)
+
+
+def adagrad(
+    params, grads, state, step, lr=1e-2, eps=1e-10, weight_decay=0.0, decay_mask=None, trainable=None, threads=1
+):
+    """AdaGrad, in place: v += g^2; p -= lr g / (sqrt(v) + eps). `state` is (n,), the sums v.
+
+    Duchi, Hazan and Singer 2011. Weight decay is added to the gradient.
+    """
+    take_step("adagrad", params, grads, state, step, decay_mask, trainable, threads, lr, eps, weight_decay)
+
+
+def adam(
+    params,
+    grads,
+    state,
+    step,
+    lr=1e-3,
+    beta1=0.9,
+    beta2=0.999,
+    eps=1e-8,
+    weight_decay=0.0,
+    decay_mask=None,
+    trainable=None,
+    threads=1,
+):
+    """One step of Adam, in place.
+
+    m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; p -= lr m' / (sqrt(v') + eps), where m' and v' are m
+    and v over 1 - beta^(step + 1). Kingma and Ba 2015, algorithm 1.
+
+    Parameters
+    ----------
+    params : (n,) float32 or float64 array, updated
+    grads : (n,) array of the same dtype
+    state : (2n,) array of the same dtype, updated; from ``optimizer_state("adam", n, dtype)``
+    step : int
+        Counts from 0.
+    lr, beta1, beta2, eps : float
+    weight_decay : float
+        Added to the gradient as weight_decay * p; `adamw` has it apart from the gradient.
+    decay_mask, trainable : (n,) bool or uint8 arrays, or None
+        Which parameters decay, and which are updated at all; None means all.
+    threads : int
+        Update only this share of the parameters, for threads; the bits do not depend on it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that does not fit: names it, what it got and what was needed. Nothing has been written then.
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> params, grads = np.zeros(3), np.array([1.0, -2.0, 0.0])
+    >>> nbprop.adam(params, grads, nbprop.optimizer_state("adam", 3), 0, lr=0.5)
+    >>> params.round(6).tolist()
+    [-0.5, 0.5, 0.0]
+    """
+    take_step(
+        "adam",
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        lr,
+        beta1,
+        beta2,
+        eps,
+        weight_decay,
+    )
+
+
+def adamw(
+    params,
+    grads,
+    state,
+    step,
+    lr=1e-3,
+    beta1=0.9,
+    beta2=0.999,
+    eps=1e-8,
+    weight_decay=1e-2,
+    decay_mask=None,
+    trainable=None,
+    threads=1,
+):
+    """Adam with decoupled weight decay, in place: p -= lr weight_decay p first, then `adam`'s step. `state` is (2n,).
+
+    Loshchilov and Hutter 2019, algorithm 2.
+    """
+    take_step(
+        "adamw",
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        lr,
+        beta1,
+        beta2,
+        eps,
+        weight_decay,
+    )
+
+
+def rprop(
+    params,
+    grads,
+    state,
+    step,
+    lr=1e-2,
+    shrink=0.5,
+    grow=1.2,
+    smallest=1e-6,
+    largest=50.0,
+    weight_decay=0.0,
+    decay_mask=None,
+    trainable=None,
+    threads=1,
+):
+    """Rprop, in place, for gradients of the whole data: p -= sign(g) size, each parameter with a size of its own.
+
+    A size starts as lr, is multiplied by `grow` while its gradient keeps its sign and by `shrink` when it turns (and
+    then p stays), within smallest..largest. `state` is (2n,): the last gradients, then the sizes. Riedmiller and Braun
+    1993, in PyTorch's form. Weight decay is added to the gradient.
+    """
+    take_step(
+        "rprop",
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        lr,
+        shrink,
+        grow,
+        smallest,
+        largest,
+        weight_decay,
+    )
+
+
+def lion(
+    params,
+    grads,
+    state,
+    step,
+    lr=1e-4,
+    beta1=0.9,
+    beta2=0.99,
+    weight_decay=0.0,
+    decay_mask=None,
+    trainable=None,
+    threads=1,
+):
+    """Lion, in place: p -= lr (sign(beta1 m + (1 - beta1) g) + weight_decay p); m = beta2 m + (1 - beta2) g.
+
+    `state` is (n,), the m. Chen et al. 2023, algorithm 2; weight decay is decoupled.
+    """
+    take_step("lion", params, grads, state, step, decay_mask, trainable, threads, lr, beta1, beta2, weight_decay)
+
+
+OPTIMIZERS = {
+    function.__name__: function for function in (sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, rprop, lion)
+}
+
+
+def _compile_as_written(function):
+    """Inside @njit the function is the one above: `take_step` has a compiled face of its own."""
+
+    @overload(function, jit_options=FLAGS, strict=False)
+    def same(*arguments, **named):
+        return function
+
+
+for _function in OPTIMIZERS.values():
+    _compile_as_written(_function)

@@ -1,0 +1,431 @@
+"""What stands behind every optimizer: checks, the call of a rule's kernel, and errors; from Python and from @njit.
+
+Both faces describe their arguments in a block (see arguments.py) and call one compiled entry; a rule's kernel is
+compiled once for each dtype and reached by fingerprint.
+"""
+
+import numpy as np
+from numba import types
+from numba.core.errors import TypingError
+from numba.extending import overload
+
+from nbprop import backends
+from nbprop.arrays import as_float, not_numpy, plain
+from nbprop.compiler.intrinsics import (
+    indirect_call,
+    load,
+    load_double,
+    load_integer,
+    propagating_call,
+    stack_words,
+    store,
+    store_double,
+    symbol_address,
+)
+from nbprop.compiler.jit import FLAGS, njit
+from nbprop.compiler.native import Untyped
+from nbprop.compiler.registry import find
+from nbprop.networks.fields import shown
+from nbprop.optimizers import update_rules as rules
+from nbprop.optimizers.update_rules import RULES
+from nbprop.program import elements, table
+from nbprop.program.binding import describe_arguments
+from nbprop.runtime import arguments as arg
+from nbprop.runtime import workers
+from nbprop.runtime.walker import walk
+
+# Arguments, in the order of their descriptions in a call's block; then scalars. A status is argument * 64 + problem,
+# where the argument is the place of its name in NAMES.
+PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE = range(5)
+STEP, THREADS, LIMIT = 5, 6, 7
+_HYPERPARAMETERS = tuple(dict.fromkeys(name for rule in RULES.values() for name in rule.hyperparameters))
+NAMES = ("params", "grads", "state", "decay_mask", "trainable", "step", "threads", "limit", *_HYPERPARAMETERS)
+SCALARS = arg.ARGUMENTS * arg.DESCRIPTION
+_STEP, _THREADS = SCALARS, SCALARS + 1
+_HYPER = SCALARS + 2
+_BLOCK = _HYPER + rules.MOST_HYPERPARAMETERS
+_DESCRIPTION, _ROW = arg.DESCRIPTION, table.OPERANDS + rules.ROW
+
+# Problems beside those of arguments.py; a hyperparameter's is _KIND + what it must be (rules.KINDS).
+REAL_DTYPE, MASK_DTYPE, NEGATIVE, NO_THREADS, NOT_POSITIVE, NO_KERNEL = range(40, 46)
+_KIND = 50
+
+_entry_signature = types.int64(types.int64, types.int64, types.int64, types.int64, types.int64)
+_call_entry = indirect_call(_entry_signature)
+NDARRAY = id(np.ndarray)
+
+
+# -- compiled checks and the entry ---------------------------------------------------------------------------
+
+
+@njit
+def check_real(block, argument, code, length, writable):
+    """A 1-D float array of `length` elements (-1: any)."""
+    if code != elements.FLOAT32 and code != elements.FLOAT64:
+        return argument * 64 + REAL_DTYPE
+    status = arg.check_array(block, argument, code, writable)
+    if status != 0:
+        return status
+    words = argument * _DESCRIPTION
+    if load(block, words + arg.RANK) != 1 or (length >= 0 and load(block, words + arg.ELEMENTS) != length):
+        return argument * 64 + arg.LENGTH
+    return 0
+
+
+@njit
+def check_mask(block, argument, length):
+    """A mask that was not given, or a 1-D array of bytes."""
+    words = argument * _DESCRIPTION
+    if load(block, words + arg.DATA) == 0 and load(block, words + arg.SHAPE) == 0:
+        return 0
+    if load(block, words + arg.CODE) != 1:
+        return argument * 64 + MASK_DTYPE
+    status = arg.check_array(block, argument, 1, False)
+    if status == 0 and (load(block, words + arg.RANK) != 1 or load(block, words + arg.ELEMENTS) != length):
+        status = argument * 64 + arg.LENGTH
+    return status
+
+
+@njit
+def describe_mask(block, argument, address, ndarray):
+    """`describe_object` for a mask: bool counts as uint8."""
+    status = arg.describe_object(block, argument, address, ndarray)
+    if status == 0 and address != 0:
+        descr = load_integer(address, arg._HEADER + 40, 8)
+        if load_integer(descr, arg._HEADER + 12, -4) == 0:
+            store(block, argument * _DESCRIPTION + arg.CODE, 1)
+    return status
+
+
+@njit
+def _check_vectors(block, slots):
+    """All arrays of a step. A loop: for each constant argument Numba would compile the checks anew."""
+    code = load(block, arg.CODE)
+    status, n = 0, -1
+    for argument in range(5):
+        if status == 0 and argument < DECAY_MASK:
+            length = slots * n if argument == STATE else n
+            status = check_real(block, argument, code, length, argument != GRADS)
+            n = load(block, arg.ELEMENTS)
+        elif status == 0:
+            status = check_mask(block, argument, n)
+    for argument in range(3):
+        if status == 0 and argument != GRADS:
+            status = arg.check_aliasing(block, argument)
+    return status
+
+
+@njit
+def _fits(kind, value):
+    """Whether a hyperparameter is what its kind says; false for NaN."""
+    if kind == rules.FRACTION:
+        return 0.0 <= value < 1.0
+    if kind == rules.POSITIVE:
+        return 0.0 < value < np.inf
+    if kind == rules.AT_LEAST_ONE:
+        return 1.0 <= value < np.inf
+    if kind == rules.SWITCH:
+        return value == 0.0 or value == 1.0
+    return 0.0 <= value < np.inf
+
+
+@njit
+def _check_scalars(block, hyperparameters):
+    """`hyperparameters` packs ten bits for each: four of its kind, six of its name."""
+    for k in range(rules.MOST_HYPERPARAMETERS):
+        packed = (hyperparameters >> 10 * k) & 1023
+        if packed != 0 and not _fits(packed & 15, load_double(block, _HYPER + k)):
+            return (packed >> 4) * 64 + _KIND + (packed & 15)
+    if load(block, _STEP) < 0:
+        return STEP * 64 + NEGATIVE
+    return THREADS * 64 + NO_THREADS if load(block, _THREADS) < 1 else 0
+
+
+@njit
+def step_entry(block, float32, float64, slots, hyperparameters):
+    """Check a call and run a rule's kernel: `float32` and `float64` are the fingerprints of its two versions."""
+    status = _check_vectors(block, slots)
+    if status == 0:
+        status = _check_scalars(block, hyperparameters)
+    if status != 0:
+        return status
+    # A table of one row, so that the pool can walk it.
+    row = stack_words(_ROW)
+    kernel = float32 if load(block, arg.CODE) == elements.FLOAT32 else float64
+    if find(kernel) == 0:
+        return PARAMS * 64 + NO_KERNEL
+    store(row, table.KERNEL, kernel)
+    store(row, table.LENGTH, _ROW)
+    for k in range(5):
+        store(row, table.OPERANDS + k, load(block, k * _DESCRIPTION + arg.DATA))
+    store(row, table.OPERANDS + rules.N, load(block, arg.ELEMENTS))
+    store(row, table.OPERANDS + rules.STEP, load(block, _STEP))
+    for k in range(rules.MOST_HYPERPARAMETERS):
+        store(row, table.OPERANDS + rules.HYPERPARAMETERS + k, load(block, _HYPER + k))
+    walk(0, row, row + 8 * _ROW, symbol_address("nbprop_pool"), load(block, _THREADS))
+    return 0
+
+
+_ENTRY = Untyped(step_entry, lambda dtype: _entry_signature)
+
+
+def fingerprints(native):
+    """The fingerprints of a native's two versions."""
+    return np.int64(native.fingerprint(types.float32)), np.int64(native.fingerprint(types.float64))
+
+
+def _pack(rule):
+    """The hyperparameters of a rule, as `_check_scalars` reads them."""
+    packed = [(NAMES.index(name) << 4) + kind for name, kind in rule.hyperparameters.items()]
+    return sum(word << 10 * index for index, word in enumerate(packed))
+
+
+def _prepare(name):
+    """(fingerprint for float32, for float64, slots, packed hyperparameters) of a rule."""
+    rule = RULES[name]
+    return *fingerprints(rule.kernel), rule.slots, _pack(rule)
+
+
+# -- from Python ---------------------------------------------------------------------------------------------
+
+
+@njit
+def _call(prepared, params, grads, state, decay_mask, trainable, step, wanted, h0, h1, h2, h3, h4, h5):
+    """Describe Python objects (by address, 0: not given) and call the entry. `prepared` is the address of the words in
+    `_Prepared`: each argument of a call from Python costs 20 ns, so what stays the same is passed as one."""
+    block = stack_words(_BLOCK)
+    objects, ndarray = (params, grads, state, decay_mask, trainable), load(prepared, _NDARRAY_WORD)
+    for argument in range(3):
+        status = arg.describe_object(block, argument, objects[argument], ndarray)
+        if status != 0:
+            return status
+    for argument in range(3, 5):
+        status = describe_mask(block, argument, objects[argument], ndarray)
+        if status != 0:
+            return status
+    store(block, _STEP, step)
+    store(block, _THREADS, wanted)
+    for k, value in enumerate((h0, h1, h2, h3, h4, h5)):
+        store_double(block, _HYPER + k, value)
+    rule = (load(prepared, 1), load(prepared, 2), load(prepared, 3), load(prepared, 4))
+    return _call_entry(load(prepared, 0), (block, *rule))[1]
+
+
+_NDARRAY_WORD = 5
+
+
+class _Prepared:
+    """What the steps of one optimizer and dtype share: the entry's address, what `_prepare` tells, `np.ndarray`'s."""
+
+    def __init__(self, name, dtype):
+        """Compile, or fetch from the disk cache, what a step needs; the entry refuses a dtype that does not fit."""
+        _ENTRY.load()
+        for numba_type in (types.float32, types.float64):
+            if dtype == np.dtype(numba_type.name):
+                RULES[name].kernel.load(numba_type)
+        self._words = np.array([_ENTRY.address, *_prepare(name), NDARRAY], np.int64)
+        self.address = self._words.ctypes.data
+
+
+_prepared: dict[tuple, _Prepared] = {}
+
+
+def take_step(name, params, grads, state, step, decay_mask, trainable, threads, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0):
+    """One step of the optimizer `name`; h0 ... are its hyperparameters in the order of its rule."""
+    key = name, getattr(params, "dtype", None)
+    prepared = _prepared.get(key)
+    if prepared is None and _on_device(params):
+        return _device_step(name, params, grads, state, step, decay_mask, trainable, (h0, h1, h2, h3, h4, h5))
+    if prepared is None:
+        prepared = _prepared[key] = _Prepared(*key)
+    if h3 is False and name == "momentum":
+        h3 = 0.0  # the switch as it nearly always is, without a look at every argument
+    if not (
+        (type(step) is type(threads) is int and type(h0) is type(h1) is float)
+        and (type(h2) is type(h3) is float and type(h4) is type(h5) is float)
+    ):
+        h0, h1, h2, h3, h4, h5 = _as_floats(name, (h0, h1, h2, h3, h4, h5))
+        step, threads = _as_integer(name, "step", step), _as_integer(name, "threads", threads)
+    if threads > 1:
+        workers.ensure(threads)
+    masks = 0 if decay_mask is None else id(decay_mask), 0 if trainable is None else id(trainable)
+    arrays = id(params), id(grads), id(state), *masks
+    try:
+        status = _call(prepared.address, *arrays, step, threads, h0, h1, h2, h3, h4, h5)
+    except OverflowError:  # an integer that no word holds
+        for label, value in (("step", step), ("threads", threads)):
+            _as_integer(name, label, value)
+        raise
+    if status != 0:
+        hyper, vectors = (h0, h1, h2, h3, h4, h5), (params, grads, state, decay_mask, trainable)
+        if _on_device(params):
+            return _device_step(name, *vectors[:3], step, *vectors[3:], hyper)
+        values = [plain(value) for value in vectors]
+        if any(new is not old for new, old in zip(values, vectors, strict=True)):
+            return take_step(name, *values[:3], step, *values[3:], threads, *hyper)
+        raise refusal(name, [*values, step, threads, None, *hyper], status)
+    return None
+
+
+def _on_device(params):
+    return type(params) is not np.ndarray and hasattr(params, "__cuda_array_interface__")
+
+
+def _device_step(*arguments):
+    return backends.get("cuda").take_step(*arguments)
+
+
+def _as_floats(name, hyper):
+    given = list(RULES[name].hyperparameters)
+    result = []
+    for index, value in enumerate(hyper):
+        if index < len(given) and RULES[name].hyperparameters[given[index]] == rules.SWITCH:
+            if not isinstance(value, (bool, np.bool_, float)):
+                raise TypeError(f"{name}: {given[index]} must be a bool, got {shown(value)}")
+            value = float(value)
+        result.append(as_float(name, given[index] if index < len(given) else "", value))
+    return result
+
+
+def _as_integer(function, name, value):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or abs(value) >= 2**62:
+        raise TypeError(f"{function}: {name} must be an integer, got {shown(value)}")
+    return int(value)
+
+
+def refusal(function, values, status):
+    """The exception for a status other than 0. `values` are the call's, in the order of NAMES; hyperparameters last."""
+    argument, problem = divmod(status, 64)
+    name = NAMES[argument]
+    if problem == NO_KERNEL:
+        return RuntimeError(f"{function}: its compiled code is not known to this process; clear the cache")
+    if problem > _KIND:
+        value = values[len(values) - rules.MOST_HYPERPARAMETERS + list(RULES[function].hyperparameters).index(name)]
+        return ValueError(f"{function}: {name} must be {rules.KINDS[problem - _KIND]}, got {value!r}")
+    value = values[argument]
+    got = f"{value.dtype} array of shape {value.shape}" if isinstance(value, np.ndarray) else repr(value)[:60]
+    if problem == arg.LENGTH:
+        return ValueError(f"{function}: {name} must have shape {_shape(function, argument, values)}, got {got}")
+    kind, text = {
+        arg.NOT_AN_ARRAY: (TypeError, not_numpy(value)),
+        arg.MISSING: (TypeError, "is needed and got None"),
+        REAL_DTYPE: (TypeError, f"must hold float32 or float64, got {got}; convert it once with .astype"),
+        arg.DTYPE: (TypeError, f"must have the dtype of params, got {got}; convert it once with .astype"),
+        MASK_DTYPE: (TypeError, f"must hold bool or uint8, got {got}; convert it once with .astype(bool)"),
+        arg.ORDER: (ValueError, f"must be contiguous, got a strided {got}; copy it once with np.ascontiguousarray"),
+        arg.MISALIGNED: (ValueError, f"must be aligned to its element, got a misaligned {got}; copy it once"),
+        arg.READ_ONLY: (ValueError, f"is written and must not be read-only, got a read-only {got}; pass a copy"),
+                arg.ALIASED: (ValueError, "is written and shares memory with another argument; pass separate buffers"),
+        NEGATIVE: (ValueError, f"counts from 0 and must not be negative, got {got}"),
+        NO_THREADS: (ValueError, f"must be at least 1, got {got}"),
+        NOT_POSITIVE: (ValueError, f"must be above 0, got {got}"),
+    }[problem]  # fmt: skip
+    return kind(f"{function}: {name} {text}")
+
+
+def _shape(function, argument, values):
+    if argument == STATE:
+        n = values[PARAMS].size
+        return f"({RULES[function].slots * n},); nbprop.optimizer_state({function!r}, {n}, dtype) makes one"
+    first = GRADS if values[PARAMS] is None else PARAMS
+    return "(n,)" if argument == first else f"({values[first].size},) as {NAMES[first]} has"
+
+
+# -- from @njit ----------------------------------------------------------------------------------------------
+
+
+def raise_status(status):
+    """Raise what a status means, without the values, which only Python can tell."""
+    argument, problem = status // 64, status % 64
+    if problem == NO_KERNEL:
+        raise RuntimeError("this function was cached with another version of nbprop; clear the cache of your functions")
+    if problem == arg.LENGTH:
+        raise ValueError(
+            NAMES[argument] + " has a length that does not fit params (nbprop.optimizer_state makes state)"
+        )
+    if problem == arg.ALIASED:
+        raise ValueError(NAMES[argument] + " is written and shares memory with another argument")
+    if problem > _KIND:
+        raise ValueError(NAMES[argument] + " must be " + rules.KINDS[problem - _KIND])
+    raise ValueError(NAMES[argument] + " is out of range")
+
+
+_raise_signature = types.void(types.int64)
+_RAISE = Untyped(raise_status, lambda dtype: _raise_signature)
+_call_raise = propagating_call(_raise_signature)
+_RAISE_FINGERPRINT, _ENTRY_FINGERPRINT = np.int64(_RAISE.fingerprint()), np.int64(_ENTRY.fingerprint())
+
+
+@njit
+def check_status(status):
+    """Raise unless the status is 0."""
+    if status != 0:
+        refuse = find(_RAISE_FINGERPRINT)
+        if refuse == 0:
+            raise RuntimeError(
+                "this function was cached with another version of nbprop; clear the cache of your own functions"
+            )
+        _call_raise(refuse, (status,))
+
+
+def check_types(function, real, given):
+    """Typing errors that name the argument. `given`: (name, Numba type, "read", "written" or "mask")."""
+    for name, found, role in given:
+        if role == "mask" and (found is None or isinstance(found, (types.NoneType, types.Omitted))):
+            continue
+        if not isinstance(found, types.Array) or found.ndim != 1:
+            raise TypingError(f"nbprop.{function}: {name} must be a 1-D array, got {found}")
+        if role == "mask" and found.dtype not in (types.boolean, types.uint8):
+            raise TypingError(f"nbprop.{function}: {name} must hold bool or uint8, got {found.dtype}")
+        if role != "mask" and found.dtype not in (types.float32, types.float64):
+            raise TypingError(f"nbprop.{function}: {name} must hold float32 or float64, got {found.dtype}")
+        if role != "mask" and found.dtype != real.dtype:
+            raise TypingError(f"nbprop.{function}: {name} must hold {real.dtype} as params does, got {found.dtype}")
+        if found.layout != "C":
+            raise TypingError(f"nbprop.{function}: {name} must be contiguous; its type is {found}")
+        if role == "written" and not found.mutable:
+            raise TypingError(f"nbprop.{function}: {name} is written and must not be read-only; its type is {found}")
+
+
+def describer(*places):
+    """The intrinsic that describes the arrays of a tuple at these places of a block; a mask's element is one byte."""
+
+    def code_of(dtype):
+        return 1 if dtype == types.boolean else elements.element_code_of_type(dtype)
+
+    return describe_arguments(places, arg.DESCRIPTION, code_of)
+
+
+@overload(take_step, jit_options=FLAGS, strict=False, prefer_literal=True)
+def _take_step(
+    name, params, grads, state, step, decay_mask, trainable, threads, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0
+):
+    if not isinstance(name, types.StringLiteral):
+        return None
+    function = name.literal_value
+    given = [("params", params, "written"), ("grads", grads, "read"), ("state", state, "written")]
+    check_types(function, params, [*given, ("decay_mask", decay_mask, "mask"), ("trainable", trainable, "mask")])
+    for label, number in (("step", step), ("threads", threads)):
+        if not isinstance(number, (types.Integer, types.Omitted)):
+            raise TypingError(f"nbprop.{function}: {label} must be an integer, got {number}")
+    describe = describer(PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE)
+    RULES[function].kernel.load(params.dtype)
+    float32, float64, slots, hyperparameters = _prepare(function)
+
+    def run(name, params, grads, state, step, decay_mask, trainable, threads, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0):
+        block = stack_words(_BLOCK)
+        describe(block, (params, grads, state, decay_mask, trainable))
+        store(block, _STEP, step)
+        store(block, _THREADS, threads)
+        # Times 1.0: Numba makes no float of a bool.
+        store_double(block, _HYPER, h0 * 1.0)
+        store_double(block, _HYPER + 1, h1 * 1.0)
+        store_double(block, _HYPER + 2, h2 * 1.0)
+        store_double(block, _HYPER + 3, h3 * 1.0)
+        store_double(block, _HYPER + 4, h4 * 1.0)
+        store_double(block, _HYPER + 5, h5 * 1.0)
+        entry = find(_ENTRY_FINGERPRINT)
+        known = entry != 0
+        check_status(_call_entry(entry, (block, float32, float64, slots, hyperparameters))[1] if known else NO_KERNEL)
+
+    return run

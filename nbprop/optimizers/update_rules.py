@@ -1,0 +1,373 @@
+"""The mathematics of the optimizers: for each, one scalar function that updates one parameter.
+
+``rule(p, g, s, t, decay, c)`` returns the new p and the new state (s, t) of one parameter with gradient g; a rule with
+fewer than two state elements returns the others as they came. `decay` is the parameter's own weight decay, 0 where a
+mask spares it, and c are constants of the step, all in the element's type. ``constants(zero, step, h)`` computes
+(decay, c) once a step, in float64, from the hyperparameters h (padded to six), and rounds them to the type of `zero`.
+CPU loops and CUDA kernels call the same two functions.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numba import types
+
+from nbprop.compiler.intrinsics import FrameType, array_at, as_frame, load, load_double
+from nbprop.compiler.jit import njit
+from nbprop.compiler.native import Native
+from nbprop.numerics.partition import share
+from nbprop.numerics.scalars import by_precision, like, scalar_function
+
+# What a hyperparameter must be.
+NOT_NEGATIVE, FRACTION, POSITIVE, AT_LEAST_ONE, SWITCH = range(1, 6)
+KINDS = ("", "finite and at least 0", "at least 0 and below 1", "finite and above 0", "finite and at least 1", "a bool")
+
+MOST_HYPERPARAMETERS = 6
+
+_LARGEST_F32, _LARGEST_F64 = np.finfo(np.float32).max, float(np.finfo(np.float64).max)
+
+
+@scalar_function
+def sign(x):
+    """-1, 0 or 1; NaN for NaN."""
+    return like(x, 1.0) if x > like(x, 0.0) else (like(x, -1.0) if x < like(x, 0.0) else x)
+
+
+@scalar_function
+def _squarable_f32(g):
+    most = np.float32(2.0**63)
+    limited = most if g > most else g
+    # What is not finite stays so: g - g is 0 or NaN.
+    return (-most if limited < -most else limited) + (g - g)
+
+
+@scalar_function
+def _squarable_f64(g):
+    most = 2.0**511
+    limited = most if g > most else g
+    return (-most if limited < -most else limited) + (g - g)
+
+
+@by_precision(_squarable_f32, _squarable_f64)
+def _squarable(g):
+    """As `squarable`."""
+
+
+@njit
+def squarable(g):
+    """g, no larger than that a running mean of its square stays finite: 2**63 in float32, 2**511 in float64.
+
+    A rule that divides by the root of such a mean takes the same step there as for a smaller gradient. NaN for an
+    infinity.
+    """
+    return _squarable(g)
+
+
+@scalar_function
+def _at_most_largest_f32(x):
+    return _LARGEST_F32 if x > _LARGEST_F32 else x
+
+
+@scalar_function
+def _at_most_largest_f64(x):
+    return _LARGEST_F64 if x > _LARGEST_F64 else x
+
+
+@by_precision(_at_most_largest_f32, _at_most_largest_f64)
+def _at_most_largest(x):
+    """As `at_most_largest`."""
+
+
+@njit
+def at_most_largest(x):
+    """x, or the largest finite number where it is larger."""
+    return _at_most_largest(x)
+
+
+# -- sgd, and momentum in three forms ------------------------------------------------------------------------
+
+
+@scalar_function
+def sgd_constants(zero, step, h):
+    lr, weight_decay, _, _, _, _ = h
+    return like(zero, weight_decay), (like(zero, lr),)
+
+
+@scalar_function
+def sgd_rule(p, g, s, t, decay, c):
+    """p -= lr (g + decay p)."""
+    return p - c[0] * (g + decay * p), s, t
+
+
+@scalar_function
+def momentum_constants(zero, step, h):
+    lr, momentum, weight_decay, rumelhart, _, _ = h
+    gain, rate = (lr, 1.0) if rumelhart != 0.0 else (1.0, lr)
+    return like(zero, weight_decay), (like(zero, momentum), like(zero, gain), like(zero, rate))
+
+
+@scalar_function
+def momentum_rule(p, g, velocity, t, decay, c):
+    """v = momentum v + gain g; p -= rate v.
+
+    (gain, rate) is (1, lr) in PyTorch's form. In that of Rumelhart, Hinton and Williams (Nature 323, 1986, equation 9)
+    it is (lr, 1), and -v is their weight change: a change of lr then leaves the velocity gathered so far as it is.
+    """
+    momentum, gain, rate = c
+    velocity = momentum * velocity + gain * (g + decay * p)
+    return p - rate * velocity, velocity, t
+
+
+@scalar_function
+def nesterov_constants(zero, step, h):
+    lr, momentum, weight_decay, _, _, _ = h
+    return like(zero, weight_decay), (like(zero, lr), like(zero, momentum))
+
+
+@scalar_function
+def nesterov_rule(p, g, velocity, t, decay, c):
+    """v = momentum v + g; p -= lr (g + momentum v) (Sutskever et al. 2013, in PyTorch's form)."""
+    lr, momentum = c
+    g = g + decay * p
+    velocity = momentum * velocity + g
+    return p - lr * (g + momentum * velocity), velocity, t
+
+
+# -- rates that adapt to each parameter ----------------------------------------------------------------------
+
+
+@scalar_function
+def rmsprop_constants(zero, step, h):
+    lr, decay, eps, weight_decay, _, _ = h
+    return like(zero, weight_decay), (like(zero, lr), like(zero, decay), like(zero, 1.0 - decay), like(zero, eps))
+
+
+@scalar_function
+def rmsprop_rule(p, g, square, t, decay, c):
+    """v = decay v + (1 - decay) g^2; p -= lr g / (sqrt(v) + eps) (Hinton, Coursera lecture 6e, 2012)."""
+    lr, kept, fresh, eps = c
+    g = squarable(g + decay * p)
+    square = kept * square + fresh * (g * g)
+    return p - lr * (g / (math.sqrt(square) + eps)), square, t
+
+
+@scalar_function
+def adagrad_constants(zero, step, h):
+    lr, eps, weight_decay, _, _, _ = h
+    return like(zero, weight_decay), (like(zero, lr), like(zero, eps))
+
+
+@scalar_function
+def adagrad_rule(p, g, square, t, decay, c):
+    """v += g^2; p -= lr g / (sqrt(v) + eps) (Duchi, Hazan and Singer 2011, figure 1, diagonal)."""
+    lr, eps = c
+    g = squarable(g + decay * p)
+    square = at_most_largest(square + g * g)
+    return p - lr * (g / (math.sqrt(square) + eps)), square, t
+
+
+@scalar_function
+def _adam_constants(zero, step, lr, beta1, beta2, eps):
+    rate = lr / (1.0 - beta1 ** (step + 1.0))
+    root = 1.0 / np.sqrt(1.0 - beta2 ** (step + 1.0))
+    return (
+        like(zero, rate),
+        like(zero, root),
+        like(zero, eps),
+        like(zero, beta1),
+        like(zero, 1.0 - beta1),
+        like(zero, beta2),
+        like(zero, 1.0 - beta2),
+    )
+
+
+@scalar_function
+def adam_constants(zero, step, h):
+    lr, beta1, beta2, eps, weight_decay, _ = h
+    return like(zero, weight_decay), _adam_constants(zero, step, lr, beta1, beta2, eps)
+
+
+@scalar_function
+def adamw_constants(zero, step, h):
+    lr, beta1, beta2, eps, weight_decay, _ = h
+    return like(zero, lr * weight_decay), _adam_constants(zero, step, lr, beta1, beta2, eps)
+
+
+@scalar_function
+def _adam_step(p, g, m, v, c):
+    """m and v are running means of g and g^2; p -= rate m / (sqrt(v) root + eps).
+
+    rate and root free m and v of their start at 0.
+    """
+    rate, root, eps, beta1, rest1, beta2, rest2 = c
+    g = squarable(g)
+    m = beta1 * m + rest1 * g
+    v = beta2 * v + rest2 * (g * g)
+    return p - rate * (m / (math.sqrt(v) * root + eps)), m, v
+
+
+@scalar_function
+def adam_rule(p, g, m, v, decay, c):
+    """Kingma and Ba 2015, algorithm 1; weight decay is added to the gradient."""
+    return _adam_step(p, g + decay * p, m, v, c)
+
+
+@scalar_function
+def adamw_rule(p, g, m, v, decay, c):
+    """Loshchilov and Hutter 2019, algorithm 2: p shrinks by lr * weight_decay * p, apart from the gradient."""
+    return _adam_step(p - decay * p, g, m, v, c)
+
+
+# -- rates that look at signs --------------------------------------------------------------------------------
+
+
+@scalar_function
+def rprop_constants(zero, step, h):
+    lr, shrink, grow, smallest, largest, weight_decay = h
+    c = (like(zero, lr), like(zero, shrink), like(zero, grow), like(zero, smallest), like(zero, largest))
+    return like(zero, weight_decay), c
+
+
+@scalar_function
+def rprop_rule(p, g, before, size, decay, c):
+    """p -= sign(g) size; size grows while g keeps its sign and shrinks when it turns, and then there is no step.
+
+    Riedmiller and Braun 1993, in the form without weight backtracking, as PyTorch's. A size of 0 is one that has not
+    been set yet: it starts as lr.
+    """
+    lr, shrink, grow, smallest, largest = c
+    zero = like(p, 0.0)
+    g = g + decay * p
+    size = lr if size == zero else size
+    turn = sign(g) * sign(before)
+    size = size * grow if turn > zero else (size * shrink if turn < zero else size)
+    size = largest if size > largest else (smallest if size < smallest else size)
+    g = zero if turn < zero else g
+    return p - sign(g) * size, g, size
+
+
+@scalar_function
+def lion_constants(zero, step, h):
+    lr, beta1, beta2, weight_decay, _, _ = h
+    c = like(zero, lr), like(zero, beta1), like(zero, 1.0 - beta1), like(zero, beta2), like(zero, 1.0 - beta2)
+    return like(zero, weight_decay), c
+
+
+@scalar_function
+def lion_rule(p, g, m, t, decay, c):
+    """p -= lr (sign(beta1 m + (1 - beta1) g) + decay p); m = beta2 m + (1 - beta2) g.
+
+    Chen et al. 2023, algorithm 2.
+    """
+    lr, beta1, rest1, beta2, rest2 = c
+    direction = sign(beta1 * m + rest1 * g)
+    return p - lr * (direction + decay * p), beta2 * m + rest2 * g, t
+
+
+# -- kernels: a rule over flat arrays ------------------------------------------------------------------------
+
+# A kernel's row: addresses (0 for a mask that was not given), then numbers; hyperparameters are float64.
+PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE, N, STEP, HYPERPARAMETERS = range(8)
+ROW = HYPERPARAMETERS + MOST_HYPERPARAMETERS
+
+# A thread's share starts on a multiple of this many elements: cache lines are not torn between threads.
+_SHARE = 64
+
+
+def _update(rule, constants, slots):
+    """The kernel of a rule with `slots` state elements a parameter (state: all of the first, then the second)."""
+
+    def update(frame, row, part, parts):
+        n = load(row, N)
+        if n == 0:
+            return 0
+        first, last = share((n + _SHARE - 1) // _SHARE, part, parts)
+        first, last = first * _SHARE, min(last * _SHARE, n)
+        if first >= last:
+            return 0
+        p = array_at(frame, load(row, PARAMS), n)[first:last]
+        g = array_at(frame, load(row, GRADS), n)[first:last]
+        state = array_at(frame, load(row, STATE), slots * n)
+        s, t = state[first:last] if slots > 0 else p, state[n + first : n + last] if slots > 1 else p
+        as_bytes = as_frame(0, np.uint8)
+        decay_mask = array_at(as_bytes, load(row, DECAY_MASK), n)[first:last]
+        trainable = array_at(as_bytes, load(row, TRAINABLE), n)[first:last]
+        every_decays, every_trains = load(row, DECAY_MASK) == 0, load(row, TRAINABLE) == 0
+        zero = like(p[0], 0.0)
+        h = (
+            load_double(row, HYPERPARAMETERS),
+            load_double(row, HYPERPARAMETERS + 1),
+            load_double(row, HYPERPARAMETERS + 2),
+            load_double(row, HYPERPARAMETERS + 3),
+            load_double(row, HYPERPARAMETERS + 4),
+            load_double(row, HYPERPARAMETERS + 5),
+        )
+        decay, c = constants(zero, float(load(row, STEP)), h)
+        for i in range(p.size):
+            if every_trains or trainable[i] != 0:
+                own_decay = decay if every_decays or decay_mask[i] != 0 else zero
+                new_p, new_s, new_t = rule(p[i], g[i], s[i], t[i], own_decay, c)
+                p[i] = new_p
+                if slots > 0:
+                    s[i] = new_s
+                if slots > 1:
+                    t[i] = new_t
+        return 0
+
+    return update
+
+
+def kernel_signature(dtype):
+    """int64 kernel(frame, row, part, parts): an op's, so that a walk can split it. The frame only carries the dtype."""
+    return types.int64(FrameType(dtype), types.int64, types.int64, types.int64)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An optimizer: its scalar functions, its hyperparameters with their kinds, its state elements a parameter."""
+
+    name: str
+    slots: int
+    hyperparameters: dict[str, int]
+    rule: Callable
+    constants: Callable
+    kernel: Native
+
+
+RULES: dict[str, Rule] = {}
+
+
+def _define(name, slots, rule, constants, **hyperparameters):
+    kernel = Native(_update(rule, constants, slots), kernel_signature, name=f"nbprop.optimizers.{name}")
+    RULES[name] = Rule(name, slots, hyperparameters, rule, constants, kernel)
+
+
+_PLAIN = {"weight_decay": NOT_NEGATIVE}
+_BETAS = {"lr": NOT_NEGATIVE, "beta1": FRACTION, "beta2": FRACTION}
+_ADAM = {**_BETAS, "eps": NOT_NEGATIVE, **_PLAIN}
+_define("sgd", 0, sgd_rule, sgd_constants, lr=NOT_NEGATIVE, **_PLAIN)
+_MOMENTUM = {"lr": NOT_NEGATIVE, "momentum": FRACTION, **_PLAIN}
+_define("momentum", 1, momentum_rule, momentum_constants, **_MOMENTUM, rumelhart=SWITCH)
+_define("nesterov", 1, nesterov_rule, nesterov_constants, **_MOMENTUM)
+_define("rmsprop", 1, rmsprop_rule, rmsprop_constants, lr=NOT_NEGATIVE, decay=FRACTION, eps=NOT_NEGATIVE, **_PLAIN)
+_define("adagrad", 1, adagrad_rule, adagrad_constants, lr=NOT_NEGATIVE, eps=NOT_NEGATIVE, **_PLAIN)
+_define("adam", 2, adam_rule, adam_constants, **_ADAM)
+_define("adamw", 2, adamw_rule, adamw_constants, **_ADAM)
+_RPROP = {"shrink": FRACTION, "grow": AT_LEAST_ONE, "smallest": POSITIVE, "largest": POSITIVE}
+_define("rprop", 2, rprop_rule, rprop_constants, lr=POSITIVE, **_RPROP, **_PLAIN)
+_define("lion", 1, lion_rule, lion_constants, **_BETAS, **_PLAIN)
+
+
+# -- the device ----------------------------------------------------------------------------------------------
+
+# The most constants that a rule has, behind its weight decay: a row of the table that a device's update reads.
+CONSTANTS = 8
+
+
+def constants_of(name, dtype, step, values):
+    """A step's weight decay and constants, (CONSTANTS,) of dtype; `values`: the hyperparameters in their order."""
+    padded = (*map(float, values), *[0.0] * (MOST_HYPERPARAMETERS - len(values)))
+    decay, found = RULES[name].constants(np.dtype(dtype).type(0), float(step), padded)
+    return np.array([decay, *found, *[0] * (CONSTANTS - 1 - len(found))], dtype)

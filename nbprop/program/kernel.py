@@ -1,0 +1,119 @@
+"""Kernels: plain functions over arrays that a walker can call."""
+
+import functools
+import inspect
+
+from numba import types
+from numba.core.dispatcher import Dispatcher
+from numba.extending import overload
+
+from nbprop.compiler.fingerprint import is_ours, python_function, renewed
+from nbprop.compiler.intrinsics import FrameType, store_double
+from nbprop.compiler.jit import FLAGS, _dispatcher, njit
+from nbprop.compiler.native import Native
+from nbprop.program import frame
+from nbprop.program.binding import kernel_arguments
+
+# -- kernels: natives that a walker calls --------------------------------------------------------------------
+
+OP_ARGUMENTS = (types.int64, types.int64, types.int64, types.int64)  # frame, row, part, parts
+
+FRAME_WORDS = {
+    "n": frame.N,
+    "accumulate": frame.ACCUMULATE,
+    "step": frame.STEP,
+    "first_sample": frame.FIRST_SAMPLE,
+    "x_code": frame.X_CODE,
+    "target_code": frame.TARGET_CODE,
+    "x_address": frame.X,
+    "target_address": frame.TARGET,
+    "lengths_address": frame.LENGTHS,
+    "lengths_code": frame.LENGTHS_CODE,
+}
+
+
+def _finish(frame_address, result):
+    """What a kernel returned: nothing, or a number that becomes the walk's result."""
+    raise TypeError("runs in compiled code only")
+
+
+@overload(_finish, jit_options=FLAGS)
+def _finish_compiled(frame_address, result):
+    if isinstance(result, (types.Float, types.Integer)):
+
+        def number(frame_address, result):
+            store_double(frame_address, frame.RESULT, float(result))
+            return 0
+
+        return number
+    if result is types.none:
+        return lambda frame_address, result: 0
+    return None
+
+
+class Kernel(Native):
+    """A plain function over arrays, made callable by the walker.
+
+    The parameters' names are the contract: arrays come first, then `n` (samples in this call), then sizes in the
+    order in which the row holds them. Names with a meaning of their own are filled in by the walk: `accumulate`,
+    `step`, `first_sample` (the place of sample 0 in the caller's batch, where a function walks one sample at a time),
+    `x_code`, `x_address`, `target_code`, `target_address`, `lengths_code`, `lengths_address`, and at the end `part` and
+    `parts`. A kernel without `part` runs on one thread while the others wait.
+
+    An array that the caller did not give has size 0. A direction of `jvp` or `hvp` may be one: `optional` names the
+    arrays for which the kernel takes an empty one as zeros; any other it gets as an array of zeros (Builder.emit).
+    """
+
+    def __init__(self, function, uses=(), name=None, optional=()):
+        python = python_function(function)
+        names = list(inspect.signature(python).parameters)
+        if "n" not in names:
+            raise TypeError(
+                f"kernel {python.__qualname__}: its parameters must be arrays, then n, then sizes; "
+                f"got ({', '.join(names)})"
+            )
+        self.arrays = names[: names.index("n")]
+        self.scalars = names[len(self.arrays) :]
+        self.sizes = [name for name in self.scalars if name not in FRAME_WORDS and name not in ("part", "parts")]
+        self.split = "part" in names
+        self.optional = frozenset(optional)
+        if not self.optional <= set(self.arrays):
+            raise TypeError(f"kernel {python.__qualname__}: optional must name its arrays {self.arrays}")
+        super().__init__(function, self._op_signature, name, uses)
+
+    @staticmethod
+    def _op_signature(dtype):
+        return types.int64(FrameType(dtype), *OP_ARGUMENTS[1:])
+
+    @functools.cached_property
+    def _by_itself(self):
+        """Made at first use: an import of nbprop with a hundred kernels need not wait for a hundred of them."""
+        # Inlined, or each array would be passed as seven words through memory: several ns for each operand of an op.
+        return self._given if self._given is not self.function else njit(self._given, forceinline=True)
+
+    def compiled(self):
+        bind = kernel_arguments(len(self.arrays), tuple(self.scalars), FRAME_WORDS)
+        split = self.split
+        if is_ours(self.function):
+            function = self._by_itself
+        else:
+            given = renewed(self._given)
+            function = given if isinstance(given, Dispatcher) else _dispatcher(given, forceinline=True)
+
+        def op(frame_address, row, part, parts):
+            if part > 0 and not split:
+                return 0
+            return _finish(frame_address, function(*bind(frame_address, row, part, parts)))
+
+        return op
+
+    def __call__(self, *arguments):
+        """Run the plain function (compiled for these argument types), as tests and teachers do."""
+        return self._by_itself(*arguments)
+
+
+def kernel(function=None, *, uses=(), optional=()):
+    """Decorate a plain function over arrays as a kernel of an op; see `Kernel` for the naming contract."""
+    if function is None:
+        return lambda decorated: Kernel(decorated, uses, optional=optional)
+    return Kernel(function, uses, optional=optional)

@@ -1,0 +1,53 @@
+"""Buffers, values and ops, as lowering makes them."""
+
+import math
+from dataclasses import dataclass
+
+from nbprop.program import frame
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A piece of memory that ops read and write; its place in the workspace is fixed by liveness."""
+
+    size: int
+    space: int = frame.WORK
+    offset: int = -1
+    name: str = ""
+
+
+@dataclass(eq=False)
+class Value:
+    """An array (n, *shape) that flows through the network: its buffer and, on the way back, its gradient's."""
+
+    shape: tuple[int, ...]
+    buffer: Buffer
+    gradient: Buffer | None = None
+    pending: str = "identity"  # an activation that the layer which takes the value is to apply
+    taken: tuple | None = None  # the gradient in few numbers, where only a max pool gives one: see pool.py
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Where a walk with gradients leaves a value and its gradient, (batch, *shape) each; the terms that it sums up."""
+
+    shape: tuple[int, ...]
+    output: Buffer
+    gradient: Buffer
+    terms: int = 0
+
+
+@dataclass(eq=False)
+class Op:
+    """A row of the table: a kernel with its operands and sizes."""
+
+    kernel: object
+    operands: tuple
+    sizes: tuple
+    writes: tuple
+    label: str
+    barrier: bool = True

@@ -1,0 +1,358 @@
+"""L-BFGS in compiled code, for any objective: the caller evaluates, `lbfgs_step` says where next.
+
+Nocedal and Wright 2006, algorithms 7.4 and 7.5, with the line search of Moré and Thuente (line_search.py). The solver
+never calls the objective: it takes the loss and gradient at theta and moves theta to where it wants them next. So it
+needs no function as an argument, works on any loss in any compiled loop, stops and resumes anywhere, and a thousand of
+them can run side by side. All it remembers is one flat float64 vector.
+"""
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from nbprop.arrays import as_array
+from nbprop.compiler.intrinsics import address_of, array_at, as_frame, indirect_call
+from nbprop.compiler.jit import FLAGS, njit
+from nbprop.compiler.native import Untyped
+from nbprop.compiler.registry import find
+from nbprop.numerics.reductions import row_dot, row_largest, row_sum
+from nbprop.solvers import line_search
+from nbprop.solvers import states as solver_states
+from nbprop.solvers.states import overlap, whole
+from nbprop.validation import check_integer, check_number, check_vector
+
+# What lbfgs_step returns.
+GO_ON, GRADIENT, SLOW, NO_STEP, NOT_FINITE = range(5)
+REASONS = (
+    "goes on",
+    "the largest gradient is at most gtol",
+    "the loss falls by at most ftol of itself",
+    "the line search finds no lower point",
+    "the loss or its gradient at the start is not finite",
+)
+
+# The state's head: sizes and progress, then the line search's block; behind it the vectors.
+_N, _MEMORY, _STORED, _NEWEST, _STARTED, ITERATIONS, EVALUATIONS, LOSS, _GTOL, _FTOL = range(10)
+_SEARCH = 10
+_HEAD = _SEARCH + line_search.WORDS
+
+
+@njit
+def _words(n, memory):
+    return _HEAD + (2 * memory + 3) * n + 2 * memory
+
+
+def lbfgs_state(n_params, memory=10, gtol=1e-8, ftol=0.0):
+    """A new state for `lbfgs_step`: a float64 vector of (2 memory + 3) n_params + 2 memory numbers and a head.
+
+    n_params : int
+    memory : int, how many past steps the Hessian is approximated from
+    gtol : stop when no component of the gradient is larger
+    ftol : stop when an iteration lowers the loss by at most this fraction of it; 0: never
+
+    >>> import nbprop
+    >>> state = nbprop.lbfgs_state(1249)
+    """
+    n, memory = check_integer("lbfgs_state", "n_params", n_params), check_integer("lbfgs_state", "memory", memory)
+    gtol, ftol = check_number("lbfgs_state", "gtol", gtol), check_number("lbfgs_state", "ftol", ftol)
+    state = np.zeros(_words(n, memory))
+    state[[_N, _MEMORY, _GTOL, _FTOL]] = n, memory, gtol, ftol
+    return state
+
+
+@njit
+def _add_scaled(y, scale, x):
+    """y += scale x."""
+    for i in range(y.size):
+        y[i] += scale * x[i]
+
+
+@njit
+def _direction(d, g, steps, changes, rho, alpha, memory, stored, newest):
+    """d = -H g by the two-loop recursion (algorithm 7.4); H starts as s.y / y.y times the identity (equation 7.20)."""
+    n = d.size
+    for i in range(n):
+        d[i] = -g[i]
+    for back in range(stored):
+        k = (newest - back) % memory
+        alpha[k] = rho[k] * row_dot(steps[k * n : (k + 1) * n], d)
+        _add_scaled(d, -alpha[k], changes[k * n : (k + 1) * n])
+    if stored > 0:
+        y = changes[newest * n : (newest + 1) * n]
+        scale = 1.0 / (rho[newest] * row_dot(y, y))
+        for i in range(n):
+            d[i] *= scale
+    for back in range(stored - 1, -1, -1):
+        k = (newest - back) % memory
+        beta = rho[k] * row_dot(changes[k * n : (k + 1) * n], d)
+        _add_scaled(d, alpha[k] - beta, steps[k * n : (k + 1) * n])
+
+
+@njit
+def _advance(state, theta, loss, grad):
+    """One call of `lbfgs_step` on arrays."""
+    n, memory = int(state[_N]), int(state[_MEMORY])
+    search = state[_SEARCH:_HEAD]
+    x0, g0, d = state[_HEAD : _HEAD + n], state[_HEAD + n : _HEAD + 2 * n], state[_HEAD + 2 * n : _HEAD + 3 * n]
+    steps = state[_HEAD + 3 * n : _HEAD + (3 + memory) * n]
+    changes = state[_HEAD + (3 + memory) * n : _HEAD + (3 + 2 * memory) * n]
+    rho, alpha = state[_HEAD + (3 + 2 * memory) * n :][:memory], state[_HEAD + (3 + 2 * memory) * n + memory :]
+    state[EVALUATIONS] += 1
+    if state[_STARTED] == 0:
+        # Later a gradient that is not finite has no finite slope either, and the line search steps back.
+        if not (np.isfinite(loss) and np.isfinite(row_sum(grad))):
+            return NOT_FINITE
+        state[_STARTED] = 1.0
+    else:
+        outcome = line_search.advance(search, loss, row_dot(grad, d))
+        if outcome == line_search.GO_ON:
+            for i in range(n):
+                theta[i] = x0[i] + search[line_search.STEP] * d[i]
+            return GO_ON
+        if outcome == line_search.FAILED and not loss < state[LOSS]:
+            # Once more from the steepest descent, unless that is what has just failed.
+            for i in range(n):
+                theta[i], grad[i] = x0[i], g0[i]
+            if state[_STORED] == 0:
+                return NO_STEP
+            state[_STORED] = 0.0
+            loss = state[LOSS]
+        else:
+            state[ITERATIONS] += 1
+            newest = (int(state[_NEWEST]) + 1) % memory
+            s, y = steps[newest * n : (newest + 1) * n], changes[newest * n : (newest + 1) * n]
+            for i in range(n):
+                s[i] = theta[i] - x0[i]
+                y[i] = grad[i] - g0[i]
+            curvature = row_dot(s, y)
+            if curvature > 2.2e-16 * row_dot(y, y):
+                rho[newest] = 1.0 / curvature
+                state[_NEWEST] = newest
+                state[_STORED] = min(state[_STORED] + 1, memory)
+            if state[LOSS] - loss <= state[_FTOL] * max(abs(state[LOSS]), abs(loss)) and state[_FTOL] > 0:
+                return SLOW
+    if row_largest(grad) <= state[_GTOL]:
+        return GRADIENT
+    state[LOSS] = loss
+    for i in range(n):
+        x0[i], g0[i] = theta[i], grad[i]
+    _direction(d, grad, steps, changes, rho, alpha, memory, int(state[_STORED]), int(state[_NEWEST]))
+    slope = row_dot(grad, d)
+    if not slope < 0:
+        state[_STORED] = 0.0
+        for i in range(n):
+            d[i] = -grad[i]
+        slope = -row_dot(grad, grad)
+    first = min(1.0, 1.0 / np.sqrt(-slope)) if state[_STORED] == 0 else 1.0
+    line_search.begin(search, first, loss, slope)
+    for i in range(n):
+        theta[i] = x0[i] + first * d[i]
+    return GO_ON
+
+
+@njit
+def _check(state, words, theta, grad, n):
+    """0, or what is wrong with the arguments of `lbfgs_entry`."""
+    if n < 1 or words < _HEAD:
+        return solver_states.LENGTH
+    head = array_at(as_frame(0, np.float64), state, _HEAD)
+    memory = head[_MEMORY]
+    if not (whole(memory, 1, words) and whole(head[_N], 1, words)):
+        return solver_states.DAMAGED
+    if head[_N] != n or words != _words(n, int(memory)):
+        return solver_states.LENGTH
+    if not (whole(head[_STORED], 0, memory) and whole(head[_NEWEST], 0, memory - 1)):
+        return solver_states.DAMAGED
+    apart = not (overlap(state, words, theta, n) or overlap(state, words, grad, n) or overlap(theta, n, grad, n))
+    return 0 if apart else solver_states.ALIASED
+
+
+def lbfgs_entry(state, words, theta, grad, n, loss):
+    """`_advance` on addresses, as compiled code calls it; a negative number when the arguments do not fit."""
+    wrong = _check(state, words, theta, grad, n)
+    if wrong != 0:
+        return wrong
+    numbers = as_frame(0, np.float64)
+    return _advance(array_at(numbers, state, words), array_at(numbers, theta, n), loss, array_at(numbers, grad, n))
+
+
+_signature = types.int64(*(types.int64,) * 5, types.float64)
+_ENTRY = Untyped(lbfgs_entry, lambda dtype: _signature)
+_FINGERPRINT = np.int64(_ENTRY.fingerprint())
+_call = indirect_call(_signature)
+
+
+@njit
+def step_on_arrays(entry, state, theta, grad, loss):
+    vectors = address_of(state), state.size, address_of(theta), address_of(grad), theta.size
+    return _call(entry, (*vectors, loss))[1]
+
+
+def lbfgs_step(state, theta, loss, grad):
+    """Take the loss and the gradient at theta; move theta to where they are wanted next.
+
+    Parameters
+    ----------
+    state : float64 vector from `lbfgs_state`
+    theta : (n_params,) float64 array, overwritten
+    loss : float, at theta; one that is not finite makes the search step back
+    grad : (n_params,) float64 array, the gradient at theta
+
+    Returns
+    -------
+    int
+        0 to go on: evaluate at the new theta and call again. Else theta is the result, and the number is the reason:
+        `nbprop.solvers.REASONS[number]`. state[nbprop.solvers.ITERATIONS] counts iterations.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an array that does not fit; in @njit a wrong dtype or order is a typing error, a wrong length a ValueError.
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> theta = np.array([3.0, -2.0])
+    >>> state = nbprop.lbfgs_state(2)
+    >>> while nbprop.lbfgs_step(state, theta, theta @ theta, 2 * theta) == 0:
+    ...     pass
+    >>> np.abs(theta).max() < 1e-8
+    np.True_
+    """
+    double = np.dtype(np.float64)
+    check_vector("lbfgs_step", "theta", theta, getattr(theta, "size", 0), double, written=True)
+    check_vector("lbfgs_step", "grad", grad, theta.size, double, written=True)
+    check_vector("lbfgs_step", "state", state, getattr(state, "size", 0), double, written=True)
+    if isinstance(loss, bool) or not isinstance(loss, (int, float, np.integer, np.floating)):
+        raise TypeError(f"lbfgs_step: loss must be a number, got {type(loss).__name__}")
+    outcome = step_on_arrays(load_step(), state, theta, grad, float(loss))
+    if outcome < 0:
+        solver_states.refuse("lbfgs_step", outcome)
+    return outcome
+
+
+def load_step():
+    """The address of the compiled step."""
+    return _ENTRY.address or _ENTRY.load()
+
+
+@overload(lbfgs_step, jit_options=FLAGS, strict=False)
+def _lbfgs_step(state, theta, loss, grad):
+    arrays = (("state", state), ("theta", theta), ("grad", grad))
+    solver_states.check_types("lbfgs_step", [(name, found, 1, True) for name, found in arrays])
+
+    def step(state, theta, loss, grad):
+        if grad.size != theta.size:
+            raise ValueError("lbfgs_step: grad must have as many elements as theta")
+        entry = find(_FINGERPRINT)
+        outcome = step_on_arrays(entry, state, theta, grad, float(loss)) if entry != 0 else solver_states.OUTDATED
+        if outcome < 0:
+            solver_states.check_outcome(outcome)
+        return outcome
+
+    return step
+
+
+# A whole search of `lbfgs` in one vector: the last outcome, the lowest loss, `lbfgs_state`'s vector, the point wanted
+# next, the best one and its gradient.
+OUTCOME, LOWEST, _STATE = range(3)
+
+
+@njit
+def search_parts(search, n):
+    """(state, point wanted next, best point, its gradient): views of a search's vector."""
+    a, b, c = search.size - 3 * n, search.size - 2 * n, search.size - n
+    return search[_STATE:a], search[a:b], search[b:c], search[c:]
+
+
+def lbfgs_search(start, memory=10, gtol=1e-8, ftol=0.0, resume=None):
+    """A vector for `lbfgs` to work in: a new search, or the copy of an earlier one that goes on.
+
+    A search that had ended goes on with what it has learned of the curvature.
+    """
+    state = lbfgs_state(start.size, memory, gtol, ftol)
+    if resume is None:
+        return np.concatenate([[GO_ON, np.inf], state, start, start, np.zeros(start.size)])
+    check_search("lbfgs", resume, start.size)
+    search = resume.copy()
+    search[[_STATE + _GTOL, _STATE + _FTOL]] = gtol, ftol
+    if search[OUTCOME] != GO_ON:
+        search[OUTCOME], search[_STATE + _STARTED] = GO_ON, 0.0
+    return search
+
+
+def check_search(function, search, n):
+    """Every number of a search's vector over n parameters that becomes an index, a size or a result; ValueError."""
+    as_array(f"{function}: resume", search, "the state of an earlier search")
+    if search.dtype != np.float64 or search.size <= _STATE + _HEAD:
+        got = f"{search.dtype} array of shape {search.shape}"
+        raise ValueError(f"{function}: resume must be the state of an earlier search over {n} parameters, got {got}")
+    head = search[_STATE : _STATE + _HEAD]
+    memory = int(head[_MEMORY]) if 1 <= head[_MEMORY] <= search.size else 0
+    if search.shape != (_STATE + _words(n, memory) + 3 * n,):
+        raise ValueError(
+            f"{function}: resume must be the state of an earlier search over {n} parameters, got a state of shape "
+            f"{search.shape} for {head[_N]:g} parameters and a memory of {head[_MEMORY]:g}"
+        )
+    far, block = float(1 << 53), head[_SEARCH:]
+    for name, value, least, most in (
+        ("outcome", search[OUTCOME], GO_ON, NOT_FINITE),
+        ("number of parameters", head[_N], n, n),
+        ("memory", head[_MEMORY], memory, memory),
+        ("number of steps kept", head[_STORED], 0, memory),
+        ("newest step", head[_NEWEST], 0, memory - 1),
+        ("start", head[_STARTED], 0, 1),
+        ("iterations", head[ITERATIONS], 0, far),
+        ("evaluations", head[EVALUATIONS], 0, far),
+        ("stage of the line search", block[line_search.STAGE], 0, 2),
+        ("bracket of the line search", block[line_search.BRACKETED], 0, 1),
+        ("steps back of the line search", block[line_search.BACKED], 0, far),
+    ):
+        if not (least <= value <= most and value == np.floor(value)):
+            raise ValueError(f"{function}: resume holds {value:g} as its {name}, which must be in {least:g}..{most:g}")
+    state, _, best, at_best = search_parts(search, n)
+    parts = {"last point and its gradient": state[_HEAD : _HEAD + 2 * n]}
+    parts["steps and their changes"] = state[_HEAD + 3 * n : _HEAD + (3 + 2 * memory) * n]
+    parts |= {"loss": head[LOSS : LOSS + 1], "best point": best, "gradient at the best point": at_best}
+    for name, part in parts.items():
+        if not np.isfinite(part).all():
+            raise ValueError(f"{function}: resume holds NaN or infinity in its {name}")
+    if np.isnan(search[LOWEST]) or search[LOWEST] == -np.inf:
+        raise ValueError(f"{function}: resume holds {search[LOWEST]} as its lowest loss")
+
+
+def lbfgs(fun, start, memory=10, gtol=1e-8, ftol=0.0, maxiter=1000, callback=None, search=None, bursts=None):
+    """Minimise fun(theta) -> (loss, float64 gradient) from Python with `lbfgs_step`; a scipy OptimizeResult.
+
+    `minimize(..., method="L-BFGS")` runs this on a plan's loss. The point in the result is the best one.
+    callback(intermediate_result) is called after each iteration. search: a vector from `lbfgs_search` to work in; it
+    holds everything, at any time, so one that was stopped goes on from it; memory, gtol and ftol are then its own.
+    bursts: after the first evaluation, bursts.run(...) in place of fun and callback (lbfgs_bursts.py).
+    """
+    from scipy.optimize import OptimizeResult
+
+    search = lbfgs_search(start, memory, gtol, ftol) if search is None else search
+    state, theta, best, at_best = search_parts(search, start.size)
+    begun, iterations, evaluations, outcome = int(state[ITERATIONS]), 0, 0, GO_ON
+    while evaluations == 0 or (outcome == GO_ON and iterations < maxiter):
+        if bursts is not None and evaluations > 0:
+            evaluations += bursts.run(begun + maxiter)
+            outcome, iterations = int(search[OUTCOME]), int(state[ITERATIONS]) - begun
+            continue
+        at = theta.copy()
+        loss, gradient = fun(at)
+        evaluations += 1
+        if loss < search[LOWEST]:
+            search[LOWEST], best[:], at_best[:] = loss, at, gradient
+        outcome = search[OUTCOME] = lbfgs_step(state, theta, loss, gradient)
+        if int(state[ITERATIONS]) - begun > iterations:
+            iterations = int(state[ITERATIONS]) - begun
+            if callback is not None:
+                callback(OptimizeResult(x=best.copy(), fun=float(search[LOWEST]), nit=iterations))
+    reached = outcome == GO_ON
+    message = f"{maxiter} iterations, the most allowed" if reached else REASONS[outcome]
+    success = not reached and outcome in (GRADIENT, SLOW)
+    result = OptimizeResult(x=best.copy(), fun=float(search[LOWEST]), jac=at_best.copy(), nit=iterations)
+    result.update(nfev=evaluations, njev=evaluations, status=int(outcome) if not reached else 1)
+    result.update(success=success, message=message)
+    return result

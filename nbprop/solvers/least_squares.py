@@ -1,0 +1,264 @@
+"""SciPy's least-squares solvers on a plan: residuals, their exact Jacobian, whole or as products."""
+
+import math
+
+import numpy as np
+
+from nbprop.autodiff.derivatives import jacobian
+from nbprop.autodiff.operators import jacobian_operator, outputs
+from nbprop.lowering.plan import workspace
+from nbprop.networks.fields import choose
+from nbprop.solvers.bounds import Free
+from nbprop.solvers.levenberg_marquardt import check_tolerances, levenberg_marquardt
+from nbprop.validation import check_dataset, check_integer, check_layers, check_number, check_vector
+
+_METHODS = ("trf", "dogbox", "lm", "marquardt")
+# The fields of every result, however the search ended.
+_OF_THE_METHOD = ("jac", "grad", "optimality", "active_mask")
+_FIELDS = ("x", "cost", "fun", *_OF_THE_METHOD, "nit", "nfev", "njev", "success", "status", "message")
+
+
+# rho(z) of SciPy's robust losses (Triggs et al. 2000): the cost is f_scale^2 / 2 times the sum of rho((r / f_scale)^2).
+_RHO = {
+    "linear": lambda z: z,
+    "soft_l1": lambda z: 2 * (np.sqrt(1 + z) - 1),
+    "huber": lambda z: np.where(z <= 1, z, 2 * np.sqrt(z) - 1),
+    "cauchy": np.log1p,
+    "arctan": np.arctan,
+}
+
+
+class Residuals:
+    """r(theta) = sqrt(w) (y - t), (n * outputs,) float64, of the free parameters; half its square is SciPy's cost.
+
+    Remembers the theta with the lowest cost under a robust loss.
+    """
+
+    def __init__(self, plan, x, target, weights, loss="linear", f_scale=1.0, free=None):
+        self._rho, self._f_scale, self.lowest, self.best = _RHO[loss], f_scale, math.inf, None
+        self.evaluations = self.jacobians = self.falls = self.not_finite = 0
+        self.plan, self.x, self.target = plan, x, target.reshape(-1).astype(np.float64)
+        self.free = Free("least_squares", np.zeros(plan.n_params, plan.dtype), None, None) if free is None else free
+        rows = np.ones(len(x)) if weights is None else np.sqrt(weights.astype(np.float64))
+        self.scale = np.repeat(rows, plan.unit_size)
+        self._work = workspace(plan)
+
+    def __call__(self, theta):
+        residuals = self.at(theta)
+        self.evaluations += 1
+        cost = self.cost(residuals)
+        if not math.isfinite(cost):
+            self.not_finite += 1
+        elif cost < self.lowest:
+            self.falls += self.best is not None
+            self.lowest, self.best = cost, theta.copy()
+        return residuals
+
+    def at(self, theta):
+        """The residuals at theta; all infinite where a parameter is, in the plan's dtype."""
+        params = self._params(theta)
+        if not np.isfinite(params).all():
+            return np.full(self.scale.size, np.inf)
+        return self.scale * (outputs(self.plan, params, self.x, self._work).reshape(-1) - self.target)
+
+    def cost(self, residuals):
+        """What is minimised."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return 0.5 * self._f_scale**2 * float(self._rho((residuals / self._f_scale) ** 2).sum())
+
+    def jacobian(self, theta):
+        """dr/dtheta by the free parameters, (n * outputs, free) float64."""
+        plan, params, rows = self.plan, self._params(theta), self.plan.unit_size
+        self.jacobians += 1
+        matrix = np.empty((len(self.scale), plan.n_params), plan.dtype)
+        for start in range(0, len(self.x), plan.batch):
+            piece = self.x[start : start + plan.batch]
+            jacobian(plan, params, piece, matrix[start * rows : (start + len(piece)) * rows], self._work)
+        if self.free.indices is not None:
+            matrix = matrix[:, self.free.indices]
+        matrix = matrix.astype(np.float64, copy=False)
+        matrix *= self.scale[:, None]
+        return matrix
+
+    def operator(self, theta):
+        """dr/dtheta by the free parameters as a LinearOperator."""
+        from scipy.sparse.linalg import LinearOperator
+
+        self.jacobians += 1
+        inner, free = jacobian_operator(self.plan, self._params(theta), self.x), self.free
+        return LinearOperator(
+            (inner.shape[0], free.size),
+            matvec=lambda v: self.scale * inner.matvec(free.spread(np.reshape(v, -1))),
+            rmatvec=lambda u: free.part(inner.rmatvec(self.scale * np.reshape(u, -1))),
+            dtype=np.dtype(np.float64),
+        )
+
+    def _params(self, theta):
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(self.free.whole(theta), self.plan.dtype)
+
+
+def least_squares(
+    plan,
+    params,
+    x,
+    target,
+    method="trf",
+    jac="dense",
+    loss="linear",
+    f_scale=1.0,
+    bounds=None,
+    weights=None,
+    ftol=1e-8,
+    xtol=1e-8,
+    gtol=1e-8,
+    max_nfev=None,
+):
+    """Fit parameters by scipy.optimize.least_squares, in place, with the network's exact Jacobian.
+
+    Parameters
+    ----------
+    plan : Plan made with loss="mse", whose residuals are the outputs' errors
+    params : (n_params,) array of the plan's dtype, the start; overwritten with the result
+    x, target, weights : as `objective` takes them; a sample's residuals are sqrt(w) (y - t)
+    method : "trf", "dogbox" (both take bounds), "lm" (MINPACK's Levenberg-Marquardt; as many residuals as parameters
+        are needed) or "marquardt" (nbprop's own, see levenberg_marquardt.py)
+    jac : "dense", the matrix (n * outputs, n_params), or "operator", products only (trf and dogbox)
+    loss, f_scale : SciPy's robust loss ("linear", "soft_l1", "huber", "cauchy", "arctan") and its scale
+    bounds : as `minimize` takes them
+    ftol, xtol, gtol, max_nfev : as scipy.optimize.least_squares takes them
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        However it ended, with the fields x (all parameters, float64), fun (the residuals there), cost (half the sum of
+        squares under loss="linear"), jac, grad, optimality, active_mask (SciPy's, with 0 at held parameters and None
+        where the search was stopped), nit (how many steps lowered the cost), nfev, njev, success, status and message.
+        params hold x, are finite, and their cost is never above the start's. Ctrl-C ends the search at the best point
+        so far, with status -1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that does not fit, a plan with another loss, residuals that are not finite at the start.
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan, params, x = nbprop.plan(net, loss="mse", batch=20), nbprop.init(net), np.linspace(-1, 1, 20)[:, None]
+    >>> result = nbprop.least_squares(plan, params, x, 3 * x + 1, method="lm")
+    >>> params.round(6)
+    array([3., 1.])
+    """
+    x, target, weights = check_dataset("least_squares", plan, x, target, weights)
+    check_layers("least_squares", plan)
+    check_vector("least_squares", "params", params, plan.n_params, plan.dtype, written=True)
+    for name, other in (("x", x), ("target", target), ("weights", weights)):
+        if other is not None and np.may_share_memory(params, other):
+            raise ValueError(f"least_squares: params is written and shares memory with {name}; pass separate buffers")
+    if plan.loss.kind != "mse":
+        raise ValueError(
+            f"least_squares: {plan.loss.kind} is no sum of squared residuals; make the plan with loss='mse' "
+            "(its robust forms are least_squares' own loss=...), or use nbprop.minimize"
+        )
+    choose("least_squares: method", method, _METHODS)
+    choose("least_squares: loss", loss, _RHO)
+    choose("least_squares: jac", jac, ("dense", "operator"))
+    f_scale = check_number("least_squares", "f_scale", f_scale, above=True)
+    if method in ("lm", "marquardt") and (bounds is not None or jac == "operator" or loss != "linear"):
+        raise ValueError(f"least_squares: method {method} takes no bounds, no operator and no robust loss; use trf")
+    tolerances = check_tolerances("least_squares", ftol=ftol, xtol=xtol, gtol=gtol, may_be_none=method != "marquardt")
+    tolerances["max_nfev"] = None if max_nfev is None else check_integer("least_squares", "max_nfev", max_nfev)
+    residuals = Residuals(plan, x, target, weights, loss, f_scale, Free("least_squares", params, None, bounds))
+    free, count = residuals.free, residuals.scale.size
+    if method == "lm" and count < free.size:
+        raise ValueError(
+            f"least_squares: method lm needs at least as many residuals as parameters, got {count} for {free.size}; "
+            "use trf"
+        )
+    start = free.part(free.start)
+    if not math.isfinite(residuals.cost(residuals(start))):
+        raise ValueError("least_squares: the residuals at the start are not finite; start from smaller parameters")
+    residuals.evaluations = 0
+    options = {"jac": jac, "loss": loss, "f_scale": f_scale}
+    try:
+        result = _settled(residuals, _run(residuals, start, method, options, tolerances))
+    except BaseException:
+        params[:] = free.whole(residuals.best)
+        raise
+    params[:] = result.x
+    return result
+
+
+def _run(residuals, start, method, options, tolerances):
+    """Run the method until it ends or is stopped; its result, over the free parameters."""
+    import scipy.optimize
+
+    free = residuals.free
+    if free.size == 0:
+        message = "all parameters are fixed by their bounds"
+        return scipy.optimize.OptimizeResult(x=start, success=True, status=1, message=message)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if method == "marquardt":
+                return levenberg_marquardt(residuals, residuals.jacobian, start, **tolerances)
+            options["jac"] = residuals.jacobian if options["jac"] == "dense" else residuals.operator
+            bounds = (-math.inf, math.inf) if free.bounds is None else free.bounds
+            return scipy.optimize.least_squares(residuals, start, bounds=bounds, method=method, **options, **tolerances)
+    except KeyboardInterrupt:
+        message = f"interrupted after {residuals.evaluations} evaluations; params hold the best point"
+        return scipy.optimize.OptimizeResult(x=None, success=False, status=-1, message=message)
+
+
+def _settled(residuals, result):
+    """The result with the fields of every result, at the best point where the method ended at a worse one."""
+    from scipy.optimize import OptimizeResult
+
+    free, message, success = residuals.free, result.message, bool(result.success)
+    theta = _own_point(residuals, result.x)
+    settled = OptimizeResult(dict.fromkeys(_FIELDS))
+    if theta is not None:
+        settled.update({name: result.get(name) for name in _OF_THE_METHOD})
+        if free.indices is not None:
+            settled.update(_spread(free, settled))
+    else:
+        theta = residuals.best
+        if result.x is not None:
+            success, message = False, f"{message.rstrip('.')}; params hold the best point found"
+    if residuals.not_finite and not success:
+        message += f"; the residuals were not finite at {residuals.not_finite} of {residuals.evaluations} points"
+    # A float32 plan has seen theta rounded: that is the point whose residuals stand in the result.
+    whole = free.whole(theta).astype(residuals.plan.dtype).astype(np.float64)
+    fun = residuals.at(free.part(whole))
+    settled.update(x=whole, fun=fun, cost=residuals.cost(fun), success=success, status=int(result.status))
+    settled.update(nit=residuals.falls, nfev=residuals.evaluations, njev=residuals.jacobians, message=message)
+    return settled
+
+
+def _own_point(residuals, theta):
+    """The method's own point within the bounds; None where there is none, or a lower cost was seen elsewhere."""
+    if theta is None or not np.isfinite(theta).all():
+        return None
+    theta, _ = residuals.free.inside(theta)
+    return theta if residuals.cost(residuals.at(theta)) <= residuals.lowest else None
+
+
+def _spread(free, result):
+    """What SciPy tells of the free parameters as it would of all: 0 at those that are held."""
+    spread = {name: None if result[name] is None else free.spread(result[name]) for name in ("grad", "active_mask")}
+    jac = result.jac
+    if isinstance(jac, np.ndarray):
+        whole = np.zeros((len(jac), free.start.size))
+        whole[:, free.indices] = jac
+        spread["jac"] = whole
+    elif jac is not None:
+        from scipy.sparse.linalg import LinearOperator
+
+        spread["jac"] = LinearOperator(
+            (jac.shape[0], free.start.size),
+            matvec=lambda v: jac.matvec(free.part(np.reshape(v, -1))),
+            rmatvec=lambda u: free.spread(jac.rmatvec(u)),
+            dtype=np.dtype(np.float64),
+        )
+    return spread

@@ -1,0 +1,168 @@
+"""What SciPy's optimizers call: `objective` makes the function of a plan and data that they minimise.
+
+SciPy works in float64 and keeps references to what a function returns, so every gradient here is a fresh float64 array.
+A plan in float32 converts inside. More samples than a plan's batch go through it in chunks; with W_k the weight of
+chunk k (its number of samples, without weights) and L_k its loss, the loss is sum(W_k L_k) / sum(W_k), and so is its
+gradient.
+"""
+
+import math
+
+import numpy as np
+
+from nbprop import backends
+from nbprop.autodiff.derivatives import hvp
+from nbprop.autodiff.gradients import value, value_and_grad
+from nbprop.lowering.plan import workspace
+from nbprop.validation import check_dataset, check_layer_state, check_layers, check_vector
+
+
+class Objective:
+    """fun(theta) -> (loss, gradient), as `scipy.optimize.minimize(fun, theta, jac=True)` wants it; see `objective`."""
+
+    def __init__(self, plan, x, target, weights, state=None):
+        self.plan, self.x, self.target, self.weights = plan, x, target, weights
+        self.n_params, self.n_samples = plan.n_params, len(x)
+        self._first_state, self._state = state, None if state is None else state.copy()
+        self.work = workspace(plan)
+        self._params = None if plan.dtype == np.float64 else np.empty(plan.n_params, plan.dtype)
+        self._chunks = list(chunks(plan.batch, x, target, weights))
+        self._single = len(self._chunks) == 1
+        # value_and_grad itself checks theta, as its params: on the fast path nothing is checked twice.
+        self._direct = self._single and self._params is None
+        self.bare = self._direct and state is None  # a call is one of value_and_grad, with nothing around it
+
+    def __call__(self, theta):
+        if self._direct:
+            gradient = np.empty(self.n_params)
+            try:
+                loss = self._gradient(theta, self.x, self.target, gradient, self.weights)
+            except (TypeError, ValueError):
+                self._check(theta)
+                raise
+        else:
+            self._check(theta)
+            loss, gradient = self._converted(theta)
+        # Line searches step back from infinity, but every comparison with NaN is false and sends them astray.
+        return (loss if math.isfinite(loss) else math.inf), gradient
+
+    def hessp(self, theta, v):
+        """The Hessian-vector product at theta: (n_params,) float64 arrays in, a fresh one out; exact, no matrix.
+
+        Chunks and a float32 plan are handled as in a call. Raises as a call, and ValueError for a network with a layer
+        that has no tangents.
+        """
+        self._check(theta)
+        check_vector("objective", "v", v, self.n_params, np.dtype(np.float64))
+        with np.errstate(over="ignore"):
+            params, direction = theta.astype(self.plan.dtype, copy=False), v.astype(self.plan.dtype, copy=False)
+        if np.may_share_memory(params, direction):
+            direction = direction.copy()
+        product, part = np.zeros(self.n_params), np.empty(self.n_params, self.plan.dtype)
+        for x, target, weights, share in self._chunks:
+            hvp(self.plan, params, direction, x, target, part, self.work, weights, self._state_anew())
+            product += share * part.astype(np.float64)
+        return product
+
+    def loss(self, theta):
+        """The loss alone, as it is; theta as in a call."""
+        self._check(theta)
+        with np.errstate(over="ignore"):
+            params = theta.astype(self.plan.dtype, copy=False)
+        return sum(
+            share * value(self.plan, params, x, target, self.work, weights, self._state_anew())
+            for x, target, weights, share in self._chunks
+        )
+
+    def _state_anew(self):
+        """The layer state as it was given: what one call leaves in it is no part of the next."""
+        if self._state is not None:
+            self._state[:] = self._first_state
+        return self._state
+
+    def _gradient(self, params, x, target, grads, weights):
+        return value_and_grad(self.plan, params, x, target, grads, self.work, weights, False, self._state_anew())
+
+    def _check(self, theta):
+        check_vector("objective", "theta", theta, self.n_params, np.dtype(np.float64))
+
+    def _converted(self, theta):
+        """The loss and gradient through a float32 plan, or in chunks."""
+        params = theta
+        if self._params is not None:
+            params = self._params
+            with np.errstate(over="ignore"):  # beyond float32's range: infinity, and then a loss that is not finite
+                params[:] = theta
+        part = np.empty(self.n_params, self.plan.dtype)
+        if self._single:
+            loss = self._gradient(params, self.x, self.target, part, self.weights)
+            return loss, part.astype(np.float64)
+        loss, gradient = 0.0, np.zeros(self.n_params)
+        scaled = part if part.dtype == np.float64 else np.empty(self.n_params)
+        for x, target, weights, share in self._chunks:
+            # Not accumulate=True: each chunk's gradient is a mean of its own, and float32 sums would lose digits.
+            loss += share * self._gradient(params, x, target, part, weights)
+            np.multiply(part, share, out=scaled)
+            gradient += scaled
+        return loss, gradient
+
+
+def chunks(batch, x, target, weights):
+    """(x, target, weights, share of the total weight) of each piece of at most `batch` samples; views, no copies."""
+    total = len(x) if weights is None else weights.sum(dtype=np.float64)
+    for start in range(0, len(x), batch):
+        piece = slice(start, start + batch)
+        own = None if weights is None else weights[piece]
+        share = len(x[piece]) / total if own is None else own.sum(dtype=np.float64) / total
+        if share > 0:  # a chunk whose weights are all zero has no mean
+            yield x[piece], target[piece], own, float(share)
+
+
+def objective(plan, x, target, weights=None, state=None):
+    """The function that SciPy's optimizers minimise: theta -> (loss, gradient).
+
+    Parameters
+    ----------
+    plan : Plan made with a loss, float64 or float32
+    x : (n, *input_shape) array of the plan's dtype; n may exceed the plan's batch, it is then taken in chunks
+    target : (n, *output_shape) array of the plan's dtype; integers (n, *output_shape[:-1]) for classes
+    weights : (n,) array of the plan's dtype, none negative, or None; the loss is sum(w l) / sum(w)
+    state : array from `layer_state(plan)`, where the network has one; each call begins with it, and it stays as it is
+
+    Layers that differ between training and use (dropout, batch normalization) need a plan with mode="inference".
+
+    The arrays are kept, not copied: change them and the objective changes.
+
+    Returns
+    -------
+    Objective
+        fun(theta), where theta is a (n_params,) float64 array whatever the plan's dtype, returns a float and a fresh
+        (n_params,) float64 array. A loss that is not finite comes back as infinity. fun.hessp(theta, v) is the exact
+        Hessian-vector product, what SciPy's Newton methods take as hessp. One objective serves one thread at a time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that does not fit, NaN or infinity in x, target or weights, classes out of range. fun raises
+        them for a theta of another shape or dtype.
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np, scipy.optimize
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> x = np.linspace(-1, 1, 20)[:, None]
+    >>> fun = nbprop.objective(nbprop.plan(net, loss="mse", batch=20), x, 3 * x + 1)
+    >>> scipy.optimize.minimize(fun, nbprop.init(net), jac=True).x.round(3)
+    array([3., 1.])
+    """
+    return objective_for("objective", plan, x, target, weights, state)
+
+
+def objective_for(function, plan, x, target, weights, state):
+    """`objective`, with errors in the name of `function`."""
+    if getattr(plan, "target", "cpu") != "cpu":
+        return backends.get(plan.target).objective(function, plan, x, target, weights, state)
+    x, target, weights = check_dataset(function, plan, x, target, weights)
+    check_layers(function, plan, takes_state=True)
+    state = check_layer_state(function, plan, state)
+    return Objective(plan, x, target, weights, state if plan.state_size > 0 else None)

@@ -1,0 +1,59 @@
+"""What a compiled solver checks before it works: that its state is one, belongs to theta, and overlaps nothing.
+
+A state is an array of the user's: it may be cut, edited, read from a file, or another problem's. So each number in it
+is checked before it becomes an index or a bound, by the compiled entry that both faces, Python and @njit, call. An
+entry returns what is wrong as a negative number, and has written nothing then.
+"""
+
+from numba import types
+from numba.core.errors import TypingError
+
+from nbprop.compiler.jit import njit
+
+LENGTH, DAMAGED, ALIASED, OUTDATED = -1, -2, -3, -4
+
+
+@njit
+def whole(number, least, most):
+    """Whether a float64 is a whole number in least..most; NaN is none."""
+    return least <= number <= most and number == int(number)
+
+
+@njit
+def overlap(a, a_size, b, b_size):
+    """Whether vectors of so many float64 at two addresses share memory."""
+    return a_size > 0 and b_size > 0 and a < b + 8 * b_size and b < a + 8 * a_size
+
+
+@njit
+def check_outcome(outcome):
+    """Raise what a negative outcome means."""
+    if outcome == LENGTH:
+        raise ValueError("state does not fit theta; nbprop.lbfgs_state and nbprop.lm_state make one that does")
+    if outcome == DAMAGED:
+        raise ValueError("state holds numbers that the solver never writes; begin with a new one")
+    if outcome == ALIASED:
+        raise ValueError("an array that is written shares memory with another argument; pass separate buffers")
+    if outcome == OUTDATED:
+        raise RuntimeError(
+            "this function was cached with another version of nbprop; clear the cache of your own functions"
+        )
+
+
+def refuse(function, outcome):
+    """Raise what a negative outcome means, with the function's name."""
+    try:
+        check_outcome.py_func(outcome)
+    except (ValueError, RuntimeError) as error:
+        raise type(error)(f"{function}: {error}") from None
+
+
+def check_types(function, given):
+    """Typing errors for (name, Numba type, rank, written) of arrays that must be contiguous float64."""
+    for name, found, rank, written in given:
+        if not (isinstance(found, types.Array) and found.ndim == rank and found.layout == "C"):
+            raise TypingError(f"nbprop.{function}: {name} must be a contiguous array of rank {rank}, got {found}")
+        if found.dtype != types.float64:
+            raise TypingError(f"nbprop.{function}: {name} must hold float64, got {found.dtype}")
+        if written and not found.mutable:
+            raise TypingError(f"nbprop.{function}: {name} is written and must not be read-only; its type is {found}")

@@ -1,0 +1,1 @@
+"""`fit`: epochs in compiled code, checkpoints, history."""

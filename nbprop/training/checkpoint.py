@@ -1,0 +1,167 @@
+"""Checkpoints of a training: its arrays as safetensors, its place and history as JSON in the metadata.
+
+A file is written aside, brought to the disk and renamed: a kill at any moment leaves the old one or the new one. What
+is read is believed only when its checksum is right and every word fits the run that goes on from it.
+"""
+
+import json
+import math
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from nbprop.io.atomic import write_atomically
+from nbprop.io.networks import digest
+from nbprop.networks.fields import brief, shown
+from nbprop.networks.network import read_json
+
+FORMAT = 2
+_KEY = "nbprop_checkpoint"
+_PARTS = ("identity", "progress", "history", "added")
+_KINDS = ("F32", "F64")
+
+# Words of the job (loop.py) that say where a training stands.
+PLACE = ("EPOCH", "POSITION", "STEP", "LOWEST_EPOCH")
+SUMS = ("LOSS_SUM", "WEIGHT_SUM", "LOWEST")
+
+
+@dataclass
+class Checkpoint:
+    """What a file holds: the run's identity, its arrays, where it stood, its history, what a callback added to it."""
+
+    identity: dict
+    arrays: dict
+    progress: dict
+    history: dict
+    added: dict
+
+
+def plain(value):
+    """What JSON takes for a NumPy number or array (as `default` of json.dumps)."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic) and isinstance(value.item(), (int, float, bool, str)):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is nothing that JSON can hold")
+
+
+def write_checkpoint(path, checkpoint):
+    """Write a file; raises OSError when that fails, and the old file is as it was."""
+    from safetensors.numpy import save_file
+
+    content = {"format": FORMAT} | {name: getattr(checkpoint, name) for name in _PARTS}
+    content = json.loads(json.dumps(content, default=plain))  # what the reader will see, which the digest covers
+    content["digest"] = digest(checkpoint.arrays, content)
+    write_atomically(path, lambda temporary: save_file(checkpoint.arrays, temporary, {_KEY: json.dumps(content)}))
+
+
+def read_checkpoint(path):
+    """The Checkpoint of a file whose checksum is right; None where there is no file.
+
+    Raises ValueError for a file that is anything else, OSError for one that cannot be opened.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    name = os.fspath(path)
+    try:
+        with open(name, "rb"):  # its errors say better what cannot be opened
+            pass
+    except FileNotFoundError:
+        return None
+    try:
+        with safe_open(name, framework="numpy") as file:
+            content = _content(name, file.metadata() or {})
+            keys = sorted(file.keys())
+            for key in keys:
+                kind = file.get_slice(key).get_dtype()
+                _require(name, key, kind in _KINDS, kind, f"of {' or '.join(_KINDS)}")
+            arrays = {key: file.get_tensor(key) for key in keys}
+    except SafetensorError as error:
+        raise ValueError(f"fit: {name} is damaged or no checkpoint ({brief(error)}); delete it to start anew") from None
+    claimed = content.pop("digest", None)
+    if claimed != digest(arrays, content):
+        raise ValueError(f"fit: {name} is damaged: its checksum is not that of its contents; delete it to start anew")
+    parts = [content.get(part) for part in _PARTS]
+    for part, value in zip(_PARTS, parts, strict=True):
+        _require(name, part, isinstance(value, dict), value, "a table of names")
+    identity, progress, history, added = parts
+    return Checkpoint(identity, arrays, progress, history, added)
+
+
+def _content(name, metadata):
+    try:
+        content = read_json(metadata[_KEY])
+        version = content["format"]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"fit: {name} is no checkpoint of nbprop.fit; pass another path") from None
+    if type(version) is not int or version != FORMAT:
+        raise ValueError(f"fit: {name} has format {shown(version)}, and this version of nbprop reads {FORMAT}")
+    return content
+
+
+def check_arrays(name, found, wanted):
+    """The arrays of a file are those of the run, {name: array}, in shape and dtype."""
+    for key in sorted(set(found) ^ set(wanted)):
+        said = "lacks" if key in wanted else "has, besides those of this run,"
+        raise ValueError(f"fit: {name} {said} the array {brief(key)}; delete it to start anew")
+    for key, array in wanted.items():
+        fits = found[key].shape == array.shape and found[key].dtype == array.dtype
+        got = f"{found[key].dtype} of shape {found[key].shape}"
+        _require(name, key, fits, got, f"{array.dtype} of shape {array.shape}")
+
+
+def _require(name, word, fits, value, wanted):
+    if not fits:
+        got = value if isinstance(value, str) else repr(value)
+        raise ValueError(
+            f"fit: {name} is damaged: {brief(word)} must be {wanted}, got {got[:80]}; delete it to start anew"
+        )
+
+
+def check_place(name, checkpoint, samples, batch, first_step, first_epoch, watched):
+    """Every word of a checkpoint that becomes an index or a bound, against the run's numbers.
+
+    watched: "validation" or "training" where losses are measured at each epoch's end, None where they are not.
+    """
+    progress, history = checkpoint.progress, checkpoint.history
+    for word in PLACE:
+        _require(name, word, type(progress.get(word)) is int, progress.get(word), "an integer")
+    for word in SUMS:
+        _require(name, word, _is_number(progress.get(word)), progress.get(word), "a number")
+    epoch, position, losses = progress["EPOCH"], progress["POSITION"], history.get("loss")
+    _require(name, "loss", isinstance(losses, list), losses, "a list of numbers")
+    done = len(losses)
+    _require(name, "EPOCH", epoch == first_epoch + done, epoch, f"{first_epoch + done}, as its history has it")
+    inside = 0 <= position < samples and position % batch == 0
+    _require(name, "POSITION", inside, position, f"a multiple of {batch} in 0..{samples - 1}")
+    step = first_step + done * -(-samples // batch) + position // batch
+    _require(name, "STEP", progress["STEP"] == step, progress["STEP"], f"{step}, as its epoch and position have it")
+    lowest = progress["LOWEST_EPOCH"]
+    _require(name, "LOWEST_EPOCH", lowest == -1 or first_epoch <= lowest < epoch, lowest, "an epoch that has ended")
+    mass, total = progress["WEIGHT_SUM"], progress["LOSS_SUM"]
+    _require(name, "WEIGHT_SUM", 0 <= mass < math.inf and (position or mass == 0), mass, "the weight of this epoch")
+    _require(name, "LOSS_SUM", math.isfinite(total) and (mass or total == 0), total, "the loss of this epoch")
+    pending = progress.get("PENDING")
+    fits = pending is False or (pending is True and watched is not None and done > 0 and position == 0)
+    _require(name, "PENDING", fits, pending, "whether an epoch's end waits to be measured")
+    measured = done - pending
+    lengths = {"loss": done, "lr": done, "seconds": done, "validation_loss": 0, "training_loss": 0}
+    _check_history(name, history, lengths if watched is None else lengths | {f"{watched}_loss": measured}, measured)
+
+
+def _check_history(name, history, lengths, measured):
+    for key, length in lengths.items():
+        values = history.get(key)
+        fits = isinstance(values, list) and len(values) == length and all(map(_is_number, values))
+        _require(name, key, fits, values, f"a list of {length} numbers")
+    best = history.get("best_epoch", "nothing")
+    fits = best is None or (type(best) is int and 0 <= best < measured)
+    _require(name, "best_epoch", fits, best, "an epoch that was measured, or null")
+    _require(name, "best_loss", _is_number(history.get("best_loss")), history.get("best_loss"), "a number")
+    before = history.get("before")
+    _require(name, "before", _is_number(before) and 0 <= before < math.inf, before, "seconds")
+
+
+def _is_number(value):
+    return (type(value) is float and not math.isnan(value)) or (type(value) is int and abs(value) < 2**63)

@@ -1,0 +1,283 @@
+"""`fit`: train a network on data, in place.
+
+Here arguments are checked; job.py lays out what compiled code works on, trainer.py drives it.
+"""
+
+import math
+
+import numpy as np
+
+from nbprop import backends
+from nbprop.io.progress import check_progress
+from nbprop.lowering.plan import plan as make_plan
+from nbprop.networks.network import Network
+from nbprop.optimizers import clipping
+from nbprop.optimizers.update_rules import RULES
+from nbprop.runtime import arguments as arg
+from nbprop.training import identity as identities
+from nbprop.training import job as on_host
+from nbprop.training import loop as words
+from nbprop.training import settings
+from nbprop.training.job import hyperparameters
+from nbprop.training.trainer import Run, Settings
+
+
+def fit(
+    net,
+    params,
+    x,
+    target,
+    loss,
+    optimizer="adam",
+    lr=None,
+    batch=128,
+    epochs=10,
+    shuffle=True,
+    seed=0,
+    weights=None,
+    validation=None,
+    schedule=None,
+    clip_norm=None,
+    clip_value=None,
+    weight_decay=None,
+    decay_mask=None,
+    trainable=None,
+    threads=1,
+    patience=None,
+    callback=None,
+    checkpoint=None,
+    checkpoint_seconds=10.0,
+    resume=False,
+    progress=None,
+    state=None,
+    lengths=None,
+    optimizer_state=None,
+    first_step=0,
+    allow_changed=(),
+    **others,
+):
+    """Train a network by mini-batches; updates `params` in place.
+
+    Parameters
+    ----------
+    net : Network
+    params : (net.n_params,) float32 or float64 array, updated; its dtype is that of the training. With a device array
+        everything else is one, too, and training runs there (docs/cuda.md)
+    x : (n, *net.input_shape) array of the same dtype (integers for an embedding); may be a np.memmap
+    target : (n, *net.output_shape) array of the same dtype; integers (n, *net.output_shape[:-1]) for classes
+    loss : str or loss, as `plan` takes it
+    optimizer : str
+        "adam", "adamw", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "rprop" or "lion".
+    lr : float
+        Learning rate; the optimizer's own default when None.
+    batch : int
+        Samples a step; the last batch of an epoch may be smaller.
+    epochs : int
+    shuffle : bool
+        Take the samples in a new order each epoch, by a generator keyed by (seed, epoch).
+    seed : int
+    weights : (n,) array or None
+        Sample weights; a batch's loss is sum(w l) / sum(w).
+    validation : (x, target), (x, target, weights), (x, target, weights, lengths) or None
+        Data to compute a loss on after each epoch, as in use: without dropout, with running statistics.
+    schedule : str, function or None
+        "constant", "step", "cosine", "one_cycle" or "warm_up" for the whole run (see `schedules.named`), or a function
+        of the step, from 0, that returns the learning rate; with a checkpoint it is asked for up to 1,000 beforehand.
+    clip_norm, clip_value : float or None
+        Clip the gradient by its Euclidean norm, or each element, before the update.
+    weight_decay : float or None
+        The optimizer's own default when None.
+    decay_mask, trainable : (net.n_params,) bool or uint8 arrays, or None
+        Which parameters decay, and which are trained at all; all when None.
+    threads : int
+        The bits do not depend on it.
+    patience : int or None
+        Stop after so many epochs without a lower loss, and go back to the best parameters. Without validation that is
+        the loss of all training data, computed after each epoch, which costs about a third more time.
+    callback : function or None
+        Called as callback(history) after each epoch; training stops when it returns True.
+    checkpoint : path or None
+        A file to write everything to, every `checkpoint_seconds` and at the end, in one step each time. Its folder is
+        tried before the first epoch; a write that fails later is a warning, and tried again.
+    resume : bool
+        Go on from the file `checkpoint` where it exists: a run that was killed repeats the uninterrupted one bit for
+        bit. All that the result depends on must be as it was: network, loss, data, hyperparameters, rates, masks, seed.
+        `epochs` may be more, where the rates of the steps done so far do not depend on it.
+    progress : bool or None
+        Show a bar with tqdm; None: when it is installed and the output is a terminal.
+    state : array or None
+        Layer state, updated, for a network that has some: `layer_state(plan)` of a plan with the same batch. It goes
+        with the parameters: where these are the best epoch's, it is the best epoch's too.
+    lengths : (n,) integers or None
+        How many positions of each sample count, for networks over sequences.
+    optimizer_state : array or None
+        What the optimizer remembers, updated: `optimizer_state(optimizer, net.n_params, dtype)`, or that of an earlier
+        fit's history, with first_step=history.next_step. Several fits then do what one fit does.
+    first_step : int
+        The number of the first step, for training that goes on: it keys schedule functions, dropout, Adam's corrections
+        and, divided by the steps of an epoch, the order of samples. A schedule by name spans this call.
+    allow_changed : tuple of str
+        What may differ in a resumed run, such as ("lr",) or ("x", "target"); errors name it.
+    **others
+        The optimizer's own arguments, such as beta1=0.8.
+
+    Returns
+    -------
+    History
+        Losses, learning rates and times for each epoch, and why training stopped. `params` then hold the last step's
+        result; with `patience`, the best epoch's. Parameters are called best by a loss measured with them as they are,
+        in use, after an epoch: `best_loss`. A loss, clipped norm or parameter that is not finite ends the training as
+        "diverged", with the lowest loss, measured so, of the initial parameters and those kept of earlier epochs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that does not fit, NaN or infinity in the data, a checkpoint that is damaged or of another run;
+        nothing has been written then.
+    OSError
+        When `checkpoint` cannot be written, or not be read; nothing has been written then.
+    KeyboardInterrupt
+        On Ctrl-C, after the step under way. `params` then hold the best epoch's parameters with `validation` or
+        `patience`, else the last step's; a checkpoint has been written where asked for. The `history` of this and of
+        any other exception after the first step is the history so far.
+
+    Examples
+    --------
+    >>> import nbprop, nbprop.data, numpy as np
+    >>> images, labels = nbprop.data.digits()
+    >>> net = nbprop.network((64,), nbprop.dense(32, activation="tanh"), nbprop.dense(10))
+    >>> params = nbprop.init(net, seed=0, dtype=np.float32)
+    >>> history = nbprop.fit(net, params, images, labels, "softmax_cross_entropy", lr=0.01, epochs=5)
+    >>> history.stopped, history.loss[-1] < 0.3
+    ('epochs', True)
+    """
+    if not isinstance(net, Network):
+        raise TypeError(f"fit: net must be what nbprop.network(...) returns, got {type(net).__name__}")
+    batch = settings.whole("fit", "batch", batch, "a positive integer")
+    epochs = settings.whole("fit", "epochs", epochs, "a positive integer")
+    patience = patience if patience is None else settings.whole("fit", "patience", patience, "a positive integer")
+    threads = settings.whole("fit", "threads", threads, "an integer in 1..65535", 1, 2**16)
+    seed = settings.whole("fit", "seed", seed, "an integer in 0..2**63 - 1", 0, 2**63)
+    shuffle, resume = settings.switch("fit", "shuffle", shuffle), settings.switch("fit", "resume", resume)
+    clips = {"clip_value": clip_value, "clip_norm": clip_norm}
+    clips = {name: _limit(name, limit) for name, limit in clips.items()}
+    seconds = "a number of at least 0"
+    seconds = settings.real("fit", "checkpoint_seconds", checkpoint_seconds, seconds, lambda found: found >= 0)
+    callback = settings.called("fit", "callback", callback)
+    check_progress("fit", progress)
+    values = hyperparameters("fit", optimizer, lr, weight_decay, others)
+    if resume and checkpoint is None:
+        raise ValueError("fit: resume=True needs checkpoint=, the path of the file to go on from")
+
+    place = _place_of(params)
+    params = place.check_vector("fit", "params", params, net.n_params, (np.float32, np.float64), True)
+    samples = place.count(x)
+    if loss is None:
+        raise ValueError("fit: loss must be a loss or its name, got None")
+    plan = make_plan(net, loss, max(1, min(batch, samples)), params.dtype, threads, target=place.TARGET)
+    data = place.check_data("fit", plan, x, target, weights, lengths)
+    held_out = None if validation is None else _check_validation(place, plan, validation)
+    masks = [_check_mask(place, net, *named) for named in (("decay_mask", decay_mask), ("trainable", trainable))]
+    layers = place.check_state(plan, state, samples)
+    remembered = _check_optimizer_state(place, optimizer, optimizer_state, params)
+    first_step = _check_steps(place, optimizer, remembered, first_step, epochs * -(-samples // plan.batch))
+    for name, written in (("params", params), ("state", layers), ("optimizer_state", remembered)):
+        place.check_finite("fit", name, written)
+    read = [*data, *masks, *(held_out or ())]
+    place.check_separate("params", params, [*read, layers, remembered])
+    place.check_separate("state", layers, [*read, remembered])
+    place.check_separate("optimizer_state", remembered, read)
+
+    job = place.Job(plan, params, data, plan.batch, optimizer, values, *masks, remembered)
+    if layers is not None:
+        job.layer_state(layers)
+    if shuffle:
+        job.shuffle(seed)
+    _clip(job, clips)
+    path = settings.file_to_write("fit", "checkpoint", checkpoint)
+    run = Run(job, Settings(epochs, first_step, held_out, patience, callback, path, seconds))
+    run.schedule(schedule, values["lr"])
+    if path is not None:
+        fixed = {name: value for name, value in values.items() if name != "lr"}  # the rates stand for themselves
+        known = {"optimizer": optimizer, "shuffle": shuffle, "seed": seed, "patience": patience} | clips | fixed
+        run.identify(_identity(job, known, held_out, masks))
+    allowed = identities.check_allowed(allow_changed, run.identity if resume else None)
+    if resume:
+        run.resume(allowed)
+    return run.train(progress)
+
+
+# -- arguments -----------------------------------------------------------------------------------------------
+
+
+def _place_of(params):
+    """Where params lie decides what checks arguments and trains: job.py, or its counterpart for the device."""
+    return backends.get("cuda").training if backends.is_elsewhere(params) else on_host
+
+
+def _check_validation(place, plan, validation):
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3, 4):
+        raise TypeError(
+            "fit: validation must be (x, target), (x, target, weights) or (x, target, weights, lengths), got "
+            f"{type(validation).__name__}"
+        )
+    return place.check_data("fit", plan, *validation, prefix="validation ")
+
+
+def _check_mask(place, net, name, mask):
+    return None if mask is None else place.check_vector("fit", name, mask, net.n_params, (bool, np.uint8), False)
+
+
+def _check_optimizer_state(place, optimizer, state, params):
+    if state is None:
+        return None
+    size = RULES[optimizer].slots * params.size
+    return place.check_vector("fit", "optimizer_state", state, size, (params.dtype,), True)
+
+
+def _check_steps(place, optimizer, remembered, first_step, steps):
+    """The first step's number, which goes with what the optimizer remembers of those before it."""
+    first_step = settings.whole("fit", "first_step", first_step, "an integer of at least 0", 0)
+    if first_step + steps >= arg.STEPS:
+        raise ValueError(f"fit: epochs ask for steps up to number {first_step + steps}, which must be below 2**40")
+    if first_step > 0 and remembered is None and RULES[optimizer].slots > 0:
+        raise TypeError("fit: first_step needs optimizer_state, what the optimizer remembers: history.optimizer_state")
+    if first_step == 0 and remembered is not None and place.any_set(remembered):
+        raise ValueError(
+            "fit: optimizer_state holds what was left by earlier steps; pass first_step=history.next_step with it"
+        )
+    return first_step
+
+
+def _identity(job, known, held_out, masks):
+    """What the result depends on, apart from the rates: numbers and names, and digests of arrays."""
+    plan, data = job.plan, dict(zip(("x", "target", "weights", "lengths"), job.data, strict=True))
+    arrays = data | dict(zip(("decay_mask", "trainable"), masks, strict=True))
+    return {
+        "network": plan.net.to_config(),
+        "code": identities.code_of(plan),
+        "loss": repr(plan.loss),
+        "dtype": str(plan.dtype),
+        "samples": len(job.data[0]),
+        "batch": plan.batch,
+        **known,
+        **{name: identities.digest_of(job, array) for name, array in arrays.items()},
+        "validation": identities.digest_of(job, *(held_out or ())),
+    }
+
+
+def _limit(name, limit):
+    return None if limit is None else settings.real("fit", name, limit, "a finite number above 0", _above_zero)
+
+
+def _above_zero(value):
+    return 0 < value < math.inf
+
+
+def _clip(job, clips):
+    for name, native, word, row in (
+        ("clip_value", clipping.CLIP_VALUE, words.CLIP_VALUE, words.CLIP_VALUE_ROW),
+        ("clip_norm", clipping.CLIP_NORM, words.CLIP_NORM, words.CLIP_NORM_ROW),
+    ):
+        if clips[name] is not None:
+            job.clip(native, word, row, clips[name])

@@ -1,0 +1,226 @@
+"""What `fit` prepares: checked data, and the job that compiled training (loop.py) works on."""
+
+import inspect
+
+import numpy as np
+
+from nbprop.lowering.plan import workspace
+from nbprop.networks.fields import choose, nearest
+from nbprop.optimizers import clipping
+from nbprop.optimizers import update_rules as rules
+from nbprop.optimizers.api import OPTIMIZERS, optimizer_state
+from nbprop.program import elements, table
+from nbprop.runtime import arguments as arg
+from nbprop.runtime.entries import ENTRIES
+from nbprop.training import loop as epochs
+from nbprop.training.settings import check_number
+from nbprop.validation import PIECE, check_data, check_vector
+
+# What fit.py asks of the place that params lie in, beside the functions below.
+__all__ = ["TARGET", "Job", "check_data", "check_vector"]
+TARGET = "cpu"
+
+
+# -- checks --------------------------------------------------------------------------------------------------
+
+
+def hyperparameters(function, optimizer, lr, weight_decay, given):
+    """{name: float} of an optimizer: what was given, if each is of its kind, and its own defaults for the rest."""
+    known = rules.RULES[choose("optimizer", optimizer, list(rules.RULES))].hyperparameters
+    defaults = inspect.signature(OPTIMIZERS[optimizer]).parameters
+    values = {name: defaults[name].default for name in known}
+    values |= {name: value for name, value in (("lr", lr), ("weight_decay", weight_decay)) if value is not None}
+    for name, value in given.items():
+        if name not in known:
+            hint = nearest(name, [*known, *_FIT_ARGUMENTS])
+            raise TypeError(f"{function}: {optimizer} has no argument {name!r}; {hint}")
+        values[name] = value
+    return {name: check_number(function, name, known[name], value) for name, value in values.items()}
+
+
+_FIT_ARGUMENTS = ("batch", "epochs", "shuffle", "seed", "validation", "schedule", "clip_norm", "clip_value", "patience")
+
+
+# -- the job -------------------------------------------------------------------------------------------------
+
+
+def check_last_batch(plan, samples):
+    """A network that takes statistics over the batch gets no batch of one sample."""
+    if plan.least > 1 and samples % plan.batch == 1:
+        raise ValueError(
+            f"fit: batches of {plan.batch} leave a last one of 1 sample of {samples}, and layer {plan.coupling} takes "
+            "statistics over at least 2; choose another batch, or leave a sample out"
+        )
+
+
+def check_state(plan, state, samples):
+    """Layer state for a training of so many samples, where the network has some, as a plain array; None without."""
+    check_last_batch(plan, samples)
+    if state is None and plan.state_size > 0:
+        raise TypeError(
+            "fit: state is needed for this network; pass state=nbprop.layer_state(plan) of a plan with the same batch, "
+            "and keep it beside params for the network's use"
+        )
+    if state is not None:
+        state = check_vector("fit", "state", state, plan.state_size, (plan.dtype,), True)
+    return state if plan.state_size > 0 else None
+
+
+def check_finite(function, name, array):
+    """Refuse an array to be trained that is spoilt already: no loss would be a number."""
+    if array is not None and not finite(array):
+        raise ValueError(f"{function}: {name} holds NaN or infinity; pass values that are finite")
+
+
+def finite(array):
+    """Whether all of a 1-D array is."""
+    return all(np.isfinite(array[start : start + PIECE]).all() for start in range(0, array.size, PIECE))
+
+
+def any_set(array):
+    """Whether any element of a 1-D array is not zero."""
+    return bool(array.any())
+
+
+def count(x):
+    """Samples of x, 1 where that cannot be told yet."""
+    return len(x) if isinstance(x, np.ndarray) and x.ndim > 0 else 1
+
+
+def check_separate(name, written, others):
+    """What is written shares memory with none of the others."""
+    if written is not None and any(other is not None and np.may_share_memory(written, other) for other in others):
+        raise ValueError(f"fit: {name} is written and shares memory with another argument; pass separate buffers")
+
+
+class Job:
+    """The words and buffers of one training; `words` and `numbers` are its words as int64 and as float64."""
+
+    def __init__(self, plan, params, data, batch, optimizer, values, decay_mask, trainable, state=None):
+        self.plan, self.params, self.data = plan, params, data
+        self.words = np.zeros(epochs.WORDS, np.int64)
+        self.numbers = self.words.view(np.float64)
+        self.address = self.words.ctypes.data
+        self.grads = np.zeros_like(params)
+        self.work = workspace(plan)
+        self.layers = None  # layer state, where the network has some
+        self.rates = np.zeros(epochs.MOST_RATES)
+        self.records = np.zeros((epochs.MOST_RECORDS, 2))
+        # The public step checks the masks, and compiles; on copies.
+        trial = optimizer_state(optimizer, params.size, params.dtype)
+        OPTIMIZERS[optimizer](params.copy(), self.grads, trial, 0, **values, decay_mask=decay_mask, trainable=trainable)
+        trial[:] = 0
+        self.state = trial if state is None else state
+        self._fill_progress(batch)
+        self._fill_call(batch)
+        self._fill_update(rules.RULES[optimizer], values, decay_mask, trainable)
+
+    def keep(self, each_epoch):
+        """Make room for snapshots, parameters with the layer state behind them, filled with what is there now.
+
+        They are the initial one, the best, and, with each_epoch, what each epoch began with; compiled code then
+        chooses the best by the epochs' means (see loop.py).
+        """
+        self._kept = [self.snapshot() for _ in range(3 if each_epoch else 2)]
+        self.words[epochs.BEST] = self._kept[1].ctypes.data
+        self.words[epochs.BEGUN] = self._kept[2].ctypes.data if each_epoch else 0
+
+    def snapshot(self):
+        """The parameters, with the layer state behind them."""
+        return np.concatenate([self.params, *([] if self.layers is None else [self.layers])])
+
+    def kept(self):
+        """{name: snapshot}."""
+        names = {self.words[word]: name for word, name in ((epochs.BEST, "best"), (epochs.BEGUN, "begun"))}
+        return {names.get(array.ctypes.data, "initial"): array for array in self._kept}
+
+    finite = staticmethod(finite)
+
+    def run_steps(self, steps):
+        """Go on for up to `steps` steps; an outcome (see loop.py)."""
+        return epochs.run_steps(self.address, steps)
+
+    def host_arrays(self, arrays):
+        """What a checkpoint writes."""
+        return arrays
+
+    def _fill_progress(self, batch):
+        words = self.words
+        self.numbers[epochs.LOWEST], words[epochs.LOWEST_EPOCH] = np.inf, -1
+        words[epochs.ENTRY], words[epochs.PLAN] = ENTRIES["value_and_grad"].address, self.plan.address
+        words[epochs.N], words[epochs.BATCH] = len(self.data[0]), batch
+        words[epochs.THREADS] = self.plan.threads
+        words[epochs.RATES], words[epochs.RECORDS] = self.rates.ctypes.data, self.records.ctypes.data
+        words[epochs.PARAMS], words[epochs.PARAM_BYTES] = self.params.ctypes.data, self.params.nbytes
+        words[epochs.MEMMOVE] = epochs.memmove_address()
+
+    def shuffle(self, seed):
+        """Take the samples of each epoch in an order of its own."""
+        words, n = self.words, len(self.data[0])
+        self.order = np.zeros(n, np.uint32)
+        self.buffers = [
+            None if a is None else np.empty((words[epochs.BATCH], *a.shape[1:]), a.dtype) for a in self.data
+        ]
+        words[epochs.SHUFFLES], words[epochs.SEED], words[epochs.ORDER] = 1, seed, self.order.ctypes.data
+        for column, buffer in enumerate(self.buffers):
+            if buffer is not None:
+                words[epochs.COLUMNS + column * epochs.COLUMN + epochs.BUFFER] = buffer.ctypes.data
+        epochs.GATHER_OP.load()
+        self._header(epochs.GATHER, epochs.GATHER_OP.fingerprint(), 2)
+        words[epochs.GATHERED] = self.address
+
+    def _header(self, row, fingerprint, operands):
+        self.words[row + table.KERNEL] = fingerprint
+        self.words[row + table.LENGTH] = table.OPERANDS + operands
+        self.words[row + table.BARRIER] = 1
+
+    def _fill_call(self, batch):
+        """The block of the gradient's call (see arguments.py); the addresses of a batch are filled in by each step."""
+        words = self.words
+        for argument, array in ((arg.PARAMS, self.params), (arg.GRADS, self.grads), (arg.WORK, self.work)):
+            self._describe(argument, array, array.ctypes.shape_as(np.ctypeslib.ctypes.c_int64))
+        for column, (argument, array) in enumerate(zip(epochs.ARGUMENTS, self.data, strict=True)):
+            if array is not None:
+                here, shape = epochs.COLUMNS + column * epochs.COLUMN, epochs.SHAPES + column * epochs.SHAPE
+                words[here + epochs.BASE] = array.ctypes.data
+                words[here + epochs.ROW_BYTES] = array[0].nbytes
+                words[shape : shape + array.ndim] = (batch, *array.shape[1:])
+                self._describe(argument, array, None)
+                words[epochs.CALL + argument * arg.DESCRIPTION + arg.SHAPE] = self.address + 8 * shape
+        if self.data[2] is not None:
+            words[epochs.WEIGHT_CODE] = elements.element_code(self.data[2].dtype)
+
+    def layer_state(self, state):
+        """Use an array of layer state."""
+        self.layers = state
+        self.words[epochs.LAYERS], self.words[epochs.LAYER_BYTES] = state.ctypes.data, state.nbytes
+        self._describe(arg.STATE, state, state.ctypes.shape_as(np.ctypeslib.ctypes.c_int64))
+
+    def _describe(self, argument, array, shape):
+        if shape is not None:
+            self.shapes = [*getattr(self, "shapes", ()), shape]
+        start = epochs.CALL + argument * arg.DESCRIPTION
+        address = 0 if shape is None else np.ctypeslib.ctypes.addressof(shape)
+        flags = arg.CONTIGUOUS | arg.WRITABLE | arg.ALIGNED
+        description = array.ctypes.data, array.ndim, address, elements.element_code(array.dtype), flags
+        self.words[start : start + len(description)] = description
+
+    def _fill_update(self, rule, values, decay_mask, trainable):
+        self.masks = decay_mask, trainable  # kept alive
+        self._header(epochs.UPDATE, rule.kernel.fingerprint(self.plan.numba_dtype), rules.ROW)
+        vectors = self.params, self.grads, self.state, decay_mask, trainable
+        row = self.words[epochs.UPDATED :]
+        row[: len(vectors)] = [0 if vector is None else vector.ctypes.data for vector in vectors]
+        row[rules.N] = self.params.size
+        start = epochs.UPDATED + rules.HYPERPARAMETERS
+        self.numbers[start : start + len(values)] = list(values.values())
+
+    def clip(self, native, fingerprint_word, row, limit):
+        """Clip with a kernel of clipping.py."""
+        native.load(self.plan.numba_dtype)
+        self.words[fingerprint_word] = native.fingerprint(self.plan.numba_dtype)
+        trainable = self.masks[1]
+        self.words[row + clipping.ROW_GRADS] = self.grads.ctypes.data
+        self.words[row + clipping.ROW_TRAINABLE] = 0 if trainable is None else trainable.ctypes.data
+        self.words[row + clipping.ROW_N] = self.grads.size
+        self.numbers[row + clipping.ROW_LIMIT] = limit

@@ -1,0 +1,270 @@
+"""Training steps in compiled code: shuffle, gather the rows of a batch, gradient, clip, update, over epochs.
+
+One block of words, the job, says where everything is and how far training has come. `run_steps` goes on from there for
+a number of steps, allocates nothing and knows no shapes: it is compiled once for all networks, dtypes and data. The
+rows of a batch are copied as bytes, by all threads; without shuffling they are used where they lie.
+"""
+
+import ctypes
+
+import numpy as np
+from numba import types
+
+from nbprop.compiler.intrinsics import (
+    array_at,
+    as_frame,
+    call_c,
+    indirect_call,
+    load,
+    load_double,
+    store,
+    store_double,
+    symbol_address,
+)
+from nbprop.compiler.jit import njit
+from nbprop.compiler.native import Untyped
+from nbprop.compiler.registry import find
+from nbprop.numerics.partition import share
+from nbprop.numerics.random import SHUFFLE, bounded, stream
+from nbprop.optimizers import clipping
+from nbprop.optimizers import update_rules as rules
+from nbprop.program import elements, table
+from nbprop.runtime import arguments as arg
+from nbprop.runtime.walker import walk
+
+# Where training stands.
+EPOCH, POSITION, STEP, SHUFFLED, DONE = range(5)  # POSITION: samples of this epoch seen; DONE: steps of this call
+LOSS_SUM, WEIGHT_SUM = 5, 6  # float64: of this epoch, sum(loss weight) and sum(weight) over batches
+LOWEST, LOWEST_EPOCH = 7, 8  # the lowest mean loss of an epoch (float64), and its number
+RECORD_COUNT = 9
+STATUS, LOSS = 10, 11  # what went wrong: the gradient's status, the loss or norm that is not finite (float64)
+# What to do.
+ENTRY, PLAN, N, BATCH, EPOCHS, SEED, SHUFFLES, STOPS, THREADS = range(12, 21)  # STOPS: return at each epoch's end
+RATES, RECORDS, ORDER, PARAMS, BEST, PARAM_BYTES, MEMMOVE = range(21, 28)  # addresses
+CLIP_VALUE, CLIP_NORM = 28, 29  # kernels' fingerprints, 0 for none
+WEIGHT_CODE = 30  # element code of the sample weights, 0 for none
+# Four columns of data (x, target, weights, lengths): base, bytes a row, batch buffer.
+COLUMNS, N_COLUMNS = 32, 4
+BASE, ROW_BYTES, BUFFER, COLUMN = 0, 1, 2, 3
+# Snapshots are the parameters with the layer state behind them. BEGUN: as this epoch began (0: keep none), BEST: as the
+# epoch with the lowest mean loss began. LAYERS: the layer state's address, LAYER_BYTES: 0 for none.
+LAYERS, BEGUN, LAYER_BYTES = range(44, 47)
+# Rows of an op table, three words of header each (see table.py): the gather and the update.
+GATHER = 48
+GATHERED = GATHER + table.OPERANDS  # operands: the job's address, samples
+UPDATE = GATHERED + 2
+UPDATED = UPDATE + table.OPERANDS
+CLIP_VALUE_ROW = UPDATED + rules.ROW
+CLIP_NORM_ROW = CLIP_VALUE_ROW + clipping.ROW
+# Shapes of the columns in a batch, and the call's block.
+SHAPES = CLIP_NORM_ROW + clipping.ROW
+SHAPE = 1 + table.MAX_RANK
+CALL = SHAPES + N_COLUMNS * SHAPE
+WORDS = CALL + arg.BLOCK
+
+MOST_RECORDS = 4096  # epochs in one call; two float64 each: mean loss, learning rate
+MOST_RATES = 16384  # steps in one call
+
+# Outcomes of `run_steps`.
+GO_ON, EPOCH_ENDED, NOT_FINITE, FAILED = range(4)
+
+_SHUFFLE_PIECE = 1 << 20  # samples shuffled before a return to Python: some 20 ms
+_SMALL_ROW = 128  # bytes; a C call costs more than copying so few
+_SPLIT_PARAMS = 1 << 15  # an update of fewer parameters is over before another thread would have woken
+_SPLIT_BYTES = 1 << 15
+
+ARGUMENTS = (arg.X, arg.TARGET, arg.WEIGHTS, arg.LENGTHS)
+_entry_signature = types.int64(types.int64, types.int64)
+_call_entry = indirect_call(_entry_signature)
+_call_kernel = indirect_call(types.int64(types.int64, types.int64, types.int64, types.int64))
+
+
+@njit
+def _copy_row(target, source, count, memmove):
+    """Copy `count` bytes."""
+    if count <= _SMALL_ROW and count % 4 == 0:
+        words = as_frame(0, np.int32)
+        to, of = array_at(words, target, count // 4), array_at(words, source, count // 4)
+        for i in range(to.size):
+            to[i] = of[i]
+    else:
+        call_c(memmove, (target, source, count))
+
+
+def gather(frame, row, part, parts):
+    """Copy the rows of a batch, in the shuffled order, into the batch buffers."""
+    job, n = load(row, 0), load(row, 1)
+    first, last = share(n, part, parts)
+    order = array_at(as_frame(0, np.uint32), load(job, ORDER), load(job, N))
+    begin, memmove = load(job, POSITION), load(job, MEMMOVE)
+    for column in range(N_COLUMNS):
+        here = COLUMNS + column * COLUMN
+        base, count, buffer = load(job, here + BASE), load(job, here + ROW_BYTES), load(job, here + BUFFER)
+        if base != 0:
+            for i in range(first, last):
+                sample = np.int64(order[begin + i])
+                _copy_row(buffer + i * count, base + sample * count, count, memmove)
+    return 0
+
+
+GATHER_OP = Untyped(gather, lambda dtype: types.int64(types.int64, types.int64, types.int64, types.int64))
+
+
+@njit
+def _run_op(job, row, threads):
+    """Run one row of an op table that stands in the job."""
+    start = job + 8 * row
+    return walk(0, start, start + 8 * load(start, table.LENGTH), symbol_address("nbprop_pool"), threads)
+
+
+@njit
+def _shuffle_more(job):
+    """Go on with this epoch's order; whether it is complete.
+
+    numerics.random.permutation(seed, epoch), in pieces: for 1e9 samples it takes seconds.
+    """
+    n, done = load(job, N), load(job, SHUFFLED)
+    order = array_at(as_frame(0, np.uint32), load(job, ORDER), n)
+    seed, key = load(job, SEED), stream(SHUFFLE, 0, load(job, EPOCH))
+    stop = min(n, done + _SHUFFLE_PIECE)
+    for i in range(done, stop):
+        j = bounded(seed, key, i, i + 1)
+        order[i] = order[j]
+        order[j] = i
+    store(job, SHUFFLED, stop)
+    return stop == n
+
+
+@njit
+def _take_batch(job, n):
+    """Point the call's block at the next n samples: gathered into the buffers, or where they lie."""
+    begin = load(job, POSITION)
+    if load(job, SHUFFLES):
+        store(job, GATHERED + 1, n)
+        large = n * load(job, COLUMNS + ROW_BYTES) >= _SPLIT_BYTES
+        _run_op(job, GATHER, load(job, THREADS) if large else 1)
+    for column in range(N_COLUMNS):
+        here = COLUMNS + column * COLUMN
+        if load(job, here + BASE) != 0:
+            place = load(job, here + BASE) + begin * load(job, here + ROW_BYTES)
+            store(job, SHAPES + column * SHAPE, n)
+            words = CALL + ARGUMENTS[column] * arg.DESCRIPTION
+            store(job, words + arg.DATA, load(job, here + BUFFER) if load(job, SHUFFLES) else place)
+    store(job, CALL + arg.SAMPLES, 0)
+    store(job, CALL + arg.STEP, load(job, STEP))
+
+
+@njit
+def _batch_weight(job, n):
+    """The sum of the batch's weights, in index order; n without weights."""
+    code = load(job, WEIGHT_CODE)
+    if code == 0:
+        return float(n)
+    address, total = load(job, CALL + arg.WEIGHTS * arg.DESCRIPTION + arg.DATA), 0.0
+    if code == elements.FLOAT32:
+        weights = array_at(as_frame(0, np.float32), address, n)
+        for i in range(n):
+            total += np.float64(weights[i])
+    else:
+        for i in range(n):
+            total += load_double(address, i)
+    return total
+
+
+@njit
+def _clip(job):
+    """Clip as asked; whether the norm, where it is computed, is finite."""
+    if load(job, CLIP_VALUE) != 0:
+        _call_kernel(find(load(job, CLIP_VALUE)), (0, job + 8 * CLIP_VALUE_ROW, 0, 1))
+    if load(job, CLIP_NORM) == 0:
+        return True
+    _call_kernel(find(load(job, CLIP_NORM)), (0, job + 8 * CLIP_NORM_ROW, 0, 1))
+    norm = load_double(job, CLIP_NORM_ROW + clipping.ROW_NORM)
+    if np.isfinite(norm):
+        return True
+    store_double(job, LOSS, norm)
+    return False
+
+
+@njit
+def _one_step(job, rate):
+    """One batch: its gradient and an update; an outcome. After NOT_FINITE and FAILED nothing has been updated."""
+    n = min(load(job, BATCH), load(job, N) - load(job, POSITION))
+    _take_batch(job, n)
+    weight = _batch_weight(job, n)
+    if weight > 0.0:
+        failed, status = _call_entry(load(job, ENTRY), (load(job, PLAN), job + 8 * CALL))
+        if failed != 0 or status != 0:
+            store(job, STATUS, status)
+            return FAILED
+        loss = load_double(job, CALL + arg.RESULT)
+        store_double(job, LOSS, loss)
+        if not np.isfinite(loss) or not _clip(job):
+            return NOT_FINITE
+        store(job, UPDATED + rules.STEP, load(job, STEP))
+        store_double(job, UPDATED + rules.HYPERPARAMETERS, rate)
+        large = load(job, UPDATED + rules.N) >= _SPLIT_PARAMS
+        if _run_op(job, UPDATE, load(job, THREADS) if large else 1) != 0:
+            store(job, STATUS, arg.FAILED)
+            return FAILED
+        store_double(job, LOSS_SUM, load_double(job, LOSS_SUM) + loss * weight)
+        store_double(job, WEIGHT_SUM, load_double(job, WEIGHT_SUM) + weight)
+    store(job, POSITION, load(job, POSITION) + n)
+    store(job, STEP, load(job, STEP) + 1)
+    return GO_ON
+
+
+@njit
+def _end_epoch(job, rate):
+    """Record the epoch, keep what it began with if its mean loss is the lowest, and begin the next one.
+
+    That mean is no loss of any parameters, since they moved. What the epoch began with is the safer of its two ends to
+    keep: had the last update of the epoch before ruined it, this epoch's first loss would tell.
+    """
+    loss = load_double(job, LOSS_SUM) / load_double(job, WEIGHT_SUM)
+    count = load(job, RECORD_COUNT)
+    store_double(load(job, RECORDS), 2 * count, loss)
+    store_double(load(job, RECORDS), 2 * count + 1, rate)
+    store(job, RECORD_COUNT, count + 1)
+    if load(job, BEGUN) != 0:
+        if loss < load_double(job, LOWEST):
+            store_double(job, LOWEST, loss)
+            store(job, LOWEST_EPOCH, load(job, EPOCH))
+            best = load(job, BEST)
+            store(job, BEST, load(job, BEGUN))
+            store(job, BEGUN, best)
+        begun, size = load(job, BEGUN), load(job, PARAM_BYTES)
+        call_c(load(job, MEMMOVE), (begun, load(job, PARAMS), size))
+        if load(job, LAYER_BYTES) > 0:
+            call_c(load(job, MEMMOVE), (begun + size, load(job, LAYERS), load(job, LAYER_BYTES)))
+    store(job, EPOCH, load(job, EPOCH) + 1)
+    store(job, POSITION, 0)
+    store(job, SHUFFLED, 0)
+    store_double(job, LOSS_SUM, 0.0)
+    store_double(job, WEIGHT_SUM, 0.0)
+
+
+@njit
+def run_steps(job, steps):
+    """Go on for up to `steps` steps; an outcome. RATES holds a learning rate for each."""
+    store(job, DONE, 0)
+    store(job, RECORD_COUNT, 0)
+    for i in range(steps):
+        if load(job, SHUFFLES) and load(job, SHUFFLED) < load(job, N) and not _shuffle_more(job):
+            return GO_ON
+        rate = load_double(load(job, RATES), i)
+        outcome = _one_step(job, rate)
+        if outcome != GO_ON:
+            return outcome
+        store(job, DONE, i + 1)
+        if load(job, POSITION) == load(job, N):
+            _end_epoch(job, rate)
+            full = load(job, RECORD_COUNT) == MOST_RECORDS
+            if full or load(job, STOPS) or load(job, EPOCH) == load(job, EPOCHS):
+                return EPOCH_ENDED
+    return GO_ON
+
+
+def memmove_address():
+    """The address of C's memmove."""
+    return ctypes.cast(ctypes.memmove, ctypes.c_void_p).value

@@ -1,0 +1,57 @@
+"""The loss of a whole data set, of parameters as they are: what `fit` goes by when it calls some the best."""
+
+import math
+
+import numpy as np
+
+from nbprop.autodiff import gradients as calls
+from nbprop.lowering.plan import plan as make_plan
+from nbprop.lowering.plan import workspace
+from nbprop.networks.network import positions_that_count
+
+
+class Measure:
+    """The mean loss over a data set in batches, as in use; where that is no different, by the plan of the training."""
+
+    def __init__(self, job, data):
+        self.job, self.data, self.plan, self.work = job, data, job.plan, job.work
+        counted = {"weights": data[2], "lengths": data[3]}
+        self.counted = job.host_arrays({name: array for name, array in counted.items() if array is not None})
+        plan = job.plan
+        if any(layer.modal for _, layer in plan.net.nodes):
+            self.plan = make_plan(plan.net, plan.loss, plan.batch, plan.dtype, plan.threads, "inference", plan.target)
+            self.work = workspace(self.plan)
+
+    def __call__(self, params, layers, interrupted):
+        """The loss; NaN for parameters or layer state that are not finite, None once interrupted() says so."""
+        if not (self.job.finite(params) and (layers is None or self.job.finite(layers))):
+            return math.nan
+        x, target, weights, lengths = self.data
+        layers = None if layers is None else layers.copy()  # measuring leaves no traces in it
+        total = mass = 0.0
+        for start in range(0, len(x), self.plan.batch):
+            if interrupted():
+                return None
+            here = slice(start, start + self.plan.batch)
+            part = None if weights is None else weights[here]
+            weight = self._mass(len(x[here]), here)
+            if weight > 0:
+                loss = calls.value(
+                    self.plan,
+                    params,
+                    x[here],
+                    target[here],
+                    self.work,
+                    part,
+                    layers,
+                    lengths=None if lengths is None else lengths[here],
+                )
+                total, mass = total + weight * loss, mass + weight
+        return total / mass
+
+    def _mass(self, n, here):
+        """What a batch's mean loss counts for: its weights, times its positions where the loss is a mean over those."""
+        counted = self.counted["weights"][here].astype(np.float64) if "weights" in self.counted else np.ones(n)
+        if "lengths" in self.counted and positions_that_count(self.plan.longest, self.plan.output_shape) > 1:
+            counted = counted * self.counted["lengths"][here]
+        return float(counted.sum())

@@ -1,0 +1,408 @@
+"""One training as Python drives it: Ctrl-C, progress, validation, early stopping, callbacks, checkpoints.
+
+Compiled code (loop.py) does the steps and comes back at least every fifth of a second.
+"""
+
+import contextlib
+import json
+import math
+import signal
+import threading
+import time
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from nbprop import schedules
+from nbprop.autodiff import gradients as calls
+from nbprop.io.progress import progress_bar
+from nbprop.runtime import arguments as arg
+from nbprop.training import identity
+from nbprop.training import loop as epochs
+from nbprop.training.checkpoint import (
+    PLACE,
+    SUMS,
+    Checkpoint,
+    check_arrays,
+    check_place,
+    plain,
+    read_checkpoint,
+    write_checkpoint,
+)
+from nbprop.training.history import FIELDS, KEPT, History
+from nbprop.training.measuring import Measure
+from nbprop.training.settings import as_float
+
+# Seconds that a compiled call should take: well below 0.2, since the next one may be slower.
+_PACE = 0.08
+
+
+@dataclass
+class Settings:
+    """What `fit` was given for a run, beside what the job holds."""
+
+    epochs: int
+    first_step: int = 0
+    validation: tuple | None = None
+    patience: int | None = None
+    callback: object = None
+    checkpoint: str | None = None
+    checkpoint_seconds: float = 10.0
+
+
+class Run:
+    """One training: the job, and what only Python does for it."""
+
+    def __init__(self, job, settings):
+        self.job, self.settings = job, settings
+        self.history, self.before, self.asked = History(first_step=settings.first_step), 0.0, False
+        self.pending = False  # an epoch has ended, and its end is still to be dealt with
+        self.measure, self.watched, self.identity = None, None, {}
+        self.failure, self.postponed, self.told = "", None, set()  # of writing checkpoints; warnings to raise, given
+        self.interrupted = lambda: False
+        self.samples, self.batch = int(job.words[epochs.N]), int(job.words[epochs.BATCH])
+        self.steps_an_epoch = -(-self.samples // self.batch)
+        self.first_epoch = settings.first_step // self.steps_an_epoch
+        self.total = settings.epochs * self.steps_an_epoch
+        if settings.validation is not None:
+            self.watched, self.measure = "validation", Measure(job, settings.validation)
+        elif settings.patience is not None:
+            self.watched, self.measure = "training", Measure(job, job.data)
+        words = job.words
+        words[epochs.EPOCH], words[epochs.STEP] = self.first_epoch, settings.first_step
+        words[epochs.EPOCHS] = self.first_epoch + settings.epochs
+        words[epochs.STOPS] = self.watched is not None or settings.callback is not None
+        job.keep(each_epoch=self.watched is None)
+
+    def schedule(self, schedule, lr):
+        """Choose the learning rate of each step; a constant one needs no calls."""
+        first = self.settings.first_step
+        if isinstance(schedule, str):
+            named = schedules.named(schedule, lr, self.total)
+            schedule = None if schedule == "constant" else lambda step: named(step - first)
+        elif schedule is not None and not callable(schedule):
+            raise TypeError(f"fit: schedule must be a name or a function of the step, got {type(schedule).__name__}")
+        self.rate_of, self.lr = schedule, lr
+        self.job.rates[:] = lr
+        self._rate(first)
+
+    # -- checkpoints
+
+    def identify(self, found):
+        """Say what the result depends on; a checkpoint holds it."""
+        watched = {"watched": self.watched, "first_step": self.settings.first_step}
+        rates = identity.rates_at(self._rate, self.settings.first_step, self.total)
+        self.identity = identity.as_stored(found | watched | {"lr": {"steps": self.total, "rates": rates}})
+
+    def resume(self, allowed):
+        """Take up a checkpoint, where there is one, once all of it has been found to fit."""
+        name, arrays, settings = self.settings.checkpoint, self._arrays(), self.settings
+        found = read_checkpoint(name)
+        if found is None:
+            return
+        mid_epoch = found.progress.get("POSITION") != 0
+        changed = identity.changes(name, found.identity, self.identity, self._rate, allowed, mid_epoch)
+        check_arrays(name, found.arrays, arrays)
+        check_place(name, found, self.samples, self.batch, settings.first_step, self.first_epoch, self.watched)
+        done = len(found.history["loss"])
+        if done > settings.epochs:
+            raise ValueError(
+                f"fit: {name} has {done} epochs behind it, more than epochs={settings.epochs}; ask for more"
+            )
+        for key, array in arrays.items():
+            array[:] = found.arrays[key]
+        words, numbers = self.job.words, self.job.numbers
+        for word in PLACE:
+            words[getattr(epochs, word)] = found.progress[word]
+        for word in SUMS:
+            numbers[getattr(epochs, word)] = found.progress[word]
+        self.pending, self.before = found.progress["PENDING"], found.history["before"]
+        kept = {key: found.history[key] for key in KEPT}
+        if set(changed) & set(identity.MEASURED_ON):  # what was measured before says nothing of what is now
+            kept |= {"best_epoch": None, "best_loss": math.inf}
+            numbers[epochs.LOWEST], words[epochs.LOWEST_EPOCH] = math.inf, -1
+        self.history = History(**kept, first_step=settings.first_step)
+        self.history.steps = int(words[epochs.STEP]) - settings.first_step
+        for key, value in found.added.items():
+            if key.isidentifier() and key not in FIELDS and not hasattr(History, key):
+                setattr(self.history, key, value)
+
+    def _arrays(self):
+        return {"params": self.job.params, "optimizer_state": self.job.state} | self._layers() | self.job.kept()
+
+    def _layers(self):
+        return {} if self.job.layers is None else {"layer_state": self.job.layers}
+
+    def save(self):
+        """Write a checkpoint, where asked for. A failure ends no training: it is said, and tried again later."""
+        name = self.settings.checkpoint
+        if name is None:
+            return
+        words, numbers = self.job.words, self.job.numbers
+        progress = {word: int(words[getattr(epochs, word)]) for word in PLACE} | {"PENDING": self.pending}
+        progress |= {word: float(numbers[getattr(epochs, word)]) for word in SUMS}
+        history = {key: getattr(self.history, key) for key in KEPT} | {"before": self._elapsed()}
+        try:
+            arrays = self.job.host_arrays(self._arrays())
+            write_checkpoint(name, Checkpoint(self.identity, arrays, progress, history, self._added()))
+            self.failure = ""
+        except (OSError, MemoryError, TypeError, ValueError) as error:
+            self.failure = f"the checkpoint could not be written ({error})"
+            self._warn("failure", f"fit: {self.failure}; training goes on, and tries again")
+        self.saved = time.perf_counter()
+
+    def _added(self):
+        """What a callback has added to the history, as far as JSON can hold it."""
+        found = {}
+        for name, value in vars(self.history).items():
+            if name not in FIELDS:
+                try:
+                    found[name] = json.loads(json.dumps(value, default=plain))
+                except (TypeError, ValueError, RecursionError) as error:
+                    self._warn(name, f"fit: history.{name} is left out of checkpoints, which hold JSON: {error}")
+        return found
+
+    def _warn(self, what, text):
+        """Warn once of each thing. Where warnings are errors, raised when the training is over: it must not be lost."""
+        if what in self.told:
+            return
+        self.told.add(what)
+        try:
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        except RuntimeWarning as warning:
+            self.postponed = warning
+
+    def _elapsed(self):
+        return self.before + time.perf_counter() - self.began
+
+    # -- the way through
+
+    def train(self, progress):
+        """Run to the end, whatever ends it; an exception on the way has the history so far in its `history`."""
+        self.began = self.saved = time.perf_counter()
+        try:
+            self._train(progress)
+            if self.postponed is not None:
+                raise self.postponed
+        except BaseException as error:
+            error.history = self.history
+            raise
+        return self.history
+
+    def _train(self, progress):
+        words, first, steps = self.job.words, self.settings.first_step, 1
+        self.last = first + self.total
+        with (
+            progress_bar("fit", progress, self.total, int(words[epochs.STEP]) - first, "step") as bar,
+            _interrupts() as self.interrupted,
+        ):
+            while not self._done():
+                if self.pending:
+                    self._end_epoch(bar)
+                else:
+                    steps = self._go_on(steps, bar)
+                if self.interrupted():
+                    self._interrupt()
+                if time.perf_counter() - self.saved >= self.settings.checkpoint_seconds:
+                    self.save()
+            self._settle()
+            if self.interrupted():  # while the last checkpoint was written, or what was kept was measured
+                raise self._interruption()
+
+    def _go_on(self, steps, bar):
+        """One compiled call and what follows from it; how many steps the next call should take."""
+        job, words = self.job, self.job.words
+        first = int(words[epochs.STEP])
+        steps = min(steps, self.last - first, epochs.MOST_RATES)
+        if self.rate_of is not None:
+            job.rates[:steps] = [self._rate(step) for step in range(first, first + steps)]
+        began = time.perf_counter()
+        outcome = job.run_steps(steps)
+        elapsed, done = time.perf_counter() - began, int(words[epochs.DONE])
+        self._record()
+        bar.update(done)
+        if outcome == epochs.FAILED:
+            raise calls.refusal("fit", job.plan, self._call_values(), int(words[epochs.STATUS]))
+        if outcome == epochs.NOT_FINITE:
+            number = float(job.numbers[epochs.LOSS])
+            what = (
+                "the loss" if not math.isfinite(float(job.numbers[epochs.CALL + arg.RESULT])) else "the gradient's norm"
+            )
+            self._stop("diverged", f"{what} became {number} at step {first + done}")
+        if outcome == epochs.EPOCH_ENDED:
+            self.pending = True
+            self._end_epoch(bar)
+        if done == 0:
+            return steps
+        return max(1, min(int(done * _PACE / max(elapsed, 1e-6)), 4 * steps, epochs.MOST_RATES))
+
+    def _rate(self, step):
+        """The learning rate of a step, as a float."""
+        if self.rate_of is None:
+            return self.lr
+        given = self.rate_of(step)
+        rate = as_float(given)
+        if not 0 <= rate < math.inf:
+            raise ValueError(
+                f"fit: schedule must return a finite learning rate of at least 0, got {given!r} for step {step}"
+            )
+        return rate
+
+    def _record(self):
+        """Move the epochs that a call has finished into the history."""
+        words, history = self.job.words, self.history
+        for loss, rate in self.job.records[: int(words[epochs.RECORD_COUNT])].tolist():
+            history.loss.append(loss)
+            history.lr.append(rate)
+            history.seconds.append(self._elapsed())
+        history.steps = int(words[epochs.STEP]) - history.first_step
+
+    def _end_epoch(self, bar):
+        """What follows an epoch: its loss is measured where somebody watches it, and the callback called.
+
+        Ctrl-C while measuring leaves that for the run which goes on from here.
+        """
+        history, job = self.history, self.job
+        if self.watched is not None:
+            loss = self.measure(job.params, job.layers, self.interrupted)
+            if loss is None:
+                return
+            losses = history.validation_loss if self.watched == "validation" else history.training_loss
+            losses.append(loss)
+            history.seconds[-1] = self._elapsed()
+            if not math.isfinite(loss):
+                self._stop("diverged", f"the {self.watched} loss became {loss} after epoch {history.epochs - 1}")
+            elif loss < history.best_loss:
+                history.best_loss, history.best_epoch = loss, history.epochs - 1
+                self._copy(job.kept()["best"], (job.params, job.layers))
+        self.pending = False
+        bar.set_postfix(loss=(history.validation_loss or history.training_loss or history.loss)[-1], refresh=False)
+        if self.settings.callback is not None:
+            answer = self.settings.callback(history)
+            self.asked = isinstance(answer, (bool, np.bool_)) and bool(answer)
+
+    def _call_values(self):
+        job = self.job
+        x, target, weights, lengths = job.data
+        return [job.params, x, target, job.grads, job.work, weights, job.layers, None, None, None, None, None, lengths]
+
+    # -- how it ends
+
+    def _stop(self, reason, message):
+        self.history.stopped, self.history.message = reason, message
+
+    def _done(self):
+        history, patience = self.history, self.settings.patience
+        if history.stopped:
+            return True
+        if self.pending:
+            return False
+        waited = history.epochs - 1 - (history.best_epoch if history.best_epoch is not None else -1)
+        if patience is not None and waited >= patience:
+            self._stop(
+                "patience",
+                f"the {self.watched} loss has not fallen since epoch {history.best_epoch}; params hold those",
+            )
+        elif self.asked:
+            self._stop("callback", f"the callback asked to stop after epoch {history.epochs - 1}")
+        elif history.epochs >= self.settings.epochs:
+            self._stop("epochs", f"ran all {history.epochs} epochs")
+        return bool(history.stopped)
+
+    def _settle(self):
+        """Leave parameters that are what the history says of them, and a checkpoint."""
+        job, history = self.job, self.history
+        if history.stopped != "diverged" and not self._is_finite():
+            self._stop("diverged", f"the parameters are not finite after step {history.next_step - 1}")
+        history.optimizer_state = job.state
+        if history.stopped == "diverged":
+            self._restore_after_divergence()
+        else:
+            self.save()
+            if self.settings.patience is not None or (history.stopped == "interrupted" and self.watched is not None):
+                self._restore_best()
+        if self.failure:
+            history.message += f"; {self.failure}"
+
+    def _is_finite(self):
+        job = self.job
+        return job.finite(job.params) and (job.layers is None or job.finite(job.layers))
+
+    def _interrupt(self):
+        """Ctrl-C between two calls: a checkpoint, the best so far where it was measured, and KeyboardInterrupt."""
+        if not self.history.stopped:
+            self._stop("interrupted", "interrupted by Ctrl-C")
+        self._settle()
+        raise self._interruption()
+
+    def _interruption(self):
+        return KeyboardInterrupt(f"fit was interrupted after {self.history.steps} steps")
+
+    def _copy(self, snapshot, arrays):
+        """snapshot = arrays, the parameters and the layer state."""
+        n = self.job.params.size
+        for piece, array in zip((snapshot[:n], snapshot[n:]), arrays, strict=True):
+            if array is not None:
+                piece[:] = array
+
+    def _parts(self, snapshot):
+        n = self.job.params.size
+        return snapshot[:n], None if self.job.layers is None else snapshot[n:]
+
+    def _restore(self, snapshot):
+        params, layers = self._parts(snapshot)
+        self.job.params[:] = params
+        if layers is not None:
+            self.job.layers[:] = layers
+        self.history.optimizer_state = None  # it belongs to the last step
+
+    def _restore_best(self):
+        if self.history.best_epoch is not None:
+            self._restore(self.job.kept()["best"])
+
+    def _restore_after_divergence(self):
+        """The lowest loss of what was kept, each measured as it is; the initial parameters where there is none."""
+        history, kept = self.history, self.job.kept()
+        candidates = {"initial": None}
+        if self.watched is None:  # what epochs began with, which is the end of the ones before
+            begins = {"begun": self.job.words[epochs.EPOCH], "best": self.job.words[epochs.LOWEST_EPOCH]}
+            ends = {name: int(epoch) - 1 - self.first_epoch for name, epoch in begins.items()}
+            candidates |= {name: epoch for name, epoch in ends.items() if epoch >= 0}
+        measure = self.measure or Measure(self.job, self.job.data)
+        chosen = "initial" if history.best_epoch is None else "best"
+        self._restore(kept[chosen])  # should a second Ctrl-C end the measuring
+        for name, epoch in candidates.items():
+            loss = measure(*self._parts(kept[name]), self.interrupted)
+            if loss is not None and loss < history.best_loss:
+                history.best_loss, history.best_epoch, chosen = loss, epoch, name
+        self._restore(kept[chosen])
+        held = "the initial ones" if history.best_epoch is None else f"those of epoch {history.best_epoch}"
+        history.message += f"; params hold {held}; try a lower lr, or clip_norm"
+
+
+# -- Ctrl-C -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _interrupts():
+    """A function that tells whether Ctrl-C was pressed: the run stops between two calls, where it can be resumed.
+
+    A second Ctrl-C stops at once. Where SIGINT has a handler of somebody else's, or in another thread, nothing changes.
+    """
+    pressed = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def handler(number, frame):
+        if pressed:
+            before(number, frame)
+        pressed.append(number)
+
+    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
