@@ -1,7 +1,7 @@
 """The public functions that walk a plan: forward, backward, value, value_and_grad; from Python and from @njit.
 
-Both faces describe their arguments in a block and call the same compiled entry (walker.py). From Python the fast path is
-one compiled call; only when it reports a problem does Python look at the arguments again, to say what is wrong
+Both faces describe their arguments in a block and call the same compiled entry (walker.py). From Python the fast path
+is one compiled call; only when it reports a problem does Python look at the arguments again, to say what is wrong
 (errors.py).
 """
 

@@ -1,4 +1,4 @@
-"""A plan: a network with a loss, a batch capacity and a dtype, as one flat op table (see lowering/programs.py and table.py)."""
+"""A plan: a network with a loss, a batch capacity and a dtype, as one flat op table."""
 
 import functools
 import math

@@ -9,9 +9,9 @@ gradient and its input gradient would be
 
 That matrix is kernel_h * kernel_w times the image, and need not exist. A window is a few *lines* of the image, each
 contiguous: kernel rows, or single pixels where dilation or groups leave gaps between them. The windows of neighbouring
-pixels lie at equal distances. So they are the rows of a matrix in segments, as the register tile takes them (microkernel.py):
-`windows_product` multiplies them where they are with packed parts of W, and `windows_gradient` turned over with dy. Any
-stride, dilation and group is a matter of distances.
+pixels lie at equal distances. So they are the rows of a matrix in segments, as the register tile takes them
+(microkernel.py): `windows_product` multiplies them where they are with packed parts of W, and `windows_gradient` turned
+over with dy. Any stride, dilation and group is a matter of distances.
 
 dx is a product of the first kind where a stride is 1 and the image is not much larger than the output: the windows are
 those of dy, padded, and W is turned around. Elsewhere `windows_scatter` makes, for each row of the image, one product
@@ -21,8 +21,8 @@ Measured at 64 channels to 64 filters, 3 x 3, on 28 x 28: 92 % of the multiply-a
 first, for products of full tiles, lost 9 % of the forward product and 12 % of dW to the copying.
 
 Pixels are counted over the whole batch; the elements of a window in the order of the weight's rows: kernel row, kernel
-column, channel. The bits: y and dW are sums in index order, as in gemm/blocked.py, whatever the shares. An element of dx from
-`windows_scatter` is a sum in an order that depends on the sizes alone: threads share whole samples.
+column, channel. The bits: y and dW are sums in index order, as in gemm/blocked.py, whatever the shares. An element of
+dx from `windows_scatter` is a sum in an order that depends on the sizes alone: threads share whole samples.
 """
 
 from math import gcd

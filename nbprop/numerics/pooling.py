@@ -1,8 +1,8 @@
 """Windows of an image in vector registers, channel by channel: the largest number or the mean, and the ways back.
 
-In words of LLVM's, as microkernel.py, because few channels are the common case of early layers: a loop that the compiler
-vectorises does six channels one by one, with a branch each, and took 15 times as long. Each takes `count` windows of a
-row, `step` elements of the image apart: a call for each of them took three times as long.
+In words of LLVM's, as microkernel.py, because few channels are the common case of early layers: a loop that the
+compiler vectorises does six channels one by one, with a branch each, and took 15 times as long. Each takes `count`
+windows of a row, `step` elements of the image apart: a call for each of them took three times as long.
 """
 
 from numba.core import cgutils, types

@@ -1,7 +1,7 @@
 """The optimizers on flat vectors: one step each, in place, called the same way from Python and from @njit.
 
-The mathematics is in update_rules.py, the checks in step.py. A step counts from 0 and keys the bias corrections of Adam;
-state is one flat vector, zero at first. Every function takes, after its hyperparameters:
+The mathematics is in update_rules.py, the checks in step.py. A step counts from 0 and keys the bias corrections of
+Adam; state is one flat vector, zero at first. Every function takes, after its hyperparameters:
 
 decay_mask : (n,) bool or uint8, or None
     Parameters that weight decay applies to; all when None.

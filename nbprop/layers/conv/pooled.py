@@ -1,8 +1,8 @@
 """The weight gradient of a convolution whose output goes into a max pool.
 
 The gradient of its output is zero but where the pool took a number, and those places are known: dW is a sum over the
-pool's windows (numerics/pooled_gradient.py) instead of over all pixels, and the gradient of the pixels is not even written where
-nobody wants the input's. Ties go to one pixel, overlapping windows add up, as in `max_pool_backward`.
+pool's windows (numerics/pooled_gradient.py) instead of over all pixels, and the gradient of the pixels is not even
+written where nobody wants the input's. Ties go to one pixel, overlapping windows add up, as in `max_pool_backward`.
 """
 
 from nbprop.compiler.jit import njit

@@ -1,7 +1,7 @@
 """Dense layers of one sample at a time, as controllers and simulations ask for them: a layer is one op each way.
 
-y = f(x W + b); backward, with dz = dy f'(z): dW = x^T dz, db = dz, dx = W dz. The same mathematics as dense/layer.py; there
-a layer is two ops forward and four back, which for one sample cost more than the arithmetic.
+y = f(x W + b); backward, with dz = dy f'(z): dW = x^T dz, db = dz, dx = W dz. The same mathematics as dense/layer.py;
+there a layer is two ops forward and four back, which for one sample cost more than the arithmetic.
 """
 
 from nbprop.compiler.intrinsics import pointer_to_one

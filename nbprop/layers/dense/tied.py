@@ -4,8 +4,8 @@ Press and Wolf 2017, "Using the output embedding to improve language models". E 
 
     dE = dz^T x,   dx = dz E,   db = the sum of dz's rows:
 
-the products of dense/layer.py with E in the places of W^T and of dW^T. Only forward needs E transposed; one position at a
-time (decoding) not even that, since each output is then a dot product with a row of E.
+the products of dense/layer.py with E in the places of W^T and of dW^T. Only forward needs E transposed; one position at
+a time (decoding) not even that, since each output is then a dot product with a row of E.
 """
 
 import math

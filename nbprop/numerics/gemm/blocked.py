@@ -4,8 +4,8 @@ How it works
 ------------
 A processor multiplies and adds far faster than it loads.  So a *tile* of C, twelve rows by two vectors of columns with
 AVX-512, stays in registers for a whole loop over k; each step loads two vectors of B, takes one number from each of
-twelve rows of A, and does 24 fused multiply-adds (microkernel.py).  A *block* of C is covered by such tiles, row strip by row
-strip.  That is all there is for small matrices: nothing is copied, nothing is allocated.
+twelve rows of A, and does 24 fused multiply-adds (microkernel.py).  A *block* of C is covered by such tiles, row strip
+by row strip.  That is all there is for small matrices: nothing is copied, nothing is allocated.
 
 Large matrices do not fit the caches, and rows that lie a power of two apart collide there.  So B is cut into parts of
 256 rows by 2,048 bytes, and each is *packed*: copied so that the panels the tiles read lie in one piece, in the second

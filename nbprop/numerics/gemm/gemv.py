@@ -1,8 +1,8 @@
 """Products of one row, as a network sees a single sample: y = x W, and the gradient of W, x^T dy.
 
-The general product (gemm/blocked.py) works in tiles of several rows and is reached by address; for one row of a small matrix
-its ways around cost more than the arithmetic. Here the row stays in registers, up to eight vectors of columns at a
-time, enough to hide the latency of a multiply-add. The bits are those of the general product.
+The general product (gemm/blocked.py) works in tiles of several rows and is reached by address; for one row of a small
+matrix its ways around cost more than the arithmetic. Here the row stays in registers, up to eight vectors of columns at
+a time, enough to hide the latency of a multiply-add. The bits are those of the general product.
 """
 
 from numba.core import types

@@ -5,7 +5,8 @@
     C[i, j] = start[i, j] + sum over l of A[i, l] B[l, j]
 
 with one fused multiply-add for each term, in the order l = 0, 1, ..., k - 1, starting from the start value.  That
-order is a promise: the bits of C[i, j] depend on nothing but row i of A, column j of B and the start value (gemm/blocked.py).
+order is a promise: the bits of C[i, j] depend on nothing but row i of A, column j of B and the start value
+(gemm/blocked.py).
 
 Rows of A may come in several segments of k elements each, with a jump from the end of one to the next: so a window of
 an image, whose lines lie a line of the image apart, is a row (convolution.py).  The rows of B go on without a jump.
