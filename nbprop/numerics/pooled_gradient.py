@@ -130,8 +130,8 @@ def _emit_lines(
     sums = [[cgutils.alloca_once(builder, emit.type) for _ in range(vectors)] for _ in range(lines)]
 
     def places(base, stride):
-        """(a sum, the address of its vector, that vector's mask); an address serves three lines, as in
-        microkernel.py.""" strides = [builder.mul(stride, INT(i)) for i in range(3)]
+        """(a sum, the address of its vector, that vector's mask); an address serves three lines, as in the product."""
+        strides = [builder.mul(stride, INT(i)) for i in range(3)]
         for line in range(lines):
             group = builder.gep(base, [builder.mul(stride, INT(line // 3 * 3))])
             first = builder.gep(group, [strides[line % 3]])

@@ -100,7 +100,7 @@ def block(
     typingctx, c, ldc, a, a_row, a_col, a_jump, b, b_panel, ldb, m, n, k, segments, start, start_row, from_zero, ahead,
     ahead_row, pace, once
 ):  # fmt: skip
-    """C (m, n) = start + A B, strips of a few rows one after the other; addresses and element strides as in gemm/blocked.py.
+    """C (m, n) = start + A B, strips of a few rows one after the other; addresses and strides as in blocked.py.
 
     The start value is 0 when `from_zero`, else start[i * start_row + j]: (c, ldc) accumulates, (bias, 0) begins with a
     bias.  B is cut into panels of two vectors of columns, `b_panel` elements apart: two vectors if it is not packed.
