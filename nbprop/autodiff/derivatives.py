@@ -12,7 +12,7 @@ from nbprop.compiler.intrinsics import stack_words
 from nbprop.compiler.jit import FLAGS
 from nbprop.lowering.plan import plan_address
 from nbprop.runtime import arguments as arg
-from nbprop.runtime.entries import ENTRIES
+from nbprop.runtime.derivative_entries import ENTRIES
 
 _BLOCK = arg.BLOCK
 
