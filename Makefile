@@ -47,10 +47,11 @@ test-long: .venv/tools            ## hours: random tests at full length, and his
 soak: .venv/tools                 ## mixed calls for hours, memory level: make soak MINUTES=60
 	.venv/bin/python tests/soak.py --minutes $(or $(MINUTES),10)
 
-lint: .venv/tools                 ## formatter, linter, type checker
+lint: .venv/tools                 ## formatter, linter, type checker, and which package may import which
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
 
 format: .venv/tools               ## let the formatter and the linter repair what they can
 	.venv/bin/ruff format .
