@@ -1,6 +1,7 @@
 """What a layer is: a description of it, its parameters, and how it is written to and read from JSON."""
 
 import dataclasses
+import importlib
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -118,6 +119,7 @@ def _layers(value):
 def layer_from_config(config):
     if not isinstance(config, dict) or "kind" not in config:
         raise ValueError(f"a layer's JSON must be an object with a kind, got {shown(config)}")
+    importlib.import_module("nbprop.layers")  # where the package's own enter the registry
     cls = choose("layer kind", config["kind"], REGISTRY)
     try:
         return cls.from_config(config)
