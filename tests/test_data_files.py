@@ -336,7 +336,7 @@ def test_only_the_arrays_asked_for_are_unpacked(tmp_path):
 @pytest.mark.parametrize("order", "CF")
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_arrays_of_any_order_and_dtype(tmp_path, monkeypatch, order, save):
-    monkeypatch.setattr("nbprop.data_files._PIECE", 128)
+    monkeypatch.setattr("nbprop.io.data_files._PIECE", 128)
     x = np.asarray(np.random.default_rng(0).integers(-50, 50, (33, 2, 3)), order=order)
     for dtype in ("i1", ">i4", "<i8", "<f2", ">f8", "f4"):
         save(tmp_path / "d.npz", x=x.astype(dtype, order="K"), y=np.arange(33, dtype="u1"))
@@ -365,7 +365,7 @@ def test_pipes_are_refused_and_not_waited_for(tmp_path):
 
 def test_memory_follows_the_pieces(tmp_path, monkeypatch):
     """Predicting 40 times as many rows takes no more memory, but for the outputs."""
-    monkeypatch.setattr("nbprop.data_files._PIECE", 1 << 16)
+    monkeypatch.setattr("nbprop.io.data_files._PIECE", 1 << 16)
     net = nbprop.network((8,), nbprop.dense(256, activation="tanh"), nbprop.dense(2))
     nbprop.save(tmp_path / "m.safetensors", net, nbprop.init(net, dtype=np.float32))
     peaks, sizes = [], (10, 2_000, 40_000)

@@ -7,6 +7,7 @@ from test_contract import everything
 
 import nbprop
 from nbprop.layers.dense.few_rows import dense_backward_few
+from nbprop.program import table
 
 pytestmark = pytest.mark.usefixtures("four_cores")
 
@@ -18,7 +19,7 @@ def test_few_samples_of_a_large_layer(dtype):
     rng = np.random.default_rng(0)
     params = rng.standard_normal(net.n_params).astype(dtype)
     plans = [nbprop.plan(net, batch=batch, dtype=dtype, threads=threads) for threads in (1, 3)]
-    assert any(op.kernel is dense_backward_few for op in plans[0].ops(nbprop.table.BACKWARD_INPUT))
+    assert any(op.kernel is dense_backward_few for op in plans[0].ops(table.BACKWARD_INPUT))
     for n in (batch, 2, 1):
         x, dy = (rng.standard_normal((n, size)).astype(dtype) for size in (1037, 519))
         dx, other = (everything(plan, params, x, None, None, dy)["dx"] for plan in plans)

@@ -122,7 +122,7 @@ def test_readme_shows_a_real_demo():
     assert shown
     text = shown[1]
     assert float(re.search(r"^held-out accuracy: (\d+\.\d) %$", text, re.M)[1]) >= 96.5
-    source = (ROOT / "nbprop" / "demo.py").read_text(encoding="utf-8")
+    source = (ROOT / "nbprop" / "cli" / "demo.py").read_text(encoding="utf-8")
     for words in ("1 forward", "2 error", "3 backward", "4 update", "SciPy's L-BFGS-B, all", "epochs of", "time: "):
         assert words in text
         assert words in source

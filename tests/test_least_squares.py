@@ -135,7 +135,7 @@ def test_interrupts_and_exceptions_leave_the_best_point(method, options, monkeyp
     costs.lowest = np.inf
     costs(whole.x)
     assert np.isclose(costs.lowest, whole.cost, rtol=1e-12)  # the cost is SciPy's own
-    monkeypatch.setattr(sys.modules["nbprop.least_squares"], "Residuals", Interrupted)
+    monkeypatch.setattr(sys.modules["nbprop.solvers.least_squares"], "Residuals", Interrupted)
     result = nbprop.least_squares(plan, params, X, TARGET, method=method, **options)
     assert (result.status, result.success) == (-1, False)
     assert "interrupted after 9 evaluations" in result.message or "interrupted after 10" in result.message

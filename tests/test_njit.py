@@ -272,7 +272,7 @@ def test_a_users_cache_lives_on_and_dies_with_the_version(script, tmp_path):
     loss = original.split()[0]
     assert original == f"{loss} {loss} 0 0\n"
     assert again == f"{loss} {loss} 1 1\n"
-    source = package / "nbprop" / "walker.py"
+    source = package / "nbprop" / "runtime" / "walker.py"
     source.write_text(source.read_text(encoding="utf-8") + "\n# another version\n", encoding="utf-8")
     upgraded = script(run, PYTHONPATH=package)
     assert upgraded.count("RuntimeError: ") == 2

@@ -13,7 +13,7 @@ from nbprop.optimizers import api as optimizers
 from nbprop.optimizers import clipping
 from nbprop.optimizers import update_rules as rules
 from nbprop.optimizers.api import OPTIMIZERS
-from nbprop.runtime import pool as threads
+from nbprop.runtime import workers
 
 TRAJECTORIES = stored.load("optimizers")
 START = TRAJECTORIES.pop("problem")[1]
@@ -89,7 +89,7 @@ def three_steps(function, params, grads, state, **options):
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_threads_give_the_same_bits(name, monkeypatch):
-    monkeypatch.setattr(threads, "processor_share", lambda: 4)
+    monkeypatch.setattr(workers, "processor_share", lambda: 4)
     n, function = 1003, OPTIMIZERS[name]
     whole = three_steps(function, *sample(n, np.float32, name))
     for count in (2, 3, 4):

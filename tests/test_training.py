@@ -13,7 +13,7 @@ from nbprop import schedules
 from nbprop.numerics.random import permutation
 from nbprop.optimizers import clipping
 from nbprop.runtime import arguments as arg
-from nbprop.runtime import pool as threads
+from nbprop.runtime import workers
 from nbprop.training import job
 from nbprop.training import loop as epochs
 from nbprop.training import trainer as running
@@ -94,7 +94,7 @@ def test_seeds():
 
 @pytest.fixture
 def two_cores(monkeypatch):
-    monkeypatch.setattr(threads, "processor_share", lambda: 2)
+    monkeypatch.setattr(workers, "processor_share", lambda: 2)
 
 
 @pytest.mark.usefixtures("two_cores")

@@ -71,7 +71,7 @@ class Network:
                 )
             self.shapes.append(self._add(f"{index}.{layer.kind}", layer, self.shapes[-1]))
         # The most positions that a call's lengths may tell of: the first axis of x, or 0 where no layer heeds them.
-        self.longest = self.input_shape[0] if self._sequences == {self.input_shape[0]} else 0
+        self.longest = self.input_shape[0] if self._sequences == set(self.input_shape[:1]) != set() else 0
         for path, layer in self.nodes[1:]:
             if layer.index_limit:
                 raise ValueError(f"layer {path} takes integers, which only x holds; put it first in the network")

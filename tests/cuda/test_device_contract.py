@@ -169,8 +169,8 @@ def test_every_kernel_is_reached():
             }
     missed = {kernel.name for kernel in all_kernels() if kernel not in reached}
     # Dense layers leave whole sums; the others run in test_device_modes.py.
-    in_use = {"nbprop.layers.batchnorm_cuda.running", "nbprop.layers.attention_decoding.decode"}
-    assert missed <= {"nbprop.layers.dense_pieces.summed_already"} | in_use
+    in_use = {"nbprop.cuda.layers.batchnorm.running", "nbprop.cuda.layers.attention_decoding.decode"}
+    assert missed <= {"nbprop.cuda.layers.dense_pieces.summed_already"} | in_use
 
 
 def test_a_small_program_is_one_launch():
