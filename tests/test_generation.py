@@ -100,7 +100,7 @@ WRONG = {
     "a network of real numbers": ({"net": nbprop.network((3, 4), nbprop.dense(4))}, "must take integers"),
     "logits of another number": ({"net": nbprop.network((3,), nbprop.embedding(4, 3))}, r"\(3,\) to \(3, 3\)"),
     "params of another network": ({"params": PARAMS[:-1]}, r"params must have shape \(\d+,\)"),
-    "a list": ({"params": list(PARAMS)}, "params must be a NumPy array of float32 or float64"),
+    "a list": ({"params": list(PARAMS)}, "params must be a NumPy array, got list"),
     "a flat prompt": ({"prompt": PROMPT[0]}, r"prompt must be an array \(n, p\) of 1 to 6 integers .*shape \(2,\)"),
     "an empty prompt": ({"prompt": PROMPT[:, :0]}, "1 to 6 integers each"),
     "a prompt beyond the positions": ({"prompt": np.zeros((1, 7), int)}, r"1 to 6 integers each, got shape \(1, 7\)"),

@@ -297,7 +297,7 @@ WRONG = [
     ({"schedule": "cosin"}, ValueError, "did you mean 'cosine'"),
     ({"schedule": 0.1}, TypeError, "schedule must be a name or a function"),
     ({"schedule": lambda step: np.nan}, ValueError, "schedule must return a finite learning rate"),
-    ({"x": WITH_INFINITY}, ValueError, "x holds infinity, first in sample 7"),
+    ({"x": WITH_INFINITY}, ValueError, r"x\[7, 3\] is -inf"),
     ({"loss": None}, ValueError, "loss must be a loss or its name, got None"),
     ({"lr": HUGE}, ValueError, "lr must be finite and at least 0, got an integer of 3322 bits"),
     ({"lr": 1j}, TypeError, "lr must be a number, got complex"),
