@@ -251,7 +251,7 @@ def test_scipy_fits_the_network_as_in_use():
     result = nbprop.minimize(plan, params, x, target, maxiter=20, state=state, validation=(x[:9], target[:9]))
     assert result.fun == whole(params)[0] < 0.9 * start
     same_bits("state", state, before)
-    with pytest.raises(TypeError, match="minimize: state must be a NumPy array, got NoneType"):
+    with pytest.raises(TypeError, match="minimize: state is needed for this network"):
         nbprop.minimize(plan, params, x, target)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+<<<<<<< HEAD:nbprop/solvers/lbfgs.py
 from nbprop.arrays import as_array
 from nbprop.compiler.intrinsics import address_of, array_at, as_frame, indirect_call
 from nbprop.compiler.jit import FLAGS, njit
@@ -20,6 +21,16 @@ from nbprop.solvers import line_search
 from nbprop.solvers import states as solver_states
 from nbprop.solvers.states import overlap, whole
 from nbprop.validation import check_integer, check_number, check_vector
+=======
+from nbprop import line_search, solver_states
+from nbprop.checks import check_integer, check_number, check_vector
+from nbprop.fields import shown
+from nbprop.foreign import refuse_subclass
+from nbprop.jit import FLAGS, Untyped, find, njit
+from nbprop.numerics.intrinsics import address_of, array_at, as_frame, indirect_call
+from nbprop.numerics.rows import row_dot, row_largest, row_sum
+from nbprop.solver_states import overlap, whole
+>>>>>>> 98b0daf (Refuse subclasses as the state of a search by the same rule):nbprop/solvers.py
 
 # What lbfgs_step returns.
 GO_ON, GRADIENT, SLOW, NO_STEP, NOT_FINITE = range(5)
@@ -283,9 +294,10 @@ def lbfgs_search(start, memory=10, gtol=1e-8, ftol=0.0, resume=None):
 
 def check_search(function, search, n):
     """Every number of a search's vector over n parameters that becomes an index, a size or a result; ValueError."""
-    as_array(f"{function}: resume", search, "the state of an earlier search")
-    if search.dtype != np.float64 or search.size <= _STATE + _HEAD:
-        got = f"{search.dtype} array of shape {search.shape}"
+    refuse_subclass(f"{function}: resume", search)
+    known = isinstance(search, np.ndarray)
+    if not known or search.dtype != np.float64 or search.size <= _STATE + _HEAD:
+        got = f"{search.dtype} array of shape {search.shape}" if known else shown(search)
         raise ValueError(f"{function}: resume must be the state of an earlier search over {n} parameters, got {got}")
     head = search[_STATE : _STATE + _HEAD]
     memory = int(head[_MEMORY]) if 1 <= head[_MEMORY] <= search.size else 0

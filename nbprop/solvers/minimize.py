@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+<<<<<<< HEAD:nbprop/solvers/minimize.py
 from nbprop import backends
 from nbprop.arrays import as_array
 from nbprop.io.progress import progress_bar
@@ -16,6 +17,20 @@ from nbprop.solvers.objective import objective_for
 from nbprop.solvers.problem import check_problem, problem_words
 from nbprop.solvers.tracking import NotFiniteAtStart, Search, Stop, Validation, Watch
 from nbprop.validation import check_callable, check_flag, check_integer, check_number, check_vector
+=======
+from nbprop.bounds import Free
+from nbprop.bursts import Bursts
+from nbprop.checks import check_callable, check_flag, check_integer, check_number, check_vector
+from nbprop.constraints import constraints_on, violation
+from nbprop.fields import shown
+from nbprop.foreign import refuse_subclass
+from nbprop.methods import METHODS, check_arrays, settings
+from nbprop.problem import check_problem, problem_words
+from nbprop.progress import progress_bar
+from nbprop.scipy_bridge import objective_for
+from nbprop.searching import NotFiniteAtStart, Search, Stop, Validation, Watch
+from nbprop.solvers import LOWEST, check_search, lbfgs, lbfgs_search, search_parts
+>>>>>>> 98b0daf (Refuse subclasses as the state of a search by the same rule):nbprop/minimizing.py
 
 # The fields of every result, however the search ended.
 _FIELDS = ("x", "fun", "jac", "nit", "nfev", "njev", "nhev", "success", "status", "message", "validation", "state")
@@ -274,9 +289,10 @@ def _saved(free, options, tol, problem, resume):
         return lbfgs_search(start, **given)
     if "memory" in options:
         raise ValueError("minimize: a resumed search has the memory of its state; leave it out of options")
-    resume = as_array("minimize: resume", resume, "the state of an earlier search")
-    if resume.dtype != np.float64 or resume.ndim != 1 or resume.size <= problem.size:
-        got = f"{resume.dtype} array of shape {resume.shape}"
+    refuse_subclass("minimize: resume", resume)
+    known = isinstance(resume, np.ndarray)
+    if not known or resume.dtype != np.float64 or resume.ndim != 1 or resume.size <= problem.size:
+        got = f"{resume.dtype} array of shape {resume.shape}" if known else shown(resume)
         raise ValueError(
             f"minimize: resume must be the state of an earlier search over {start.size} parameters, got {got}"
         )
