@@ -336,7 +336,7 @@ CALLS |= {
     "clip_value": Call(
         nbprop.clip_value,
         lambda: {"grads": np.ones(5), "limit": 1.0},
-        {"grads": WRITTEN, "limit": Number(above=True, infinite=True)},
+        {"grads": Array(written=True, free=True, kinds=("f8", "f4")), "limit": Number(above=True, infinite=True)},
     ),
     "clip_norm": Call(
         nbprop.clip_norm,
@@ -418,7 +418,7 @@ CALLS |= {
         lambda: {k: v for k, v in _problem()().items() if k in ("plan", "params", "x")},
         {"plan": Made(), "params": PARAMS, "x": SAMPLES},
     ),
-    "fit": Call(nbprop.fit, fit_arguments, FIT_KINDS),
+    "fit": Call(nbprop.fit, fit_arguments, FIT_KINDS, renamed={"params": ("x must hold",)}),
     "minimize": Call(
         nbprop.minimize,
         _problem(method="L-BFGS", maxiter=1),
@@ -490,7 +490,7 @@ CALLS |= {
         {
             "net": Made(),
             "params": PARAMS,
-            "prompt": Array(integers=True),
+            "prompt": Array(integers=True, free=True),
             "count": Integer(),
             "temperature": Number(),
             "top_k": Integer(optional=True),

@@ -135,12 +135,12 @@ class Dtype(Kind):
 
 
 class Array(Kind):
-    """An array of the valid one's dtype and shape; see `fits`."""
+    """An array of the valid one's dtype and shape; free: of as many axes, longer: a vector of at least its length."""
 
-    def __init__(self, *, finite=False, longer=False, integers=False, written=False, samples=False, kinds=(), **more):
+    def __init__(self, *, finite=False, longer=False, integers=False, written=False, free=False, kinds=(), **more):
         super().__init__(**more)
         self.finite, self.longer, self.integers, self.written = finite, longer, integers, written
-        self.samples, self.kinds = samples, kinds
+        self.free, self.kinds = free, kinds
 
     def wrong(self, valid):
         others = [None, valid.tolist(), 1.5, "x", np.float64(1.0), np.ndarray, memoryview(valid.copy()), object()]
@@ -182,10 +182,10 @@ class Array(Kind):
             right = right and (not self.finite or bool(np.isfinite(array).all()))
         if self.longer:
             shape = array.ndim == 1 and array.size >= valid.size
+        elif self.free:
+            shape = array.ndim == valid.ndim and (array.size > 0 or not self.integers)
         else:
-            shape = array.shape == valid.shape or (
-                self.samples and array.shape[1:] == valid.shape[1:] and len(array) > 0
-            )
+            shape = array.shape == valid.shape
         return right and shape and (array.flags.writeable or not self.written)
 
 
