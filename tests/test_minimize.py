@@ -93,7 +93,7 @@ def test_a_search_that_had_ended_goes_on_where_more_is_asked_for():
     ("options", "said"),
     [
         ({"resume": np.zeros(7)}, r"state of an earlier search over 25 parameters, got float64 array of shape \(7,\)"),
-        ({"resume": "run.npy"}, "resume must be the state of an earlier search, got str"),
+        ({"resume": "run.npy"}, "state of an earlier search over 25 parameters, got 'run.npy'"),
         ({"method": "L-BFGS-B", "resume": np.zeros(7)}, 'L-BFGS-B cannot resume, "L-BFGS" can'),
         ({"resume": np.zeros(7), "options": {"memory": 3}}, "a resumed search has the memory of its state"),
         ({"seconds": 0}, "seconds must be a finite number above 0, got 0"),

@@ -10,27 +10,17 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-<<<<<<< HEAD:nbprop/solvers/lbfgs.py
-from nbprop.arrays import as_array
+from nbprop.arrays import refuse_subclass
 from nbprop.compiler.intrinsics import address_of, array_at, as_frame, indirect_call
 from nbprop.compiler.jit import FLAGS, njit
 from nbprop.compiler.native import Untyped
 from nbprop.compiler.registry import find
+from nbprop.networks.fields import shown
 from nbprop.numerics.reductions import row_dot, row_largest, row_sum
 from nbprop.solvers import line_search
 from nbprop.solvers import states as solver_states
 from nbprop.solvers.states import overlap, whole
 from nbprop.validation import check_integer, check_number, check_vector
-=======
-from nbprop import line_search, solver_states
-from nbprop.checks import check_integer, check_number, check_vector
-from nbprop.fields import shown
-from nbprop.foreign import refuse_subclass
-from nbprop.jit import FLAGS, Untyped, find, njit
-from nbprop.numerics.intrinsics import address_of, array_at, as_frame, indirect_call
-from nbprop.numerics.rows import row_dot, row_largest, row_sum
-from nbprop.solver_states import overlap, whole
->>>>>>> 98b0daf (Refuse subclasses as the state of a search by the same rule):nbprop/solvers.py
 
 # What lbfgs_step returns.
 GO_ON, GRADIENT, SLOW, NO_STEP, NOT_FINITE = range(5)

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-<<<<<<< HEAD:nbprop/solvers/minimize.py
 from nbprop import backends
-from nbprop.arrays import as_array
+from nbprop.arrays import refuse_subclass
 from nbprop.io.progress import progress_bar
+from nbprop.networks.fields import shown
 from nbprop.solvers.bounds import Free
 from nbprop.solvers.constraints import constraints_on, violation
 from nbprop.solvers.lbfgs import LOWEST, check_search, lbfgs, lbfgs_search, search_parts
@@ -17,20 +17,6 @@ from nbprop.solvers.objective import objective_for
 from nbprop.solvers.problem import check_problem, problem_words
 from nbprop.solvers.tracking import NotFiniteAtStart, Search, Stop, Validation, Watch
 from nbprop.validation import check_callable, check_flag, check_integer, check_number, check_vector
-=======
-from nbprop.bounds import Free
-from nbprop.bursts import Bursts
-from nbprop.checks import check_callable, check_flag, check_integer, check_number, check_vector
-from nbprop.constraints import constraints_on, violation
-from nbprop.fields import shown
-from nbprop.foreign import refuse_subclass
-from nbprop.methods import METHODS, check_arrays, settings
-from nbprop.problem import check_problem, problem_words
-from nbprop.progress import progress_bar
-from nbprop.scipy_bridge import objective_for
-from nbprop.searching import NotFiniteAtStart, Search, Stop, Validation, Watch
-from nbprop.solvers import LOWEST, check_search, lbfgs, lbfgs_search, search_parts
->>>>>>> 98b0daf (Refuse subclasses as the state of a search by the same rule):nbprop/minimizing.py
 
 # The fields of every result, however the search ended.
 _FIELDS = ("x", "fun", "jac", "nit", "nfev", "njev", "nhev", "success", "status", "message", "validation", "state")
