@@ -153,7 +153,7 @@ def test_a_part_is_claimed_once_and_never_of_an_old_segment(pool):
 
 
 def test_a_sleeping_worker_is_woken_for_long_or_frequent_walks_only(pool):
-    pool.words[threads.RATE] = np.float64(1e-9).view(np.int64)  # a clock that all but stands still, at 0
+    pool.words[threads.RATE] = np.float64(1e-13).view(np.int64)  # a clock that all but stands still, at 0
     pool.lock(threads.RELEASE, "release")
     for began, previous, woken in ((0, -(10**9), 0), (-threads.WAKE_AFTER, -(10**9), 1), (0, -1000, 1)):
         pool.calls.clear()
