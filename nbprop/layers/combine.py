@@ -11,33 +11,6 @@ from typing import ClassVar
 from nbprop.networks.fields import shown
 from nbprop.networks.layer import Layer
 from nbprop.numerics.copies import add_forward, copy, copy_columns
-from nbprop.numerics.partition import share
-from nbprop.numerics.scalars import like
-from nbprop.program.elements import length_at
-from nbprop.program.kernel import kernel
-
-
-@kernel(optional=("x",))
-def copy_within(y, x, n, positions, size, lengths_address, lengths_code, part, parts):
-    """y = x where a position counts, else 0, whatever x holds there; 0 where x is empty.
-
-    y OUT, x IN: (n, positions, size).
-    """
-    start, stop = share(n * positions, part, parts)
-    if x.size > 0 and lengths_address == 0:
-        y, x = y[start * size : stop * size], x[start * size : stop * size]
-        for i in range(y.size):
-            y[i] = x[i]
-        return
-    for row in range(start, stop):
-        counts = row % positions < length_at(lengths_address, lengths_code, row // positions, positions)
-        to, source = y[row * size : (row + 1) * size], x[row * size : (row + 1) * size]
-        if x.size > 0 and counts:
-            for j in range(size):
-                to[j] = source[j]
-        else:
-            for j in range(size):
-                to[j] = like(to[j], 0.0)
 
 
 def lower_sequence(build, layers, x, path):

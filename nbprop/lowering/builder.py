@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nbprop.layers.combine import copy_within
 from nbprop.networks.network import Network, positions_that_count
-from nbprop.numerics.copies import add_into, copy, copy_columns, copy_or_zero, parameters_or_zero
+from nbprop.numerics.copies import add_into, copy, copy_columns, copy_or_zero, copy_within, parameters_or_zero
 from nbprop.program import frame
 from nbprop.program.ops import Buffer, Op, Value, Watched
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from nbprop.layers.combine import copy_within
 from nbprop.layers.dense.sample_gradients import repeat_row, times_samples
 from nbprop.lowering.builder import Builder
 from nbprop.lowering.memory import place_buffers
-from nbprop.numerics.copies import copy
+from nbprop.numerics.copies import copy, copy_within
 from nbprop.program import frame
 from nbprop.program.ops import Value
 

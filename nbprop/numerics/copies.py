@@ -2,6 +2,7 @@
 
 from nbprop.numerics.partition import share, share_blocks
 from nbprop.numerics.scalars import like
+from nbprop.program.elements import length_at
 from nbprop.program.kernel import kernel
 
 
@@ -65,3 +66,26 @@ def copy_columns(y, x, n, rows, y_width, y_first, x_width, x_first, width, part,
         to, source = y[i * y_width + y_first :], x[i * x_width + x_first :]
         for j in range(width):
             to[j] = source[j]
+
+
+@kernel(optional=("x",))
+def copy_within(y, x, n, positions, size, lengths_address, lengths_code, part, parts):
+    """y = x where a position counts, else 0, whatever x holds there; 0 where x is empty.
+
+    y OUT, x IN: (n, positions, size).
+    """
+    start, stop = share(n * positions, part, parts)
+    if x.size > 0 and lengths_address == 0:
+        y, x = y[start * size : stop * size], x[start * size : stop * size]
+        for i in range(y.size):
+            y[i] = x[i]
+        return
+    for row in range(start, stop):
+        counts = row % positions < length_at(lengths_address, lengths_code, row // positions, positions)
+        to, source = y[row * size : (row + 1) * size], x[row * size : (row + 1) * size]
+        if x.size > 0 and counts:
+            for j in range(size):
+                to[j] = source[j]
+        else:
+            for j in range(size):
+                to[j] = like(to[j], 0.0)

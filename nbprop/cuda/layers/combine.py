@@ -2,8 +2,7 @@
 
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.toolkit import cover
-from nbprop.layers.combine import copy_within
-from nbprop.numerics.copies import add_forward, add_into, copy, copy_columns
+from nbprop.numerics.copies import add_forward, add_into, copy, copy_columns, copy_within
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
 
