@@ -70,6 +70,7 @@ def test_demo(tmp_path):
     assert (tmp_path / "nbprop-demo.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.more
 def test_demo_without_matplotlib(run, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, out, _ = run("demo", "--seeds", 1, "--picture", tmp_path / "none.png")

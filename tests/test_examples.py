@@ -112,7 +112,13 @@ def test_every_example_has_a_check():
     assert {path.stem for path in EXAMPLES} == set(CHECKS)
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+# They compile functions of their own for most of a minute.
+SLOW = ("neural_ode", "spacecraft_landing", "simulation", "curve_fit_lm")
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=pytest.mark.more if p.stem in SLOW else (), id=p.stem) for p in EXAMPLES]
+)
 def test_example(path, tmp_path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 100
     draws = "picture_option(" in path.read_text(encoding="utf-8") and importlib.util.find_spec("matplotlib")

@@ -98,6 +98,7 @@ def test_the_family_trees_are_those_of_the_letter():
     assert not wanted[:52, 12:].any()
 
 
+@pytest.mark.more
 def test_scripts_run_as_a_user_runs_them(tmp_path):
     """From any folder, with pictures."""
     for script, problems in (("rumelhart_1986", ("encoder", "xor")), ("elastic", ()), ("werbos_bptt", ())):
