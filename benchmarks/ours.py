@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numba
 import numpy as np
 from contender import Work
+from places import module
 from rows import BY_NAME, CHECK_STEPS, RATE, SOLVER_OPTIONS, Row, aligned
 
 import nbprop
@@ -123,22 +126,25 @@ def matrix_product(row: Row) -> Work:
     """The strided matrix product behind every layer, called from compiled code as BLAS is."""
     from numba import types
 
-    from nbprop.numerics.gemm.blocked import ZERO, gemm_scratch
-    from nbprop.numerics.gemm.entry import GEMM, product
-    from nbprop.numerics.gemm.microkernel import pointer
+    gemm = module("nbprop.numerics.gemm.blocked", "nbprop.numerics.gemm")
+    entry = module("nbprop.numerics.gemm.entry", "nbprop.numerics.product")
+    pointer = module("nbprop.numerics.gemm.microkernel", "nbprop.numerics.tile").pointer
+    ZERO, gemm_scratch, GEMM, product = gemm.ZERO, gemm.gemm_scratch, entry.GEMM, entry.product
 
     m, n, k = row.widths
     GEMM.load(types.float32 if row.dtype == "float32" else types.float64)
     a, b = row.matrices()
     c = aligned(np.zeros((m, n), a.dtype))
     scratch = aligned(np.zeros(gemm_scratch(m, n, k, 1) + 1, a.dtype))
+    # Older products take the address of their scratch without its length.
+    room = (scratch.size,) if "room" in inspect.signature(gemm.gemm_ahead.py_func).parameters else ()
 
     @numba.njit(nogil=True)
     def products(c, a, b, m, n, k, scratch, repeats):
         for _ in range(repeats):
             product((
                 pointer(c, 0), n, pointer(a, 0), k, 1, pointer(b, 0), n, m, n, k, ZERO, pointer(scratch, 0),
-                pointer(scratch, 0), scratch.size, 0, 1,
+                pointer(scratch, 0), *room, 0, 1,
             ))  # fmt: skip
 
     def run(repeats: int) -> None:

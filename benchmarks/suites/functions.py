@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from places import module
 
 from suites.feature import needed
 
@@ -17,10 +18,8 @@ class Functions:
 
     def setup(self, function: str, dtype: str) -> None:
         with needed():
-            from nbprop.compiler.jit import njit
-            from nbprop.numerics import elementary as functions
-
-            chosen = getattr(functions, function)
+            njit = module("nbprop.compiler.jit", "nbprop.jit").njit
+            chosen = getattr(module("nbprop.numerics.elementary", "nbprop.numerics.functions"), function)
 
         def apply(y, x):
             for i in range(y.size):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from contender import Work
+from places import module
 from rows import Row, aligned
 
 SIZE = 1024  # of a row
@@ -21,7 +22,8 @@ def numbers() -> np.ndarray:
 def nbprop(row: Row, threads: int) -> Work:
     """The one op that the layer's plan has, on arrays of its operands' sizes."""
     import nbprop as nb
-    from nbprop.program import frame
+
+    frame = module("nbprop.program.frame", "nbprop.frame")
 
     layer = {
         "layernorm": nb.layernorm,

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import scipy.optimize
 from contender import Work
+from places import module
 from rows import Row, aligned
 
 STARTS, WITHIN = 20, 1.01  # of "lm": starts, times the best loss
@@ -143,9 +144,9 @@ def _stopping(fun, goal: float, most: int):
 
 def marquardt(plan, x, target, start, goal) -> bool:
     """nbprop's own solver, driven as least_squares does."""
-    from nbprop.solvers.least_squares import Residuals
-    from nbprop.solvers.levenberg_marquardt import levenberg_marquardt
-
+    Residuals = module("nbprop.solvers.least_squares", "nbprop.least_squares").Residuals
+    solver = module("nbprop.solvers.levenberg_marquardt", "nbprop.marquardt")
+    levenberg_marquardt = solver.levenberg_marquardt
     residuals = Residuals(plan, x, target, None)
     fun, most = _stopping(residuals, goal, MOST["marquardt"]), MOST["marquardt"]
     with contextlib.suppress(_Reached):
@@ -176,8 +177,7 @@ def scipy_differences(row: Row, threads: int) -> Work:
 
 def _differences(plan, x, target, start, goal) -> bool:
     """scipy's least_squares, which differences the residuals; the network still is nbprop's."""
-    from nbprop.solvers.least_squares import Residuals
-
+    Residuals = module("nbprop.solvers.least_squares", "nbprop.least_squares").Residuals
     state = {"reached": False}
 
     def callback(intermediate_result):
