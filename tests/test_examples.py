@@ -144,7 +144,11 @@ QUICK = 'ARGS="xor"'  # xor.py itself runs above
 def run_as_make_does(command, folder):
     """What make would run in a clone, run in another folder."""
     dry = subprocess.run(
-        ["make", "-n", *shlex.split(command)[1:]], cwd=FOLDER.parent, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", *shlex.split(command)[1:]],
+        cwd=FOLDER.parent,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     program, script, *arguments = shlex.split(dry.stdout.splitlines()[-1])
     assert program == ".venv/bin/python"

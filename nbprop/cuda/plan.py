@@ -73,6 +73,9 @@ class DevicePlan(Plan):
         self.range_checks = self._range_checks()
         return self._written(), {}
 
+    def _prepare(self):
+        """Nothing: launches compile at their first use."""
+
     def _load(self):
         """Device kernels compile at their first launch."""
 

@@ -105,7 +105,7 @@ class Plan:
         self.table.flags.writeable = False
         self.address = self.table.ctypes.data
         self._load()
-        backends.get(self.target).prepare(self)
+        self._prepare()
 
     def _emit(self):
         header = [0] * table.HEADER
@@ -169,6 +169,10 @@ class Plan:
     @property
     def numba_dtype(self):
         return types.float32 if self.dtype == np.float32 else types.float64
+
+    def _prepare(self):
+        """Have the backend load and start what a first call needs."""
+        backends.get("cpu").prepare(self)
 
     def _load(self):
         """Compile, or fetch from the disk cache, what first derivatives call; others follow at their first call."""
