@@ -45,7 +45,7 @@ test-long: .venv/tools            ## hours: random tests at full length, and his
 	.venv/bin/python examples/history/results.py
 
 soak: .venv/tools                 ## mixed calls for hours, memory level: make soak MINUTES=60
-	.venv/bin/python tests/soak.py --minutes $(or $(MINUTES),10)
+	.venv/bin/python tests/support/soak.py --minutes $(or $(MINUTES),10)
 
 lint: .venv/tools                 ## formatter, linter, type checker, and which package may import which
 	.venv/bin/ruff format --check .

@@ -3,16 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import cases
 import pytest
 
 import nbprop
 import nbprop.cuda
 from nbprop.runtime import workers
-
-ROOT = Path(__file__).resolve().parent.parent
+from support import ROOT, cases
 
 # tests/cuda runs on a GPU, or in the simulator: NUMBA_ENABLE_CUDASIM=1 python -m pytest tests/cuda
 collect_ignore = [] if nbprop.cuda.available() else ["cuda"]

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from blas_stand_in import Epilogue, stand_in
-from cases import close
 
 import nbprop
 import nbprop.cuda
 from nbprop.cuda import blas, oneblock
 from nbprop.cuda.plan import DevicePlan
 from nbprop.losses import loss_named
+from support.cases import close
 
 # Different extents throughout; a bias or none; an activation within the product, behind it, apart from it, and none.
 NET = nbprop.network(

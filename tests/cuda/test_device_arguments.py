@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from foreign import Foreign
 
 import nbprop
 import nbprop.cuda
@@ -104,17 +105,6 @@ def test_plans_pickle(plan, given):
     again = pickle.loads(pickle.dumps(plan))
     assert again.target == "cuda"
     assert nbprop.value_and_grad(again, **given) == loss
-
-
-class Foreign:
-    """Another library's array, by the CUDA array interface."""
-
-    def __init__(self, array, **changes):
-        self._array, self._changes = array, changes
-
-    @property
-    def __cuda_array_interface__(self):
-        return self._array.__cuda_array_interface__ | self._changes
 
 
 def test_arrays_of_other_libraries(plan, given):

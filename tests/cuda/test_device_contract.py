@@ -8,12 +8,12 @@ import re
 
 import numpy as np
 import pytest
-from cases import CASES, close, data, kinked, same_bits
 
 import nbprop
 import nbprop.cuda
 from nbprop.cuda import oneblock
 from nbprop.cuda.kernels import all_kernels
+from support.cases import CASES, close, data, kinked, same_bits
 
 MARGIN = 64
 # Sums over the batch run in another order than the CPU's.

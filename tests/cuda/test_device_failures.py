@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from cases import same_bits
-from test_device_arguments import Foreign
+from foreign import Foreign
 
 import nbprop
 import nbprop.cuda
 from nbprop.cuda import memory, toolkit
+from support.cases import same_bits
 
 NET = nbprop.network((3,), nbprop.dense(2))
 RNG = np.random.default_rng(5)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from cases import close
 
 import nbprop
 import nbprop.cuda
+from support.cases import close
 
 device = nbprop.cuda.to_device
 BATCHNORM = nbprop.network((3,), nbprop.batchnorm(momentum=0.3, epsilon=0.1))

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from cases import close
 
 import nbprop
 import nbprop.cuda
+from support.cases import close
 
 device = nbprop.cuda.to_device
 N, T, C = 5, 3, 2

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import scipy.optimize
-from cases import close, same_bits
 
 import nbprop
 import nbprop.cuda
 from nbprop.cuda import clipping
 from nbprop.optimizers.api import OPTIMIZERS
+from support.cases import close, same_bits
 
 NET = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dense(2))
 RNG = np.random.default_rng(5)

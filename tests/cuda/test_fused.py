@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from cases import close, same_bits
 
 import nbprop
 import nbprop.cuda
 from nbprop.cuda import fused, fused_kernels, oneblock
 from nbprop.cuda.plan import DevicePlan
 from nbprop.losses import loss_named
+from support.cases import close, same_bits
 
 # In the simulator: two blocks, tiles of 16 or 8 samples, weights in slices, products of both shapes.
 WIDE = nbprop.network(

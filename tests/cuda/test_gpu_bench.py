@@ -1,17 +1,17 @@
 """The GPU's table, measured at tiny sizes: in the simulator the figures mean nothing, but every line runs."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
 import nbprop.cuda
+from support import ROOT
 
 
 def test_the_table_can_be_measured(monkeypatch):
     if not nbprop.cuda.simulated():
         pytest.skip("make bench-gpu measures it on a GPU")
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import gpu
 
     rows = gpu.measure(simulated=True)

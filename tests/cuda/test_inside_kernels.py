@@ -1,15 +1,15 @@
 """Networks inside a user's own kernels, by thread and by block, against the CPU; and the example."""
 
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import close
 from numba import cuda, float64
 
 import nbprop
 import nbprop.cuda
+from support import ROOT
+from support.cases import close
 
 dense = nbprop.dense
 NETWORKS = {
@@ -104,7 +104,7 @@ def test_other_layers_are_refused_by_name(net, message):
 
 
 def test_pendulums_learn_and_their_gradient_is_a_difference():
-    path = Path(__file__).resolve().parents[2] / "examples" / "cuda_pendulums.py"
+    path = ROOT / "examples" / "cuda_pendulums.py"
     spec = importlib.util.spec_from_file_location("cuda_pendulums", path)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)

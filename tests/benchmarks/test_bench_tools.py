@@ -1,0 +1,124 @@
+"""The measuring tools themselves: rotation, ratios, fits, and equal work for everybody. No timing is asserted."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from contender import Contender, peers_python
+from dashboard.asv_pages import localised
+from dashboard.figures import figures, fit
+from history import read
+from machine import untuned
+from paired import Spread, difference, ratio, rotate
+from rows import BY_NAME, ROWS, comparisons, target
+from session import Session
+from table import Line, quantity, ratio_lines, render
+
+from support import bench_history
+
+HAVE_PEERS = pytest.mark.skipif(not peers_python().exists(), reason=f"no peers' environment at {peers_python()}")
+
+
+def test_rotation_interleaves_and_turns_round():
+    order = []
+    times = rotate({name: lambda name=name: order.append(name) or 1.0 for name in "abc"}, 3)
+    assert "".join(order) == "abccbaabc"
+    assert times == {"a": [1.0] * 3, "b": [1.0] * 3, "c": [1.0] * 3}
+    with pytest.raises(ValueError, match="at least 1"):
+        rotate({}, 0)
+
+
+def test_a_ratio_is_paired():
+    """A machine that slows down tenfold half-way leaves the ratio as it is."""
+    times = {"ours": [1, 1, 10, 10], "peer": [2, 2, 20, 20]}
+    assert ratio(times, "ours", "peer") == Spread.of([0.5] * 4)
+    assert difference(times, "peer", "ours").median == 5.5
+
+
+def test_a_contender_chooses_its_kernels_by_itself(monkeypatch):
+    """What tunes a BLAS in the environment does not reach it, and it says which kernels it has taken."""
+    tuned = {"OPENBLAS_CORETYPE": "Prescott", "OPENBLAS_L2_SIZE": "1", "MKL_CBWR": "COMPATIBLE", "XLA_FLAGS": "x"}
+    kept = {"PATH": "/bin", "NUMBA_CACHE_DIR": "/cache", "HOME": "/home/me"}
+    assert untuned(tuned | kept) == kept
+    chosen = []
+    for name in ("OPENBLAS_L2_SIZE", "OPENBLAS_CORETYPE"):
+        monkeypatch.setenv(name, tuned[name])
+        with Contender("blas", 1) as blas:
+            chosen.append(blas.kernels())
+    assert " of OpenBLAS " in chosen[0]
+    assert chosen[0] == chosen[1]
+
+
+def test_every_target_is_shown():
+    """No goal of the table is lost between the rows and the lines."""
+    for row in ROWS:
+        for goal in row.targets:
+            assert (goal.ours, goal.peer, goal.threads) in comparisons(row)
+            assert target(row, goal.ours, goal.peer, goal.threads) == goal.ratio
+
+
+def test_flops_of_a_step():
+    """2 m n k for the forward product and each backward one, without the gradient of the input."""
+    assert BY_NAME["gemm_64x32x4"].flops == 2 * 64 * 32 * 4
+    step = BY_NAME["tiny_step"]
+    assert step.flops == 2 * 64 * (2 * 4 * 32 + 3 * 32 * 32 + 3 * 32 * 1)
+    assert step.n_params == 5 * 32 + 33 * 32 + 33
+
+
+def test_missing_contenders_are_named_in_the_table():
+    session = Session(missing={("tiny_step", "torch", 1): "torch needs an environment"})
+    text = render(ratio_lines(session, ["tiny_step"]))
+    assert "torch needs an environment" in text
+    line = Line("w", "nbprop", figure=Spread.of([0.5]), goal=0.4)
+    assert line.met is False
+    assert "NO" in render([line])
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.5, "1.5 s"), (2e-3, "2 ms"), (3.25e-6, "3.25 us"), (80e-9, "80 ns")])
+def test_quantity(value, text):
+    assert quantity(value, "s") == text
+
+
+def test_fit_finds_the_exponent():
+    sizes = np.array([1, 2, 4, 8, 16, 32])
+    assert fit(sizes, 3e-6 * sizes**1.5)["exponent"] == pytest.approx(1.5)
+    assert fit([4], [1.0])["exponent"] is None
+
+
+def test_figures_are_plain_json(tmp_path):
+    """Gaps (NaN in asv's files) are left out, and what remains can be written for a browser."""
+    results = bench_history.write_results(tmp_path, bench_history.fake_commits(3))
+    path = next(p for p in results.glob("*/*.json") if p.name != "machine.json")
+    stored = json.loads(path.read_text())
+    stored["results"][bench_history.RATIO][0][0] = math.nan
+    path.write_text(json.dumps(stored))
+    data = figures(read(results, tmp_path), results)
+    json.dumps(data, allow_nan=False)
+    assert {len(entry["points"]) for entry in data["ratios"]} <= {2, 3}
+    assert data["roofline"]["peaks"]["float32"] > 1e9
+
+
+def test_asv_pages_refuse_an_unknown_library():
+    page = '<script src="https://example.org/lib/jquery-3.3.1.min.js" integrity="x" crossorigin="anonymous"></script>'
+    assert localised(page) == '<script src="vendor/jquery/dist/jquery.min.js"></script>'
+    with pytest.raises(RuntimeError, match="no local copy"):
+        localised('<script src="https://example.org/new.js"></script>')
+
+
+@HAVE_PEERS
+@pytest.mark.parametrize("row", ["tiny_step", "medium_step", "tiny_gradient", "one_sample"])
+def test_contenders_do_the_same_work(row):
+    """The loss at the tenth step, or the output, agrees between torch, JAX and nbprop."""
+    session = Session()
+    session.checks[row] = {}
+    for library in BY_NAME[row].contenders:
+        if library in ("fma", "sklearn", "nbprop-njit"):
+            continue
+        with Contender(library, 1) as contender:
+            try:
+                session.checks[row][library] = contender.prepare(row)["check"]
+            except NotImplementedError as error:  # how a contender says that its version lacks the feature
+                pytest.skip(str(error))
+    assert len(session.checks[row]) >= 3
+    assert session.disagreements(BY_NAME[row]) == []

@@ -1,0 +1,563 @@
+"""A valid call of every public function, with the kinds of its arguments; see any_argument.py."""
+
+import atexit
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import nbprop
+from nbprop import schedules
+from support import cases
+from support.argument_kinds import (
+    AnySize,
+    Anywhere,
+    Array,
+    Choice,
+    Dtype,
+    Flag,
+    Function,
+    Index,
+    Integer,
+    Made,
+    Named,
+    Number,
+    Shape,
+)
+from support.argument_layers import LAYERS
+
+N, NET, PLAN = 4, cases.CLASSIFIER, nbprop.plan(cases.CLASSIFIER, "softmax_cross_entropy", batch=6)
+REGRESSION = nbprop.plan(cases.REGRESSOR, "mse", batch=6)
+TALKER = nbprop.network((6,), nbprop.embedding(5, 4), nbprop.positions(), nbprop.attention(2), nbprop.dense(5))
+NORMED = nbprop.network((3,), nbprop.batchnorm(), nbprop.dense(2))
+_TEMPORARY = tempfile.TemporaryDirectory()
+atexit.register(_TEMPORARY.cleanup)
+FOLDER = Path(_TEMPORARY.name)
+
+
+class Call:
+    """A valid call: make() gives fresh arguments by name; kinds: what each may be (those left out are not tried).
+
+    renamed: for an argument that sets a size, the others that an error may name instead.
+    """
+
+    def __init__(self, function, make, kinds, renamed=None):
+        self.function, self.make, self.kinds, self.renamed = function, make, kinds, renamed or {}
+
+
+PARAMS = Array()
+WRITTEN = Array(written=True)
+PLAIN_PLAN = Made()
+
+
+def walk_arguments(plan, n=N):
+    """What the functions that walk a plan take, by name."""
+    rng, shape = np.random.default_rng(0), (n, *plan.target_shape)
+    return {
+        "plan": plan,
+        "params": nbprop.init(plan.net),
+        "x": rng.standard_normal((n, *plan.input_shape)),
+        "target": rng.integers(0, plan.classes, shape) if plan.classes else rng.uniform(0, 1, shape),
+        "grads": np.zeros(plan.n_params),
+        "work": np.zeros(plan.work_size),
+        "weights": np.ones(n),
+        "y": np.zeros((n, *plan.output_shape)),
+        "dy": np.ones((n, *plan.output_shape)),
+        "dx": np.zeros((n, *plan.input_shape)),
+        "v": np.ones(plan.n_params),
+        "out": np.zeros(plan.n_params),
+        "step": 0,
+        "accumulate": False,
+    }
+
+
+WALKS = {
+    "forward": "plan params x y work step",
+    "value": "plan params x target work weights step",
+    "value_and_grad": "plan params x target grads work weights accumulate step",
+    "backward": "plan params x dy grads dx work accumulate step",
+    "jvp": "plan params v x dx out work step",
+    "vjp": "plan params x dy grads dx work accumulate step",
+    "hvp": "plan params v x target out work weights step",
+    "gauss_newton_product": "plan params v x target out work weights step",
+    "fisher_product": "plan params v x target out work weights step",
+    "jacobian": "plan params x out work step",
+    "per_sample_grads": "plan params x target out work step",
+    "hessian": "plan params x target out work weights step threads",
+}
+OUTPUTS = {
+    "jvp": lambda plan: (N, *plan.output_shape),
+    "jacobian": lambda plan: (N * plan.unit_size, plan.n_params),
+    "per_sample_grads": lambda plan: (N, plan.n_params),
+    "hessian": lambda plan: (plan.n_params, plan.n_params),
+}
+WALK_KINDS = {
+    "plan": Made(),
+    "params": Array(),
+    "x": Array(),
+    "grads": Array(written=True),
+    "work": Array(written=True, longer=True),
+    "weights": Array(optional=True),
+    "y": Array(written=True),
+    "dy": Array(),
+    "dx": Array(written=True, optional=True),
+    "v": Array(),
+    "out": Array(written=True),
+    "step": Integer(0, 2**40 - 1),
+    "accumulate": Flag(),
+    "threads": Integer(1, 1024),
+}
+
+
+def walk_call(name):
+    plan, names = REGRESSION if name in ("jvp", "hvp", "jacobian", "hessian") else PLAN, WALKS[name].split()
+
+    def make():
+        found = {k: v for k, v in (walk_arguments(plan) | {"threads": 1}).items() if k in names}
+        if name in OUTPUTS:
+            found["out"] = np.zeros(OUTPUTS[name](plan))
+        return found
+
+    kinds = {k: WALK_KINDS[k] for k in names if k in WALK_KINDS} | {"target": Array(integers=plan.classes > 0)}
+    if name == "jvp":
+        kinds |= {"v": Array(optional=True), "dx": Array(optional=True)}
+    return Call(getattr(nbprop, name), make, {k: kinds[k] for k in names})
+
+
+def optimizer_call(name):
+    def make():
+        state = nbprop.optimizer_state(name, 7)
+        masks = {"decay_mask": np.ones(7, bool), "trainable": np.ones(7, bool)}
+        numbers = {k: v for k, v in OPTIMIZER_DEFAULTS[name].items()}
+        return {"params": np.ones(7), "grads": np.ones(7), "state": state, "step": 0, **numbers, **masks, "threads": 1}
+
+    mask = Array(optional=True, kinds=(bool, np.uint8))
+    kinds = {"params": WRITTEN, "grads": PARAMS, "state": WRITTEN, "step": Integer(0), "threads": Integer()}
+    kinds |= {k: NUMBER_KINDS[k] for k in OPTIMIZER_DEFAULTS[name]} | {"decay_mask": mask, "trainable": mask}
+    return Call(getattr(nbprop, name), make, kinds)
+
+
+_NUMBER, _FRACTION = Number(), Number(below=1.0)
+NUMBER_KINDS = {
+    "lr": _NUMBER,
+    "weight_decay": _NUMBER,
+    "eps": _NUMBER,
+    "momentum": _FRACTION,
+    "beta1": _FRACTION,
+    "beta2": _FRACTION,
+    "decay": _FRACTION,
+    "shrink": _FRACTION,
+    "grow": Number(),
+    "smallest": Number(above=True),
+    "largest": Number(above=True),
+    "rumelhart": Flag(),
+}
+_OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "rprop", "lion")
+
+
+def _defaults(name):
+    import inspect
+
+    parameters = inspect.signature(getattr(nbprop, name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.name in NUMBER_KINDS}
+
+
+OPTIMIZER_DEFAULTS = {name: _defaults(name) for name in _OPTIMIZERS}
+
+
+def data(plan=REGRESSION, n=9):
+    rng = np.random.default_rng(1)
+    x, shape = rng.standard_normal((n, *plan.input_shape)), (n, *plan.target_shape)
+    return {"x": x, "target": rng.integers(0, plan.classes, shape) if plan.classes else rng.uniform(0.1, 0.9, shape)}
+
+
+SAMPLES = Array(finite=True)
+DATA = {"x": SAMPLES, "target": SAMPLES, "weights": Array(finite=True, optional=True)}
+
+
+def _problem(**more):
+    """make() of what functions over whole data take."""
+    return lambda: {
+        "plan": REGRESSION,
+        "params": nbprop.init(REGRESSION.net, seed=3),
+        **data(),
+        "weights": np.ones(9),
+        **{name: value() if callable(value) else value for name, value in more.items()},
+    }
+
+
+def fit_arguments():
+    return {
+        "net": cases.REGRESSOR,
+        "params": nbprop.init(cases.REGRESSOR),
+        **data(),
+        "loss": "mse",
+        "optimizer": "adam",
+        "lr": 0.01,
+        "batch": 4,
+        "epochs": 1,
+        "shuffle": True,
+        "seed": 0,
+        "weights": np.ones(9),
+        "validation": None,
+        "schedule": None,
+        "clip_norm": 1.0,
+        "clip_value": 1.0,
+        "weight_decay": 0.0,
+        "decay_mask": np.ones(REGRESSION.n_params, bool),
+        "trainable": np.ones(REGRESSION.n_params, bool),
+        "threads": 1,
+        "patience": 3,
+        "callback": None,
+        "checkpoint": None,
+        "checkpoint_seconds": 10.0,
+        "resume": False,
+        "progress": False,
+    }
+
+
+_MASK = Array(optional=True, kinds=(bool, np.uint8))
+FIT_KINDS = {
+    "net": Made(),
+    "params": Array(written=True, kinds=(np.float64,)),
+    **DATA,
+    "loss": Choice(),
+    "optimizer": Choice(),
+    "lr": Number(optional=True),
+    "batch": AnySize(),
+    "epochs": Integer(),
+    "shuffle": Flag(),
+    "seed": Integer(0),
+    "validation": Choice(optional=True),
+    "schedule": Named(optional=True),
+    "clip_norm": Number(above=True, infinite=True, optional=True),
+    "clip_value": Number(above=True, infinite=True, optional=True),
+    "weight_decay": Number(optional=True),
+    "decay_mask": _MASK,
+    "trainable": _MASK,
+    "threads": Integer(),
+    "patience": AnySize(optional=True),
+    "callback": Function(optional=True),
+    "checkpoint": Anywhere(optional=True),
+    "checkpoint_seconds": Number(infinite=True),
+    "resume": Flag(),
+    "progress": Flag(optional=True),
+}
+
+
+def _rollout(adjoint):
+    import numba
+
+    @numba.njit
+    def step(x_next, x, t, force):
+        x_next[0] = 0.5 * x[0] + force
+
+    @numba.njit
+    def back(lam_x, lam_next, x, t, force):
+        lam_x[0] = 0.5 * lam_next[0]
+
+    @numba.njit
+    def gradient(lam, x, t, force):
+        lam[0] += x[0]
+
+    def make():
+        kept, segment, lam = nbprop.rollout_buffers(5, 1, every=2)
+        if adjoint:
+            functions = {"step": step, "adjoint": back, "loss_gradient": gradient}
+            return functions | {"steps": 5, "kept": kept, "segment": segment, "lam": lam, "data": 0.1}
+        return {"step": step, "start": np.ones(1), "steps": 5, "kept": kept, "segment": segment, "data": 0.1}
+
+    return make
+
+
+def _saved():
+    path = FOLDER / "saved.safetensors"
+    nbprop.save(path, NET, nbprop.init(NET))
+    return path
+
+
+def _saved_state():
+    path, plan = FOLDER / "state.safetensors", nbprop.plan(NORMED, batch=2)
+    nbprop.save(path, NORMED, nbprop.init(NORMED), nbprop.layer_state(plan))
+    return {"path": path, "plan": plan}
+
+
+def schedule_call(name, **valid):
+    kinds = {k: Number(above=k in ("steps", "every", "start_divisor", "final_divisor")) for k in valid}
+    return Call(getattr(schedules, name), lambda: dict(valid), kinds)
+
+
+SQUARE = np.array([[0.5], [1.5]])
+CALLS = {name: walk_call(name) for name in WALKS}
+CALLS |= {name: optimizer_call(name) for name in _OPTIMIZERS}
+CALLS |= {
+    "plan": Call(
+        nbprop.plan,
+        lambda: {
+            "net": NET,
+            "loss": "mse",
+            "batch": 2,
+            "dtype": np.float64,
+            "threads": 1,
+            "mode": "training",
+            "target": "cpu",
+        },
+        {
+            "net": Made(),
+            "loss": Choice(optional=True),
+            "batch": Integer(),
+            "dtype": Dtype(),
+            "threads": Integer(),
+            "mode": Choice(),
+            "target": Choice(),
+        },
+    ),
+    "workspace": Call(nbprop.workspace, lambda: {"plan": PLAN}, {"plan": Made()}),
+    "layer_state": Call(nbprop.layer_state, lambda: {"plan": PLAN}, {"plan": Made()}),
+    "init": Call(
+        nbprop.init,
+        lambda: {"net": NET, "seed": 0, "dtype": np.float64},
+        {"net": Made(), "seed": Integer(0), "dtype": Dtype()},
+    ),
+    "views": Call(
+        nbprop.views,
+        lambda: {"net": NET, "params": nbprop.init(NET)},
+        {
+            "net": Made(),
+            "params": Array(kinds=("f8", "f4", "f2", "c16", ">f8", "i8", "O", "U4", "u1", "?", "S3", ">i4")),
+        },
+    ),
+    "summary": Call(nbprop.summary, lambda: {"net_or_plan": NET}, {"net_or_plan": Choice()}),
+    "optimizer_state": Call(
+        nbprop.optimizer_state,
+        lambda: {"optimizer": "adam", "n_params": 3, "dtype": np.float64},
+        {"optimizer": Choice(), "n_params": Integer(0), "dtype": Dtype()},
+    ),
+    "clip_value": Call(
+        nbprop.clip_value,
+        lambda: {"grads": np.ones(5), "limit": 1.0},
+        {"grads": Array(written=True, free=True, kinds=("f8", "f4")), "limit": Number(above=True, infinite=True)},
+    ),
+    "clip_norm": Call(
+        nbprop.clip_norm,
+        lambda: {"grads": np.ones(5), "limit": 1.0, "trainable": np.ones(5, bool)},
+        {"grads": WRITTEN, "limit": Number(above=True, infinite=True), "trainable": _MASK},
+    ),
+    "lbfgs_state": Call(
+        nbprop.lbfgs_state,
+        lambda: {"n_params": 3, "memory": 4, "gtol": 1e-8, "ftol": 0.0},
+        {"n_params": Integer(), "memory": Integer(), "gtol": Number(), "ftol": Number()},
+    ),
+    "lm_state": Call(
+        nbprop.lm_state,
+        lambda: {"n_params": 3, "gtol": 1e-8, "xtol": 1e-8, "ftol": 1e-8},
+        {"n_params": Integer(), "gtol": Number(), "xtol": Number(), "ftol": Number()},
+    ),
+    "lbfgs_step": Call(
+        nbprop.lbfgs_step,
+        lambda: {"state": nbprop.lbfgs_state(3), "theta": np.ones(3), "loss": 3.0, "grad": 2 * np.ones(3)},
+        {"state": WRITTEN, "theta": WRITTEN, "grad": Array(written=True)},
+        renamed={"theta": ("grad",)},
+    ),
+    "lm_step": Call(
+        nbprop.lm_step,
+        lambda: {
+            "state": nbprop.lm_state(1),
+            "theta": np.ones(1),
+            "residuals": np.ones(2),
+            "jacobian": np.ones((2, 1)),
+        },
+        {"state": WRITTEN, "theta": WRITTEN, "residuals": PARAMS, "jacobian": PARAMS},
+        renamed={"theta": ("jacobian", "state"), "residuals": ("jacobian",)},
+    ),
+    "explain": Call(
+        nbprop.explain,
+        lambda: {
+            "plan": PLAN,
+            "params": nbprop.init(NET),
+            "x": np.ones((2, 3)),
+            "output": 0,
+            "baseline": np.zeros((2, 3)),
+            "steps": 2,
+        },
+        {
+            "plan": Made(),
+            "params": PARAMS,
+            "x": SAMPLES,
+            "output": Index(0, 3, optional=True),
+            "baseline": Array(finite=True, optional=True),
+            "steps": Integer(1, 1 << 20),
+        },
+    ),
+    "rounding_error": Call(
+        nbprop.rounding_error,
+        _problem(dtype="f4", step=0),
+        {"plan": Made(), "params": PARAMS, **DATA, "dtype": Dtype(), "step": Integer(0, 2**40)},
+    ),
+    "gradcheck": Call(
+        nbprop.gradcheck,
+        lambda: {"net": NET, "loss": "mse", "batch": 2, "seed": 0, "tolerance": 1e-5, "weights": True},
+        {
+            "net": Made(),
+            "loss": Choice(optional=True),
+            "batch": Integer(),
+            "seed": Integer(0),
+            "tolerance": Number(),
+            "weights": Flag(),
+        },
+    ),
+    "objective": Call(
+        nbprop.objective,
+        lambda: {k: v for k, v in _problem()().items() if k != "params"},
+        {"plan": Made(), **DATA},
+    ),
+    "hessian_operator": Call(nbprop.hessian_operator, _problem(), {"plan": Made(), "params": PARAMS, **DATA}),
+    "gauss_newton_operator": Call(nbprop.gauss_newton_operator, _problem(), {"plan": Made(), "params": PARAMS, **DATA}),
+    "jacobian_operator": Call(
+        nbprop.jacobian_operator,
+        lambda: {k: v for k, v in _problem()().items() if k in ("plan", "params", "x")},
+        {"plan": Made(), "params": PARAMS, "x": SAMPLES},
+    ),
+    "fit": Call(nbprop.fit, fit_arguments, FIT_KINDS, renamed={"params": ("x must hold",)}),
+    "minimize": Call(
+        nbprop.minimize,
+        _problem(method="L-BFGS", maxiter=1),
+        {
+            "plan": Made(),
+            "params": Array(written=True, finite=True),
+            **DATA,
+            "method": Choice(),
+            "maxiter": Integer(0, optional=True),
+        },
+    ),
+    "least_squares": Call(
+        nbprop.least_squares,
+        _problem(method="trf", jac="dense", loss="linear", f_scale=1.0, ftol=1e-8, max_nfev=1),
+        {
+            "plan": Made(),
+            "params": Array(written=True, finite=True),
+            **DATA,
+            "method": Choice(),
+            "jac": Choice(),
+            "loss": Choice(),
+            "f_scale": Number(above=True),
+            "ftol": Number(optional=True),
+            "max_nfev": Integer(optional=True),
+        },
+        renamed={"params": ("at the start",)},
+    ),
+    "fit_many": Call(
+        nbprop.fit_many,
+        lambda: {
+            "net": cases.REGRESSOR,
+            "thetas": nbprop.init(cases.REGRESSOR)[None].copy(),
+            "xs": data()["x"][None],
+            "ys": data()["target"][None],
+            "loss": "mse",
+            "method": "L-BFGS",
+            "maxiter": 1,
+            "gtol": 1e-8,
+            "ftol": 1e-8,
+            "lr": 0.01,
+            "threads": 1,
+        },
+        {
+            "net": Made(),
+            "thetas": Array(written=True, finite=True),
+            "xs": SAMPLES,
+            "ys": SAMPLES,
+            "loss": Choice(),
+            "method": Choice(),
+            "maxiter": Integer(),
+            "gtol": Number(),
+            "ftol": Number(),
+            "threads": Integer(),
+        },
+    ),
+    "generate": Call(
+        nbprop.generate,
+        lambda: {
+            "net": TALKER,
+            "params": nbprop.init(TALKER),
+            "prompt": np.array([[0, 4]]),
+            "count": 2,
+            "temperature": 1.0,
+            "top_k": 2,
+            "seed": 0,
+            "window": 3,
+            "threads": 1,
+        },
+        {
+            "net": Made(),
+            "params": PARAMS,
+            "prompt": Array(integers=True, free=True),
+            "count": Integer(),
+            "temperature": Number(),
+            "top_k": Integer(optional=True),
+            "seed": Integer(0),
+            "window": Integer(1, 6, optional=True),
+            "threads": Integer(),
+        },
+    ),
+    "rollout": Call(
+        nbprop.rollout,
+        _rollout(False),
+        {"step": Function(), "start": PARAMS, "steps": Integer(), "kept": WRITTEN, "segment": WRITTEN},
+        renamed={"steps": ("kept",), "kept": ("segment",), "segment": ("kept",)},
+    ),
+    "rollout_adjoint": Call(
+        nbprop.rollout_adjoint,
+        _rollout(True),
+        {
+            **dict.fromkeys(("step", "adjoint", "loss_gradient"), Function()),
+            "steps": Integer(),
+            **dict.fromkeys(("kept", "segment", "lam"), WRITTEN),
+        },
+    ),
+    "rollout_buffers": Call(
+        nbprop.rollout_buffers,
+        lambda: {"steps": 5, "n_states": 2, "every": 1},
+        {"steps": Integer(), "n_states": Integer(), "every": Integer()},
+    ),
+    "save": Call(
+        nbprop.save,
+        lambda: {"path": FOLDER / "x.safetensors", "net": NET, "params": nbprop.init(NET)},
+        {"path": Anywhere(), "net": Made(), "params": Array(kinds=("f8", "f4"))},
+    ),
+    "load_state": Call(nbprop.load_state, _saved_state, {"path": Anywhere(), "plan": Made()}),
+    "load": Call(nbprop.load, lambda: {"path": _saved()}, {"path": Anywhere()}),
+    "huber": Call(nbprop.huber, lambda: {"delta": 1.0}, {"delta": Number(above=True)}),
+    "schedules.constant": schedule_call("constant", step=1, lr=0.1),
+    "schedules.step": schedule_call("step", step=1, lr=0.1, every=2, factor=0.5),
+    "schedules.cosine": schedule_call("cosine", step=1, lr=0.1, steps=5, lowest=0.0),
+    "schedules.one_cycle": schedule_call(
+        "one_cycle", step=1, highest=0.1, steps=5, rise=0.3, start_divisor=25.0, final_divisor=1e4
+    ),
+    "schedules.warm_up": schedule_call("warm_up", step=1, lr=0.1, steps=5, start=0.1),
+    "network": Call(
+        lambda input_shape: nbprop.network(input_shape, nbprop.dense(2)),
+        lambda: {"input_shape": (3,)},
+        {"input_shape": Shape()},
+    ),
+}
+
+
+def layer_call(name):
+    shape, valid, kinds = LAYERS[name]
+    return Call(lambda **given: nbprop.network(shape, getattr(nbprop, name)(**given)), lambda: dict(valid), kinds)
+
+
+CALLS |= {name: layer_call(name) for name in LAYERS}
+
+# Public names that take nothing to check here, each with the reason.
+LEFT_OUT = {
+    **dict.fromkeys(
+        ("Contributions", "Explanation", "History", "Network", "Plan", "RoundingError"), "made by functions"
+    ),
+    **dict.fromkeys(("mse", "binary_cross_entropy", "gaussian_nll", "softmax_cross_entropy"), "takes no arguments"),
+    "schedules": "a module; its functions are in the table",
+    "share": "for kernels, in compiled code",
+    **dict.fromkeys(("custom", "elementwise"), "they compile what they get: test_custom.py"),
+    **dict.fromkeys(("concat", "residual"), "any number of layers: test_plan.py"),
+    **dict.fromkeys(("flatten", "global_avg_pool", "global_max_pool"), "takes no arguments"),
+}
