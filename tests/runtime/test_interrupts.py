@@ -73,7 +73,7 @@ def raises(call):
     return interrupted
 
 
-long = np.concatenate([x] * 500), np.concatenate([y] * 500)
+long = np.concatenate([x] * 300), np.concatenate([y] * 300)
 out, start = np.empty((net.n_params,) * 2), nbprop.init(net)
 many = nbprop.plan(net, "mse", batch=len(long[0]))
 work, product = nbprop.workspace(many), nbprop.hessian_operator(plan, start, *long)
