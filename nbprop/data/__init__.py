@@ -44,11 +44,11 @@ def digits(dtype=np.float32):
     Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0; see ATTRIBUTION.md beside the file.
     """
     try:
-        kind = np.dtype(dtype)
+        kind = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
     except Exception:  # of many kinds, for what is no dtype
-        raise TypeError(f"dtype must be float32 or float64, got {shown(dtype)}") from None
-    if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f"dtype must be float32 or float64, got {kind.name}")
+        kind = None
+    if kind is None or kind not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"dtype must be float32 or float64, got {shown(dtype if kind is None else kind.name)}")
     with files(__name__).joinpath("digits.npz").open("rb") as file, np.load(file) as stored:
         images = stored["images"].reshape(-1, 64).astype(kind)
         labels = stored["labels"].astype(np.int64)

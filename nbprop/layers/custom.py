@@ -162,7 +162,8 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
     >>> double = nbprop.custom("double", forward, backward)
     >>> errors = nbprop.gradcheck(nbprop.network((3,), nbprop.dense(4), double()), "mse")
     """
-    text("custom: kind", kind)
+    if not text("custom: kind", kind):
+        raise ValueError("custom: kind must be a name, got ''")
     for name, function in (("forward", forward), ("backward", backward)):
         if not inspect.isfunction(python_function(function)):
             raise TypeError(f"custom: {name} must be an @njit function, got {shown(function)}")

@@ -1,12 +1,14 @@
 """A valid call of every public function, with the kinds of its arguments; see any_argument.py."""
 
 import atexit
+import math
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 import nbprop
+import nbprop.data
 from nbprop import schedules
 from support import cases
 from support.argument_kinds import (
@@ -23,6 +25,7 @@ from support.argument_kinds import (
     Named,
     Number,
     Shape,
+    Text,
 )
 from support.argument_layers import LAYERS
 
@@ -549,6 +552,58 @@ def layer_call(name):
 
 CALLS |= {name: layer_call(name) for name in LAYERS}
 
+
+def twice(y, x, n, size):
+    for i in range(n * size):
+        y[i] = 2 * x[i]
+
+
+def twice_backward(dx, dy, x, y, n, size):
+    for i in range(n * size):
+        dx[i] = 2 * dy[i]
+
+
+def no_parameters(shape, **options):
+    return {}
+
+
+def one_size(shape, **options):
+    return (math.prod(shape),)
+
+
+def same_shape(shape, **options):
+    return shape
+
+
+CUSTOM = {
+    "kind": "twice",
+    "forward": twice,
+    "backward": twice_backward,
+    "parameters": no_parameters,
+    "sizes": one_size,
+    "output_shape": same_shape,
+}
+SQUARE = {"kind": "square_here", "function": lambda x: x * x, "derivative": lambda x, y: 2 * x}
+# An argument of each name is one of those that the function takes any number of.
+CALLS |= {
+    "custom": Call(nbprop.custom, lambda: dict(CUSTOM), {"kind": Text()} | dict.fromkeys(list(CUSTOM)[1:], Function())),
+    "elementwise": Call(
+        nbprop.elementwise, lambda: dict(SQUARE), {"kind": Text(), "function": Function(), "derivative": Function()}
+    ),
+    "residual": Call(
+        lambda layers: nbprop.residual(nbprop.dense(3), layers),
+        lambda: {"layers": nbprop.dense(3)},
+        {"layers": Made()},
+    ),
+    "concat": Call(
+        lambda branches: nbprop.concat([nbprop.dense(3)], branches),
+        lambda: {"branches": [nbprop.dense(3)]},
+        {"branches": Made()},
+        {"branches": ("concat takes layers",)},
+    ),
+    "data.digits": Call(nbprop.data.digits, lambda: {"dtype": np.float32}, {"dtype": Dtype()}),
+}
+
 # Public names that take nothing to check here, each with the reason.
 LEFT_OUT = {
     **dict.fromkeys(
@@ -557,7 +612,5 @@ LEFT_OUT = {
     **dict.fromkeys(("mse", "binary_cross_entropy", "gaussian_nll", "softmax_cross_entropy"), "takes no arguments"),
     "schedules": "a module; its functions are in the table",
     "share": "for kernels, in compiled code",
-    **dict.fromkeys(("custom", "elementwise"), "they compile what they get: test_custom.py"),
-    **dict.fromkeys(("concat", "residual"), "any number of layers: test_plan.py"),
     **dict.fromkeys(("flatten", "global_avg_pool", "global_max_pool"), "takes no arguments"),
 }

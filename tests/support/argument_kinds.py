@@ -98,6 +98,13 @@ class Named(Choice):
         return [value for value in super().wrong(valid) if not callable(value)]
 
 
+class Text(Kind):
+    """Any name."""
+
+    def wrong(self, valid):
+        return [None, "", 3, 1.5, ["mse"], np.zeros(2), *NOTHING_LIKE_IT]
+
+
 class Shape(Kind):
     """A tuple of sizes, or a size."""
 
