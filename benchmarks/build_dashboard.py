@@ -11,17 +11,18 @@ import json
 import shutil
 from pathlib import Path
 
-import machine
 from dashboard import asv_pages, vendor
 from dashboard.figures import figures
-from history import RESULTS, read
+from harness import machine
+from harness.history import read
+from harness.places import REPOSITORY, RESULTS
 
 PAGE = Path(__file__).resolve().parent / "dashboard" / "page"
-OUTPUT = machine.REPOSITORY / "build" / "dashboard"
+OUTPUT = REPOSITORY / "build" / "dashboard"
 FILES = ("index.html", "style.css", "charts.js", "page.js")
 
 
-def build(results: Path, output: Path, repository: Path = machine.REPOSITORY, asv_config: Path | None = None) -> Path:
+def build(results: Path, output: Path, repository: Path = REPOSITORY, asv_config: Path | None = None) -> Path:
     """Write the folder anew and return its first page. Without asv's configuration its pages are left out."""
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)

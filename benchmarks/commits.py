@@ -17,10 +17,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import machine
-from history import RESULTS
+from harness import machine
+from harness.places import BENCHMARKS, REPOSITORY, RESULTS
 
-HERE = Path(__file__).resolve().parent
 QUICK = "ratios|compiling|Allocations|scaling"  # what `make bench-quick` measures
 
 
@@ -36,7 +35,7 @@ def chosen(hashes: list[str], count: int) -> list[str]:
 def hashes_in(revisions: str) -> list[str]:
     """The first-parent commits of a range, oldest first."""
     command = ["git", "rev-list", "--first-parent", "--reverse", revisions]
-    done = subprocess.run(command, cwd=machine.REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"error: {done.stderr.strip()}")
     return done.stdout.split()
@@ -49,7 +48,7 @@ def measured(commit: str, name: str, results: Path = RESULTS) -> bool:
 def asv(*arguments: str, quick: bool = False) -> int:
     """Run asv from the environment this program runs in; returns its exit status."""
     environment = machine.untuned(os.environ) | ({"NBPROP_BENCH_QUICK": "1"} if quick else {})
-    return subprocess.run([sys.executable, "-m", "asv", *arguments], cwd=HERE, env=environment).returncode
+    return subprocess.run([sys.executable, "-m", "asv", *arguments], cwd=BENCHMARKS, env=environment).returncode
 
 
 def announce(name: str) -> None:

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 
 import numba
 import numpy as np
-from machine import cores
-from paired import ratio, rotate
 
 import nbprop
+from harness.machine import cores
+from harness.paired import ratio, rotate
 
 SECONDS, ROTATIONS = 0.2, 15
 dense = nbprop.dense

@@ -12,15 +12,14 @@ import math
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 from numba import cuda, float32
 
 import nbprop
 import nbprop.cuda
+from harness.places import BENCHMARKS, RESULTS
 
-RESULTS = Path(__file__).resolve().parent / "results"
 REPEATS = 1 if nbprop.cuda.simulated() else 20
 
 
@@ -155,7 +154,7 @@ def threads_by_hand(threads):
         return None
     from cuda.core import Device, LaunchConfig, Program, ProgramOptions, launch
 
-    device, source = Device(), (Path(__file__).parent / "thread_network.cu").read_text(encoding="utf-8")
+    device, source = Device(), (BENCHMARKS / "workloads" / "thread_network.cu").read_text(encoding="utf-8")
     device.set_current()
     options = ProgramOptions(std="c++17", arch=f"sm_{device.arch}")
     kernel = Program(source, code_type="c++", options=options).compile("cubin").get_kernel("evaluate")

@@ -12,7 +12,7 @@ times faster nbprop is.
 
 import os
 
-from machine import untuned
+from harness.machine import untuned
 
 # Before NumPy and SciPy load their copies of OpenBLAS, which read it once.
 _environment = untuned(os.environ) | {"OPENBLAS_NUM_THREADS": "1"}
@@ -25,13 +25,13 @@ import time
 
 import numba
 import numpy as np
-from ceilings import fma_loop
 from numba.extending import get_cython_function_address
-from paired import ratio, rotate
-from rows import aligned
 
+from contenders.ceilings import fma_loop
+from harness.paired import ratio, rotate
 from nbprop.numerics.gemm.blocked import ZERO, gemm, gemm_scratch
 from nbprop.numerics.gemm.microkernel import pointer
+from workloads.rows import aligned
 
 # (m, n, k, A is stored transposed): forward, weight gradient and input gradient of small, medium and large layers.
 SHAPES = [

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from history import RESULTS, Commit, Point, Series, read
+from harness.history import Commit, Point, Series, read
+from harness.places import RESULTS
 
 THRESHOLD = 0.25
 JUDGED_UNITS = ("ratio", "allocations", "bytes")  # never seconds: the machine is shared

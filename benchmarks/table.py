@@ -14,14 +14,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import absolutes
-import machine
-from contender import peers_python
-from paired import Spread, difference, ratio, rotate
-from rows import BY_NAME, ROWS, comparisons, target
-from session import Session, measure
+from harness import absolutes, machine
+from harness.paired import Spread, difference, ratio, rotate
+from harness.places import RESULTS, peers_python
+from harness.session import Session, measure
+from workloads.rows import BY_NAME, ROWS, comparisons, target
 
-RESULT = Path(__file__).resolve().parent / "results" / "table.json"
+RESULT = RESULTS / "table.json"
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from history import Point, Series
 from regressions import find_steps, regressions
-from rows import BY_NAME, target
+
+from harness.history import Point, Series
+from workloads.rows import BY_NAME, target
 
 RATIO, SECONDS = "ratios.Ratio.track_ratio", "ratios.Seconds.track_seconds"
 COMPILING, MEMORY = "compiling.", "memory."

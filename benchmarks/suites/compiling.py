@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import absolutes
-
+from harness import absolutes
 from suites.feature import needed
 
 

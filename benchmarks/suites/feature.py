@@ -1,9 +1,9 @@
-"""What a suite does where a commit lacks what it measures: skip, and only then."""
+"""What a suite does where a commit lacks what it measures (skip, and only then), and how it keeps stored results."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
@@ -21,3 +21,17 @@ def needed() -> Iterator[None]:
         if "module 'nbprop" not in str(error):
             raise
         raise NotImplementedError(str(error)) from error
+
+
+def same_as(version: str) -> Callable[[Callable], Callable]:
+    """Mark a benchmark whose source has changed, but not what it measures, so that asv keeps its stored results.
+
+    `version` is the hash that those results carry (results/benchmarks.json). asv compares hashes of a benchmark's
+    source and of its `setup`; it drops results under another hash.
+    """
+
+    def mark(benchmark: Callable) -> Callable:
+        benchmark.version = version
+        return benchmark
+
+    return mark

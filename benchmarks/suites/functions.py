@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from places import module
 
-from suites.feature import needed
+from harness.places import module
+from suites.feature import needed, same_as
 
 FUNCTIONS = ["exp", "expm1", "log", "tanh", "sigmoid", "softplus", "erf"]
 
@@ -31,9 +31,11 @@ class Functions:
         self.libm = getattr(np, function, None)
         self.time_function(function, dtype)
 
+    @same_as("608ee8f003110edbe0c57755a505b100a11a0a9da690999203cce16d81e41c0f")
     def time_function(self, function: str, dtype: str) -> None:
         self.apply(self.y, self.x)
 
+    @same_as("c092a73ed79e6fa1ad557a296c7d051bb7dede6a26780dab660f68e1501b9483")
     def time_numpy(self, function: str, dtype: str) -> None:
         if self.libm is None:
             raise NotImplementedError(f"NumPy has no {function}")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 
-from rows import ROWS as ALL_ROWS
-from rows import comparisons
-from session import measure, taking_part
+from harness.session import measure, taking_part
+from workloads.rows import ROWS as ALL_ROWS
+from workloads.rows import comparisons
 
 # set by `make bench-quick`: the same figures, wider spread
 QUICK = bool(os.environ.get("NBPROP_BENCH_QUICK"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from suites.feature import needed
+from suites.feature import needed, same_as
 
 
 class Scaling:
@@ -73,12 +73,13 @@ class Threads(Scaling):
     param_names = ("threads",)
 
     def setup(self, threads: int) -> None:
-        import machine
+        from harness import machine
 
         if threads > machine.cores():
             raise NotImplementedError(f"this process may use {machine.cores()} cores")
         self.prepare(threads=threads, width=512)
 
+    @same_as("6403ed0082f5f8111c36a40c764d3d47fff257893687d3df31f454ea9ab703d7")
     def time_gradient(self, threads: int) -> None:
         self.run()
 

@@ -2,7 +2,8 @@
 
 import pytest
 import regressions
-from history import Commit, Point, Series, read
+
+from harness.history import Commit, Point, Series, read
 
 from support import bench_history
 

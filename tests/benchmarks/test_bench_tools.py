@@ -5,15 +5,17 @@ import math
 
 import numpy as np
 import pytest
-from contender import Contender, peers_python
+from table import Line, quantity, ratio_lines, render
+
 from dashboard.asv_pages import localised
 from dashboard.figures import figures, fit
-from history import read
-from machine import untuned
-from paired import Spread, difference, ratio, rotate
-from rows import BY_NAME, ROWS, comparisons, target
-from session import Session
-from table import Line, quantity, ratio_lines, render
+from harness.contender import Contender
+from harness.history import read
+from harness.machine import untuned
+from harness.paired import Spread, difference, ratio, rotate
+from harness.places import peers_python
+from harness.session import Session
+from workloads.rows import BY_NAME, ROWS, comparisons, target
 
 from support import bench_history
 

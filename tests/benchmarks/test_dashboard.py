@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from contender import peers_python
+
+from harness.places import peers_python
 
 from support import bench_history, chromium
 
@@ -25,6 +26,7 @@ pytestmark = [
 def built(tmp_path_factory):
     """The front page over twelve commits with a 30 % slowdown planted at the ninth; (folder, commits)."""
     import build_dashboard
+
     from dashboard import vendor
 
     try:

@@ -1,7 +1,6 @@
 """Figures that are not a ratio inside one process: starting up, importing, compiling, memory.
 
-Each is a short program (in processes/) with a process of its own, since a process can be started, and can import, only
-once.
+Each is a short program in workloads/processes/, run in a process of its own: a process starts, and imports, only once.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from contender import HERE, peers_python
-from machine import untuned
+from harness.machine import untuned
+from harness.places import BENCHMARKS, peers_python
 
-PROCESSES = HERE / "processes"
+PROCESSES = BENCHMARKS / "workloads" / "processes"
 
 
 def run(
@@ -56,7 +55,7 @@ def cold_first_gradient() -> float:
 
 def new_architecture(library: str) -> float:
     """Seconds from description to first gradient for a network of a shape a warm process has not seen."""
-    return float(run(PROCESSES / "new_architecture.py", library, python=python_of(library))[1])
+    return float(run(PROCESSES / "first_gradient.py", library, "--new", python=python_of(library))[1])
 
 
 def import_seconds(module: str) -> float:

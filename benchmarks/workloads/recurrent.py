@@ -7,8 +7,9 @@ with the products of x before it.
 from __future__ import annotations
 
 import numpy as np
-from contender import Work
-from rows import Row, aligned
+
+from harness.work import Work
+from workloads.rows import Row, aligned
 
 POSITIONS, FEATURES, UNITS = 100, 64, 128
 

@@ -6,11 +6,11 @@ import inspect
 
 import numba
 import numpy as np
-from contender import Work
-from places import module
-from rows import BY_NAME, CHECK_STEPS, RATE, SOLVER_OPTIONS, Row, aligned
 
 import nbprop
+from harness.places import module
+from harness.work import Work
+from workloads.rows import BY_NAME, CHECK_STEPS, RATE, SOLVER_OPTIONS, Row, aligned
 
 
 def build(library: str, name: str, threads: int) -> Work:

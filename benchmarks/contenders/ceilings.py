@@ -15,8 +15,9 @@ from collections.abc import Callable
 
 import llvmlite.binding as llvm
 import numpy as np
-from contender import Work
-from rows import BY_NAME, Row, aligned
+
+from harness.work import Work
+from workloads.rows import BY_NAME, Row, aligned
 
 # independent accumulators: latency 4-5 times two units needs 10; 12 and two operands fit 16 registers
 CHAINS = 12

@@ -10,9 +10,10 @@ import time
 
 import numpy as np
 import scipy.optimize
-from contender import Work
-from places import module
-from rows import Row, aligned
+
+from harness.places import module
+from harness.work import Work
+from workloads.rows import Row, aligned
 
 STARTS, WITHIN = 20, 1.01  # of "lm": starts, times the best loss
 MOST = {"marquardt": 2000, "_lbfgsb": 10_000, "_differences": 300}  # evaluations (steps) after which a start has failed
@@ -24,9 +25,8 @@ def nbprop(row: Row, threads: int) -> Work:
 
 
 def lbfgs(row: Row, threads: int) -> Work:
-    from ours import arrays
-
     import nbprop as nb
+    from contenders.ours import arrays
 
     plan, params, x, target, _, _ = arrays(row, threads)
     first, options = params.copy(), {"maxiter": 200, "gtol": 0.0, "ftol": 0.0, "memory": 20}
@@ -48,11 +48,11 @@ def _told(result) -> float:
 
 def jax_jit(row: Row, threads: int) -> Work:
     import jax
-    from rows import SOLVER_OPTIONS
 
-    from works.calculus import _jax_flat
+    from workloads.calculus import jax_flat
+    from workloads.rows import SOLVER_OPTIONS
 
-    loss, _, flat = _jax_flat(row)
+    loss, _, flat = jax_flat(row)
     x, target = jax.device_put(row.data())
     compiled, start = jax.jit(jax.value_and_grad(loss)), np.asarray(flat)
 
@@ -69,7 +69,7 @@ def jax_jit(row: Row, threads: int) -> Work:
 
 
 def sklearn(row: Row, threads: int) -> Work:
-    from peers import sklearn_work
+    from contenders.peers import sklearn_work
 
     return sklearn_work(dataclasses.replace(row, kind="solver"), threads)
 
@@ -86,9 +86,8 @@ def samples(row: Row) -> tuple[np.ndarray, np.ndarray]:
 @functools.cache
 def problem(row: Row):
     """(plan, x, target, starts, the loss to reach): a hundredth above the lowest that Levenberg-Marquardt finds."""
-    from ours import network
-
     import nbprop as nb
+    from contenders.ours import network
 
     plan = nb.plan(network(row), loss="mse", batch=row.batch)
     x, target = samples(row)

@@ -45,7 +45,7 @@ class Row:
 
     kind: "step" (gradient and Adam update), "gradient", "sample" (one row through the net), "solver" (200
     iterations of L-BFGS-B) or "gemm" (C = A B, widths = M, N, K): of a dense net that `widths` tells. "own": what
-    works/<module>.py builds, a function for each contender; `own_flops` and `own_bytes` are then those of a call.
+    workloads/<module>.py builds, a function for each contender; `own_flops` and `own_bytes` are then those of a call.
     slow: a call takes so long that `make bench-quick` leaves the row out.
     """
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from contender import Work
-from rows import RATE, Row, aligned
+
+from harness.work import Work
+from workloads.rows import RATE, Row, aligned
 
 # name -> (input shape, batch)
 SIZES = {

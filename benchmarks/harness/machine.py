@@ -12,7 +12,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from harness.places import BENCHMARKS, REPOSITORY
+
 LIBRARIES = ("nbprop", "numba", "llvmlite", "numpy", "scipy", "torch", "jax", "scikit-learn")
 
 
@@ -51,8 +52,8 @@ def versions_of(python: Path) -> dict[str, str]:
     """versions() of another environment; empty where there is no such interpreter."""
     if not python.exists():
         return {}
-    source = "import json, machine; print(json.dumps(machine.versions()))"
-    run = subprocess.run([python, "-c", source], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    source = "import json; from harness.machine import versions; print(json.dumps(versions()))"
+    run = subprocess.run([python, "-c", source], cwd=BENCHMARKS, capture_output=True, text=True, check=True)
     return json.loads(run.stdout)
 
 

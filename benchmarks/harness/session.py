@@ -7,9 +7,9 @@ import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from contender import Contender
-from paired import Spread, ratio, rotate
-from rows import OURS, Row, comparisons
+from harness.contender import Contender
+from harness.paired import Spread, ratio, rotate
+from workloads.rows import OURS, Row, comparisons
 
 
 def quiet(message: str) -> None:

@@ -14,8 +14,9 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from contender import Work
-from rows import BY_NAME, CHECK_STEPS, RATE, SOLVER_OPTIONS, Row
+
+from harness.work import Work
+from workloads.rows import BY_NAME, CHECK_STEPS, RATE, SOLVER_OPTIONS, Row
 
 SCAN_STEPS = {"tiny_step": 200, "medium_step": 20, "large_step": 2}
 
@@ -81,7 +82,7 @@ def torch_work(row: Row, threads: int) -> Work:
 # JAX ----------------------------------------------------------------------------------------------
 
 
-def _jax_model(row: Row) -> tuple[Callable, Callable]:
+def jax_model(row: Row) -> tuple[Callable, Callable]:
     """forward(params, x) and loss(params, x, target)."""
     import jax
     import jax.numpy as jnp
@@ -112,7 +113,7 @@ def _jax_step(row: Row) -> tuple[Callable, tuple, tuple]:
 
     if row.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    _, loss = _jax_model(row)
+    _, loss = jax_model(row)
 
     def step(carry, x, target):
         params, m, v, t = carry
@@ -136,7 +137,7 @@ def jax_work(row: Row, threads: int) -> Work:
 
     if row.kind == "solver":
         return _jax_solver(row)
-    forward, loss = _jax_model(row)
+    forward, loss = jax_model(row)
     if row.kind == "step":
         step, carry, (x, target) = _jax_step(row)
         compiled = jax.jit(step, donate_argnums=0)
@@ -197,7 +198,7 @@ def _jax_solver(row: Row) -> Work:
     from jax.flatten_util import ravel_pytree
 
     jax.config.update("jax_enable_x64", True)
-    _, loss = _jax_model(row)
+    _, loss = jax_model(row)
     start, unravel = ravel_pytree(row.weights())
     x, target = jax.device_put(row.data())
     compiled = jax.jit(jax.value_and_grad(lambda flat, x, target: loss(unravel(flat), x, target)))

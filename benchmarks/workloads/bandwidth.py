@@ -7,9 +7,10 @@ network of one layer would add; torch's is the function with `out` left to it.
 from __future__ import annotations
 
 import numpy as np
-from contender import Work
-from places import module
-from rows import Row, aligned
+
+from harness.places import module
+from harness.work import Work
+from workloads.rows import Row, aligned
 
 SIZE = 1024  # of a row
 COUNT = 64 * 2**20 // 4 // SIZE  # rows in 64 MB of float32

@@ -8,8 +8,9 @@ weights.
 import math
 
 import numpy as np
-from contender import Work
-from rows import CHECK_STEPS, RATE
+
+from harness.work import Work
+from workloads.rows import CHECK_STEPS, RATE
 
 LAYERS, HEADS, WIDTH, POSITIONS, VOCABULARY, BATCH = 4, 4, 128, 64, 96, 12
 DECAY = 0.1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import collections
 
 import numpy as np
-from contender import Work
-from rows import Row, aligned
+
+from harness.work import Work
+from workloads.rows import Row, aligned
 
 FLEET = 1000  # nets, each with data of its own
 STEPS, DT, STATES = 200, 0.05, 4  # of the rollout: two positions and two speeds
@@ -20,9 +21,8 @@ def nbprop(row: Row, threads: int) -> Work:
 
 def nbprop_gradient(row: Row, threads: int) -> Work:
     """What a Hessian product is measured by: value_and_grad of the same loss."""
-    from ours import arrays
-
     import nbprop as nb
+    from contenders.ours import arrays
 
     plan, params, x, target, grads, work = arrays(row, threads)
 
@@ -53,9 +53,8 @@ def direction(row: Row) -> np.ndarray:
 
 
 def hvp(row: Row, threads: int) -> Work:
-    from ours import arrays
-
     import nbprop as nb
+    from contenders.ours import arrays
 
     plan, params, x, target, out, work = arrays(row, threads)
     v = direction(row)
@@ -69,9 +68,8 @@ def hvp(row: Row, threads: int) -> Work:
 
 
 def jacobian(row: Row, threads: int) -> Work:
-    from ours import arrays
-
     import nbprop as nb
+    from contenders.ours import arrays
 
     plan, params, x, _, _, work = arrays(row, threads)
     matrix = aligned(np.empty((row.batch, params.size)))
@@ -84,14 +82,15 @@ def jacobian(row: Row, threads: int) -> Work:
     return Work(run, check=float(np.linalg.norm(matrix)))
 
 
-def _jax_flat(row: Row):
+def jax_flat(row: Row):
     """(loss(flat, x, target), forward(flat, x), flat start)."""
     import jax
     from jax.flatten_util import ravel_pytree
-    from peers import _jax_model
+
+    from contenders.peers import jax_model
 
     jax.config.update("jax_enable_x64", row.dtype == "float64")
-    forward, loss = _jax_model(row)
+    forward, loss = jax_model(row)
     flat, unravel = ravel_pytree(row.weights())
     return (lambda p, x, t: loss(unravel(p), x, t)), (lambda p, x: forward(unravel(p), x)), flat
 
@@ -99,7 +98,7 @@ def _jax_flat(row: Row):
 def jax_jit(row: Row, threads: int) -> Work:
     import jax
 
-    loss, forward, flat = _jax_flat(row)
+    loss, forward, flat = jax_flat(row)
     if row.name.startswith("fleet"):
         return _jax_fleet(row, loss)
     x, target = row.data()
@@ -145,9 +144,9 @@ def fleet_data(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def fleet(row: Row, threads: int) -> Work:
     """A loop over nets in compiled code, a share of them to each thread."""
     import numba
-    from ours import network
 
     import nbprop as nb
+    from contenders.ours import network
 
     plan = nb.plan(network(row), loss=row.loss, batch=row.batch, dtype=row.dtype)
     thetas, xs, ys = fleet_data(row)
@@ -184,9 +183,9 @@ Data = collections.namedtuple("Data", "plan params grads work x y dy dx")
 
 def rollout(row: Row, threads: int) -> Work:
     import numba
-    from ours import network, start
 
     import nbprop as nb
+    from contenders.ours import network, start
 
     plan, params = nb.plan(network(row), batch=1), start(row)
     arrays = [np.empty((1, width)) for width in (4, 2, 2, 4)]
@@ -236,7 +235,7 @@ def jax_scan(row: Row, threads: int) -> Work:
     import jax
     import jax.numpy as jnp
 
-    _, forward, flat = _jax_flat(row)
+    _, forward, flat = jax_flat(row)
 
     def end(p, start):
         def step(x, _):
