@@ -28,9 +28,8 @@ import numpy as np
 from numba.extending import get_cython_function_address
 
 from contenders.ceilings import fma_loop
+from contenders.ours import product_loop
 from harness.paired import ratio, rotate
-from nbprop.numerics.gemm.blocked import ZERO, gemm, gemm_scratch
-from nbprop.numerics.gemm.microkernel import pointer
 from workloads.rows import aligned
 
 # (m, n, k, A is stored transposed): forward, weight gradient and input gradient of small, medium and large layers.
@@ -51,15 +50,6 @@ SHAPES = [
 SLICE = 20e-6  # seconds: short, so that some slices meet nobody else on the core
 ROTATIONS = 400
 LONGEST = 2.0  # seconds for the rotations of one shape
-
-
-@numba.njit(nogil=True)
-def run_gemm(c, a, a_row, a_col, b, m, n, k, scratch, repeats):
-    for _ in range(repeats):
-        gemm(
-            *(pointer(c, 0), n, pointer(a, 0), a_row, a_col, pointer(b, 0), n),
-            *(m, n, k, ZERO, pointer(c, 0), pointer(scratch, 0), scratch.size, 0, 1),
-        )
 
 
 def blas_runner(dtype):
@@ -91,7 +81,7 @@ def timed(run, repeats):
     return contender
 
 
-def measure(m, n, k, transposed, dtype, run_blas):
+def measure(m, n, k, transposed, dtype, run_gemm, gemm_scratch, run_blas):
     """The times of all contenders, and their names: ours, sgemm, numpy.dot, peak."""
     rng = np.random.default_rng(0)
     a, b, c, expected = (aligned(rng.standard_normal(size).astype(dtype)) for size in (m * k, k * n, m * n, m * n))
@@ -125,12 +115,12 @@ def measure(m, n, k, transposed, dtype, run_blas):
 
 
 def main(dtype="float32"):
-    run_blas = blas_runner(dtype)
+    runners = *product_loop(dtype), blas_runner(dtype)
     print(f"{dtype}, one thread; GFLOP/s of the fastest slice; how many times faster, median (quartiles)")
     print(f"{'m x n x k':>17} {'nbprop':>7} {'BLAS':>6} {'dot':>6} {'peak':>6} {'of peak':>8} {'ns':>9}  ", end="")
     print(f"{'over BLAS':<20} over numpy.dot")
     for m, n, k, transposed in SHAPES:
-        times = measure(m, n, k, transposed, dtype, run_blas)
+        times = measure(m, n, k, transposed, dtype, *runners)
         best = {name: min(values) for name, values in times.items()}
         speeds = {name: 2e-9 * m * n * k / seconds for name, seconds in best.items()}
         blas, dot = (ratio(times, peer, "ours") for peer in ("blas", "dot"))

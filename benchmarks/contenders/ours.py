@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -122,33 +123,42 @@ def solver(row: Row, threads: int) -> Work:
     return Work(solve, check=float(solve(1).nit))
 
 
-def matrix_product(row: Row) -> Work:
-    """The strided matrix product behind every layer, called from compiled code as BLAS is."""
+def product_loop(dtype: str) -> tuple[Callable, Callable]:
+    """The matrix product behind every layer in a compiled loop, called there as BLAS is, and its size of scratch.
+
+    run(c, a, a_row, a_col, b, m, n, k, scratch, repeats) computes C = A B on flat arrays, with A's strides in elements.
+    """
     from numba import types
 
     gemm = module("nbprop.numerics.gemm.blocked", "nbprop.numerics.gemm")
     entry = module("nbprop.numerics.gemm.entry", "nbprop.numerics.product")
     pointer = module("nbprop.numerics.gemm.microkernel", "nbprop.numerics.tile").pointer
-    ZERO, gemm_scratch, GEMM, product = gemm.ZERO, gemm.gemm_scratch, entry.GEMM, entry.product
-
-    m, n, k = row.widths
-    GEMM.load(types.float32 if row.dtype == "float32" else types.float64)
-    a, b = row.matrices()
-    c = aligned(np.zeros((m, n), a.dtype))
-    scratch = aligned(np.zeros(gemm_scratch(m, n, k, 1) + 1, a.dtype))
+    ZERO, product = gemm.ZERO, entry.product
+    entry.GEMM.load(types.float32 if dtype == "float32" else types.float64)
     # Older products take the address of their scratch without its length.
-    room = (scratch.size,) if "room" in inspect.signature(gemm.gemm_ahead.py_func).parameters else ()
+    has_room = "room" in inspect.signature(gemm.gemm_ahead.py_func).parameters
 
     @numba.njit(nogil=True)
-    def products(c, a, b, m, n, k, scratch, repeats):
+    def run(c, a, a_row, a_col, b, m, n, k, scratch, repeats):
+        room = (scratch.size,) if has_room else ()
         for _ in range(repeats):
             product((
-                pointer(c, 0), n, pointer(a, 0), k, 1, pointer(b, 0), n, m, n, k, ZERO, pointer(scratch, 0),
+                pointer(c, 0), n, pointer(a, 0), a_row, a_col, pointer(b, 0), n, m, n, k, ZERO, pointer(scratch, 0),
                 pointer(scratch, 0), *room, 0, 1,
             ))  # fmt: skip
 
+    return run, gemm.gemm_scratch
+
+
+def matrix_product(row: Row) -> Work:
+    products, gemm_scratch = product_loop(row.dtype)
+    m, n, k = row.widths
+    a, b = row.matrices()
+    c = aligned(np.zeros((m, n), a.dtype))
+    scratch = aligned(np.zeros(gemm_scratch(m, n, k, 1) + 1, a.dtype))
+
     def run(repeats: int) -> None:
-        products(c.ravel(), a.ravel(), b.ravel(), m, n, k, scratch, repeats)
+        products(c.ravel(), a.ravel(), k, 1, b.ravel(), m, n, k, scratch, repeats)
 
     run(1)
     return Work(run, check=float(c.sum(dtype=np.float64)))

@@ -14,7 +14,9 @@ from nbprop.cli.main import main
 from support import ROOT
 
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md"), *ROOT.glob("benchmarks/*.md")]
+)
 
 
 def blocks(path, language):
