@@ -136,7 +136,7 @@ def product_loop(dtype: str) -> tuple[Callable, Callable]:
     ZERO, product = gemm.ZERO, entry.product
     entry.GEMM.load(types.float32 if dtype == "float32" else types.float64)
     # Older products take the address of their scratch without its length.
-    has_room = "room" in inspect.signature(gemm.gemm_ahead.py_func).parameters
+    has_room = "room" in inspect.signature(gemm.gemm.py_func).parameters
 
     @numba.njit(nogil=True)
     def run(c, a, a_row, a_col, b, m, n, k, scratch, repeats):
