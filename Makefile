@@ -75,6 +75,9 @@ PEERS := .venv-peers/bin/python
 bench: .venv .venv-peers          ## the comparison table, measured here
 	.venv/bin/python benchmarks/table.py
 
+bench-docs: .venv                 ## write the stored table into README.md and docs/performance.md
+	.venv/bin/python benchmarks/document.py
+
 bench-quick: .venv-peers          ## append this commit's results, under five minutes
 	$(PEERS) benchmarks/commits.py HEAD --count 1 --again
 
@@ -98,4 +101,4 @@ test-gpu: .venv/cuda              ## the device tests on this machine's GPU, and
 	@$(PIP) install -e ".[cuda]"
 	@touch $@
 
-.PHONY: bench-gpu test-gpu bench bench-quick bench-history bench-gate dashboard
+.PHONY: bench-gpu test-gpu bench bench-docs bench-quick bench-history bench-gate dashboard

@@ -4,7 +4,6 @@ import pytest
 import regressions
 
 from harness.history import Commit, Point, Series, read
-
 from support import bench_history
 
 PRODUCT = "gemm_256x256x256/nbprop-njit/blas/1"

@@ -2,7 +2,9 @@
 
 import json
 import math
+import subprocess
 
+import document
 import numpy as np
 import pytest
 from table import Line, quantity, ratio_lines, render
@@ -13,11 +15,10 @@ from harness.contender import Contender
 from harness.history import read
 from harness.machine import untuned
 from harness.paired import Spread, difference, ratio, rotate
-from harness.places import peers_python
+from harness.places import BENCHMARKS, REPOSITORY, RESULTS, peers_python
 from harness.session import Session
-from workloads.rows import BY_NAME, ROWS, comparisons, target
-
 from support import bench_history
+from workloads.rows import BY_NAME, ROWS, comparisons, target
 
 HAVE_PEERS = pytest.mark.skipif(not peers_python().exists(), reason=f"no peers' environment at {peers_python()}")
 
@@ -106,6 +107,38 @@ def test_asv_pages_refuse_an_unknown_library():
     assert localised(page) == '<script src="vendor/jquery/dist/jquery.min.js"></script>'
     with pytest.raises(RuntimeError, match="no local copy"):
         localised('<script src="https://example.org/new.js"></script>')
+
+
+@pytest.mark.parametrize("place", list(document.tables()), ids="/".join)
+def test_documents_show_the_stored_results(place):
+    """Every figure of the documents' tables is one of results/, rounded by one rule."""
+    name, marker = place
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    assert document.between(marker).search(text)[2] == document.tables()[place], "run `make bench-docs`"
+
+
+def test_ratios_of_documents_do_not_flatter():
+    assert [document.ratio(value) for value in (0.0007, 0.031, 0.949, 0.955, 1.032, 10.6)] == [
+        *("0.0007", "0.031", "0.95", "0.955", "1.03", "10.6")
+    ]
+
+
+@HAVE_PEERS
+def test_asv_keeps_the_stored_results():
+    """asv drops results whose benchmark has another version: a hash of its source, unless it says which."""
+    program = """
+import json, sys
+from asv_runner.discovery import disc_benchmarks
+sys.path.insert(0, ".")
+print(json.dumps({b.name.removeprefix("suites."): b.version for b in disc_benchmarks("suites")}))
+"""
+    command = [peers_python(), "-c", program]
+    run = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True, check=True)
+    described = json.loads((RESULTS / "benchmarks.json").read_text())
+    stored = {name: entry["version"] for name, entry in described.items() if isinstance(entry, dict)}
+    found = json.loads(run.stdout)
+    assert stored
+    assert {name: found.get(name) for name in stored} == stored
 
 
 @HAVE_PEERS

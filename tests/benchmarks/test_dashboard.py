@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from harness.places import peers_python
-
 from support import bench_history, chromium
 
 PLANTED = "gemm_64x64x64/nbprop-njit/blas/1"
@@ -167,7 +166,7 @@ def test_themes(page, scheme):
 
 
 def test_screenshot(page, tmp_path):
-    """Kept where NBPROP_SCREENSHOTS says, so that a run of the tests leaves the picture the README shows."""
+    """Kept where NBPROP_SCREENSHOTS says, so that a run of the tests leaves the one that docs/performance.md shows."""
     picture = base64.b64decode(page.screenshot())
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 20_000

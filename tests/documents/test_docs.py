@@ -80,13 +80,16 @@ def test_the_command_lines_page_has_every_option(capsys):
     assert {option for option in options if f"`{option} " not in table} == set()
 
 
-def test_the_readmes_commands_run(tmp_path, monkeypatch, capsys):
+GUIDE = ROOT / "docs" / "guide.md"
+
+
+def test_the_guides_commands_run(tmp_path, monkeypatch, capsys):
     """On data of ten classes."""
     monkeypatch.chdir(tmp_path)
     rows = [",".join(f"{k}" for k in range(4)) + f",{i % 10}" for i in range(40)]
     for name in ("data.csv", "new.csv"):
         Path(name).write_text("a,b,c,d,digit\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    lines = [line for block in blocks(ROOT / "README.md", "") for line in re.findall("^nbprop .*", block, re.M)]
+    lines = [line for block in blocks(GUIDE, "") for line in re.findall("^nbprop .*", block, re.M)]
     assert len(lines) == 3
     for line in lines:
         if line.endswith("--help"):
@@ -96,18 +99,22 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch, capsys):
             assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
 
 
+def headings(path):
+    """The anchors of a document's headings."""
+    titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path):
     text = path.read_text(encoding="utf-8")
-    headings = {
-        re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
-        for title in re.findall(r"^#+ (.*)$", text, re.M)
-    }
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        elif not target.startswith(("http:", "https:")):
-            assert (path.parent / target).exists(), target
+        if target.startswith(("http:", "https:")):
+            continue
+        name, _, anchor = target.partition("#")
+        page = path.parent / name if name else path
+        assert page.exists(), target
+        assert not anchor or anchor in headings(page), target
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -118,9 +125,9 @@ def test_make_targets_exist(path):
     assert named <= targets
 
 
-def test_readme_shows_a_real_demo():
-    """What README shows is laid out as what the demo prints: the same words, other numbers."""
-    shown = re.search(r"<!-- demo: begin.*?-->\n```\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+def test_the_guide_shows_a_real_demo():
+    """What the guide shows is laid out as what the demo prints: the same words, other numbers."""
+    shown = re.search(r"<!-- demo: begin.*?-->\n```\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
     assert shown
     text = shown[1]
     assert float(re.search(r"^held-out accuracy: (\d+\.\d) %$", text, re.M)[1]) >= 96.5
