@@ -1,11 +1,11 @@
 """A million pendulums on a GPU, each with a controller network of its own, trained through the simulation.
 
 One thread steps one pendulum (length 1 m, so that its acceleration is 9.81 sin(angle) + torque from the upright) in
-steps of 0.02 s, with the torque that its 4-16-1 network gives; then it goes back through the steps, by the adjoint of
-the dynamics and the network's vjp, and adds up the gradient of the cost: the mean over the steps of angle^2 +
-0.1 velocity^2 + 0.01 torque^2. All gradients, a million networks' times 97 parameters, then take one Adam step.
+steps of 0.02 s, with the torque that its 4-16-1 network chooses. The thread then goes backwards through the steps, with
+the adjoint of the dynamics and the network's vjp, and accumulates the gradient of the cost: the mean over the steps of
+angle^2 + 0.1 velocity^2 + 0.01 torque^2. One Adam step then updates all networks, a million times 97 parameters.
 
-Needs an NVIDIA GPU, or, with few pendulums, Numba's simulator:
+Needs an NVIDIA GPU or, for a few pendulums, Numba's simulator:
 NUMBA_ENABLE_CUDASIM=1 python examples/cuda_pendulums.py --pendulums 4 --horizon 3 --steps 2
 """
 
@@ -49,7 +49,7 @@ def make_kernel():
             states[(2 * t + 3) * n + i] = velocity
             states[(2 * t + 2) * n + i] = angle + DT * velocity
         costs[i] = cost
-        d_angle, d_velocity = float32(0.0), float32(0.0)  # of the cost by the state after step t
+        d_angle, d_velocity = float32(0.0), float32(0.0)  # dcost/dstate after step t
         for back in range(horizon):
             t = horizon - 1 - back
             angle, velocity = states[2 * t * n + i], states[(2 * t + 1) * n + i]

@@ -1,8 +1,8 @@
 """Fit a curve with SciPy under bounds: a network that can only rise, because its weights may not be negative.
 
-The yield of a reaction is measured with noise. What has formed never turns back, so the curve should never fall. A sum
-of tanh whose weights are not negative is monotone: a bound on the weights is all it takes, and L-BFGS-B keeps to it
-exactly.
+The yield of a reaction is measured with noise. The reaction is irreversible, so the curve should never fall. A sum of
+tanh functions with nonnegative weights is monotone, so a bound on the weights is all it takes, and L-BFGS-B satisfies
+it exactly.
 
 Run: python examples/curve_fit_bounds.py
 """
@@ -24,7 +24,7 @@ def truth(time):
 
 
 def fit(time, measured, rising):
-    """Parameters fitted to the measurements, and SciPy's result; `rising` bounds the weights below by 0."""
+    """The fitted parameters and SciPy's result; `rising` bounds the weights below by 0."""
     net = nbprop.network((1,), nbprop.dense(12, activation="tanh"), nbprop.dense(1))
     plan = nbprop.plan(net, loss="mse", batch=len(time), dtype=np.float64)
     params = nbprop.init(net, seed=1)
@@ -34,7 +34,7 @@ def fit(time, measured, rising):
         for name in ("0.dense.weight", "1.dense.weight"):
             nbprop.views(net, low)[name][:] = 0
             start = nbprop.views(net, params)[name]
-            np.abs(start, out=start)  # the start must keep to the bounds
+            np.abs(start, out=start)  # the starting point must satisfy the bounds
         bounds = (low, np.inf)
     result = nbprop.minimize(plan, params, time, measured, bounds=bounds, maxiter=2000)
     return net, params, result

@@ -1,7 +1,7 @@
 """One regression, three ways: Levenberg-Marquardt, L-BFGS-B and Adam on the same network, data and start.
 
-A sum of squares has a Jacobian, and Levenberg-Marquardt uses it: each of its steps costs as much as many gradients, and
-gets further than many. With --picture loss.png, the losses over time are drawn.
+Levenberg-Marquardt uses the Jacobian of the residuals: each of its steps costs as much as many gradients, and makes
+more progress than many. --picture loss.png plots the losses over time.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Real handwritten digits: training in mini-batches, accuracy on images held out, and the network in a file."""
+"""Real handwritten digits: training in mini-batches, accuracy on held-out images, and saving the network to a file."""
 
 import tempfile
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Why that digit? What every pixel, unit and connection contributed to an answer.
 
-A network learns the 8x8 digits that ship with the package; then `nbprop.explain` takes the logit of its answer apart.
-The parts add up: the pixels' integrated gradients (Sundararajan et al. 2017) to the difference that the image made, and
-so do the hidden units' and the connections'. With --picture why.png, a picture is drawn.
+A network learns the 8x8 digits that come with the package; then `nbprop.explain` decomposes the logit of its answer.
+The integrated gradients of the pixels (Sundararajan et al. 2017) add up to the change in the logit that the image
+makes, and so do those of the hidden units and of the connections. --picture why.png draws them.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def train(images, labels):
 
 
 def signed(axes, values, title):
-    """An 8x8 map of contributions: red speaks for the answer, blue against it."""
+    """An 8x8 map of contributions: red is evidence for the answer, blue against it."""
     most = np.abs(values).max()
     axes.imshow(values.reshape(8, 8), cmap="RdBu_r", vmin=-most, vmax=most)
     axes.set_title(title, fontsize=9)

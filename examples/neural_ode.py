@@ -1,7 +1,7 @@
 """A neural ordinary differential equation: dx/dt = network(x), fitted to noisy orbits of a spiral (Chen et al. 2018).
 
-The network stands inside a compiled Runge-Kutta step. The adjoint of that step is four `vjp` calls, which
-`nbprop.rollout_adjoint` takes back through time; the compiled L-BFGS fits all orbits at once.
+The network is evaluated inside a compiled Runge-Kutta step. The adjoint of that step is four `vjp` calls, and
+`nbprop.rollout_adjoint` runs it backwards through time; the compiled L-BFGS fits all orbits at once.
 """
 
 import collections
@@ -21,7 +21,7 @@ Data = collections.namedtuple("Data", "plan params grads work stages slopes carr
 
 @numba.njit
 def step(x_next, x, t, data):
-    """One step of the classical Runge-Kutta method for all orbits; the four stages stay in data."""
+    """One step of the classical Runge-Kutta method for all orbits; the four stages are kept in data."""
     shape = data.stages[0].shape
     for k, advance in enumerate((0.0, DT / 2, DT / 2, DT)):
         data.stages[k] = x.reshape(shape)
@@ -34,7 +34,7 @@ def step(x_next, x, t, data):
 
 @numba.njit
 def adjoint(lam_x, lam_next, x, t, data):
-    """The way back through the stages: each one's slope moved the state and the next stage."""
+    """The backward pass through the stages: each one's slope moved the state and the next stage."""
     step(lam_x, x, t, data)  # the stages again; lam_x is overwritten below
     lam, total = lam_next.reshape(data.back.shape), lam_next.copy().reshape(data.back.shape)
     for k, weight, advance in ((3, DT / 6, 0.0), (2, DT / 3, DT), (1, DT / 3, DT / 2), (0, DT / 6, DT / 2)):

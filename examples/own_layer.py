@@ -1,6 +1,6 @@
-"""A layer of your own, without touching the package: a periodic one with a frequency that it learns.
+"""A layer of your own, without touching the package: a periodic one that learns its frequency.
 
-"Snake" (Ziyin, Hartwig and Ueda 2020, equation 3) lets a network go on with a wave beyond its data:
+"Snake" (Ziyin, Hartwig and Ueda 2020, equation 3) lets a network continue a wave beyond its data:
 y = x + sin(a x)^2 / a, with one a for each feature.
 """
 

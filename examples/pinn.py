@@ -1,9 +1,9 @@
-"""A boundary-value problem solved by a network whose derivatives by x enter the loss (Lagaris, Likas, Fotiadis 1998).
+"""A boundary-value problem solved by a network with its derivative dN/dx in the loss (Lagaris, Likas, Fotiadis 1998).
 
 Bratu's problem, u'' + e^u = 0 with u(0) = u(1) = 0, as a system: u' = w, w' = -e^u. A network N(x) with two outputs
-gives u = x (1 - x) N_1, which meets the boundary by construction, and w = N_2. The loss is the mean square of both
-equations' residuals. N' = dN/dx is a `jvp` through x; the loss's gradient through N' is the mixed derivative by
-parameters and x that `hvp` gives for a direction of x. With --picture PATH it draws.
+gives u = x (1 - x) N_1, which satisfies the boundary conditions by construction, and w = N_2. The loss is the mean
+square of both equations' residuals. N' = dN/dx is a `jvp` along x; the gradient of the loss through N' is the mixed
+derivative with respect to parameters and x that `hvp` computes for a direction of x. --picture PATH draws the solution.
 """
 
 import numpy as np
@@ -30,8 +30,8 @@ def loss_and_gradient(theta):
     second = y_dot[:, 1] + np.exp(u)  # w' + e^u
     by_y = 2 / POINTS * np.stack([slope * first + bump * np.exp(u) * second, -first], 1)
     by_y_dot = 2 / POINTS * np.stack([bump * first, second], 1)
-    # The gradient is by_y^T dN/dp + by_y_dot^T dN'/dp. For this target the mean squared error's gradient by y is
-    # by_y_dot, so hvp along x gives the second term, and dN/dp^T N' / POINTS, the change of y - target, besides.
+    # The gradient is by_y^T dN/dp + by_y_dot^T dN'/dp. For this target, d(mean squared error)/dy is
+    # by_y_dot, so hvp along x gives the second term, plus dN/dp^T N' / POINTS from the change of y - target.
     nbprop.hvp(plan, theta, zero, x, y - POINTS * by_y_dot, mixed, work, dx=ones)
     nbprop.vjp(plan, theta, x, by_y - y_dot / POINTS, grads, None, work)
     return float((first**2 + second**2).mean()), grads + mixed

@@ -1,8 +1,8 @@
 """A network inside your own compiled simulation, and the exact gradient of the whole simulation.
 
-A pendulum is held upright by a motor. The controller is a small network, called once in each time step. Going back in
-time, the simulation's own derivatives (three lines of calculus) and `nbprop.backward` take turns, so the weights learn
-from the cost of the whole trajectory: backpropagation through time without a framework around it.
+A motor holds a pendulum upright. The controller is a small network, called once per time step. Backwards in time, the
+derivatives of the simulation itself (three lines of calculus) alternate with `nbprop.backward`, so that the weights
+learn from the cost of the whole trajectory: backpropagation through time without a framework around it.
 """
 
 import numba
@@ -19,7 +19,7 @@ plan = nbprop.plan(net, batch=1)
 
 @numba.njit
 def cost_and_gradient(plan, params, start, states, torque, works, grads):
-    """The mean of angle^2 + 0.1 speed^2 + effort torque^2 over a trajectory; its gradient goes to grads.
+    """Mean of angle^2 + 0.1 speed^2 + effort torque^2 over a trajectory; writes its gradient to grads.
 
     states (STEPS + 1, 2): angle from upright and angular speed; torque (STEPS, 1); works: a workspace for each time
     step, because backward needs what the forward of the same step left there.

@@ -1,11 +1,11 @@
 """A minimum-fuel soft landing on the Moon with bounded thrust and falling mass (Bryson and Ho 1975; Meditch 1964).
 
-First as open-loop optimal control (landing/open_loop.py): SLSQP with exact gradients from `rollout_adjoint`. Vertically
-the answer is known: coast, then full thrust, one switch. In two dimensions the costates must tell the same as the
-controls: full thrust where the switching function is negative, along the primer vector -lambda_v. Then as a feedback
-network (landing/feedback.py), trained through the rollout on random starts and judged on 1,000 others.
+First as open-loop optimal control (landing/open_loop.py): SLSQP with exact gradients from `rollout_adjoint`. For a
+vertical descent the solution is known: coast, then full thrust, with one switch. In two dimensions the costates must
+agree with the controls: full thrust where the switching function is negative, along the primer vector -lambda_v. Then
+with a feedback network (landing/feedback.py), trained through the rollout on random starts and tested on 1,000 others.
 
-With --picture PATH it draws.
+--picture PATH draws the trajectories.
 """
 
 import numpy as np

@@ -1,17 +1,17 @@
-"""AlexNet, layer for layer, checked against PyTorch and let loose on photographs.
+"""AlexNet, layer by layer: checked against PyTorch, then trained on photographs.
 
 Krizhevsky, Sutskever and Hinton 2012, "ImageNet classification with deep convolutional neural networks", NIPS 25: the
 layers of section 3.5 and figure 2, dropout of section 4.2, the training of section 5.
 
-60,965,224 parameters, as published: the second, fourth and fifth convolution see half of the maps each, what was then
-two graphics cards; responses are normalized over neighbouring channels (section 3.3); pooling windows overlap (3.4).
+60,965,224 parameters, as published: the second, fourth and fifth convolutions are in two groups, then on two graphics
+cards; responses are normalized over neighbouring channels (section 3.3); pooling windows overlap (3.4).
 
-ImageNet does not come with anything, so this shows two things that can be checked on a desk:
+ImageNet is too large to come along, so this shows two things that can be checked on one computer:
 
-- the arithmetic: ten steps from seeded weights, dropout off, follow PyTorch's in float32 (`trajectory`; the losses are
-  stored in tests/reference/alexnet.npz);
-- that it learns: crops of the photographs that ship in scikit-image, told apart with the paper's rules (momentum 0.9,
-  weight decay 0.0005, crops and reflections), trained on the left halves and asked about the right ones.
+- that the arithmetic is right: ten steps from seeded weights, without dropout, follow PyTorch's in float32
+  (`trajectory`; its losses are stored in tests/reference/alexnet.npz);
+- that it learns: it assigns crops to the photographs of scikit-image that they come from, by the paper's rules
+  (momentum 0.9, weight decay 0.0005, crops and reflections), trained on the left halves and tested on the right ones.
 
 Run: python examples/history/alexnet.py [--width 1.0] [--steps N] [--seed N] [--threads N] [--picture PATH]
      (pip install "nbprop[examples]" for scikit-image; at the paper's width a step takes a second and all of it 2 GB)
@@ -64,7 +64,7 @@ def alexnet(classes=1000, width=1.0):
 def initial(net, seed, width=1.0):
     """Section 5: weights normal with deviation 0.01; biases 1 in the convolutions 2, 4, 5 and hidden layers, else 0.
 
-    A narrow network gets larger weights, as many times as its units have fewer inputs, rooted.
+    A narrow network gets larger weights, by the square root of the ratio by which its units have fewer inputs.
     """
     rng, params = np.random.default_rng(seed), np.empty(net.n_params, np.float32)
     names = [name for name in nbprop.views(net, params) if name.endswith("bias")]
@@ -97,7 +97,7 @@ class Trainer:
 
 
 def trajectory(width, classes=1000, batch=4, steps=10, rate=0.001, seed=0):
-    """The losses before each step on one seeded batch, and after the last; dropout off. Stored: PyTorch's."""
+    """The losses before each step on one seeded batch, and after the last, without dropout; PyTorch's are stored."""
     net, rng = alexnet(classes, width), np.random.default_rng(seed + 1)
     x = 60 * rng.standard_normal((batch, SIDE, SIDE, 3), np.float32)
     labels = rng.integers(0, classes, batch)
@@ -114,7 +114,7 @@ def photographs():
     for name in PHOTOGRAPHS:
         image = getattr(data, name)()
         image = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
-        # Crops should show more than a patch of a large picture.
+        # A crop should show more than a small patch of a large picture.
         scale = max(SIDE / image.shape[0], 2 * SIDE / image.shape[1], 320 / max(image.shape))
         shape = tuple(math.ceil(extent * scale) for extent in image.shape[:2])
         found.append(transform.resize(image, (*shape, 3), anti_aliasing=True, preserve_range=True).astype(np.float32))
@@ -122,8 +122,8 @@ def photographs():
 
 
 class Crops:
-    """Random crops of the left halves to learn from, of the right halves to ask about; the mean of the left ones is
-    taken off, and half of them are reflected (sections 2 and 4.1)."""
+    """Random crops: of the left halves to train on, of the right halves to test on. The mean of the left halves is
+    subtracted, and half of the crops are reflected (sections 2 and 4.1)."""
 
     def __init__(self, images, seed):
         self.images, self.rng = images, np.random.default_rng(seed)
@@ -143,7 +143,7 @@ class Crops:
 
 
 class Photographs:
-    """Training on crops, and what is asked afterwards."""
+    """Training on crops, and the test afterwards."""
 
     def __init__(self, width, seed, threads=1):
         self.crops, self.net = Crops(photographs(), seed), alexnet(len(PHOTOGRAPHS), width)
@@ -174,7 +174,7 @@ class Photographs:
 
 
 def run(seed, quick=False):
-    """Three times better than chance at the right halves of ten photographs, an eighth as wide as the paper's network.
+    """Three times better than chance on the right halves of ten photographs, with a network an eighth as wide.
 
     quick: half of the steps.
     """

@@ -1,11 +1,11 @@
-"""Hinton's picture of backpropagation: an elastic pulls at each output, and its force arrives at every unit.
+"""Hinton's picture of backpropagation: an elastic band pulls at each output, and its force reaches every unit.
 
-He tells it in his talks: tie a piece of elastic between what an output is and what it should be. It pulls. The units
-below cannot be held and pulled, but through the weights the force at the output becomes a force at each of them: this
-way, this hard. Then every weight gives way a little.
+He tells it in his talks: tie an elastic band between what an output is and what it should be, and it pulls. Nobody can
+pull at the units below, but the weights turn the force at the output into a force on each of them, with a direction and
+a strength. Then every weight gives way a little.
 
-With E = 1/2 sum (y - d)^2 the elastic's force at output k is d_k - y_k, and the force at a unit with activity a is
--dE/da = sum_k (d_k - y_k) dy_k/da. `nbprop.explain` knows dy_k/da for every unit.
+With E = 1/2 sum (y - d)^2, the band's force at output k is d_k - y_k, and the force on a unit with activity a is
+-dE/da = sum_k (d_k - y_k) dy_k/da. `nbprop.explain` computes dy_k/da for every unit.
 
 Run: python examples/history/elastic.py [--seed N] [--picture PATH]
 """
@@ -34,7 +34,7 @@ def activities_and_forces(net, params, x=X):
 
 
 def energy(net, params, x):
-    """What is stored in the elastics."""
+    """The energy stored in the elastic bands."""
     y = np.empty((1, *net.output_shape))
     plan = nbprop.plan(net)
     nbprop.forward(plan, params, x[None], y, nbprop.workspace(plan))
@@ -42,7 +42,7 @@ def energy(net, params, x):
 
 
 def forces_by_hand(net, params, layer, activities, reach=1e-5):
-    """The forces on a layer's units by moving each a little, the layers above being a net of their own."""
+    """The forces on a layer's units by central differences; the layers above are treated as a net of their own."""
     if layer == len(net.layers):
         return WANTED - activities
     above = nbprop.network(net.shapes[layer], *net.layers[layer:])
@@ -64,12 +64,12 @@ def give_way(net, params, steps):
 
 
 def start(net, seed):
-    """Weights that do something: uniform within 1."""
+    """Weights that make a visible difference: uniform between -1 and 1."""
     return np.random.default_rng(seed).uniform(-1, 1, net.n_params)
 
 
 def run(seed, quick=False):
-    """The forces are those that moving each unit by hand shows; where they lead, the elastics are slack."""
+    """The forces agree with central differences, and following them slackens the elastic bands."""
     net = network()
     params = start(net, seed)
     layers = activities_and_forces(net, params)
@@ -93,7 +93,7 @@ def run(seed, quick=False):
 
 
 def draw(seed, path):
-    """Five panels: forward; the elastics; the force one layer down; at every unit; after the weights gave way."""
+    """Five panels: forward pass; elastic bands; the force one layer down; on every unit; after the weights gave way."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -2,9 +2,9 @@
 
 The recipe is that of nanoGPT for one CPU (Karpathy 2022, README, "I only have a macbook"): 4 layers, 4 heads, 128 wide,
 64 characters, batches of 12, 2,000 steps of AdamW (1e-3 with warm-up over 100 steps and a cosine to 1e-4, beta2 0.99,
-weight decay 0.1 on matrices), gradients clipped to length 1, no dropout. There it reaches 1.88 nats a character on
-Shakespeare. Here the text is any file's, by default the modules of the running Python's library; the last tenth is held
-out, and the model is held against counts: how well do the one or two characters before tell the next?
+weight decay 0.1 on matrices), gradients clipped to length 1, no dropout. There it reaches 1.88 nats per
+character on Shakespeare. Here the text is any file, by default the modules of the running Python's standard library;
+the last tenth is held out. For comparison: how well do counts of the one or two preceding characters predict the next?
 
 Run: python examples/history/gpt.py [--seed N] [--text FILE] [--steps N] [--picture PATH]
      python examples/history/gpt.py --weights model.safetensors --tokens 464 3290 318
@@ -23,17 +23,17 @@ from nbprop.io.pictures import save_picture
 LAYERS, HEADS, WIDTH, POSITIONS, BATCH, STEPS = 4, 4, 128, 64, 12, 2000
 QUICK = {"layers": 2, "heads": 2, "width": 64, "steps": 600}
 RATE, LOWEST, WARM_UP, WEIGHT_DECAY = 1e-3, 1e-4, 100, 0.1
-EVALUATIONS, AT_A_TIME = 4000, 100  # windows of the held-out text that a loss is the mean of
+EVALUATIONS, AT_A_TIME = 4000, 100  # windows of held-out text over which a loss is averaged; windows at a time
 
 
 def library():
-    """The modules at the top of Python's library, one after the other."""
+    """The top-level modules of Python's standard library, one after the other."""
     paths = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     return "\n".join(path.read_text(encoding="utf-8", errors="ignore") for path in paths)
 
 
 class Text:
-    """Characters as integers; the ASCII ones that occur, in order."""
+    """Characters as integers: the ASCII characters that occur, in order."""
 
     def __init__(self, text):
         codes = np.frombuffer(text.encode("ascii", "ignore"), np.uint8)
@@ -44,7 +44,7 @@ class Text:
             raise SystemExit(f"a text of {len(tokens)} characters is too short; give one of {100 * POSITIONS} or more")
 
     def windows(self, count, rng, *, held_out=False):
-        """Integers (count, POSITIONS) from random places, and those one place further."""
+        """Integers (count, POSITIONS) from random positions, and the same shifted by one."""
         low, high = (self.cut, len(self.tokens)) if held_out else (0, self.cut)
         places = rng.integers(low, high - POSITIONS, count)[:, None] + np.arange(POSITIONS)
         return self.tokens[places], self.tokens[places + 1]
@@ -56,7 +56,7 @@ class Text:
         return bytes(self.characters[tokens]).decode("ascii")
 
     def counted(self, before):
-        """Nats a held-out character costs by counts (plus 0.01) of what followed the `before` characters before it."""
+        """Nats per held-out character by counts (plus 0.01) of what followed the `before` characters in training."""
         v, tokens = self.vocabulary, self.tokens.astype(np.int64)
         codes = sum(tokens[i : len(tokens) - before + i] * v ** (before - i) for i in range(before + 1))
         counts = np.bincount(codes[: self.cut - before], minlength=v ** (before + 1)).reshape(-1, v) + 0.01
@@ -65,7 +65,7 @@ class Text:
 
 
 def schedule(steps):
-    """Up in a straight line, down half a cosine."""
+    """Linear warm-up, then half a cosine down."""
     warm = min(WARM_UP, steps // 5)
 
     def rate(step):
@@ -99,7 +99,7 @@ def train(text, seed, steps, layers=LAYERS, heads=HEADS, width=WIDTH, threads=1,
 
 
 def held_out_losses(net, params, text):
-    """Nats at each position, (POSITIONS,): means over windows of the text that was held out."""
+    """Nats at each position, (POSITIONS,): means over windows of the held-out text."""
     x, target = text.windows(EVALUATIONS, np.random.default_rng(1), held_out=True)
     plan, total = nbprop.plan(net, batch=AT_A_TIME, dtype=params.dtype, mode="inference"), np.zeros(POSITIONS)
     logits, work = np.empty((AT_A_TIME, *net.output_shape), params.dtype), nbprop.workspace(plan)
@@ -112,9 +112,9 @@ def held_out_losses(net, params, text):
 
 
 def run(seed, quick=False, text=None, steps=None, threads=1, picture=None, progress=False):
-    """The held-out loss is below what counts of two characters give, and below nanoGPT's 1.88 nats.
+    """The held-out loss is below that of counts of two characters, and below nanoGPT's 1.88 nats.
 
-    quick: 2 layers, 2 heads, 64 wide, 600 steps; the loss is below what counts of one character give.
+    quick: 2 layers, 2 heads, 64 wide, 600 steps; the loss is below that of counts of one character.
     """
     text = text or Text(library())
     sizes = QUICK if quick else {"steps": steps or STEPS}
@@ -135,7 +135,7 @@ def run(seed, quick=False, text=None, steps=None, threads=1, picture=None, progr
 
 
 def draw(losses, counts, path):
-    """What a character costs, against how many before it the model has seen."""
+    """The loss per character, against the number of characters before it that the model has seen."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -11,15 +11,15 @@ image, so that 61,706 parameters suffice for 28 x 28 pixels:
     C5  120 maps, 5 x 5    1 x 1
     F6  84 units, then 10
 
-Not as in the paper: every map of C3 sees all six of S2; S2 and S4 take maxima, where the paper has means with a weight
-and a bias; rectifiers, where it has a scaled tanh (tanh and means read 1.5 % fewer right); a quarter of C5
-is dropped out; the output is a softmax, not the distance to drawn prototypes; Adam trains, not a stochastic diagonal
-Newton method. The paper reports 0.95 % errors of 10,000 after training on 60,000 images, and 0.8 % with distorted
+Unlike the paper: every map of C3 sees all six of S2; S2 and S4 take maxima, instead of means with a weight and a bias;
+units are rectified, instead of a scaled tanh (with tanh and means, 1.5 % fewer are right); a quarter of C5 is dropped
+out; the output is a softmax, instead of the distance to drawn prototypes; Adam trains, instead of a stochastic diagonal
+Newton method. The paper reports 0.95 % errors on 10,000 images after training on 60,000, and 0.8 % with distorted
 copies. Here an eighth of the file is held out, and the distortion is a shift by up to two pixels.
 
-MNIST does not come with the package. Name its file, as an argument or in the variable NBPROP_MNIST: an .npz with
+MNIST does not come with the package. Name its file as an argument or in the variable NBPROP_MNIST: an .npz with
 `images` and `labels` (or Keras's `x_train` and `y_train`), or the folder of the four IDX files, gzipped or not. Without
-one, the 8 x 8 digits that do come with the package serve, each pixel enlarged to 3 x 3.
+it, the 8 x 8 digits that do come with the package are used, each pixel enlarged to 3 x 3.
 
 Run: python examples/history/lenet.py [FILE | digits] [--seed N] [--picture PATH]
 """
@@ -86,7 +86,7 @@ def shipped_digits():
 
 
 def shifted(images, rng, most=SHIFT):
-    """Every image (n, 28, 28, 1) by its own number of pixels, up to `most` in each direction."""
+    """Each image (n, 28, 28, 1) shifted at random by up to `most` pixels in each direction."""
     padded = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
     down, right = rng.integers(0, 2 * most + 1, (2, len(images)))
     out = np.empty_like(images)
@@ -110,7 +110,7 @@ class Reader:
         self.params = nbprop.init(NET, seed, np.float32)
 
     def train(self, epochs, shifts):
-        """Adam on mini-batches; percent of the held-out images read right after each epoch."""
+        """Adam on mini-batches; returns the percentage of held-out images read right after each epoch."""
         plan = nbprop.plan(NET, "softmax_cross_entropy", BATCH, np.float32)
         grads, work = np.empty_like(self.params), nbprop.workspace(plan)
         state = nbprop.optimizer_state("adam", NET.n_params, np.float32)
@@ -138,16 +138,16 @@ class Reader:
 
 
 def where_mnist_is(path=None):
-    """The path that was named, or the variable's; None where there is no such file."""
+    """The given path, or that of NBPROP_MNIST; None if there is no such file."""
     path = path or os.environ.get("NBPROP_MNIST")
     return path if path and Path(path).exists() else None
 
 
 def run(seed, quick=False):
-    """MNIST: 97 % right of a held-out eighth, 97.5 % with shifts, on every split of the file.
+    """MNIST: 97 % of a held-out eighth right, 97.5 % with shifts, on every split of the file.
 
-    The aim is 97.5 % and 98 % on average: the 1,000 images of a split have a standard error of 0.4 %. quick: with
-    shifts alone, 96.5 % in a third of the epochs.
+    The aim is 97.5 % and 98 % on average: the standard error on the 1,000 images of a split is 0.4 %. quick: only with
+    shifts, 96.5 % in a third of the epochs.
     """
     path = where_mnist_is()
     if path is None:
@@ -165,13 +165,13 @@ def run(seed, quick=False):
 
 
 def digits(seed, quick=False):
-    """The digits of the package: 96 % right of a held-out eighth, 224. quick: half of the epochs."""
+    """The digits of the package: 96 % right of a held-out eighth, 224 images. quick: half of the epochs."""
     percent = Reader(*shipped_digits(), seed).train(EPOCHS[True] // (2 if quick else 1), True)[-1]
     return {"reproduced": percent >= 96, "percent_right": round(percent, 2)}
 
 
 def draw(reader, path):
-    """What C1 and C3 make of a digit, and the held-out images that are misread."""
+    """The feature maps of a digit in C1 and C3, and the held-out images that are misread."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,14 +1,14 @@
-"""Repeat the history: run each script on many seeds, and store how often it reproduces its result.
+"""Repeat history: run each script on many seeds, and store how often it reproduces its result.
 
-A script in this folder takes part with one line in EXPERIMENTS. It has a function ``run(seed, quick=False)``, or
-several of that form, named "script.function", that return a dict JSON can hold, with
+A script in this folder is registered by a line in EXPERIMENTS. It has a function ``run(seed, quick=False)``, or several
+of that form, named "script.function", which return a dict that JSON can represent, with
 
     "reproduced"   bool, whether this seed shows what the paper shows
     anything else  what was measured: numbers and short texts
 
-quick=True is for the tests: the same outcome within some ten seconds, on a smaller scale where that is needed (the
-docstring says how). It may return {"skipped": reason} where a file that it needs is missing. command.py is the command
-line that they share.
+quick=True is for the tests: the same outcome within about ten seconds, on a smaller scale if necessary (the docstring
+says how). It may return {"skipped": reason} if a file that it needs is missing. command.py is the command line that
+they share.
 
 Run: python examples/history/results.py [name ...]     (all by default; results/<name>.json is written for each)
 """
@@ -48,7 +48,7 @@ EXPERIMENTS = {
 
 
 def experiment(name):
-    """The function run(seed, quick=False) that a name stands for."""
+    """The function run(seed, quick=False) of a name."""
     if str(FOLDER) not in sys.path:
         sys.path.insert(0, str(FOLDER))
     script, _, function = name.partition(".")
@@ -56,12 +56,12 @@ def experiment(name):
 
 
 def path_of(name):
-    """Where the results of an experiment lie."""
+    """The file of an experiment's results."""
     return FOLDER / "results" / f"{name}.json"
 
 
 def commit():
-    """The commit that is checked out, with a + if files differ from it."""
+    """The current commit, with a + if files differ from it."""
 
     def git(*arguments):
         return subprocess.run(["git", *arguments], cwd=FOLDER, capture_output=True, text=True).stdout.strip()
@@ -71,7 +71,7 @@ def commit():
 
 
 def repeat(name, seeds):
-    """Run an experiment on seeds 0, 1, ...; everything that is stored about it."""
+    """Run an experiment on seeds 0, 1, ... and return everything that is stored about it."""
     run, runs = experiment(name), []
     for seed in range(seeds):
         begin = time.perf_counter()

@@ -1,9 +1,9 @@
-"""Rumelhart, Hinton and Williams 1986: hidden units that learn to stand for something nobody told them.
+"""Rumelhart, Hinton and Williams 1986: hidden units that learn to represent what nobody told them.
 
 The problems of "Learning representations by back-propagating errors" (Nature 323, pp. 533-536) and of "Learning
 internal representations by error propagation" (Parallel Distributed Processing 1, chapter 8): XOR, parity, encoding,
-mirror symmetry, T against C, two family trees, a shift register and sequences in nets with shared weights. How each
-is learned stands in rumelhart/: learning.py, problems.py, family_trees.py, iterative.py.
+mirror symmetry, T against C, two family trees, a shift register and sequences in nets with shared weights. How each is
+learned is in rumelhart/: learning.py, problems.py, family_trees.py, iterative.py.
 
 Run: python examples/history/rumelhart_1986.py [problem ...] [--seed N] [--picture PATH]
 """
@@ -53,7 +53,7 @@ def encoder(seed, quick=False):
 
 
 def hidden_codes(net, params, x):
-    """What the first layer's units say, (n, units): the layer is a net of its own, on its part of the parameters."""
+    """The activities of the first layer, (n, units): it is a net of its own, on its part of the parameters."""
     first = nbprop.network(net.input_shape, net.layers[0])
     return outputs(first, params[: first.n_params], x)
 
@@ -74,7 +74,7 @@ def symmetry(seed, quick=False):
 
 
 def t_c(seed, quick=False):
-    """PDP pp. 348-352: 5,000 to 10,000 presentations of each of eight patterns; right wherever the letter stands."""
+    """PDP pp. 348-352: 5,000 to 10,000 presentations of each of eight patterns; right at all positions of a letter."""
     sweeps, net, params = problems.t_c(seed)
     places = [(row, column) for row in range(problems.RETINA) for column in range(problems.RETINA)]
     right = [all_right(net, params, *problems.letters(*place)) for place in places]
@@ -82,10 +82,10 @@ def t_c(seed, quick=False):
 
 
 def trees(seed, quick=False):
-    """Nature p. 535, figure 4: six units come to mean nationality, generation and branch; held-out facts are guessed.
+    """Nature p. 535, figure 4: six units come to represent nationality, generation and branch; new facts are inferred.
 
-    "Reproduced" is learning (98 of 100 facts) and meaning (R^2 of each above 0.5). The letter tells of one run, in
-    which four of four held-out facts came out right; Hinton (1986) of two, with four and three.
+    "Reproduced" is learning (98 of 100 facts) and meaning (R^2 of each above 0.5). The letter reports one run, in
+    which four of four held-out facts came out right; Hinton (1986) reports two, with four and three.
     """
     net, params, right, held_out = family_trees.learn(seed)
     found = family_trees.meanings(family_trees.person_weights(net, params))
@@ -100,7 +100,7 @@ def trees(seed, quick=False):
 
 
 def shift_register(seed, quick=False):
-    """PDP pp. 354-358: three units learn to pass a pattern on, in two steps with the same weights."""
+    """PDP pp. 354-358: three units learn to shift a pattern, in two steps with the same weights."""
     sweeps, net, params = iterative.shift_register(seed)
     x = problems.bits(3)
     return {"reproduced": all_right(net, params, x, np.roll(x, 1, axis=1) == 1), "sweeps": sweeps}

@@ -1,16 +1,16 @@
-"""Backpropagation through time: a network with memory, taught by derivatives that walk back through every step.
+"""Backpropagation through time: a network with memory, trained by derivatives that go back through every step.
 
 Werbos, "Backpropagation through time: what it does and how to do it", Proceedings of the IEEE 78 (1990), from his
-thesis (1974): order all that is computed in time, and the chain rule, taken backwards, gives the derivative of the
-error at any time by every weight at every earlier time. Three things are shown:
+thesis (1974): put everything that is computed in order of time; the chain rule, applied backwards, then gives the
+derivative of the error at any time with respect to every weight at every earlier time. Three things are shown:
 
-    memory      y_t = x_{t-2} xor x_{t-3}, for a stream of random bits x: what is wanted has left the input. A
-                recurrent layer of 12 units learns it on sequences of 20 bits, and then follows a stream of 400; a
+    memory      y_t = x_{t-2} xor x_{t-3} for a stream of random bits x: the input no longer contains what is asked for.
+                A recurrent layer of 12 units learns it on sequences of 20 bits and then follows a stream of 400; a
                 feed-forward net cannot, whether it sees x_t or the window x_t, x_{t-1}, x_{t-2}
-    exactness   the gradient through 1,000 steps, against a central difference
-    its limit   how much of an error arrives k steps earlier, |dy_T / dx_{T-k}|: with a simple recurrent layer it
-                vanishes (Bengio, Simard and Frasconi 1994, IEEE Trans. Neural Networks 5); the cells of an LSTM hand
-                it on as long as their forget gates stay open (Hochreiter and Schmidhuber 1997, Neural Computation 9,
+    exactness   the gradient through 1,000 steps, compared with a central difference
+    its limit   how much of an error signal is left k steps earlier, |dy_T / dx_{T-k}|: in a simple recurrent layer it
+                vanishes (Bengio, Simard and Frasconi 1994, IEEE Trans. Neural Networks 5); the cells of an LSTM pass it
+                on as long as their forget gates stay open (Hochreiter and Schmidhuber 1997, Neural Computation 9,
                 whose cells had no forget gate at all)
 
 The task is ours. quick=True trains for half as long; everything else is the same.
@@ -52,12 +52,12 @@ def networks(positions):
 
 
 def learn(name, seed, epochs):
-    """The percentage of answers that are right on a stream twenty times as long as what was learned from."""
+    """The percentage of right answers on a stream twenty times as long as the training sequences."""
     net, window = networks(BITS)[name]
     params, rng = nbprop.init(net, seed), np.random.default_rng(seed)
     x, y = bits_and_answers(rng, SEQUENCES, BITS, window)
     nbprop.fit(net, params, x, y, "binary_cross_entropy", "adam", lr=0.01, batch=32, epochs=epochs, seed=seed)
-    # The weights know nothing of how long a sequence is.
+    # The weights do not depend on the length of a sequence.
     longer = nbprop.plan(networks(STREAM)[name][0], batch=32)
     x, y = bits_and_answers(rng, 32, STREAM, window)
     logits = np.empty(y.shape)
@@ -106,7 +106,7 @@ CELLS = {
 
 
 def reach(name, seed, samples=16):
-    """|dy_T / dx_{T-k}| for k = 0 ... LAGS, root mean square over samples and outputs, as a share of that at k = 0."""
+    """|dy_T / dx_{T-k}| for k = 0 ... LAGS, root mean square over samples and outputs, relative to that at k = 0."""
     layer, change = CELLS[name]
     net, rng = nbprop.network((LAGS + 1, 1), layer), np.random.default_rng(seed)
     params = nbprop.init(net, seed)
@@ -125,7 +125,7 @@ def reach(name, seed, samples=16):
 
 
 def run(seed, quick=False):
-    """Only the net with memory learns; gradients are exact; in 100 steps an rnn's vanishes, an open LSTM's does not."""
+    """Only the net with memory learns; gradients are exact; in 100 steps an rnn's vanish, an open LSTM's do not."""
     right = {name: learn(name, seed, 60 if quick else 120) for name in networks(BITS)}
     errors = {
         kind: error_through_time(layer, seed) for kind, layer in (("rnn", nbprop.rnn(5)), ("lstm", nbprop.lstm(5)))

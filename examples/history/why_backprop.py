@@ -1,8 +1,8 @@
-"""Why backpropagation: the same network on the same digits learns in four ways; what does each evaluation buy?
+"""Why backpropagation: one network learns the same digits in four ways. How much does each evaluation achieve?
 
 Before it, one could train the last layer (Rosenblatt 1958, Widrow and Hoff 1960), or change weights at random and keep
-what helps. Backpropagation gives all derivatives for the price of about three evaluations, a random change tells one
-number. Here a 64-32-10 network learns the 8x8 digits that ship with the package, all images in every step:
+what helps. Backpropagation yields all derivatives for the cost of about three evaluations; a random change yields one
+number. Here a 64-32-10 network learns the 8x8 digits that come with the package, with all images in every step:
 
     backprop              gradient descent with momentum on all weights               3 evaluations a step
     last layer            the same, but only the last layer moves                     3 evaluations a step
@@ -10,7 +10,7 @@ number. Here a 64-32-10 network learns the 8x8 digits that ship with the package
                           (Spall 1992, equation 2.3)
     one weight at a time  a random change of one weight, kept if the loss is lower    1 evaluation a step
 
-Accuracy on 360 held-out images is drawn against evaluations; one is a forward walk over the 1,437 other images.
+Accuracy on 360 held-out images is plotted against evaluations: forward passes over the other 1,437 images.
 
 Run: python examples/history/why_backprop.py [--seed N] [--picture PATH]
 """
@@ -49,7 +49,7 @@ def perturb_all(plan, params, x, target, work, steps, rng, rate, direction):
 
 @numba.njit
 def perturb_one(plan, params, x, target, work, steps, rng, size, lowest):
-    """A random change of one weight, taken back unless it lowers the loss; lowest (1,): the loss so far."""
+    """A random change of one weight, undone unless it lowers the loss; lowest (1,): the loss so far."""
     for _ in range(steps):
         i = rng.integers(0, params.size)
         before = params[i]
@@ -88,7 +88,7 @@ class Race:
         return lambda steps: descend(*data, steps, trainable, grads, velocity)
 
     def accuracy(self, params):
-        """Percent of the held-out images that are read right."""
+        """The percentage of held-out images that are read right."""
         logits = np.empty((HELD_OUT, 10))
         nbprop.forward(self.plan, params, self.test_x, logits, self.work)
         return 100 * float(np.mean(logits.argmax(1) == self.test_labels))
@@ -113,7 +113,7 @@ def evaluations_to(goal, evaluations, accuracies):
 
 
 def run(seed, quick=False):
-    """To 90 %, backprop takes at most a tenth of the evaluations of random changes; its best beats the last layer's."""
+    """Backprop reaches 90 % in at most a tenth of the evaluations of random changes; it ends above the last layer."""
     race, budget = Race(seed), QUICK_BUDGET if quick else BUDGET
     curves = {name: race.run(name, budget) for name in COSTS}
     result = {f"evaluations_to_90_percent: {name}": evaluations_to(90, *curve) for name, curve in curves.items()}

@@ -19,7 +19,7 @@ def fly(after, s, throttle, angle, dt):
 
 @numba.njit
 def fly_back(lam, lam_after, s, throttle, angle, dt):
-    """The adjoint of `fly`: writes lam, the costate at s; returns the derivatives by throttle, angle and dt."""
+    """The adjoint of `fly`: writes lam, the costate at s; returns the derivatives w.r.t. throttle, angle and dt."""
     thrust, sine, cosine = THRUST * throttle, np.sin(angle), np.cos(angle)
     mass = s[4] - 0.5 * dt * thrust / EXHAUST
     ax, ay = thrust * sine / mass, thrust * cosine / mass

@@ -1,4 +1,4 @@
-"""A network that lands from anywhere: it sees the state and sets throttle and angle; trained through the rollout."""
+"""A network that lands from any start: it maps the state to throttle and angle, and is trained through the rollout."""
 
 import collections
 
@@ -9,15 +9,15 @@ from landing.dynamics import GRAVITY, STEPS, fly, fly_back
 import nbprop
 from nbprop.solvers import lbfgs as solvers
 
-DT, STARTS = 1.25, 256  # s a step; landers trained on
-MISS, FUEL = np.array([10.0, 10.0, 1.0, 1.0]), 20.0  # m, m/s and kg that count 1 in the loss
+DT, STARTS = 1.25, 256  # seconds per step; landers in training
+MISS, FUEL = np.array([10.0, 10.0, 1.0, 1.0]), 20.0  # m, m/s and kg, each of which adds 1 to the loss
 Feedback = collections.namedtuple("Feedback", "plan params grads work x y dy dx")
 net = nbprop.network((5,), nbprop.dense(16, activation="tanh"), nbprop.dense(16, activation="tanh"), nbprop.dense(2))
 
 
 @numba.njit
 def look(data, s, t):
-    """What the network sees of each lander, and its answer in data.y: the throttle's logit and the angle."""
+    """Write the inputs of the network for each lander to data.x, its outputs to data.y: throttle logit and angle."""
     left = (STEPS - t) * DT
     for i in range(data.x.shape[0]):
         for k in range(4):

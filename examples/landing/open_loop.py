@@ -1,4 +1,4 @@
-"""The cheapest landing as optimal control: throttle, angle and time by SLSQP, with exact gradients by adjoints."""
+"""The minimum-fuel landing as optimal control: throttle, angle and time by SLSQP, with exact gradients by adjoints."""
 
 import collections
 
@@ -33,9 +33,9 @@ def terminal(lam, s, t, data):
 
 
 def least_fuel(start, landing, steepest):
-    """(controls (STEPS, 2), states, step in s, switching function, primer's angle (STEPS,)) of the cheapest landing.
+    """(controls (STEPS, 2), states, step in s, switching function, primer's angle (STEPS,)) of a minimum-fuel landing.
 
-    landing: which of the state must end at 0; steepest: the largest angle of the thrust.
+    landing: which components of the state must end at 0; steepest: the largest angle of the thrust.
     """
     data = OpenLoop(np.zeros((STEPS, 2)), np.ones(1), np.zeros(2 * STEPS + 1), np.zeros(5), np.zeros((STEPS, 5)))
     kept, segment, lam = nbprop.rollout_buffers(STEPS, 5)
@@ -65,7 +65,7 @@ def least_fuel(start, landing, steepest):
         options={"maxiter": 300, "ftol": 1e-10},
     )
     theta = found.x
-    # The landing's multipliers make the Lagrangian stationary in all that is at no bound; then adjoints are costates.
+    # The multipliers make the Lagrangian stationary in every control off its bounds; the adjoints are then costates.
     free = (theta > np.array(low) + 1e-3) & (theta < np.array(high) - 1e-3)
     multipliers = np.linalg.lstsq(rows(theta)[:, free].T, -gradient(theta, fuel)[free], rcond=None)[0]
     fuel[landing] = multipliers

@@ -1,4 +1,4 @@
-"""GPT-2 as nbprop describes it (Radford et al. 2019, section 2.3); its weights from a file of Hugging Face's layout.
+"""GPT-2 in nbprop (Radford et al. 2019, section 2.3), with weights from a file in Hugging Face's layout.
 
 A block is x + attention(layernorm(x)), then x + mlp(layernorm(x)); logits are products with the embedding's rows. The
 weights of `c_attn`, `c_proj` and `c_fc` are (in, out) there as here, so every tensor is one of `nbprop.views`.
@@ -11,8 +11,8 @@ import numpy as np
 
 import nbprop
 
-HEAD_WIDTH = 64  # of a head, in all published sizes of GPT-2
-# Tensors that some files hold beside the weights: the causal mask, and the logits' weight, which is the embedding.
+HEAD_WIDTH = 64  # the width of a head in all published sizes of GPT-2
+# Tensors that some files hold besides the weights: the causal mask, and the weight of the logits, the embedding.
 _MASK, _LOGITS = re.compile(r"h\.\d+\.attn\.(masked_)?bias"), "lm_head.weight"
 
 
@@ -60,7 +60,7 @@ def names(layers):
 
 
 def initial(net, seed, dtype=np.float32):
-    """Initial parameters: N(0, 0.02^2), what is added to the residual stream divided by the root of its additions."""
+    """Initial parameters: N(0, 0.02^2); projections into the residual stream, over the root of their number."""
     params = nbprop.init(net, seed, dtype)
     added = [part for name, part in nbprop.views(net, params).items() if re.search(r"(output|2\.dense)\.weight$", name)]
     for part in added:
@@ -71,8 +71,8 @@ def initial(net, seed, dtype=np.float32):
 def load(path, heads=None):
     """(network, parameters) from a safetensors file; the sizes are those of its tensors.
 
-    heads: width / 64 if None, as in all published sizes. Raises ValueError, before any weight is read, for a file with
-    a tensor missing, one too many, one of another shape or of another type than float32.
+    heads: width / 64 if None, as in all published sizes. Raises ValueError, before any weight is read, if a tensor is
+    missing, unknown, of the wrong shape or not float32.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -95,7 +95,7 @@ def _layers(stored):
 
 
 def _described(path, stored, heads):
-    """The network that the stored tensors are of, once all of them have been found to fit."""
+    """The network of the stored tensors, after checking that all of them fit."""
     shapes = {name: tuple(piece.get_shape()) for name, piece in stored.items()}
     wanted, optional = set(names(_layers(stored)).values()), {_LOGITS, *filter(_MASK.fullmatch, shapes)}
     missing, extra = sorted(wanted - set(shapes)), sorted(set(shapes) - wanted - optional)

@@ -2,7 +2,7 @@
 
 104 facts such as (Colin, aunt, {Jennifer, Margaret}) about 24 people and 12 relationships. One unit stands for each
 person: nothing in the input says who is English, old, or related to whom. Six units must tell the next layer all it
-needs of a person, and come to mean nationality, generation and branch of the family.
+needs to know about a person, and come to represent nationality, generation and branch of the family.
 """
 
 import numpy as np
@@ -97,20 +97,20 @@ def network():
 def about_other_generations():
     """Which facts are about parents, children, uncles, aunts, nephews and nieces, (104,): 72.
 
-    They follow from others. Who a wife or a sister is, the facts that are left say at most in a roundabout way.
+    They follow from other facts. Who somebody's wife or sister is, the other facts imply at best indirectly.
     """
     relations = all_facts()[1]
     return ~np.isin(relations, [RELATIONS.index(name) for name in ("husband", "wife", "brother", "sister")])
 
 
 def learn(seed, among=None):
-    """Learn 100 facts; (net, params, facts that are answered right (104,), which four were held out (4,)).
+    """Learn 100 facts; returns (net, params, facts that are answered right (104,), which four were held out (4,)).
 
     The four are drawn from the facts `among` (104,) bool, by default those about other generations.
 
     The first 20 sweeps, the momentum, the decay of 0.2 % and the margin of 0.2 are the letter's (p. 535). With its
-    rate of 0.01 and 1,500 sweeps, from weights within 0.3, the outputs only find their means. Here weights start within
-    1, the decay sets in after 1,500 sweeps, and learning goes on to 12,000 at a higher rate.
+    rate of 0.01 and 1,500 sweeps, from weights within 0.3, the outputs only reach their means. Here weights start
+    within 1, the decay sets in after 1,500 sweeps, and learning continues to 12,000 at a higher rate.
     """
     _, _, x, wanted = all_facts()
     among = about_other_generations() if among is None else among
@@ -133,14 +133,14 @@ def person_weights(net, params):
 
 
 def explained(codes, meaning):
-    """How much of a meaning (24,) is a linear function of the codes (24, 6): R^2. Of noise it would be 0.26."""
+    """How much of a meaning (24,) is a linear function of the codes (24, 6): R^2. For noise it would be 0.26."""
     columns = np.column_stack([codes, np.ones(24)])
     rest = meaning - columns @ np.linalg.lstsq(columns, meaning, rcond=None)[0]
     return 1 - float(rest @ rest / np.sum((meaning - meaning.mean()) ** 2))
 
 
 def meanings(weights):
-    """{meaning: (the unit that says it best, its correlation, R^2 of all six)}."""
+    """{meaning: (the unit that represents it best, its correlation, R^2 of all six)}."""
     found = {}
     for name, meaning in MEANINGS.items():
         correlations = [float(np.corrcoef(weights[:, unit], meaning)[0, 1]) for unit in range(6)]

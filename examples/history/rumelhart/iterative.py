@@ -1,6 +1,6 @@
 """Iterative nets (letter, p. 535 and figure 5; chapter, pp. 354-360): a net run for T steps is a net of T layers.
 
-The weights of all layers are the same: that is `share=`, and the gradients of all uses add up. A three-unit shift
+All layers have the same weights: that is `share=`, and the gradients of all uses are accumulated. A three-unit shift
 register, and sequences that a net completes from their first two letters.
 """
 
@@ -12,7 +12,7 @@ from rumelhart.problems import bits, levels
 
 
 def shift_register(seed, steps=2, most=20_000):
-    """Three units, each connected to all three: after two steps the pattern stands one place further round."""
+    """Three units, each connected to all three: after two steps the pattern has moved by one unit."""
     x = bits(3)
     net = nbprop.network((3,), units(3), *[units(3, share="0.dense") for _ in range(steps - 1)])
     params = start(net, seed)
@@ -28,10 +28,10 @@ HIDDEN, STEPS = 30, 6
 
 
 def sequence_network():
-    """5 inputs, 30 hidden units that all see each other's last state, 3 outputs, unrolled for six steps.
+    """5 inputs, 30 hidden units that all see each other's previous state, 3 outputs, unrolled for six steps.
 
-    The line that runs through the layers is [hidden state, inputs to come, outputs so far]. A step takes the state and
-    its own input off the front, puts the next state there, and passes the rest on.
+    The vector that passes through the layers is [hidden state, inputs to come, outputs so far]. A step takes the state
+    and its own input off the front, puts the next state there, and passes on the rest.
     """
     layers, cell, readout = [], None, None
     for step in range(STEPS):
@@ -48,7 +48,7 @@ def sequence_network():
 
 
 def sequence_data():
-    """(25, 60): state 0, then a letter, a letter and nothing more; and which digits come, (25, 4, 3)."""
+    """(25, 60): state 0, then two letters and no more input; and the digits that follow, (25, 4, 3)."""
     letters = np.array([[[c == letter for letter in LETTERS] for c in s[:2]] for s in SEQUENCES], float)
     x = np.zeros((25, HIDDEN + 5 * STEPS))
     x[:, HIDDEN : HIDDEN + 10] = letters.reshape(25, 10)

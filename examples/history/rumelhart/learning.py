@@ -3,7 +3,7 @@
 Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors", Nature 323 (1986), 533-536 ("the
 letter"), and "Learning internal representations by error propagation", Parallel Distributed Processing 1, chapter 8
 (MIT Press 1986, "the chapter"). Sigmoid units; the error is E = 1/2 sum (y - d)^2 over outputs and cases (letter,
-equation 3), its derivative goes back through the net (equations 4 to 7), and weights move by
+equation 3), its derivative is propagated back through the net (equations 4 to 7), and weights move by
 dw(t) = -rate dE/dw(t) + momentum dw(t - 1) (equation 9), after each sweep through all cases or after each case.
 """
 
@@ -14,7 +14,7 @@ import nbprop
 
 
 def units(count, share=None):
-    """A layer of sigmoid units, totally connected to the one below; `share` names a layer whose weights it uses."""
+    """A layer of sigmoid units, fully connected to the one below; `share` names a layer whose weights it uses."""
     return nbprop.dense(count, activation="sigmoid", share=share)
 
 
@@ -36,7 +36,7 @@ class Learner:
 
     params : (n_params,), changed in place
     x, target : (n, ...) and (n, outputs) float64 arrays, the cases
-    tied : slice of parameters that are one, the replicas of a weight: each moves by the sum of their gradients
+    tied : slice of parameters that are replicas of one weight: each moves by the sum of their gradients
     """
 
     def __init__(self, net, params, x, target, tied=slice(0, 0)):
@@ -45,11 +45,11 @@ class Learner:
         self.y, self.dy = np.empty_like(target), np.empty_like(target)
 
     def sweep(self, most, rate, momentum=0.9, decay=0.0, good_enough=0.0, within=0.0, each=None):
-        """Up to `most` sweeps; how many it took until every output was `within` reach of its target.
+        """Make up to `most` sweeps; returns their number until every output was `within` that distance of its target.
 
-        decay : part of every weight that is taken off after each change
-        good_enough : an output nearer than this to its target has no error
-        each : cases between weight changes; all by default
+        decay : fraction of every weight that is subtracted after each change
+        good_enough : an output closer than this to its target has no error
+        each : cases per weight change; all by default
         """
         return _sweep(
             *(self.plan, self.params, self.velocity, self.x, self.target, self.y, self.dy, self.grads, self.work),

@@ -1,6 +1,6 @@
 """The problems of the chapter (pp. 330-352): XOR, parity, encoding, symmetry, and T against C.
 
-Each function learns one of them from a seed and returns (sweeps it took, net, params). Targets are 0.1 and 0.9 as in
+Each function learns one of them from a seed and returns (number of sweeps, net, params). Targets are 0.1 and 0.9 as in
 the chapter (p. 329): a sigmoid unit reaches 0 and 1 only with infinite weights. The letter's symmetry net has 0 and 1.
 """
 
@@ -63,27 +63,27 @@ def symmetry(seed, most=100_000):
     return learner.sweep(most, rate=0.1, momentum=0.9, within=0.1), net, params
 
 
-# -- T and C, wherever they stand (pp. 348-352) --------------------------------------------------------------
+# -- T and C, at every position (pp. 348-352) ----------------------------------------------------------------
 
 LETTERS = {"T": ("###", ".#.", ".#."), "C": ("##.", "#..", "##.")}
 RETINA, FIELD = 5, 3
 
 
 def letter(name, turns, row, column):
-    """A letter of five squares in one of four orientations; the retina's opposite edges meet."""
+    """A letter of five squares in one of four orientations; the retina wraps around."""
     square = np.array([[mark == "#" for mark in line] for line in LETTERS[name]], float)
     image = np.pad(np.rot90(square, turns), (0, RETINA - FIELD))
     return np.roll(image, (row, column), axis=(0, 1))
 
 
 def fields(image):
-    """The receptive fields of 3 x 3 that begin at every place of the retina, (places, 9)."""
+    """The 3 x 3 receptive fields at every position of the retina, (positions, 9)."""
     around = np.pad(image, (0, FIELD - 1), mode="wrap")
     return np.lib.stride_tricks.sliding_window_view(around, (FIELD, FIELD)).reshape(-1, FIELD**2)
 
 
 def letters(row, column):
-    """The eight patterns at a place: (8, places, 9), and whether each is a T, (8, 1)."""
+    """The eight patterns at one position: (8, positions, 9), and whether each is a T, (8, 1)."""
     patterns = [fields(letter(name, turns, row, column)) for name in "TC" for turns in range(4)]
     return np.array(patterns), np.repeat([[True], [False]], 4, axis=0)
 
@@ -91,8 +91,8 @@ def letters(row, column):
 def t_c(seed, most=100_000):
     """Tell T from C in any orientation. One hidden unit, replicated over the retina: all replicas share their weights.
 
-    A dense layer runs over the last axis, so one layer of one unit is a replica at every place. The replicas reach the
-    output with one weight: its gradients are added up.
+    A dense layer acts on the last axis, so a layer of one unit is replicated at every position. The replicas are
+    connected to the output with one weight, whose gradients are summed.
     """
     x, is_t = letters(1, 1)
     net = nbprop.network(x.shape[1:], units(1), nbprop.flatten(), units(1))
