@@ -1,7 +1,7 @@
 """`make dashboard`: write the pages.
 
 python benchmarks/build_dashboard.py              results -> build/dashboard/index.html
-python benchmarks/build_dashboard.py --no-asv     the front page alone, where asv is not installed
+python benchmarks/build_dashboard.py --no-asv     the front page alone, if asv is not installed
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FILES = ("index.html", "style.css", "charts.js", "page.js")
 
 
 def build(results: Path, output: Path, repository: Path = REPOSITORY, asv_config: Path | None = None) -> Path:
-    """Write the folder anew and return its first page. Without asv's configuration its pages are left out."""
+    """Rewrite the folder and return its first page. Without asv's configuration, asv's pages are omitted."""
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     vendor.copy(vendor.CHARTS, output / "vendor")
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="asv's results folder")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"the folder to write (default: {OUTPUT})")
-    parser.add_argument("--no-asv", action="store_true", help="leave asv's own pages out")
+    parser.add_argument("--no-asv", action="store_true", help="omit asv's own pages")
     options = parser.parse_args(arguments)
     config = None if options.no_asv else asv_pages.CONFIG
     try:

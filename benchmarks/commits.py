@@ -1,11 +1,11 @@
-"""Measure past commits: an even choice from a range, oldest first, those with results left out.
+"""Measure past commits: evenly chosen from a range, oldest first, skipping those that have results.
 
     python benchmarks/commits.py --count 12              twelve commits from the whole history
     python benchmarks/commits.py v0.1.0..HEAD --count 5
-    python benchmarks/commits.py --count 12 --dry-run    only say which
+    python benchmarks/commits.py --count 12 --dry-run    only print them
 
-Each commit is built into asv's environment and measured with today's suites: about three minutes a commit with --quick
-(the default), about fifteen with --full, on two cores.
+Each commit is built into asv's environment and measured with today's suites: about three minutes per commit on two
+cores, or fifteen with --full.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ QUICK = "ratios|compiling|Allocations|scaling"  # what `make bench-quick` measur
 
 
 def chosen(hashes: list[str], count: int) -> list[str]:
-    """`count` of the hashes, evenly spread, the first and the last among them."""
+    """`count` of the hashes, evenly spaced, including the first and the last."""
     if count >= len(hashes):
         return hashes
     if count == 1:
@@ -46,13 +46,13 @@ def measured(commit: str, name: str, results: Path = RESULTS) -> bool:
 
 
 def asv(*arguments: str, quick: bool = False) -> int:
-    """Run asv from the environment this program runs in; returns its exit status."""
+    """Run asv from this program's environment; returns its exit status."""
     environment = machine.untuned(os.environ) | ({"NBPROP_BENCH_QUICK": "1"} if quick else {})
     return subprocess.run([sys.executable, "-m", "asv", *arguments], cwd=BENCHMARKS, env=environment).returncode
 
 
 def announce(name: str) -> None:
-    """Tell asv what this machine is, under its name."""
+    """Register this machine with asv under a name."""
     here = machine.describe()
     told = {"os": here["system"], "arch": here["architecture"], "cpu": here["processor"], "num_cpu": here["cores"]}
     options = [word for key, value in told.items() for word in (f"--{key}", str(value))]
@@ -63,8 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("revisions", nargs="?", default="HEAD", help="what git rev-list takes (default: HEAD)")
     parser.add_argument("--count", type=int, default=12, help="how many commits (default: 12)")
-    parser.add_argument("--full", action="store_true", help="every benchmark, narrower spread")
-    parser.add_argument("--again", action="store_true", help="also those that have results")
+    parser.add_argument("--full", action="store_true", help="all benchmarks, with less spread")
+    parser.add_argument("--again", action="store_true", help="include commits that have results")
     parser.add_argument("--dry-run", action="store_true", help="only print the commits")
     parser.add_argument("--machine", default=machine.name(), help=f"default: {machine.name()}")
     options = parser.parse_args(arguments)
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         if status != 0:
             failed.append(commit[:8])
     if failed:
-        print(f"asv reported failures at {', '.join(failed)}; its messages stand above")
+        print(f"asv reported failures at {', '.join(failed)}; see its messages above")
     return 1 if failed else 0
 
 

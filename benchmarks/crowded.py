@@ -1,9 +1,9 @@
-"""A walk on several threads where other processes want the cores: how many times as long as on one thread?
+"""Several threads when other processes need the cores: how many times as long as one thread do they take?
 
     python benchmarks/crowded.py [threads]
 
 The two take turns, slice by slice, in one process; a figure is the median of the slices' ratios, with its quartiles.
-It is to stay below 1.5 whatever else runs. "busy" stands for as many processes that never rest as there are cores.
+It should stay below 1.5 whatever else runs. "busy processes" are as many endless loops as there are cores.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def gradients(plan, params, x, target, grads, work, n):
 
 
 def timer(plan: nbprop.plan, net: nbprop.network, batch: int) -> Callable[[], float]:
-    """Seconds a gradient, over calls that fill a slice."""
+    """Seconds per gradient, over calls that fill a slice."""
     params, x = nbprop.init(net, seed=0), np.ones((batch, *net.input_shape))
     given = params, x, np.zeros((batch, *net.output_shape)), np.empty_like(params), nbprop.workspace(plan)
     gradients(plan, *given, 1)
@@ -57,7 +57,7 @@ def timer(plan: nbprop.plan, net: nbprop.network, batch: int) -> Callable[[], fl
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Processes that never rest."""
+    """Processes that run endless loops."""
     running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -69,7 +69,7 @@ def busy(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def narrowed() -> Iterator[None]:
-    """Every thread of this process on one core, which began with more."""
+    """All threads of this process, which has started more, on one core."""
     before = os.sched_getaffinity(0)
     threads = [int(name) for name in os.listdir("/proc/self/task")]
     for thread in threads:

@@ -1,7 +1,7 @@
-"""`make bench-gpu`: the GPU's table, each work beside a peer or the machine's limit, stored with device and date.
+"""`make bench-gpu`: each row compared with a peer or with the machine's limit, stored with device and date.
 
-Times are of work that is done: a stream is synchronized before and after. PyTorch, where it is installed, runs the same
-work in the same float32 (TF32 off), captured as a CUDA graph. Compilation and warm-up are not counted.
+Times include the completion of the work: the stream is synchronized before and after. PyTorch, if installed, runs the
+same work in true float32 (TF32 off), captured as a CUDA graph. Compilation and warm-up are not counted.
 """
 
 import datetime
@@ -24,7 +24,7 @@ REPEATS = 1 if nbprop.cuda.simulated() else 20
 
 
 def seconds(run, wait, repeats=REPEATS):
-    """The median time of run(), with what it enqueued."""
+    """The median time of run() and of what it enqueues."""
     run()
     wait()
     found = []
@@ -54,7 +54,7 @@ def our_step(widths, batch):
 
 
 def torch_step(widths, batch):
-    """The same in PyTorch, captured as a CUDA graph; None without it."""
+    """The same in PyTorch, captured as a CUDA graph; None if PyTorch or its GPU is missing."""
     try:
         import torch
     except ImportError:
@@ -86,7 +86,7 @@ def torch_step(widths, batch):
 
 
 def adam_bandwidth(n):
-    """(bytes a second of an Adam step over n parameters, those of a copy); 28 bytes a parameter go to and fro."""
+    """(bytes per second of an Adam step over n parameters, those of a copy); a step moves 28 bytes per parameter."""
     from nbprop.cuda import memory, toolkit
     from nbprop.cuda.optimizers import Update
 
@@ -100,7 +100,7 @@ def adam_bandwidth(n):
 
 
 def layer_bandwidth(layer, rows, size):
-    """(bytes a second of a layer that reads and writes each number once, those of a copy)."""
+    """(bytes per second of a layer that reads and writes each number once, those of a copy)."""
     from nbprop.cuda import memory, toolkit
     from nbprop.cuda.calls import Bound
 
@@ -128,7 +128,7 @@ def thread_arrays(threads):
 
 
 def threads_with_networks(threads):
-    """Evaluations a second of one 4-16-1 network in each thread."""
+    """Evaluations per second of one 4-16-1 network in each thread."""
     arrays, net = thread_arrays(threads)
     forward, size, n_in = nbprop.cuda.forward_thread(net), nbprop.cuda.trace_size(net), 4
 
@@ -149,7 +149,7 @@ def threads_with_networks(threads):
 
 
 def threads_by_hand(threads):
-    """The same of thread_network.cu, compiled by NVRTC; None in the simulator."""
+    """The same for thread_network.cu, compiled by NVRTC; None in the simulator."""
     if nbprop.cuda.simulated():
         return None
     from cuda.core import Device, LaunchConfig, Program, ProgramOptions, launch
@@ -197,7 +197,7 @@ SMALL = {"3-4-2, batch 5": ((3, 4, 2), 5)}
 
 
 def measure(simulated):
-    """The rows of the table: name, figure, unit, the same of a peer or limit (None: there is none), its name."""
+    """The rows of the table: name, figure, unit, the figure of a peer or limit (None if there is none), its name."""
     rows = []
     for name, (widths, batch) in (SMALL if simulated else WORKS).items():
         ours, theirs = our_step(widths, batch), torch_step(widths, batch)
@@ -220,7 +220,7 @@ def measure(simulated):
 
 
 def main():
-    """Print and store the table; 2 without a GPU."""
+    """Print and store the table; returns 2 without a GPU."""
     problem = nbprop.cuda.missing()
     if problem or nbprop.cuda.simulated():
         print(f"Nothing was measured: {problem or 'NUMBA_ENABLE_CUDASIM is set'}")

@@ -1,12 +1,12 @@
 # ruff: noqa: E402
-"""The matrix product alone, on one thread, beside OpenBLAS and the processor's multiply-add peak.
+"""The matrix product alone, on one thread, compared with OpenBLAS and the processor's multiply-add peak.
 
     python benchmarks/kernel_gemm.py [float32|float64]
 
-Four contenders take turns, slice by slice (see paired.py): nbprop's `gemm` called from compiled code; OpenBLAS's own
-routine called from compiled code through its address, which costs no Python at all; `numpy.dot(a, b, out=c)` called
+Four contenders take turns, slice by slice (see harness/paired.py): nbprop's product, called from compiled code;
+OpenBLAS's routine, called from compiled code through its address, without any Python; `numpy.dot(a, b, out=c)`, called
 from Python; and a loop of independent multiply-adds. "T" marks a product whose A is stored transposed, as in a weight
-gradient. GFLOP/s are of the fastest slice; a ratio is the median over the rotations, with its quartiles: how many
+gradient. GFLOP/s are those of the fastest slice; a ratio is the median over the rotations, with its quartiles: how many
 times faster nbprop is.
 """
 
@@ -47,9 +47,9 @@ SHAPES = [
     ),
     *((256, 1024, 784, False), (784, 1024, 256, True), (256, 1024, 1024, False), (1024, 1024, 256, True)),
 ]
-SLICE = 20e-6  # seconds: short, so that some slices meet nobody else on the core
+SLICE = 20e-6  # seconds: short, so that some slices have the core to themselves
 ROTATIONS = 400
-LONGEST = 2.0  # seconds for the rotations of one shape
+LONGEST = 2.0  # seconds for all rotations of one shape
 
 
 def blas_runner(dtype):

@@ -1,11 +1,11 @@
-"""`make bench-gate`: steps in a ratio, with the benchmark and the commits they lie between.
+"""`make bench-gate`: steps in a ratio, with the benchmark and the commits between which they happened.
 
-Only ratios are judged (and counts, which do not swing): both sides of a ratio ran in turn on the same
-machine, so that a slow machine moves neither. A step is a change that is larger than the threshold, larger
-than the spread, and still there at the next measured commits.
+Only ratios are judged, and counts, which have no noise: both sides of a ratio took turns on the same machine, so that a
+slow machine does not change it. A step is a change that exceeds the threshold and the spread, and is still there at the
+next measured commits.
 
-    python benchmarks/regressions.py              exit status 1 if a step up still stands
-    python benchmarks/regressions.py --last 30    look at the last 30 measured commits
+    python benchmarks/regressions.py              exit status 1 if a step up has not been undone
+    python benchmarks/regressions.py --last 30    judge the last 30 measured commits
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ JUDGED_UNITS = ("ratio", "allocations", "bytes")  # never seconds: the machine i
 
 @dataclass(frozen=True)
 class Step:
-    """factor > 1: slower (or more) from `after` on. confirmed: a later commit shows it too. stands: not
-    undone since."""
+    """factor > 1: slower (or more) from `after` on. confirmed: a later commit shows it too. stands: not yet undone."""
 
     series: Series
     before: Commit
@@ -45,10 +44,10 @@ class Step:
 def find_steps(series: Series, threshold: float = THRESHOLD) -> list[Step]:
     """The steps of a series, up and down, oldest first.
 
-    Between steps the level is the median of all its points, so that a slow creep is noticed when it has added up. A
-    step is where a point and the median of the five from it on leave the level, clear of its quartiles; at the end
-    of history two points, or the newest alone, have to do. So one noisy run in the middle is passed over, and a step
-    is dated by its first commit even if noise hides a part of it there.
+    Between steps, the level is the median of all its points, so that a slow creep is noticed once it has added up. A
+    step is where a point, and the median of the five from it on, leave the level, clear of its quartiles; at the end
+    of history two points, or the newest alone, have to suffice. So a single noisy run is ignored, and a step is dated
+    by its first commit even if noise hides part of it there.
     """
     steps: list[Step] = []
     level: list[Point] = []
@@ -76,7 +75,7 @@ def _moved(level: Sequence[Point], window: Sequence[Point], threshold: float, si
     limit, half = base * (1 + threshold) ** sign, base * (1 + threshold) ** (sign / 2)
     if sign * (_median(window) - limit) <= 0:
         return False
-    judged = window if len(window) < 3 else window[:1]  # of more the median has outvoted a stray one
+    judged = window if len(window) < 3 else window[:1]  # among more, the median has outvoted an outlier
     if any(sign * (point.value - half) <= 0 for point in judged):
         return False
     edges = [(p.q75, q.q25) if sign > 0 else (p.q25, q.q75) for p in level for q in window]
@@ -85,7 +84,7 @@ def _moved(level: Sequence[Point], window: Sequence[Point], threshold: float, si
 
 
 def regressions(every: Iterable[Series], threshold: float = THRESHOLD, last: int | None = None) -> list[Step]:
-    """Steps up in what is judged, newest first; `last`: only those at the last so many measured commits."""
+    """Steps up in what is judged, newest first; with `last`, only those at that many last measured commits."""
     found = []
     for series in every:
         if series.unit not in JUDGED_UNITS:

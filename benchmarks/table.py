@@ -1,7 +1,7 @@
 """`make bench`: the comparison table, measured here and now, and the same as JSON.
 
 python benchmarks/table.py            the whole table, some minutes
-python benchmarks/table.py --quick    short slices and few rotations: to try the tool, not to quote
+python benchmarks/table.py --quick    short slices and few rotations: to try it out, not to quote
 python benchmarks/table.py --rows tiny_step,solver --libraries nbprop,torch
 """
 
@@ -25,10 +25,10 @@ RESULT = RESULTS / "table.json"
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: ours beside a peer or a limit.
+    """One line of the table: our time next to that of a peer or a limit.
 
-    figure is what the goal is about: a "ratio" of times, seconds ("s") or a "count"; ours and beside are
-    the two times (or gains, "x") that stand next to each other. Everything is better when smaller.
+    figure is what the goal is about: a "ratio" of times, seconds ("s") or a "count". ours_time and peer_time are the
+    two times (or speedups, "x") that are compared. Smaller figures are better.
     """
 
     work: str
@@ -45,12 +45,12 @@ class Line:
 
     @property
     def met(self) -> bool | None:
-        """None where nothing was promised or nothing measured."""
+        """Whether the goal is met; None if there is no goal or no measurement."""
         return None if self.goal is None or self.figure is None else self.figure.median <= self.goal
 
     @property
     def of_peak(self) -> float | None:
-        """The fraction of the multiply-add peak, where that is what the line compares with."""
+        """The fraction of the multiply-add peak, if that is what the line compares with."""
         return 1 / self.figure.median if self.peer == "fma" and self.figure and self.time_unit == "s" else None
 
 
@@ -59,7 +59,7 @@ def median(times: dict[tuple[str, int], list[float]], library: str, threads: int
 
 
 def ratio_lines(session: Session, names: list[str]) -> list[Line]:
-    """A line for every comparison of every row that was measured."""
+    """One line for each comparison of each row."""
     lines = []
     for name in names:
         row, times = BY_NAME[name], session.times.get(name, {})
@@ -82,7 +82,7 @@ def ratio_lines(session: Session, names: list[str]) -> list[Line]:
 
 
 def derived_lines(session: Session) -> list[Line]:
-    """Rows that follow from the same slices: one sample's time, the cost of a call, what threads gain."""
+    """Rows derived from the same slices: the time of one sample, the overhead of a call, the speedup of threads."""
     lines = []
     sample = session.times.get("one_sample", {})
     if ("nbprop-njit", 1) in sample:
@@ -115,7 +115,7 @@ def derived_lines(session: Session) -> list[Line]:
 
 
 def process_lines(rotations: int, cold: bool, log: Callable[[str], None]) -> list[Line]:
-    """Starting, importing, compiling, memory: each in processes of their own, in rotation."""
+    """Starting, importing, compiling, memory: each in processes of its own, in rotation."""
     peers = peers_python().exists()
     lines = []
 
@@ -131,7 +131,7 @@ def process_lines(rotations: int, cold: bool, log: Callable[[str], None]) -> lis
         lines.append(Line(work, "nbprop", peer, 1, ours, beside, unit, figure=spread, figure_unit=unit, goal=goal))
 
     def beside(function: Callable[[str], float], libraries: list[str]) -> tuple[str, dict, Spread]:
-        """nbprop's own seconds are the figure; the last library stands next to it."""
+        """The figure is nbprop's own time in seconds; the last library's is shown next to it."""
         times = rotate({name: (lambda name=name: function(name)) for name in libraries}, rotations)
         return libraries[-1] if len(libraries) > 1 else "-", times, Spread.of(times["nbprop"])
 
@@ -156,7 +156,7 @@ def process_lines(rotations: int, cold: bool, log: Callable[[str], None]) -> lis
 
 
 def quantity(value: float | None, unit: str) -> str:
-    """A figure in the unit a reader would choose."""
+    """A figure in a readable unit."""
     if value is None:
         return "-"
     if unit != "s":
@@ -206,7 +206,7 @@ def cells(line: Line) -> tuple[str, ...]:
 
 
 def render(lines: list[Line]) -> str:
-    """The table as aligned text, which is also a Markdown table."""
+    """The table as aligned text, which is valid Markdown too."""
     table = [HEADINGS, *map(cells, lines)]
     widths = [max(len(row[i]) for row in table) for i in range(len(HEADINGS))]
     text = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in table]
@@ -215,7 +215,7 @@ def render(lines: list[Line]) -> str:
 
 
 def report(lines: list[Line], quick: bool, kernels: dict[str, str]) -> dict:
-    """Everything the JSON holds: the lines, the machine, versions and the kernels chosen, the commit and the date."""
+    """The content of the JSON: the lines, the machine, versions, the kernels chosen, the commit and the date."""
     return {
         "date": machine.now(),
         "commit": machine.commit(),
@@ -232,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="tiny slices, 3 rotations: noisy")
     parser.add_argument("--rows", help="comma-separated names of rows (default: all)")
     parser.add_argument("--libraries", help="comma-separated contenders (default: all)")
-    parser.add_argument("--no-processes", action="store_true", help="leave out start, import, compile and memory")
+    parser.add_argument("--no-processes", action="store_true", help="omit start, import, compile times and memory")
     parser.add_argument("--output", type=Path, default=RESULT, help=f"where the JSON goes (default: {RESULT})")
     options = parser.parse_args(arguments)
     names = options.rows.split(",") if options.rows else [row.name for row in ROWS]

@@ -1,9 +1,8 @@
-"""The machine's own limits, measured beside everything else: multiply-add peak, copy bandwidth, and BLAS.
+"""The machine's own limits, measured alongside everything else: multiply-add peak, copy bandwidth, and BLAS.
 
-A time over "fma" says how many times longer the work took than its multiply-adds alone would need at the
-peak just measured; its inverse is the fraction of the peak. With two threads the two run independent loops
-that share nothing, so what they gain over one is what any two-threaded program can hope for on this machine
-at this moment.
+A time divided by that of "fma" says how many times longer the work took than its multiply-adds alone at the peak just
+measured; its inverse is the fraction of the peak. Two threads run independent loops that share nothing, so their
+speedup is the most that any two-threaded program can reach on this machine at this moment.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ import numpy as np
 from harness.work import Work
 from workloads.rows import BY_NAME, Row, aligned
 
-# independent accumulators: latency 4-5 times two units needs 10; 12 and two operands fit 16 registers
+# independent accumulators: a latency of 4-5 on two units needs 10; 12 and two operands fit 16 registers
 CHAINS = 12
-COPY_BYTES = 128 * 2**20  # an array this size is past every cache
+COPY_BYTES = 128 * 2**20  # an array of this size exceeds every cache
 
 
 def build(library: str, name: str, threads: int) -> Work:
@@ -96,7 +95,7 @@ def _fma_engine(dtype: str) -> tuple[object, Callable[[int], None], int]:
 
 
 def fma_loop(dtype: str, threads: int) -> tuple[Callable[[int], None], int]:
-    """loop(n) and the operations one of its n iterations does; n is shared out among the threads."""
+    """loop(n), and the operations of each of its n iterations, which are divided among the threads."""
     _, loop, flops = _fma_engine(dtype)
     if threads == 1:
         return loop, flops
@@ -112,14 +111,16 @@ def fma_loop(dtype: str, threads: int) -> tuple[Callable[[int], None], int]:
 
 
 def fma_work(row: Row, threads: int) -> Work:
-    """As many multiply-adds as the row's products hold."""
+    """As many multiply-adds as the row's products."""
     loop, flops = fma_loop(row.dtype, threads)
     return Work(lambda n: loop(round(n * row.flops / flops)))
 
 
 def copy_work(row: Row, threads: int) -> Work:
-    """As many bytes, read and written, as the row must move: one copy for several calls of small works, several copies
-    for one call of a work that moves more than the arrays here hold."""
+    """As many bytes, read and written, as the row must move.
+
+    One copy stands for several calls of a small row, several copies for one call of a row larger than the arrays here.
+    """
     units, passes = max(1, round(2 * COPY_BYTES / row.bytes)), max(1, round(row.bytes / (2 * COPY_BYTES)))
     elements = round(row.bytes * units / passes / 16)
     source, destination = np.ones(elements), np.empty(elements)
@@ -132,7 +133,7 @@ def copy_work(row: Row, threads: int) -> Work:
 
 
 def blas_work(row: Row, threads: int) -> Work:
-    """scipy's OpenBLAS, called by numba without Python in between: the way an @njit program would call it."""
+    """SciPy's OpenBLAS, called by Numba without Python in between, as an @njit program would call it."""
     import numba
 
     a, b = row.matrices()

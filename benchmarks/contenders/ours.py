@@ -1,4 +1,4 @@
-"""The rows' work in nbprop: called from Python, and from inside a user's own @njit loop."""
+"""The rows' work in nbprop, called from Python and from a user's own @njit loop."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def arrays(row: Row, threads: int) -> tuple:
 
 
 def step(row: Row, threads: int, compiled: bool) -> Work:
-    """Gradient and Adam update; counts its own steps, since Adam's bias correction depends on them."""
+    """Gradient and Adam update; counts its own steps, on which Adam's bias correction depends."""
     plan, params, x, target, grads, work = arrays(row, threads)
     state = nbprop.optimizer_state("adam", params.size, params.dtype)
     done = [0]
@@ -110,7 +110,7 @@ def sample(row: Row, threads: int, compiled: bool) -> Work:
 
 
 def solver(row: Row, threads: int) -> Work:
-    """200 iterations from the same start, and no earlier stop; `check` is the number of iterations."""
+    """200 iterations from the same start, without stopping earlier; `check` is the number of iterations."""
     plan, params, x, target, _, _ = arrays(row, threads)
     first = params.copy()
 

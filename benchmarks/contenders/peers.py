@@ -1,10 +1,10 @@
-"""The same work in PyTorch, JAX and scikit-learn, each written as its own users would write it at its best.
+"""The same work in PyTorch, JAX and scikit-learn, each written as an expert user of it would.
 
-torch: modules, fused Adam, gradients set to None, nothing read back inside the loop, no dataloader.
-JAX: one jitted step with donated buffers, called from Python ("jax-jit") or looped inside lax.scan
-("jax-scan"). scikit-learn: its own estimators, given float32 where it takes it. Data are resident and
-everything is compiled and warm before the first timed call. `check` is the loss at the tenth step (or the
-output, or the final loss of the solver): it shows that all contenders did the same work.
+torch: modules, fused Adam, gradients set to None, nothing read back inside the loop, no dataloader. JAX: one jitted
+step with donated buffers, called from Python ("jax-jit") or looped inside lax.scan ("jax-scan"). scikit-learn: its own
+estimators, in float32 where they support it. The data are in memory, and everything is compiled and warmed up before
+the first timed call. `check` is the loss at the tenth step (or the output, or the solver's number of iterations): it
+shows that all contenders did the same work.
 """
 
 from __future__ import annotations
@@ -106,8 +106,7 @@ def jax_model(row: Row) -> tuple[Callable, Callable]:
 
 
 def _jax_step(row: Row) -> tuple[Callable, tuple, tuple]:
-    """step(carry, x, target) -> (carry, loss), the first carry (params, m, v, step) and the data, on the
-    device."""
+    """step(carry, x, target) -> (carry, loss), the first carry (params, m, v, step), and the data, on the device."""
     import jax
     import jax.numpy as jnp
 
@@ -191,8 +190,7 @@ def jax_scan_work(row: Row, threads: int) -> Work:
 
 
 def _jax_solver(row: Row) -> Work:
-    """scipy's L-BFGS-B with JAX's gradient over one flat float64 vector, as jax.flatten_util is meant to be
-    used."""
+    """SciPy's L-BFGS-B with JAX's gradient of one flat float64 vector, as jax.flatten_util is meant to be used."""
     import jax
     import scipy.optimize
     from jax.flatten_util import ravel_pytree
@@ -220,12 +218,11 @@ def _jax_solver(row: Row) -> Work:
 
 
 def sklearn_work(row: Row, threads: int) -> Work:
-    """Estimators from their own random start: `check` stays None for steps; the solver reports its
-    iterations."""
+    """Estimators from their own random start: steps have no `check`; the solver's is its number of iterations."""
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
     x, target = row.data()
-    # it warns that 200 iterations or one epoch did not converge: that is the task
+    # It warns that 200 iterations or one epoch did not converge, which is the task.
     warnings.simplefilter("ignore")
     common = dict(hidden_layer_sizes=row.widths[1:-1], activation=row.activation, alpha=0.0, random_state=0, tol=0.0)
     if row.kind == "solver":

@@ -1,1 +1,1 @@
-"""The dashboard: results in, one folder of plain pages out, which opens from a file without a network."""
+"""The dashboard: turns results into a folder of plain pages, which open from a file without a network."""

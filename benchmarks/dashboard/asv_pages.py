@@ -1,8 +1,8 @@
-"""asv's own pages, made to work from a file: its libraries local, its data in a script.
+"""asv's own pages, made to work from a file: with local libraries, and with the data in a script.
 
-asv's page loads six libraries from public servers and its figures by requests that browsers refuse for files. The
-libraries come from the npm packages; the figures are written once more as one script, and a small transport for jQuery
-(offline.js) answers from it. On a web server the pages work the same way.
+asv's page loads its libraries from public servers, and its figures by requests that browsers refuse for files. Here the
+libraries come from npm packages; the figures are also written as one script, from which a small transport for jQuery
+(offline.js) answers the requests. On a web server, the pages work in the same way.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LOCAL = {
 
 
 def publish(output: Path, config: Path = CONFIG) -> None:
-    """Run `asv publish` into the folder and make the result local."""
+    """Run `asv publish` into the folder and make the result work offline."""
     command = [sys.executable, "-m", "asv", "publish", "--config", str(config), "--html-dir", str(output)]
     done = subprocess.run(command, cwd=config.parent, capture_output=True, text=True)
     if done.returncode != 0 or not (output / "index.html").exists():
@@ -45,7 +45,7 @@ def publish(output: Path, config: Path = CONFIG) -> None:
 
 
 def make_local(folder: Path) -> None:
-    """Rewrite the page's addresses and put the data beside it as a script."""
+    """Rewrite the page's addresses and write the data next to it as a script."""
     page = folder / "index.html"
     html = localised(page.read_text())
     scripts = '<script src="offline-data.js"></script>\n    <script src="offline.js"></script>\n    '
@@ -59,7 +59,7 @@ def make_local(folder: Path) -> None:
 
 
 def localised(html: str) -> str:
-    """The page with every script and stylesheet local; refuses one whose local copy is not known."""
+    """The page with local scripts and stylesheets; raises RuntimeError for one without a local copy."""
 
     def local(match: re.Match[str]) -> str:
         name = match["address"].rsplit("/", 1)[1]

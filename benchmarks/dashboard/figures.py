@@ -1,6 +1,6 @@
-"""What the front page shows, computed from the series: one plain dictionary, which build.py writes as JSON.
+"""What the front page shows, computed from the series: one plain dictionary, which build_dashboard.py writes as JSON.
 
-All times in seconds, rates in operations a second, ratios ours over theirs.
+Times are in seconds, rates in operations per second; a ratio is our time divided by theirs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMPILING, MEMORY = "compiling.", "memory."
 
 
 def figures(series: Sequence[Series], results: Path) -> dict:
-    """Everything of one machine: the one with the newest result."""
+    """All figures of one machine: the one with the newest result."""
     machine = newest_machine(series)
     here = [s for s in series if s.machine == machine]
     return {
@@ -48,7 +48,7 @@ def describe_machine(folder: Path) -> dict[str, str]:
 
 
 def versions(results: Path) -> dict[str, str]:
-    """Of the last `make bench`, where there is one; asv does not know the peers' environment."""
+    """The versions in the last `make bench`, if there is one; asv does not know the peers' environment."""
     path = results / "table.json"
     return json.loads(path.read_text())["versions"] if path.exists() else {}
 
@@ -65,12 +65,12 @@ def points(series: Series) -> list[dict]:
 
 
 def last(series: Sequence[Series], benchmark: str) -> dict[str, Point]:
-    """parameters, joined -> the newest point of that benchmark."""
+    """joined parameters -> the newest point of that benchmark."""
     return {"/".join(s.parameters): s.points[-1] for s in series if s.benchmark == benchmark}
 
 
 def ratios(series: Sequence[Series]) -> list[dict]:
-    """One entry for each comparison, in the order of the rows; those no longer in the table are left out."""
+    """One entry for each comparison, in the order of the rows; those no longer in the table are omitted."""
     seconds = last(series, SECONDS)
     entries = []
     for s in series:
@@ -102,12 +102,12 @@ def ratios(series: Sequence[Series]) -> list[dict]:
 
 
 def roofline(series: Sequence[Series]) -> dict:
-    """The newest rates of one thread over arithmetic intensity, under the ceilings of the same session."""
+    """The newest rates of one thread over arithmetic intensity, below the ceilings of the same session."""
     work, peaks, copies = [], {}, []
     for key, point in last(series, SECONDS).items():
         name, library, threads = key.split("/")
         row = BY_NAME.get(name)
-        # A solver's calls are not counted, and some works have no arithmetic, or no bytes, worth counting.
+        # A solver's evaluations are not counted, and some rows have no arithmetic, or no bytes, worth counting.
         if row is None or threads != "1" or row.kind == "solver" or not (row.flops and row.bytes):
             continue
         rate = row.flops / point.value
@@ -150,8 +150,8 @@ def scaling(series: Sequence[Series]) -> list[dict]:
 
 
 def fit(sizes: Sequence[float], times: Sequence[float]) -> dict:
-    """time = factor * size^exponent by least squares on logarithms, over the larger half of the sizes: small ones
-    measure the cost of a call. One size has no exponent."""
+    """time = factor * size^exponent by least squares on logarithms, over the larger half of the sizes: the small ones
+    measure the overhead of a call. A single size has no exponent."""
     half = min(len(sizes) // 2, len(sizes) - 3) if len(sizes) > 3 else 0
     if len(sizes) < 2:
         return {"exponent": None, "factor": None, "fitted_from": None}

@@ -1,4 +1,4 @@
-"""The libraries the pages load, from the npm packages that package-lock.json pins, copied with their licences."""
+"""The libraries that the pages load, copied with their licences from the npm packages that package-lock.json pins."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ MODULES = HERE / "node_modules"
 
 CHARTS = {"uplot": ("dist/uPlot.iife.min.js", "dist/uPlot.min.css", "LICENSE")}
 
-# What asv's page loads from public servers, and where the same lies in the packages. Where a package has no minified
-# file the plain one serves as well.
+# What asv's page loads from public servers, and the same files in the packages; if a package has no minified file, the
+# plain one.
 ASV = {
     "jquery": ("dist/jquery.min.js", "LICENSE.txt"),
     "flot": (
@@ -22,7 +22,7 @@ ASV = {
         "jquery.flot.categories.js",
         "LICENSE.txt",
     ),
-    "flot-orderbars": ("js/jquery.flot.orderBars.js", "README.md"),  # the licence stands in the file's head
+    "flot-orderbars": ("js/jquery.flot.orderBars.js", "README.md"),  # the licence is at the top of the file
     "stupid-table-plugin": ("stupidtable.min.js", "LICENSE"),
     "blueimp-md5": ("js/md5.min.js", "LICENSE.txt"),
     "bootstrap": (
@@ -35,16 +35,16 @@ ASV = {
 
 
 class VendorError(Exception):
-    """The packages could not be had; the message says what to do."""
+    """The packages are not available; the message says what to do."""
 
 
 def install() -> None:
-    """Have npm put the pinned packages into node_modules, unless they are there."""
+    """Have npm install the pinned packages into node_modules, unless they are already there."""
     if (MODULES / ".package-lock.json").exists():
         return
     npm = shutil.which("npm")
     if npm is None:
-        raise VendorError("the dashboard's libraries come by npm, which is not installed: install Node.js with npm")
+        raise VendorError("npm, which provides the dashboard's libraries, is not installed: install Node.js with npm")
     command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]
     done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
     if done.returncode != 0:
@@ -52,7 +52,7 @@ def install() -> None:
 
 
 def copy(packages: dict[str, tuple[str, ...]], destination: Path) -> None:
-    """Copy the named files of each package to destination/package/..., their paths kept."""
+    """Copy the named files of each package to destination/package/..., keeping their paths."""
     install()
     for package, files in packages.items():
         for name in files:

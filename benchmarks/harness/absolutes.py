@@ -1,4 +1,4 @@
-"""Figures that are not a ratio inside one process: starting up, importing, compiling, memory.
+"""Figures that are not ratios of times in one process: starting up, importing, compiling, memory.
 
 Each is a short program in workloads/processes/, run in a process of its own: a process starts, and imports, only once.
 """
@@ -21,8 +21,8 @@ PROCESSES = BENCHMARKS / "workloads" / "processes"
 def run(
     *arguments: str | os.PathLike[str], python: str | os.PathLike[str] | None = None, **environment: str
 ) -> tuple[float, str]:
-    """Seconds of wall time from start to end of a Python process, and what it printed; a failure is raised."""
-    with tempfile.TemporaryDirectory() as folder:  # not the repository: only what is installed may be imported
+    """Wall time of a Python process from start to end in seconds, and what it printed; raises if the process fails."""
+    with tempfile.TemporaryDirectory() as folder:  # not the repository: only installed packages may be imported
         start = time.perf_counter()
         done = subprocess.run(
             [python or sys.executable, *arguments],
@@ -43,12 +43,12 @@ def python_of(library: str) -> str | Path:
 
 
 def start_to_gradient(library: str) -> float:
-    """Seconds from process start to the first gradient; the disk cache is as the last run left it."""
+    """Seconds from process start to the first gradient, with the disk cache of the last run."""
     return run(PROCESSES / "first_gradient.py", library, python=python_of(library))[0]
 
 
 def cold_first_gradient() -> float:
-    """The same with nothing compiled on disk."""
+    """The same with an empty disk cache."""
     with tempfile.TemporaryDirectory() as folder:
         return run(PROCESSES / "first_gradient.py", "nbprop", **_empty_caches(folder))[0]
 
@@ -59,17 +59,17 @@ def new_architecture(library: str) -> float:
 
 
 def import_seconds(module: str) -> float:
-    """Seconds a process takes to import a module, and to end."""
+    """Seconds that a process takes to import a module and exit."""
     return run("-c", f"import {module}")[0]
 
 
 def allocations() -> int:
-    """What Numba allocates in a hundred compiled training steps."""
+    """Number of allocations that Numba makes in a hundred compiled training steps."""
     return int(run(PROCESSES / "allocations.py", NUMBA_NRT_STATS="1")[1])
 
 
 def workspace() -> float:
-    """The large net's workspace over the least that its live buffers need at once."""
+    """The large net's workspace divided by the memory that is live at once."""
     return float(run(PROCESSES / "workspace.py")[1])
 
 
@@ -80,5 +80,5 @@ def cold_demo() -> float:
 
 
 def _empty_caches(folder: str) -> dict[str, str]:
-    """An environment in which every place for a cache is an empty folder."""
+    """An environment in which every cache directory is an empty folder."""
     return dict.fromkeys(("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "NUMBA_CACHE_DIR"), folder)

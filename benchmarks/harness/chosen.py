@@ -1,4 +1,4 @@
-"""Which kernels a library chose for this processor, told by the library itself in the process that is timed."""
+"""Which kernels a library chose for this processor, as reported by the library in the process that is timed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def kernels(library: str) -> str:
-    """One line on the kernels that do a contender's products."""
+    """One line on the kernels that compute a contender's products."""
     if library == "torch":
         return _torch()
     if library.startswith("jax"):
@@ -19,7 +19,7 @@ def kernels(library: str) -> str:
 
 
 def _numba() -> str:
-    """What LLVM compiles for; NumPy's and SciPy's BLAS takes no part."""
+    """The processor that LLVM compiles for; NumPy's and SciPy's BLAS is not involved."""
     import llvmlite.binding as llvm
 
     widest = next((name for name in ("avx512f", "avx2", "neon") if llvm.get_host_cpu_features().get(name)), "scalar")
@@ -27,7 +27,7 @@ def _numba() -> str:
 
 
 def loaded_openblas() -> list[str]:
-    """Paths of the OpenBLAS libraries beside NumPy and SciPy, which bring one each."""
+    """Paths of the OpenBLAS libraries that NumPy and SciPy each bring along."""
     import numpy
     import scipy.linalg.blas  # loads it
 
@@ -46,11 +46,11 @@ def _openblas() -> str:
             version = re.search(r"OpenBLAS ([\d.]+)", told[1] or "")
             owner = next(part.partition(".")[0] for part in Path(path).parts if re.match(r"(numpy|scipy)\b", part))
             found.append(f"{owner}: {told[0]} of OpenBLAS {version.group(1) if version else '?'}")
-    return ", ".join(found) or "no OpenBLAS beside NumPy or SciPy that would tell"
+    return ", ".join(found) or "no OpenBLAS of NumPy or SciPy that reports its kernels"
 
 
 def _ask(path: str, question: str) -> str | None:
-    """The answer of OpenBLAS's functions that return a text, by any of the names that builds give them."""
+    """The answer of one of OpenBLAS's functions that return text, under any of the names that builds give it."""
     handle = ctypes.CDLL(path)
     for prefix in ("", "scipy_"):
         for suffix in ("", "64_", "_64"):
@@ -62,7 +62,7 @@ def _ask(path: str, question: str) -> str | None:
 
 
 def _torch() -> str:
-    """What PyTorch was built with, and the vectors that its own kernels use."""
+    """What PyTorch was built with, and the vector instructions that its own kernels use."""
     import torch
 
     told = [line.strip(" -") for line in torch.__config__.show().splitlines()]
@@ -72,7 +72,7 @@ def _torch() -> str:
 
 
 def _jax() -> str:
-    """XLA compiles for the processor that it finds, and does not tell what it found."""
+    """XLA compiles for the processor that it finds, but does not report it."""
     import jaxlib
 
     return f"XLA of jaxlib {jaxlib.__version__}, for the processor it finds"

@@ -52,7 +52,7 @@ class Contender:
             pass  # the process printed the reason before it died; the empty answer below reports it
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.library} ended with status {self._process.wait()}; its message stands above")
+            raise RuntimeError(f"{self.library} ended with status {self._process.wait()}; see its message above")
         answer = json.loads(line)
         if answer.get("missing"):
             raise NotImplementedError(f"{self.library}: {answer['missing']}")

@@ -1,4 +1,4 @@
-"""asv's result files as series: one benchmark with one set of parameters on one machine, a point a commit.
+"""asv's result files as series: one benchmark with one set of parameters on one machine, one point per commit.
 
 Reads the JSON directly (asv's file format 2), so that the gate and the dashboard need neither asv nor its
 environment.
@@ -30,7 +30,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class Point:
-    """A commit's figure with its quartiles (equal to it where asv kept no samples)."""
+    """A commit's figure with its quartiles (equal to the figure if asv kept no samples)."""
 
     commit: Commit
     value: float
@@ -52,7 +52,7 @@ class Series:
 
 
 def git_commits(repository: Path = REPOSITORY) -> dict[str, tuple[int, str]]:
-    """hash -> (place in history, oldest first; subject). Empty where this is not a git repository."""
+    """hash -> (position in history, oldest first; subject). Empty if this is not a git repository."""
     log = subprocess.run(
         ["git", "log", "--topo-order", "--reverse", "--format=%H %s"],
         cwd=repository,
@@ -85,7 +85,7 @@ def read(results: Path = RESULTS, repository: Path = REPOSITORY) -> list[Series]
 
 
 def _ordered(points: Iterable[Point], known: dict[str, tuple[int, str]]) -> tuple[Point, ...]:
-    """By date; commits of the same second by their place in this history."""
+    """By date; commits of the same second by their position in this history."""
     return tuple(sorted(points, key=lambda p: (p.commit.date, known.get(p.commit.hash, (0, ""))[0])))
 
 
@@ -98,10 +98,10 @@ def _units(results: Path) -> dict[str, str]:
 
 
 def _figures(stored: dict) -> Iterator[tuple[str, tuple[str, ...], float, float, float]]:
-    """(benchmark, parameters, value, q25, q75) of everything a result file measured; gaps are left out."""
+    """(benchmark, parameters, value, q25, q75) of everything in a result file; gaps are skipped."""
     columns = stored["result_columns"]
     for benchmark, row in stored["results"].items():
-        entry = dict(zip(columns, row, strict=False))  # asv cuts empty columns off the end
+        entry = dict(zip(columns, row, strict=False))  # asv omits empty columns at the end
         values = entry.get("result")
         if not values:
             continue

@@ -1,4 +1,4 @@
-"""What a measurement has to say about where and when it was taken."""
+"""What is recorded with a measurement: processor, versions, commit and time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIBRARIES = ("nbprop", "numba", "llvmlite", "numpy", "scipy", "torch", "jax", "s
 
 
 def processor() -> str:
-    """The processor's name as the system tells it."""
+    """The processor's name as the operating system reports it."""
     if Path("/proc/cpuinfo").exists():
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -27,7 +27,7 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """Cores this process may use, not those the machine has."""
+    """The number of cores that this process may use, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -38,7 +38,7 @@ def memory_gib() -> float | None:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions in this interpreter's environment; what is not installed is left out."""
+    """Installed versions in this interpreter's environment; missing libraries are omitted."""
     found = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
 
 
 def versions_of(python: Path) -> dict[str, str]:
-    """versions() of another environment; empty where there is no such interpreter."""
+    """versions() of another environment; empty if there is no such interpreter."""
     if not python.exists():
         return {}
     source = "import json; from harness.machine import versions; print(json.dumps(versions()))"
@@ -57,7 +57,7 @@ def versions_of(python: Path) -> dict[str, str]:
     return json.loads(run.stdout)
 
 
-# Beginnings of the names by which the environment chooses kernels, vectors and thread pools for a library.
+# Prefixes of environment variables that choose kernels, vector instructions and thread pools for a library.
 TUNING = (
     *("OPENBLAS_", "GOTO_", "BLIS_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_CPU_", "XLA_FLAGS", "NPY_", "NUMBA_CPU_"),
     *("NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "OMP_", "KMP_", "GOMP_", "JAX_"),
@@ -65,13 +65,16 @@ TUNING = (
 
 
 def untuned(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which every library chooses by itself: OPENBLAS_CORETYPE=Haswell makes a product take 2.8 times
-    as long where OpenBLAS has kernels for AVX-512, and a peer that is held back flatters us."""
+    """An environment without variables that tune a library.
+
+    OPENBLAS_CORETYPE=Haswell makes a product 2.8 times slower where OpenBLAS has kernels for AVX-512: a peer that is
+    held back flatters us.
+    """
     return {name: value for name, value in environment.items() if not name.startswith(TUNING)}
 
 
 def commit() -> dict[str, object]:
-    """The commit the working tree stands on, and whether it holds anything beyond it."""
+    """The current commit, and whether the working tree differs from it."""
 
     def git(*arguments: str) -> str:
         run = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True)
@@ -91,7 +94,7 @@ def describe() -> dict[str, object]:
 
 
 def name() -> str:
-    """What results of this kind of machine are kept under: hosts come and go, a processor stays comparable."""
+    """The name under which results of this kind of machine are kept: its processor and cores, not its host."""
     plain = re.sub(r"\(.*?\)|@.*|\bCPU\b|\bProcessor\b", "", processor())
     return re.sub(r"[^a-z0-9]+", "-", f"{plain} {cores()} cores".lower()).strip("-")
 

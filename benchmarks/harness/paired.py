@@ -1,9 +1,8 @@
-"""Paired, interleaved timing: a true ratio from a machine that is not quiet.
+"""Paired, interleaved timing: reliable ratios on a machine that is not idle.
 
-Every rotation times each contender once, one after the other; a ratio is formed inside a rotation, between
-slices a fraction of a second apart, so that whatever slows the machine down slows both. Rotations run
-forwards and backwards in turn, which cancels a steady drift. The median over rotations is the figure, its
-quartiles are the spread.
+Each rotation times every contender once, one after the other. Ratios are formed within a rotation, from slices a
+fraction of a second apart, so that anything that slows the machine down slows both sides. Rotations alternate between
+forward and reverse order, which cancels a steady drift. The figure is the median over the rotations, with quartiles.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Spread:
 
 
 def rotate(contenders: Mapping[str, Callable[[], float]], rotations: int) -> dict[str, list[float]]:
-    """Call each contender once a rotation; returns name -> what each call returned (seconds), in order."""
+    """Call each contender once per rotation; returns name -> what its calls returned (seconds), in order."""
     if rotations < 1:
         raise ValueError(f"rotations is {rotations}; it must be at least 1")
     times: dict[str, list[float]] = {name: [] for name in contenders}
@@ -43,10 +42,10 @@ def rotate(contenders: Mapping[str, Callable[[], float]], rotations: int) -> dic
 
 
 def ratio(times: Mapping[str, Sequence[float]], ours: str, peer: str) -> Spread:
-    """Ours over the peer's, rotation by rotation."""
+    """Our time divided by the peer's, rotation by rotation."""
     return Spread.of([a / b for a, b in zip(times[ours], times[peer], strict=True)])
 
 
 def difference(times: Mapping[str, Sequence[float]], ours: str, peer: str) -> Spread:
-    """Ours less the peer's, rotation by rotation, in seconds."""
+    """Our time minus the peer's, rotation by rotation, in seconds."""
     return Spread.of([a - b for a, b in zip(times[ours], times[peer], strict=True)])

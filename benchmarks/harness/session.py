@@ -1,4 +1,4 @@
-"""One measuring session: every contender of some rows, started once, timed in rotation."""
+"""One measuring session: all contenders of some rows, each started once and timed in rotation."""
 
 from __future__ import annotations
 
@@ -18,25 +18,23 @@ def quiet(message: str) -> None:
 
 @dataclass
 class Session:
-    """times[row][library, threads] -> seconds a unit, a rotation each. `missing` says who could not take
-    part, why."""
+    """times[row][library, threads] -> seconds per unit, for each rotation; `missing` says why a contender is absent."""
 
     times: dict[str, dict[tuple[str, int], list[float]]] = field(default_factory=dict)
     checks: dict[str, dict[str, float]] = field(default_factory=dict)
     prepare: dict[str, dict[tuple[str, int], float]] = field(default_factory=dict)
     missing: dict[tuple[str, str, int], str] = field(default_factory=dict)
-    kernels: dict[str, str] = field(default_factory=dict)  # library -> which it chose for this processor
+    kernels: dict[str, str] = field(default_factory=dict)  # library -> the kernels it chose for this processor
 
     def ratio(self, row: str, ours: str, peer: str, threads: int) -> Spread | None:
-        """Ours over the peer's, or None where one of them is missing."""
+        """Our time divided by the peer's, or None if one of them is missing."""
         times = self.times.get(row, {})
         if (ours, threads) not in times or (peer, threads) not in times:
             return None
         return ratio({"ours": times[ours, threads], "peer": times[peer, threads]}, "ours", "peer")
 
     def disagreements(self, row: Row, tolerance: float = 1e-3) -> list[str]:
-        """Contenders whose check differs from the others' by more than `tolerance` (relative): unequal
-        work."""
+        """Contenders whose check differs from the others' by more than `tolerance` (relative): they did other work."""
         checks = self.checks.get(row.name, {})
         if row.kind == "solver" or not checks:  # there the check is the number of iterations
             expected = 200.0 if row.kind == "solver" else 0.0
@@ -55,9 +53,9 @@ def measure(
     libraries: Iterable[str] | None = None,
     log: Callable[[str], None] = quiet,
 ) -> Session:
-    """Time rows by slices of `seconds`, in `rotations`; only some libraries, where they are named.
+    """Time rows in slices of `seconds`, over `rotations`; with `libraries`, only those.
 
-    A contender that this commit or this machine lacks is noted and left out, and the others are measured.
+    A contender that this commit or this machine lacks is recorded in `missing`, and the others are measured.
     """
     session, wanted = Session(), None if libraries is None else set(libraries)
     with contextlib.ExitStack() as stack:
@@ -69,7 +67,7 @@ def measure(
                 if wanted is not None and library not in wanted:
                     continue
                 if wanted is None and library not in OURS and not slices:
-                    continue  # this commit cannot do the row: peers stand first only where ours is absent
+                    continue  # this commit lacks the row: peers come first only if ours is absent
                 key = (library, threads)
                 try:
                     if key not in running:
@@ -91,8 +89,7 @@ def measure(
 
 
 def taking_part(row: Row) -> list[tuple[str, int]]:
-    """(library, threads) of everybody in any of the row's comparisons, ours first; the rest run on one
-    thread."""
+    """(library, threads) of all contenders in the row's comparisons, ours first; any others run on one thread."""
     pairs = {(library, threads): None for ours, peer, threads in comparisons(row) for library in (ours, peer)}
     pairs |= {(library, 1): None for library in row.contenders}
     return sorted(pairs, key=lambda pair: (row.contenders.index(pair[0]), pair[1]))

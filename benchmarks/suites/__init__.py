@@ -1,9 +1,9 @@
-"""asv suites, sharing the rows and the timing of `make bench`, which lie in the folder above.
+"""asv suites, with the rows and the timing of `make bench`, which are in the folder above.
 
-Nothing here imports nbprop when a module loads: old commits lack features, and a suite that cannot run says
-so in `setup` by NotImplementedError, which asv shows as a gap and not as a failure. The folder above is put
-on the path by hand, since asv imports this package without it; the repository itself must stay off it, or
-every commit would be measured with the working tree's nbprop.
+No module here imports nbprop when it is loaded: old commits lack features, and a suite that cannot run raises
+NotImplementedError in `setup`, which asv shows as a gap, not as a failure. asv imports this package without the folder
+above on the path, so it is added here. The repository itself must stay off the path, or every commit would be measured
+with the working tree's nbprop.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Compile times, apart from all others: cold, warm, import, and a network of a new shape."""
+"""Compile times, separate from all others: cold, warm, import, and a network of a new shape."""
 
 from __future__ import annotations
 

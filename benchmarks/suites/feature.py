@@ -1,4 +1,4 @@
-"""What a suite does where a commit lacks what it measures (skip, and only then), and how it keeps stored results."""
+"""How a suite skips what a commit lacks, and how it keeps stored results."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def needed() -> Iterator[None]:
-    """Inside, a name that this commit does not have makes asv skip the benchmark.
+    """Inside this context, a name that the commit does not have makes asv skip the benchmark.
 
-    A public name that is missing is an AttributeError of the module or an ImportError; one that exists but
-    refuses the arguments, or computes something wrong, is a failure and stays one.
+    A missing public name raises an AttributeError of the module or an ImportError. One that exists but refuses the
+    arguments, or computes something wrong, remains a failure.
     """
     try:
         yield

@@ -11,7 +11,7 @@ FUNCTIONS = ["exp", "expm1", "log", "tanh", "sigmoid", "softplus", "erf"]
 
 
 class Functions:
-    """In a loop that a user would write; what libm takes for the same stands beside it where NumPy has the function."""
+    """In a loop that a user would write, and in NumPy for comparison, if it has the function."""
 
     params = (FUNCTIONS, ["float32", "float64"])
     param_names = ("function", "dtype")

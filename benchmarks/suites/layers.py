@@ -13,8 +13,7 @@ LOSSES = ["mse", "softmax_cross_entropy", "binary_cross_entropy", "huber", "gaus
 
 
 class Activations:
-    """dense(64) with an activation on a batch of 128: the product is the same, so the function is the
-    difference."""
+    """dense(64) with an activation on a batch of 128: only the activation differs."""
 
     params = (ACTIVATIONS, ["float32", "float64"])
     param_names = ("activation", "dtype")
@@ -41,7 +40,7 @@ class Activations:
 
 
 class Losses:
-    """dense(10) on a batch of 128 under each loss."""
+    """dense(10) on a batch of 128 with each loss."""
 
     params = (LOSSES,)
     param_names = ("loss",)

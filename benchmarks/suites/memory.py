@@ -1,4 +1,4 @@
-"""Memory of training: allocations in a step, the workspace, the peak of a process."""
+"""Memory of training: allocations per step, the workspace, the peak of a process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Allocations:
 
 
 class Workspace:
-    """Scratch memory of a step, and the process's peak while it runs."""
+    """Workspace of a step, and the peak memory of the process while it runs."""
 
     params = (STEPS,)
     param_names = ("row",)

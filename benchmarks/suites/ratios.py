@@ -1,8 +1,7 @@
-"""The comparison table as history: each ratio against a peer or a ceiling, a commit after the other.
+"""The history of the comparison table: each ratio to a peer or a limit, commit by commit.
 
-One session measures all rows, paired and interleaved, in `setup_cache`; the benchmarks below only hand its
-figures to asv, with every rotation as a sample, so that asv keeps the spread as well. A comparison is named
-row/ours/peer/threads.
+One session measures all rows, paired and interleaved, in `setup_cache`; the benchmarks below only pass its figures to
+asv, with each rotation as a sample, so that asv keeps the spread as well. A comparison is named row/ours/peer/threads.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from harness.session import measure, taking_part
 from workloads.rows import ROWS as ALL_ROWS
 from workloads.rows import comparisons
 
-# set by `make bench-quick`: the same figures, wider spread
+# set by `make bench-quick`: the same figures with more spread
 QUICK = bool(os.environ.get("NBPROP_BENCH_QUICK"))
 SLICE, ROTATIONS = (0.05, 7) if QUICK else (0.2, 15)
 
@@ -23,7 +22,7 @@ CONTENDERS = ["/".join(map(str, (row.name, *two))) for row in ALL_ROWS for two i
 
 
 class Paired:
-    """The session that the classes below share: asv runs one setup_cache for all that inherit it."""
+    """The session that the classes below share: asv runs an inherited setup_cache once."""
 
     timeout = 60
 
@@ -50,8 +49,7 @@ class Paired:
 
 
 class Ratio(Paired):
-    """Ours over theirs: below 1 nbprop is faster; over "fma" it is how far the work is from the machine's
-    limit."""
+    """Our time divided by theirs: below 1 nbprop is faster; with "fma", how far it is from the machine's limit."""
 
     params = (COMPARISONS,)
     param_names = ("comparison",)
@@ -62,8 +60,7 @@ class Ratio(Paired):
 
 
 class Seconds(Paired):
-    """What stood on both sides of the ratios. Times drift with the machine: read them beside each other
-    only."""
+    """The times on both sides of the ratios. They drift with the machine: only compare them with each other."""
 
     params = (CONTENDERS,)
     param_names = ("contender",)

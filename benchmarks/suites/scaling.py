@@ -11,7 +11,7 @@ from suites.feature import needed, same_as
 
 
 class Scaling:
-    """A tanh net, mse, float32: 64 wide, two hidden layers, batch 128, except for what is varied."""
+    """A tanh net, mse, float32: two hidden layers of 64, batch 128, except for what is varied."""
 
     timeout = 300
 
@@ -67,7 +67,7 @@ class Depth(Scaling):
 
 
 class Threads(Scaling):
-    """512 wide, where there is work for several."""
+    """512 wide, so that there is work for several threads."""
 
     params = ([1, 2, 4],)
     param_names = ("threads",)

@@ -10,7 +10,7 @@ SCIPY = ["L-BFGS-B", "BFGS", "CG", "TNC", "SLSQP", "Newton-CG", "trust-ncg", "tr
 
 
 class Solvers:
-    """Methods that a commit does not know yet are left out."""
+    """Methods that a commit does not know yet are skipped."""
 
     params = ([*SCIPY, "L-BFGS", "trf", "marquardt"],)
     param_names = ("method",)

@@ -1,1 +1,1 @@
-"""What rows with kind="own" do, a module each: a function of (row, threads) for every contender."""
+"""What is measured: the rows, and for rows of kind "own" a module with a function of (row, threads) per contender."""

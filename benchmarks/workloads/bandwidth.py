@@ -1,7 +1,7 @@
-"""Layers that do little with each number: the forward op alone, on arrays of 64 MB, beside a copy of as many bytes.
+"""Layers with little work per number: the forward op alone, on arrays of 64 MB, compared with a copy of as many bytes.
 
-Ours is the layer's kernel as a plan's walk would call it, without the walk and without the copy of the output that a
-network of one layer would add; torch's is the function with `out` left to it.
+Ours is the layer's kernel as a plan would call it, without walking a table and without the copy of the output that a
+network of one layer would add; torch's is the function, which allocates its output.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def numbers() -> np.ndarray:
 
 
 def nbprop(row: Row, threads: int) -> Work:
-    """The one op that the layer's plan has, on arrays of its operands' sizes."""
+    """The only op of the layer's plan, on arrays of its operands' sizes."""
     import nbprop as nb
 
     frame = module("nbprop.program.frame", "nbprop.frame")

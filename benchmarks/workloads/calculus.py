@@ -1,4 +1,4 @@
-"""Derivatives beyond one gradient: Hessian products, a Jacobian, many nets at once, a whole simulation."""
+"""Derivatives beyond one gradient: Hessian-vector products, a Jacobian, many nets at once, a whole simulation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def nbprop(row: Row, threads: int) -> Work:
 
 
 def nbprop_gradient(row: Row, threads: int) -> Work:
-    """What a Hessian product is measured by: value_and_grad of the same loss."""
+    """What a Hessian-vector product is compared with: value_and_grad of the same loss."""
     import nbprop as nb
     from contenders.ours import arrays
 
@@ -34,7 +34,7 @@ def nbprop_gradient(row: Row, threads: int) -> Work:
 
 
 def write(row: Row, threads: int) -> Work:
-    """What a Jacobian is measured by: writing as large a matrix."""
+    """What a Jacobian is compared with: writing a matrix of the same size."""
     matrix = np.empty((row.batch, row.n_params))
 
     def run(n: int) -> None:
@@ -45,7 +45,7 @@ def write(row: Row, threads: int) -> Work:
     return Work(run)
 
 
-# -- Hessian products and the Jacobian ---------------------------------------------------------------------------
+# -- Hessian-vector products and the Jacobian --------------------------------------------------------------------
 
 
 def direction(row: Row) -> np.ndarray:
@@ -142,7 +142,7 @@ def fleet_data(row: Row) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fleet(row: Row, threads: int) -> Work:
-    """A loop over nets in compiled code, a share of them to each thread."""
+    """A loop over nets in compiled code, divided among the threads."""
     import numba
 
     import nbprop as nb
@@ -151,7 +151,7 @@ def fleet(row: Row, threads: int) -> Work:
     plan = nb.plan(network(row), loss=row.loss, batch=row.batch, dtype=row.dtype)
     thetas, xs, ys = fleet_data(row)
     grads, bounds = np.empty_like(thetas), np.linspace(0, FLEET, threads + 1).astype(int)
-    size = -(-plan.work_size // 64) * 64  # on a cache line for every thread
+    size = -(-plan.work_size // 64) * 64  # each thread's on a cache line of its own
     works = aligned(np.empty((threads, size), row.dtype))
 
     @numba.njit(parallel=threads > 1)

@@ -1,4 +1,4 @@
-"""Fits in float64: 200 iterations of the compiled L-BFGS, and Levenberg-Marquardt until a given loss."""
+"""Fits in float64: 200 iterations of the compiled L-BFGS, and Levenberg-Marquardt down to a given loss."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from harness.places import module
 from harness.work import Work
 from workloads.rows import Row, aligned
 
-STARTS, WITHIN = 20, 1.01  # of "lm": starts, times the best loss
-MOST = {"marquardt": 2000, "_lbfgsb": 10_000, "_differences": 300}  # evaluations (steps) after which a start has failed
+STARTS, WITHIN = 20, 1.01  # of "lm": starts, and the loss to reach as a multiple of the best
+MOST = {"marquardt": 2000, "_lbfgsb": 10_000, "_differences": 300}  # evaluations after which a start counts as failed
 NOISE = 0.1
 
 
@@ -41,7 +41,7 @@ def lbfgs(row: Row, threads: int) -> Work:
 
 
 def _told(result) -> float:
-    """The iterations; the loss, which differs, goes to the reader."""
+    """The number of iterations; prints the loss, which differs between contenders."""
     print(f"lbfgs: loss {result.fun:.4g} after {result.nit} iterations", file=sys.stderr)
     return float(result.nit)
 
@@ -85,7 +85,7 @@ def samples(row: Row) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def problem(row: Row):
-    """(plan, x, target, starts, the loss to reach): a hundredth above the lowest that Levenberg-Marquardt finds."""
+    """(plan, x, target, starts, the loss to reach): 1 % above the lowest that Levenberg-Marquardt finds."""
     import nbprop as nb
     from contenders.ours import network
 
@@ -101,9 +101,9 @@ class _Reached(Exception):
 
 
 def _to_a_loss(row: Row, fit) -> Work:
-    """The start whose time is the median's, again and again; how many starts never get there is told.
+    """Fit from the start with the median time, again and again; prints from how many starts the fit fails.
 
-    Where half of them fail the time is that of a failure: less than a success would take.
+    If half of them fail, the time is that of a failure, which is less than a success would take.
 
     fit(plan, x, target, start, goal) -> whether the goal was reached.
     """
@@ -126,7 +126,7 @@ def _to_a_loss(row: Row, fit) -> Work:
 
 
 def _stopping(fun, goal: float, most: int):
-    """fun that ends the search once its loss, or half the square of its residuals, is low enough."""
+    """fun, which ends the search once its loss, or the mean square of its residuals, is low enough."""
 
     def wrapped(theta):
         found = fun(theta)

@@ -1,5 +1,8 @@
-"""Convolution, pooling, LeNet-5 and AlexNet, each for nbprop and PyTorch. Images are in the order each likes best:
-NHWC for both (PyTorch's channels_last, which took 0.4 to 0.8 of its default's time)."""
+"""Convolution, pooling, LeNet-5 and AlexNet, each for nbprop and PyTorch.
+
+Images are in the memory order that is fastest for each: NHWC for both (PyTorch's channels_last took 0.4 to 0.8 of the
+time of its default).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def nbprop(row: Row, threads: int) -> Work:
 
 
 def nbprop_njit(row: Row, threads: int) -> Work:
-    """Pooling alone, 2 x 2, forward and backward: its kernels, as a plan calls them, without the copies to the caller's
+    """2 x 2 pooling alone, forward and backward: its kernels as a plan calls them, without the copies to the caller's
     arrays that a network of one layer would need."""
     from nbprop.layers.pool import Pools, max_pool_backward, max_pool_forward
 

@@ -1,7 +1,7 @@
 """An LSTM of 128 units on 100 steps of 64 numbers, batch 32: the mean squared error of its outputs and its gradient.
 
-All have the same weights; gates stand in the order i, f, g, o. torch is torch.nn.LSTM, JAX a lax.scan over the steps
-with the products of x before it.
+All have the same weights, with gates in the order i, f, g, o. torch uses torch.nn.LSTM, JAX a lax.scan over the steps
+after the products with x.
 """
 
 from __future__ import annotations

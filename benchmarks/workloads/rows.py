@@ -1,8 +1,7 @@
-"""What is measured against whom: the rows of the comparison table, with the ratio each has to reach.
+"""What is compared with whom: the rows of the comparison table, with the ratio that each has to reach.
 
-A row is plain data, so that nbprop, the peers and the machine's ceilings all build exactly the same work
-from it: the same sizes, the same starting weights, the same batch. Ratios are times, ours over theirs:
-smaller is better.
+A row is plain data, so that nbprop, the peers and the machine's limits all build exactly the same work from it: the
+same sizes, the same starting weights, the same batch. Ratios are our time divided by theirs: smaller is better.
 """
 
 from __future__ import annotations
@@ -11,17 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RATE = 1e-3  # Adam's learning rate, for everybody; its other constants are the usual 0.9, 0.999, 1e-8
-CHECK_STEPS = 10  # the loss at this step is compared among the contenders
-# 200 iterations and no earlier stop, the same for every contender that scipy drives.
+RATE = 1e-3  # Adam's learning rate for all contenders; its other constants are the usual 0.9, 0.999, 1e-8
+CHECK_STEPS = 10  # the loss at this step must agree among the contenders
+# 200 iterations without stopping earlier, for every contender that SciPy drives.
 SOLVER_OPTIONS = {"maxiter": 200, "maxfun": 100_000, "ftol": 0.0, "gtol": 0.0}
 
 OURS = ("nbprop", "nbprop-njit")  # called from Python; called from inside an @njit loop
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
-    """A copy that starts on a cache line. NumPy aligns to 16 bytes, wherever the process's heap happens to stand: that
-    alone moved 64 x 1 x 32 by 40 % (larger products by 2 %) between runs; no rotation within a run averages it out."""
+    """A copy that starts on a cache line.
+
+    NumPy aligns to 16 bytes, at an offset that differs from process to process. That alone changed 64 x 1 x 32 by 40 %
+    between runs (larger products by 2 %), and no rotation within a run averages it out.
+    """
     raw = np.empty(array.nbytes + 64, np.uint8)
     start = -raw.ctypes.data % 64
     copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -31,7 +33,7 @@ def aligned(array: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Target:
-    """`ours` is to take at most `ratio` times as long as `peer`, both on `threads` threads."""
+    """`ours` must take at most `ratio` times as long as `peer`, both on `threads` threads."""
 
     ours: str
     peer: str
@@ -44,9 +46,9 @@ class Row:
     """One piece of work.
 
     kind: "step" (gradient and Adam update), "gradient", "sample" (one row through the net), "solver" (200
-    iterations of L-BFGS-B) or "gemm" (C = A B, widths = M, N, K): of a dense net that `widths` tells. "own": what
-    workloads/<module>.py builds, a function for each contender; `own_flops` and `own_bytes` are then those of a call.
-    slow: a call takes so long that `make bench-quick` leaves the row out.
+    iterations of L-BFGS-B) or "gemm" (C = A B, widths = M, N, K): of the dense net that `widths` describe. "own": what
+    workloads/<module>.py builds, with a function for each contender; `own_flops` and `own_bytes` are those of a call.
+    slow: a call takes so long that `make bench-quick` skips the row.
     """
 
     name: str
@@ -67,9 +69,9 @@ class Row:
 
     @property
     def flops(self) -> float:
-        """Floating-point operations of one call; a multiply-add counts two, activations count none.
+        """Floating-point operations of one call; a multiply-add counts as two, activations are not counted.
 
-        A training step does the forward product and two backward ones, less the gradient of the input.
+        A training step has the forward product and two backward ones, but no gradient of the input.
         """
         if self.kind == "own":
             return self.own_flops
@@ -98,7 +100,7 @@ class Row:
         return sum((a + 1) * b for a, b in zip(self.widths, self.widths[1:], strict=False))
 
     def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The common start: (W (in, out), b (out,)) a layer, W ~ N(0, 1/in), b = 0."""
+        """The common start: (W (in, out), b (out,)) for each layer, W ~ N(0, 1/in), b = 0."""
         rng = np.random.default_rng(0)
         return [
             ((rng.standard_normal((a, b)) / np.sqrt(a)).astype(self.dtype), np.zeros(b, self.dtype))
@@ -106,8 +108,7 @@ class Row:
         ]
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """x (batch, in) and its target: classes (batch,) int64 for cross-entropy, else values (batch,
-        out)."""
+        """x (batch, in) and its target: classes (batch,) int64 for cross-entropy, else values (batch, out)."""
         rng = np.random.default_rng(1)
         x = rng.standard_normal((self.batch, self.widths[0])).astype(self.dtype)
         if self.loss == "softmax_cross_entropy":
@@ -124,7 +125,7 @@ class Row:
 
 
 def _gemm(m: int, n: int, k: int, blas: float | None, fma: float | None = None, dtype: str = "float32") -> Row:
-    """A product that is to take at most `blas` of OpenBLAS's time, and `fma` of what the peak allows."""
+    """A product that must take at most `blas` times OpenBLAS's time, and `fma` times that of the multiply-adds."""
     goals = {"blas": blas, "fma": fma}
     return Row(
         f"gemm_{m}x{n}x{k}" + ("_f64" if dtype == "float64" else ""),
@@ -135,7 +136,7 @@ def _gemm(m: int, n: int, k: int, blas: float | None, fma: float | None = None, 
 
 
 def _bandwidth(layer: str, title: str, share: float) -> Row:
-    """A layer's forward op on 64 MB of float32 that is to reach a share of the speed of a copy."""
+    """A layer's forward op on 64 MB of float32, which must reach a fraction `share` of the speed of a copy."""
     return Row(
         f"{layer}_64MB", f"{title}, forward, 64 MB", "own", module="bandwidth", own_bytes=2.0 * 64 * 2**20,
         contenders=("nbprop", "torch", "copy"), targets=(Target("nbprop", "copy", 1, 1 / share),),
@@ -196,8 +197,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "gpt_step", "GPT, 4 layers, 4 heads, 128 wide, 64 positions, batch 12, AdamW step", "own", module="gpt",
         contenders=("nbprop", "torch", "jax-jit", "fma"), threads=(1, 2),
-        # Multiply-adds: each weight of a matrix once forward and twice back for every position; causal attention 2 and
-        # 4 times half a square for every feature. Bytes: parameters, gradient and two moments, read and written.
+        # Multiply-adds: each weight of a matrix once forward and twice backward per position; causal attention 2 and
+        # 4 times half a square per feature. Bytes: parameters, gradient and two moments, read and written.
         own_flops=2.0 * 3 * 12 * 64 * (4 * 12 * 128**2 + 96 * 128 + 4 * 65 * 128), own_bytes=4.0 * 8 * 813_824,
         targets=(Target("nbprop", "torch", 1, 0.7), Target("nbprop", "torch", 2, 0.6)), slow=True,
     ),
@@ -210,7 +211,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "lstm_gradient", "LSTM, 64-128, 100 steps, batch 32, value and gradient", "own", batch=32, module="recurrent",
         contenders=("nbprop", "torch", "jax-jit", "fma"), threads=(1, 2),
-        # Multiply-adds of every step: x W once forward and once back (x wants no gradient), h U three times.
+        # Multiply-adds of every step: x W once forward and once backward (x needs no gradient), h U three times.
         own_flops=2.0 * 32 * 100 * 512 * (2 * 64 + 3 * 128),
         own_bytes=4.0 * (2 * 512 * 193 + 32 * 100 * (64 + 2 * 128)),
         slow=True, targets=(Target("nbprop", "torch", 1, 0.6), Target("nbprop", "torch", 2, 0.6)),
@@ -232,7 +233,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "lenet_step", "LeNet-5, batch 128, Adam step", "own", batch=128,
         contenders=("nbprop", "torch", "fma"), threads=(1, 2), module="images",
-        # Multiply-adds of a sample, three times for what learns, less dx of the image.
+        # Multiply-adds of a sample, three times for layers with weights, without dx of the image.
         own_flops=2 * 128 * (3 * (117_600 + 240_000 + 48_000 + 10_080 + 840) - 117_600),
         targets=(Target("nbprop", "torch", 1, 1 / 4), Target("nbprop", "torch", 2, 1 / 4)),
     ),
@@ -287,8 +288,8 @@ BY_NAME = {row.name: row for row in ROWS}
 def comparisons(row: Row) -> list[tuple[str, str, int]]:
     """Every (ours, peer, threads) that is reported for a row.
 
-    A peer that is driven step by step from Python stands beside nbprop called from Python; one that loops
-    inside its own compiled program stands beside nbprop inside an @njit loop.
+    A peer that is driven step by step from Python is compared with nbprop called from Python; one that loops inside its
+    own compiled program is compared with nbprop inside an @njit loop.
     """
     pairs = []
     for threads in row.threads:
@@ -302,7 +303,7 @@ def comparisons(row: Row) -> list[tuple[str, str, int]]:
 
 
 def target(row: Row, ours: str, peer: str, threads: int) -> float | None:
-    """The ratio to reach, or None where a comparison is shown without one."""
+    """The ratio to reach, or None if a comparison has none."""
     for t in row.targets:
         if (t.ours, t.peer, t.threads) == (ours, peer, threads):
             return t.ratio

@@ -1,5 +1,5 @@
 // A 4-16-1 network in each thread, written by hand: what nbprop.cuda.forward_thread is compared with.
-// Parameter k of thread i lies at params[k * n + i], and input k at x[k * n + i]: neighbours read neighbours.
+// Parameter k of thread i is params[k * n + i], and input k is x[k * n + i]: loads are coalesced.
 // Order of the parameters: weight (4, 16), bias (16), weight (16, 1), bias (1). tanhf is CUDA's accurate one.
 
 constexpr int N_IN = 4, N_HIDDEN = 16;

@@ -1,4 +1,4 @@
-"""Prints what a hundred compiled steps allocate, after two that warmed up: Numba's own count of its allocations.
+"""Print how often a hundred compiled steps allocate, after two warm-up steps, by Numba's own count.
 
 Numba counts only where NUMBA_NRT_STATS is set before it is imported.
 """
@@ -27,7 +27,7 @@ def main():
     arguments = (plan, params, x, target, np.empty_like(params), nbprop.workspace(plan), state)
     steps(*arguments, 2)
     counts = [rtsys.get_allocation_stats().alloc]
-    # Numba itself makes a header for each array that comes from Python, whatever the number of steps.
+    # Numba allocates a header for each array passed from Python, whatever the number of steps.
     for n in (0, 100):
         steps(*arguments, n)
         counts.append(rtsys.get_allocation_stats().alloc)

@@ -1,4 +1,4 @@
-"""Prints the workspace of 784-1024-1024-10, batch 256, over the most that lives in it at once."""
+"""Print the workspace of 784-1024-1024-10, batch 256, divided by the most that is live in it at once."""
 
 import numpy as np
 
