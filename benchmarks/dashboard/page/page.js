@@ -95,9 +95,9 @@
   const columns = [
     { name: "Work", key: (r) => r.title, cell: (r) => r.title },
     { name: "Threads", key: (r) => r.threads, cell: (r) => String(r.threads), number: true },
-    { name: "nbprop from", key: (r) => r.ours, cell: (r) => (r.ours === "nbprop" ? "Python" : "@njit") },
+    { name: "From", key: (r) => r.ours, cell: (r) => (r.ours === "nbprop" ? "Python" : "@njit") },
     { name: "Time", key: (r) => r.times.ours ?? Infinity, cell: (r) => quantity(r.times.ours, "seconds"), number: true },
-    { name: "Beside", key: (r) => r.peer, cell: (r) => r.peer },
+    { name: "Peer", key: (r) => r.peer, cell: (r) => r.peer },
     { name: "Its time", key: (r) => r.times.peer ?? Infinity, cell: (r) => quantity(r.times.peer, "seconds"), number: true },
     {
       name: "Ratio", key: (r) => r.now.value, number: true,
@@ -110,7 +110,7 @@
     { name: "Of peak", key: (r) => (r.peer === "fma" ? -1 / r.now.value : 0), cell: (r) => (r.peer === "fma" ? `${Math.round(100 / r.now.value)} %` : ""), number: true },
     {
       name: "History", key: null,
-      cell: (r) => make("button", { type: "button", "aria-label": `History of ${r.title} beside ${r.peer}, ${r.points.length} commits`, onclick: () => choose(r.key, true) }, spark(r)),
+      cell: (r) => make("button", { type: "button", "aria-label": `History of ${r.title} compared with ${r.peer}, ${r.points.length} commits`, onclick: () => choose(r.key, true) }, spark(r)),
     },
   ];
   const sorting = { column: null, ascending: true };
@@ -186,7 +186,7 @@
     const ceilings = Object.entries(data.roofline.peaks).map(([dtype, rate]) => [`multiply-add peak, ${dtype}`, "ceiling", "–", quantity(rate, "FLOP/s"), "–"]);
     if (data.roofline.bandwidth) ceilings.push(["memory copy, both directions", "ceiling", "–", quantity(data.roofline.bandwidth, "B/s"), "–"]);
     byId("roofline-table").append(make("details", {}, make("summary", {}, "The same as a table"),
-      table(["Work", "Who", "Operations a byte", "Rate", "Of the float32 peak"],
+      table(["Work", "Library", "Operations per byte", "Rate", "Of the float32 peak"],
         [...ceilings, ...work.map((w) => [w.name, w.library, digits(w.intensity), quantity(w.rate, "FLOP/s"), peak ? `${Math.round((100 * w.rate) / peak)} %` : "–"])])));
   }
 
@@ -219,7 +219,7 @@
   function machine() {
     const rows = [...Object.entries(data.machine), ...Object.entries(data.versions).map(([name, version]) => [name, `version ${version}`])];
     if (data.others.length) rows.push(["also in the results", data.others.join(", ")]);
-    byId("machine-table").append(rows.length ? table(["What", "Which"], rows) : empty("No results yet."));
+    byId("machine-table").append(rows.length ? table(["Property", "Value"], rows) : empty("No results yet."));
   }
 
   function theme() {
