@@ -1,6 +1,6 @@
 """`make bench-docs`: write the stored tables into README.md and docs/performance.md, between their markers.
 
-The lines are those of results/table.json; a line that results/table_again.json has too, from a second run, is taken
+The lines are those of results/table.json. If results/table_again.json holds a later run of some of them, they are taken
 from there. README shows the ten lines of TEN, docs/performance.md all of them.
 """
 
@@ -43,8 +43,11 @@ TEN = (
 def stored(results: Path = RESULTS) -> dict[tuple[str, str, str, int], dict]:
     """(work, ours, peer, threads) -> the newest line that has two times, in the order of the table."""
     lines: dict[tuple[str, str, str, int], dict] = {}
-    for name in ("table.json", "table_again.json"):
-        for line in json.loads((results / name).read_text())["lines"]:
+    runs = [
+        json.loads(path.read_text()) for path in (results / "table.json", results / "table_again.json") if path.exists()
+    ]
+    for run in sorted(runs, key=lambda run: run["date"]):
+        for line in run["lines"]:
             lines[line["work"], line["ours"], line["peer"], line["threads"]] = line
     return {
         key: line for key, line in lines.items() if line["ours_time"] and line["peer_time"] and line["time_unit"] == "s"
