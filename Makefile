@@ -21,10 +21,10 @@ help:                             ## this list
 
 .venv: .venv/made
 
-demo: .venv/made                  ## learn to read real digits, and see each step
+demo: .venv/made                  ## train on real digits, and print each step
 	@.venv/bin/nbprop demo
 
-test: .venv/tools                 ## all checks: lint, types, tests; all of them run, whichever fails
+test: .venv/tools                 ## all checks: lint, types, tests; later ones run even if one fails
 	@failed=0; $(MAKE) --no-print-directory lint || failed=1; \
 	.venv/bin/python -m pytest -n $(WORKERS) -q || failed=1; \
 	NUMBA_ENABLE_CUDASIM=1 .venv/bin/python -m pytest -n $(WORKERS) -q tests/cuda || failed=1; exit $$failed
@@ -40,11 +40,11 @@ example: .venv/examples           ## run one: make example NAME=xor, make exampl
 test-more: .venv/tools            ## the checks that `make test` has no time for
 	.venv/bin/python -m pytest -n $(WORKERS) -q -m more
 
-test-long: .venv/tools            ## hours: random tests at full length, and history scripts on all seeds, with results stored
+test-long: .venv/tools            ## hours: random tests at full length; history scripts on all seeds, storing their results
 	.venv/bin/python -m pytest -n $(WORKERS) -q -m "long or scaled" --long
 	.venv/bin/python examples/history/results.py
 
-soak: .venv/tools                 ## mixed calls for hours, memory level: make soak MINUTES=60
+soak: .venv/tools                 ## mixed calls for hours, in constant memory: make soak MINUTES=60
 	.venv/bin/python tests/support/soak.py --minutes $(or $(MINUTES),10)
 
 lint: .venv/tools                 ## formatter, linter, type checker, and which package may import which
@@ -53,7 +53,7 @@ lint: .venv/tools                 ## formatter, linter, type checker, and which 
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 
-format: .venv/tools               ## let the formatter and the linter repair what they can
+format: .venv/tools               ## let the formatter and the linter fix what they can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
@@ -90,7 +90,7 @@ bench-gate:                       ## exit 1 if a ratio is more than 25 % worse t
 dashboard: .venv-peers            ## write build/dashboard/index.html from the stored results
 	$(PEERS) benchmarks/build_dashboard.py
 
-bench-gpu: .venv/cuda             ## the GPU's table, measured here and stored; says so without a GPU
+bench-gpu: .venv/cuda             ## the comparison on this machine's GPU, stored; says so if there is none
 	.venv/bin/python benchmarks/gpu.py
 
 test-gpu: .venv/cuda              ## the device tests on this machine's GPU, and under compute-sanitizer

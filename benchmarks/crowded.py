@@ -83,7 +83,7 @@ def narrowed() -> Iterator[None]:
 
 def main() -> None:
     threads = int(sys.argv[1]) if len(sys.argv) > 1 else cores()
-    surroundings = {"alone": contextlib.nullcontext, "beside busy processes": lambda: busy(cores())}
+    surroundings = {"alone": contextlib.nullcontext, "next to busy processes": lambda: busy(cores())}
     if hasattr(os, "sched_setaffinity"):
         surroundings["all threads on one core"] = narrowed
     for title, (net, batch) in NETS.items():

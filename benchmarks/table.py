@@ -127,16 +127,16 @@ def process_lines(rotations: int, cold: bool, log: Callable[[str], None]) -> lis
         except RuntimeError as error:
             lines.append(Line(work, "nbprop", figure_unit=unit, goal=goal, note=str(error)))
             return
-        ours, beside = (Spread.of(times[who]).median if who in times else None for who in ("nbprop", peer))
-        lines.append(Line(work, "nbprop", peer, 1, ours, beside, unit, figure=spread, figure_unit=unit, goal=goal))
+        ours, theirs = (Spread.of(times[who]).median if who in times else None for who in ("nbprop", peer))
+        lines.append(Line(work, "nbprop", peer, 1, ours, theirs, unit, figure=spread, figure_unit=unit, goal=goal))
 
-    def beside(function: Callable[[str], float], libraries: list[str]) -> tuple[str, dict, Spread]:
+    def compare(function: Callable[[str], float], libraries: list[str]) -> tuple[str, dict, Spread]:
         """The figure is nbprop's own time in seconds; the last library's is shown next to it."""
         times = rotate({name: (lambda name=name: function(name)) for name in libraries}, rotations)
         return libraries[-1] if len(libraries) > 1 else "-", times, Spread.of(times["nbprop"])
 
     def imported() -> tuple[str, dict, Spread]:
-        _, times, _ = beside(absolutes.import_seconds, ["nbprop", "numba"])
+        _, times, _ = compare(absolutes.import_seconds, ["nbprop", "numba"])
         return "numba", times, difference(times, "nbprop", "numba")
 
     def alone(value: float) -> tuple[str, dict, Spread]:
@@ -144,10 +144,10 @@ def process_lines(rotations: int, cold: bool, log: Callable[[str], None]) -> lis
 
     start = "process start to first gradient, warm disk cache"
     for peer in ["torch", "jax"] if peers else []:
-        attempt(start, 1.2, "s", lambda peer=peer: beside(absolutes.start_to_gradient, ["nbprop", peer]))
+        attempt(start, 1.2, "s", lambda peer=peer: compare(absolutes.start_to_gradient, ["nbprop", peer]))
     attempt("import nbprop, above import numba", 0.15, "s", imported)
     others = ["nbprop", "jax"] if peers else ["nbprop"]
-    attempt("a new architecture in a warm process", 0.010, "s", lambda: beside(absolutes.new_architecture, others))
+    attempt("a new architecture in a warm process", 0.010, "s", lambda: compare(absolutes.new_architecture, others))
     attempt("allocations in 100 steps", 0.0, "count", lambda: alone(absolutes.allocations()))
     attempt("workspace over the liveness bound, large net", 1.10, "ratio", lambda: alone(absolutes.workspace()))
     if cold:
@@ -172,7 +172,7 @@ HEADINGS = (
     "threads",
     "ours",
     "time",
-    "beside",
+    "peer",
     "time",
     "figure [quartiles]",
     "to reach",

@@ -81,7 +81,7 @@ def ratios(series: Sequence[Series]) -> list[dict]:
             continue
         goal = target(BY_NAME[row], ours, peer, int(threads))
         now = s.points[-1]
-        beside = {side: seconds.get(f"{row}/{name}/{threads}") for side, name in (("ours", ours), ("peer", peer))}
+        times = {side: seconds.get(f"{row}/{name}/{threads}") for side, name in (("ours", ours), ("peer", peer))}
         entries.append(
             {
                 "key": s.parameters[0],
@@ -90,7 +90,7 @@ def ratios(series: Sequence[Series]) -> list[dict]:
                 "ours": ours,
                 "peer": peer,
                 "threads": int(threads),
-                "times": {side: point.value if point else None for side, point in beside.items()},
+                "times": {side: point.value if point else None for side, point in times.items()},
                 "now": {"value": now.value, "q25": now.q25, "q75": now.q75},
                 "goal": goal,
                 "met": None if goal is None else now.value <= goal,
