@@ -71,7 +71,7 @@ class DevicePlan(Plan):
         self.fused = None if self.in_one_block(self.batch) else fused(self, self._append, self._append_words)
         self._place_extras()
         self.range_checks = self._range_checks()
-        return self._written(), {}
+        return self._written()
 
     def _prepare(self):
         """Nothing: launches compile at their first use."""

@@ -1,6 +1,8 @@
 """A plan: a network with a loss, a batch capacity and a dtype, as one flat op table."""
 
+import contextlib
 import functools
+import gc
 import math
 import warnings
 
@@ -16,7 +18,7 @@ from nbprop.losses import loss_named
 from nbprop.lowering.programs import lower, lower_along, lower_samples
 from nbprop.networks.fields import as_dtype, named, positive
 from nbprop.networks.network import Network, positions_that_count
-from nbprop.program import elements, table
+from nbprop.program import elements, frame, table
 
 _PROGRAM_PARTS = {
     table.FORWARD: ("forward", "copy_y"),
@@ -48,6 +50,18 @@ def _leaves_samples_apart(net):
     """Whether every layer with parameters can leave each sample's gradients apart."""
     owners = {path.rpartition(".")[0] for path in net.slots}
     return all(layer.sample_gradients for path, layer in net.nodes if path in owners or layer.kind == "dense")
+
+
+def _rows(ops, fingerprints):
+    """The rows of some ops, one after the other."""
+    words = []
+    for op in ops:
+        operands = op.operands
+        words += fingerprints[op.kernel], table.OPERANDS + 3 * len(operands) + len(op.sizes), int(op.barrier)
+        for buffer in operands:
+            words += (frame.NONE, 0, 0) if buffer is None else (buffer.space, buffer.offset, buffer.size)
+        words += op.sizes
+    return np.array(words, np.int64)
 
 
 class Plan:
@@ -101,7 +115,7 @@ class Plan:
         self.target_range = (-np.inf, np.inf) if loss is None else tuple(map(float, loss.target_range))
         positions = positions_that_count(self.longest, self.output_shape)
         self.positions_of_loss = positions if self.target_shape[:1] == (positions,) else 1
-        self.table, self.labels = self._emit()
+        self.table = self._emit()
         self.table.flags.writeable = False
         self.address = self.table.ctypes.data
         self._load()
@@ -134,37 +148,30 @@ class Plan:
         header[table.LEAST] = self.least
         header[table.TARGET_LEAST : table.TARGET_MOST + 1] = np.array(self.target_range).view(np.int64).tolist()
         header[table.LOSS_POSITIONS] = self.positions_of_loss
-        words, labels, fingerprints = header, {}, {}
-        for program in _PROGRAM_PARTS:
-            begin = len(words)
-            for op in self.ops(program):
-                if op.kernel not in fingerprints:
-                    fingerprints[op.kernel] = op.kernel.fingerprint(self.numba_dtype)
-                labels[len(words)] = op.label, op.kernel.name
-                words += self._row(op, fingerprints[op.kernel])
-            words[table.PROGRAMS + 2 * program : table.PROGRAMS + 2 * program + 2] = [begin, len(words)]
-        try:
-            return np.array(words, np.int64), labels
-        except OverflowError:
-            raise ValueError(
-                f"plan: arrays of a batch of {self.batch:,} would have more than 2**63 elements; make batch smaller"
-            ) from None
+        kernels = dict.fromkeys(op.kernel for ops in self.parts.values() for op in ops)
+        fingerprints = {kernel: kernel.fingerprint(self.numba_dtype) for kernel in kernels}
+        rows = {part: _rows(ops, fingerprints) for part, ops in self.parts.items()}
+        blocks, length = [], table.HEADER
+        for program, parts in _PROGRAM_PARTS.items():
+            found = [rows[part] for part in parts if part in rows]
+            begin, length = length, length + sum(map(len, found))
+            header[table.PROGRAMS + 2 * program : table.PROGRAMS + 2 * program + 2] = [begin, length]
+            blocks += found
+        return np.concatenate([np.array(header, np.int64), *blocks])
 
     def ops(self, program):
         """The ops of a program (a number of table.py), in order."""
         return [op for part in _PROGRAM_PARTS[program] for op in self.parts.get(part, ())]
 
-    def _row(self, op, fingerprint):
-        operands = []
-        for buffer in op.operands:
-            operands += [0, 0, 0] if buffer is None else [buffer.space, buffer.offset, buffer.size]
-        return [
-            fingerprint,
-            table.OPERANDS + len(operands) + len(op.sizes),
-            int(op.barrier),
-            *operands,
-            *op.sizes,
-        ]
+    def op_at(self, row):
+        """The op whose row begins at a word of the table; None where none does."""
+        for program in _PROGRAM_PARTS:
+            at = self.table[table.PROGRAMS + 2 * program]
+            for op in self.ops(program):
+                if at == row:
+                    return op
+                at += self.table[at + table.LENGTH]
+        return None
 
     @property
     def numba_dtype(self):
@@ -296,9 +303,26 @@ def _warn_of_doubled(net, loss):
 
 
 def _new_plan(net, loss, batch, dtype, threads_wanted, mode, target):
-    if target == "cpu":
-        return Plan(net, loss, batch, dtype, threads_wanted, mode)
-    return backends.get(target).plan_class(net, loss, batch, dtype, 1, mode)
+    plan_class, threads = (Plan, threads_wanted) if target == "cpu" else (backends.get(target).plan_class, 1)
+    try:
+        with _collector_paused():
+            return plan_class(net, loss, batch, dtype, threads, mode)
+    except OverflowError:
+        raise ValueError(
+            f"plan: arrays of a batch of {batch:,} would have more than 2**63 elements; make batch smaller"
+        ) from None
+
+
+@contextlib.contextmanager
+def _collector_paused():
+    """Lowering makes thousands of objects that stay, and no cycles: looking for some took half of a plan's time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 _remembered_plan = functools.lru_cache(maxsize=256)(_new_plan)

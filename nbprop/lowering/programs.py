@@ -77,26 +77,26 @@ def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu")
 
     build = Builder(net, batch, dtype, threads_wanted, mode=mode, watch=watch, target=target)
     x, y = _lower_layers(build, net)
-    parts = {"forward": _take(build)}
+    parts = {"forward": drain_ops(build)}
     build.label = "output"
     build.copy(build.outside("y", batch * y.size), y.buffer, y.shape)
-    parts["copy_y"] = _take(build)
+    parts["copy_y"] = drain_ops(build)
     dy = build.buffer(batch * y.size)
     build.copy(dy, build.outside("dy", batch * y.size), y.shape)
-    parts["copy_dy"] = _take(build)
+    parts["copy_dy"] = drain_ops(build)
     if loss is not None:
         build.label = "loss"
         loss.lower(build, y, None)
-        parts["value"] = _take(build)
+        parts["value"] = drain_ops(build)
         loss.lower(build, y, dy)
-        parts["loss"] = _take(build)
+        parts["loss"] = drain_ops(build)
     y.gradient = dy
     build.reverse()
     if x.gradient is not None and x.gradient.space == frame.WORK:
         build.label = "input"
         build.emit(copy, (build.outside("dx", batch * x.size),), (x.gradient,), (x.size,))
-    parts["backward_input"] = _take(build)
-    parts["backward"] = parts["backward_input"] if watch else _needed(parts["backward_input"], frame.GRADS)
+    parts["backward_input"] = drain_ops(build)
+    parts["backward"] = parts["backward_input"] if watch else prune_dead_ops(parts["backward_input"], frame.GRADS)
     # One timeline serves all programs: forward, the output's copy, the loss (or the caller's dy), backward.
     order = ("forward", "copy_y", "value", "copy_dy", "loss", "backward_input")
     timeline = [op for part in order for op in parts.get(part, ())]
@@ -147,7 +147,7 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
             loss.lower_curvature(build, y, y_dot, y.gradient, expected=program == "fisher")
         build.reverse()
     build.place_state()
-    ops = _needed(_take(build), frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT)
+    ops = prune_dead_ops(drain_ops(build), frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT)
     return Lowered({program: ops}, *place_buffers(ops, dtype.itemsize))
 
 
@@ -159,7 +159,7 @@ def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):
 
     build = Builder(net, batch, dtype, threads_wanted, mode=mode)
     _, y = _lower_layers(build, net)
-    forward, y.gradient = _take(build), build.buffer(batch * y.size)
+    forward, y.gradient = drain_ops(build), build.buffer(batch * y.size)
     if program == "jacobian":
         build.label, build.stride = "output", y.size * net.n_params
         build.emit(repeat_row, (y.gradient,), (build.outside("dy", y.size),), (y.size,))
@@ -171,26 +171,30 @@ def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):
         loss.lower(build, y, y.gradient)
         build.emit(times_samples, (), (), (y.size,), inplace=(y.gradient,))
     build.reverse()
-    backward = _take(build)
-    ops = _needed(forward + backward, frame.OUT)
-    first = len(ops) - len(_needed(backward, frame.OUT))
+    backward = drain_ops(build)
+    ops = prune_dead_ops(forward + backward, frame.OUT)
+    first = len(ops) - len(prune_dead_ops(backward, frame.OUT))
     parts = {program: ops[first:], f"{program}_forward": ops[:first]}
     return Lowered(parts, *place_buffers(ops, dtype.itemsize, ops[:first]))
 
 
-def _take(build):
+def drain_ops(build):
+    """The ops that have been emitted since the last time."""
     ops, build.ops = build.ops, []
     return ops
 
 
-def _needed(ops, space):
+def prune_dead_ops(ops, space):
     """The ops that what lands in `space` depends on."""
-    wanted, kept, follower = set(), [], None
-    for op, following in zip(reversed(ops), [None, *reversed(ops)], strict=False):
-        if any(buffer.space == space or id(buffer) in wanted for buffer in op.writes):
-            # An op may go without a barrier only before the very op that it was emitted before.
-            barrier = op.barrier or following is not follower
-            follower = op
-            kept.append(op if barrier == op.barrier else replace(op, barrier=barrier))
-            wanted.update(id(buffer) for buffer in op.operands if buffer is not None)
+    wanted, kept, follower, following = set(), [], None, None
+    for op in reversed(ops):
+        for buffer in op.writes:
+            if buffer.space == space or buffer in wanted:
+                # An op may go without a barrier only before the very op that it was emitted before.
+                alone = op.barrier or following is follower
+                kept.append(op if alone else replace(op, barrier=True))
+                wanted.update(op.operands)
+                follower = op
+                break
+        following = op
     return kept[::-1]

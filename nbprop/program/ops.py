@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from nbprop.program import frame
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Buffer:
     """A piece of memory that ops read and write; its place in the workspace is fixed by liveness."""
 
@@ -41,7 +41,7 @@ class Watched:
     terms: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Op:
     """A row of the table: a kernel with its operands and sizes."""
 

@@ -15,9 +15,10 @@ from nbprop.runtime import arguments as arg
 
 def describe_failure(function, plan, row):
     """The exception for a walk that a kernel stopped at a row of the table."""
-    label, kernel = plan.labels.get(row, ("?", "?"))
+    op = plan.op_at(row)
+    layer, kernel = ("?", "?") if op is None else (op.label, op.kernel.name)
     return RuntimeError(
-        f"{function}: layer {label}: its kernel {kernel} raised an exception, or is not known to this process; "
+        f"{function}: layer {layer}: its kernel {kernel} raised an exception, or is not known to this process; "
         "call the kernel by itself to see its message"
     )
 
