@@ -14,6 +14,7 @@ import stat
 import numpy as np
 
 from nbprop.arrays import as_array
+from nbprop.collector import collector_paused
 from nbprop.io.atomic import as_path, write_atomically
 from nbprop.lowering.plan import Plan, first_state
 from nbprop.lowering.programs import state_layout
@@ -209,6 +210,7 @@ def check_readable(function, name):
         pass
 
 
+@collector_paused()
 def _read(function, name):
     """(net, params, {name: piece of layer state}, notes) of a file, once all of it has been found to fit."""
     from safetensors import SafetensorError, safe_open
@@ -276,14 +278,13 @@ def _check_tensors(function, name, net, file):
 
     Returns what is stored of the layout of the network's layer state, and the dtype.
     """
-    layout, _ = state_layout(net)
     shapes = {path: slot.parameter.shape for path, slot in net.slots.items()}
-    found, wanted = set(file.keys()), set(shapes)
-    if found & set(layout):
+    found, wanted, layout = set(file.keys()), set(shapes), {}
+    if found - wanted:  # only then is it worth to find out what state the network has
+        layout, _ = state_layout(net)
+        layout = layout if found & set(layout) else {}
         wanted |= set(layout)
         shapes |= {path: (size,) for path, (_, size) in layout.items()}
-    else:
-        layout = {}
     for said, paths in (("lacks", wanted - found), ("has, besides the network's,", found - wanted)):
         if paths:
             some = ", ".join(sorted(paths)[:10]) + (f" and {len(paths) - 10} more" if len(paths) > 10 else "")

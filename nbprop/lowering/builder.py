@@ -39,7 +39,7 @@ class Builder:
     watched: dict = field(default_factory=dict)  # a layer's path, or path and number of a value: Watched
     following: object = None  # the layer that takes the output of the one being lowered, and alone takes it
     unwatched: int = 0  # ops before this one have their values watched
-    flops: int = 0  # of the layer being lowered, a sample
+    flops: int = 0  # of the layer being lowered, a sample, where values are watched
     target: str = "cpu"  # or "cuda": what the ops will run on
 
     def value(self, shape):
@@ -53,7 +53,7 @@ class Builder:
     def parameter(self, path):
         """The operand of a parameter, by its name in `views`."""
         slot = self.net.slots[path]
-        return Buffer(slot.parameter.size, frame.PARAMS, slot.offset, path)
+        return Buffer(slot.size, frame.PARAMS, slot.offset, path)
 
     def parameter_gradient(self, path):
         """(operand of a parameter's gradient, 1 when it must be added to because an op before has written it).
@@ -63,20 +63,20 @@ class Builder:
         slot = self.net.slots[path]
         seen = path in self.written
         self.written.add(path)
-        size, space = slot.parameter.size, frame.OUT if self.stride else frame.GRADS
+        size, space = slot.size, frame.OUT if self.stride else frame.GRADS
         return Buffer(size + (self.batch - 1) * self.stride, space, slot.offset, path), int(seen)
 
     def direction(self, path):
         """The operand of a parameter's part of the direction v; absent in a `jvp` that gives none (see `emit`)."""
         slot = self.net.slots[path]
-        return Buffer(slot.parameter.size, frame.TANGENT, slot.offset, path)
+        return Buffer(slot.size, frame.TANGENT, slot.offset, path)
 
     def parameter_tangent(self, path):
         """As `parameter_gradient`, for the derivative of that gradient along v."""
         slot, key = self.net.slots[path], f"{path}'"
         seen = key in self.written
         self.written.add(key)
-        return Buffer(slot.parameter.size, frame.OUT, slot.offset, path), int(seen)
+        return Buffer(slot.size, frame.OUT, slot.offset, path), int(seen)
 
     def new_tangent(self, buffer):
         """A new buffer for the derivative of a buffer along the direction."""
@@ -174,27 +174,35 @@ class Builder:
         barrier=False: the op after it may start on another thread before this one ends, because it touches nothing
         that this one writes.
         """
-        operands = (*writes, *inplace, *reads)
+        written = (*writes, *inplace)
+        operands = (*written, *reads)
         if len(operands) != len(kernel.arrays) or len(sizes) != len(kernel.sizes):
             raise TypeError(
                 f"{self.label}: kernel {kernel.name} takes arrays {kernel.arrays} and sizes {kernel.sizes}, "
                 f"got {len(operands)} operands and {len(sizes)} sizes"
             )
         if self.absent:
-            operands = tuple(
-                operand if name in kernel.optional else self._present(operand)
-                for name, operand in zip(kernel.arrays, operands, strict=True)
-            )
-        written = tuple(buffer for buffer in (*writes, *inplace) if buffer is not None)
-        sizes = tuple(int(size) for size in sizes)
-        self.ops.append(Op(kernel, operands, sizes, written, self.label, barrier))
+            operands = self._without_absent(kernel, operands)
+        if None in written:
+            written = tuple(buffer for buffer in written if buffer is not None)
+        self.ops.append(Op(kernel, operands, tuple(map(int, sizes)), written, self.label, barrier))
+
+    def _without_absent(self, kernel, operands):
+        """Operands of which none may be absent but where the kernel says so."""
+        for operand in operands:
+            if operand is not None and operand.space in self.absent:
+                return tuple(
+                    operand if name in kernel.optional else self._present(operand)
+                    for name, operand in zip(kernel.arrays, operands, strict=True)
+                )
+        return operands
 
     def layer(self, path, layer, x, following=None):
         """Emit a layer's ops; its output. Layers with layers inside call this for each. following: see above."""
         outer = self.label, self.flops, self.following
-        self.label, self.flops, self.following = path, layer.flops(x.shape), following
-        names = [f"{path}.{parameter.name}" for parameter in layer.parameters(x.shape)]
-        y = layer.lower(self, x, path, names)
+        self.label, self.following = path, following
+        self.flops = layer.flops(x.shape) if self.watch else 0
+        y = layer.lower(self, x, path, self.net.parameter_names[path])
         if self.watch == "layers":
             self.keep(path, y)
         self.label, self.flops, self.following = outer
@@ -239,3 +247,4 @@ class Builder:
             self.label = label
             if y.gradient is not None:
                 rule(y.gradient)
+        self.rules.clear()  # they hold the builder, as it holds them

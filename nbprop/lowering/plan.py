@@ -1,8 +1,6 @@
 """A plan: a network with a loss, a batch capacity and a dtype, as one flat op table."""
 
-import contextlib
 import functools
-import gc
 import math
 import warnings
 
@@ -12,6 +10,7 @@ from numba.extending import typeof_impl
 
 from nbprop import backends
 from nbprop.backends import TARGETS
+from nbprop.collector import collector_paused
 from nbprop.compiler.fingerprint import is_ours
 from nbprop.compiler.intrinsics import register_address_type
 from nbprop.losses import loss_named
@@ -305,24 +304,12 @@ def _warn_of_doubled(net, loss):
 def _new_plan(net, loss, batch, dtype, threads_wanted, mode, target):
     plan_class, threads = (Plan, threads_wanted) if target == "cpu" else (backends.get(target).plan_class, 1)
     try:
-        with _collector_paused():
+        with collector_paused():
             return plan_class(net, loss, batch, dtype, threads, mode)
     except OverflowError:
         raise ValueError(
             f"plan: arrays of a batch of {batch:,} would have more than 2**63 elements; make batch smaller"
         ) from None
-
-
-@contextlib.contextmanager
-def _collector_paused():
-    """Lowering makes thousands of objects that stay, and no cycles: looking for some took half of a plan's time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 _remembered_plan = functools.lru_cache(maxsize=256)(_new_plan)

@@ -146,6 +146,7 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
             build.second = False
             loss.lower_curvature(build, y, y_dot, y.gradient, expected=program == "fisher")
         build.reverse()
+    build.rules.clear()
     build.place_state()
     ops = prune_dead_ops(drain_ops(build), frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT)
     return Lowered({program: ops}, *place_buffers(ops, dtype.itemsize))

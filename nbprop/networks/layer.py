@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -119,7 +120,8 @@ def _layers(value):
 def layer_from_config(config):
     if not isinstance(config, dict) or "kind" not in config:
         raise ValueError(f"a layer's JSON must be an object with a kind, got {shown(config)}")
-    importlib.import_module("nbprop.layers")  # where the package's own enter the registry
+    if "nbprop.layers" not in sys.modules:
+        importlib.import_module("nbprop.layers")  # where the package's own enter the registry
     cls = choose("layer kind", config["kind"], REGISTRY)
     try:
         return cls.from_config(config)

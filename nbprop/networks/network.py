@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbprop.arrays import as_array
-from nbprop.networks.fields import choose, nearest, positive, shown
+from nbprop.networks.fields import MOST, choose, nearest, positive, shown
 from nbprop.networks.layer import INITIALIZERS, Layer, Parameter, layer_from_config
 
 _DEEPEST = 32  # layers within layers: what goes down into them calls itself
@@ -43,10 +43,11 @@ class Slot:
     path: str
     parameter: Parameter
     offset: int
+    stop: int
 
     @property
-    def stop(self):
-        return self.offset + self.parameter.size
+    def size(self):
+        return self.stop - self.offset
 
 
 class Network:
@@ -60,6 +61,7 @@ class Network:
         if not self.layers:
             raise ValueError("network: give at least one layer, for instance nbprop.dense(10)")
         self.slots: dict[str, Slot] = {}
+        self.parameter_names: dict[str, list[str]] = {}  # of each layer's own parameters, by the layer's path
         self.nodes: list[tuple[str, Layer]] = []  # every layer by its path, those inside others after them
         self.shapes = [self.input_shape]
         self.n_params = 0
@@ -76,13 +78,19 @@ class Network:
             if layer.index_limit:
                 raise ValueError(f"layer {path} takes integers, which only x holds; put it first in the network")
         self.output_shape = self.shapes[-1]
-        self._key = json.dumps([self.input_shape, *map(self._key_of, self.layers)])
-
-    def _key_of(self, layer):
         try:
-            return json.dumps(layer.to_config(), sort_keys=True)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"network: what JSON cannot hold describes {shown(layer)}: {error}") from None
+            self._key = _key_of([self.input_shape, *(layer.to_config() for layer in self.layers)])
+        except (TypeError, ValueError):
+            raise self._not_for_json() from None
+
+    def _not_for_json(self):
+        """The error for a layer whose description JSON cannot hold."""
+        for layer in self.layers:
+            try:
+                _key_of(layer.to_config())
+            except (TypeError, ValueError) as error:
+                return ValueError(f"network: what JSON cannot hold describes {shown(layer)}: {error}")
+        raise RuntimeError("network: JSON holds each layer's description, but not all of them")
 
     def _add(self, path, layer, input_shape, depth=0):
         if depth > _DEEPEST:
@@ -98,10 +106,10 @@ class Network:
         self.nodes.append((path, layer))
         if layer.takes_lengths:
             self._sequences.add(input_shape[0])
-        for parameter in own:
-            slot = Slot(f"{path}.{parameter.name}", parameter, self.n_params)
-            self.slots[slot.path] = slot
-            self.n_params = slot.stop
+        names = self.parameter_names[path] = [f"{path}.{parameter.name}" for parameter in own]
+        for name, parameter in zip(names, own, strict=True):
+            begin, self.n_params = self.n_params, self.n_params + parameter.size
+            self.slots[name] = Slot(name, parameter, begin, self.n_params)
         for name, child, child_input in layer.children(input_shape):
             self._add(f"{path}.{name}", child, child_input, depth + 1)
         if self.n_params > _LARGEST:
@@ -161,6 +169,11 @@ class Network:
         return f"network({self.input_shape}, {', '.join(map(repr, self.layers))})"
 
 
+def _key_of(config):
+    """A text by which equal descriptions are known."""
+    return json.dumps(config, sort_keys=True)
+
+
 def _as_tuple(shape):
     if isinstance(shape, (int, np.integer)):
         return (shape,)
@@ -171,7 +184,11 @@ def _as_tuple(shape):
 
 def _shape(said, shape):
     """A shape as a tuple of Python's integers."""
-    shape = tuple(positive(f"{said}'s extents", extent) for extent in shape)
+    shape = tuple(shape)
+    if not all(
+        type(extent) is int and 0 < extent <= MOST for extent in shape
+    ):  # the message is made where it is needed
+        shape = tuple(positive(f"{said}'s extents", extent) for extent in shape)
     if math.prod(shape) > _LARGEST:
         raise ValueError(f"{said} of shape {shape} holds more than {_LARGEST:,} numbers")
     return shape

@@ -26,9 +26,8 @@ class Value:
     pending: str = "identity"  # an activation that the layer which takes the value is to apply
     taken: tuple | None = None  # the gradient in few numbers, where only a max pool gives one: see pool.py
 
-    @property
-    def size(self):
-        return math.prod(self.shape)
+    def __post_init__(self):
+        self.size = math.prod(self.shape)
 
 
 @dataclass(frozen=True)

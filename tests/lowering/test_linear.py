@@ -1,6 +1,7 @@
 """Work and memory grow with what is used, never with its square. Calls are counted: times prove nothing in tests."""
 
 import cProfile
+import gc
 import tracemalloc
 
 import numpy as np
@@ -106,11 +107,17 @@ def test_buffers_lie_where_the_obvious_way_puts_them(rounds):
         times, count = rng.integers(1, 40), rng.integers(1, 40)
         lives = [tuple(sorted(rng.integers(0, times, 2).tolist())) for _ in range(count)]
         sizes = rng.choice([0, 1, 2, 3, 8, 8, 20], count).tolist()
-        taken, wanted = placing._Taken(int(times)), placed_slowly(lives, sizes)
-        for k in sorted(range(count), key=lambda k: (-sizes[k], lives[k][0])):
-            found = taken.lowest_free(*lives[k], sizes[k])
-            assert found == wanted[k], (lives, sizes)
-            taken.take(*lives[k], found, found + sizes[k])
+        order = sorted(range(count), key=lambda k: (-sizes[k], lives[k][0]))
+        columns = [np.array([row[k] for k in order]) for row in (*zip(*lives, strict=True), sizes)]
+        wanted = placed_slowly(lives, sizes)
+        assert placing.assign_offsets(*columns, int(times)).tolist() == [wanted[k] for k in order], (lives, sizes)
+
+
+def test_a_workspace_beyond_64_bits_is_refused():
+    net = nbprop.network((2**31 - 1,), nbprop.activation("gelu"), nbprop.activation("gelu"))
+    with pytest.raises(ValueError, match=r"plan: arrays of a batch of 2,147,483,647 .* make batch smaller"):
+        nbprop.plan(net, batch=2**31 - 1, threads=1, dtype=np.float64)
+    assert gc.isenabled()
 
 
 def test_no_two_buffers_that_live_together_overlap():

@@ -89,13 +89,21 @@ class Dense(Layer):
     def flops(self, input_shape):
         return 2 * math.prod(input_shape) * self.units
 
+    def _paths(self, path):
+        """The names in `views` of the weight and of the bias (or None) that this layer takes."""
+        weight, owner = f"{path}.weight", path
+        if self.share is not None and self.share.endswith((".weight", ".weight.T")):
+            weight = self.share.removesuffix(".T")
+        elif self.share is not None:
+            weight, owner = f"{self.share}.weight", self.share
+        return weight, f"{owner}.bias" if self.bias else None
+
     def lower(self, build, x, path, names):
-        paths = {parameter.name: f"{path}.{parameter.name}" for parameter in self.parameters(x.shape)}
-        paths |= {parameter.name: owner for owner, parameter in self.shared(x.shape)}
+        weight, bias = self._paths(path)
         if not self._transposed and fits_single(build, x, self.units):
-            return lower_single(build, x, self.units, self.activation, paths["weight"], paths.get("bias"))
+            return lower_single(build, x, self.units, self.activation, weight, bias)
         lower = lower_tied if self._transposed else lower_dense
-        z = lower(build, x, self.units, paths["weight"], paths.get("bias"))
+        z = lower(build, x, self.units, weight, bias)
         return activate(build, z, self.activation, overwrite=True)
 
 
