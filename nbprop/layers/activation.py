@@ -17,6 +17,7 @@ from nbprop.numerics.activations import (
     GELU_TANH,
     IDENTITY,
     LEAKY_RELU,
+    MONOTONE,
     NEEDS_INPUT,
     RELU,
     SIGMOID,
@@ -31,6 +32,7 @@ from nbprop.numerics.partition import share, share_blocks
 from nbprop.numerics.reductions import row_dot, row_max, row_sum
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
+from nbprop.program.patterns import elementwise
 
 
 @njit
@@ -190,6 +192,13 @@ def activation_second(d_dot, d, s, s_dot, n, size, code, part, parts):
     scale_by_derivative(d, s, code)
 
 
+def _never_falls(size, code):
+    return code in MONOTONE
+
+
+elementwise(activation_inplace, activation_backward, activation_second, never_falls=_never_falls)
+
+
 # Rows up to this size are taken in groups of about _GROUP elements: exp of ten elements at a time would not vectorise.
 _SHORT, _GROUP = 128, 1024
 
@@ -297,7 +306,7 @@ def activate(build, x, name, *, overwrite):
             build.emit(back_second, (), (saved, build.tangent(saved)), back_sizes, inplace=pair)
         else:
             build.emit(back, (), (saved,), back_sizes, inplace=(dy,))
-        build.contribute(x, dy)
+        build.accumulate_gradient(x, dy)
 
     build.on_backward(y, rule)
     return y

@@ -323,7 +323,7 @@ class BatchNorm(Layer):
                 sums_dot = totals(batchnorm_second_products, reads, (*shape, fixed), db, ds, b_again, s_again)
                 reads = (*reads[:5], s, s_dot, along, sums, sums_dot)
                 build.emit(batchnorm_second, (build.new_tangent(dx),), reads, (*shape, fixed))
-            build.contribute(x, dx)
+            build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)
         return y
@@ -334,7 +334,7 @@ class BatchNorm(Layer):
         running = build.state(size, 0.0, name="running_mean"), build.state(size, 1.0, name="running_variance")
         epsilon_bits, momentum_bits = (int(np.float64(v).view(np.int64)) for v in (self.epsilon, self.momentum))
         if build.mode == "training":
-            build.couple(shape[0])
+            build.mark_batch_coupled(shape[0])
             sums = build.buffer(3 * blocks * size)
             build.emit(batchnorm_moments, (sums,), (x.buffer,), shape)
             build.emit(batchnorm_statistics, (statistics,), (sums,), (*shape, epsilon_bits))

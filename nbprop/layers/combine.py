@@ -1,7 +1,7 @@
 """Layers made of layers: residual blocks (He et al. 2016: y = x + f(x)) and concatenation of branches.
 
 Their backward rules are those of a sum and of a slice; a value that several layers read collects its gradient in
-`Builder.contribute`.
+`Builder.accumulate_gradient`.
 """
 
 import math
@@ -79,8 +79,8 @@ class Residual(Layer):
             # dy is both contributions; f's rules may overwrite theirs, so x gets a copy.
             dx = build.buffer(build.batch * x.size)
             build.linear(copy, (dx,), (dy,), (x.size,))
-            build.contribute(x, dx)
-            build.contribute(f, dy)
+            build.accumulate_gradient(x, dx)
+            build.accumulate_gradient(f, dy)
 
         build.on_backward(y, rule)
         return y
@@ -139,7 +139,7 @@ class Concat(Layer):
                 dx = build.buffer(build.batch * value.size)
                 sizes = (rows, value.shape[-1], 0, width, start, value.shape[-1])
                 build.linear(copy_columns, (dx,), (dy,), sizes)
-                build.contribute(value, dx)
+                build.accumulate_gradient(value, dx)
 
         build.on_backward(y, rule)
         return y

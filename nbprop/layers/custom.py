@@ -91,7 +91,7 @@ class CustomLayer(Layer):
             for name, gradient in zip(names, gradients, strict=True):
                 target, again = build.parameter_gradient(name)
                 build.emit(gradient_from, (target,), (gradient,), (gradient.size, again))
-            build.contribute(x, dx)
+            build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)
         return y

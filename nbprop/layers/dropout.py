@@ -125,7 +125,7 @@ class Dropout(Layer):
         def rule(dy):
             dx = build.buffer(build.batch * x.size)
             build.linear(dropout_mask, (dx,), (dy,), sizes)
-            build.contribute(x, dx)
+            build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)
         return y

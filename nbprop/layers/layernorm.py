@@ -282,7 +282,7 @@ class _Normalization(Layer):
                 reads = (dy, build.tangent(dy), x.buffer, x_dot, kept, s, s_dot)
                 build.emit(layernorm_second, writes, reads, (*shape, self.centered))
                 totals(build.parameter_tangent, sums_dot)
-            build.contribute(x, dx)
+            build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)
         return y

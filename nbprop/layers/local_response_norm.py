@@ -183,7 +183,7 @@ class LocalResponseNorm(Layer):
                 pairs = ((buffer, build.tangent(buffer)) for buffer in (dy, x.buffer, y.buffer, d))
                 reads = tuple(buffer for pair in pairs for buffer in pair)
                 build.emit(norm_second, (build.new_tangent(dx), build.buffer(4 * room)), reads, sizes)
-            build.contribute(x, dx)
+            build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)
         return y

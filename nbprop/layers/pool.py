@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from nbprop.compiler.jit import njit
-from nbprop.layers.activation import activate
 from nbprop.layers.image import as_image, clear, out_extent, plain, spans
 from nbprop.networks.layer import Layer
 from nbprop.numerics.gemm.microkernel import pointer
@@ -21,7 +20,7 @@ from nbprop.numerics.partition import share
 from nbprop.numerics.pooling import place_taken, spread, spread_taken, window_max, window_sum
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
-from nbprop.program.ops import Buffer
+from nbprop.program.patterns import selection
 
 # The sizes of all kernels are the fields of `Pools`. A window's pixels are numbered in row-major order, those that lie
 # in the padding too.
@@ -178,19 +177,12 @@ def avg_pool_backward(
                 q += count
 
 
-class Taken(NamedTuple):
-    """The gradient of a value that only a max pool takes: where `taken` says, dy; elsewhere 0."""
-
-    dy: Buffer
-    taken: Buffer
-    pools: Pools
+# The largest of f(x) is f of the largest x where f does not fall: so f runs over fewer numbers, and its derivative.
+selection(max_pool_forward, max_pool_tangent, max_pool_backward)
 
 
 def lower_pool(build, x, shape, pools, largest):
-    """Emit the pooling of x, an image as `pools` says, and x's pending activation, into a value of a shape.
-
-    The largest of f(x) is f of the largest x where f does not fall: so f runs over fewer numbers, and its derivative.
-    """
+    """Emit the pooling of x, an image as `pools` says, into a value of a shape."""
     y = build.value(shape)
     if not largest:
         build.linear(avg_pool_forward, (y.buffer,), (x.buffer,), pools)
@@ -209,13 +201,10 @@ def lower_pool(build, x, shape, pools, largest):
             build.emit(max_pool_backward, (dx,), (dy, taken), pools)
             if build.second:
                 build.emit(max_pool_backward, (build.new_tangent(dx),), (build.tangent(dy), taken), pools)
-        first = x.gradient is None
-        build.contribute(x, dx)
-        if first and largest:
-            x.taken = Taken(dy, taken, pools)
+        build.accumulate_gradient(x, dx)
 
     build.on_backward(y, rule)
-    return activate(build, y, x.pending, overwrite=True)
+    return y
 
 
 @dataclass(frozen=True, repr=False)
@@ -223,7 +212,7 @@ class Pool(Layer):
     kernel: tuple | int
     stride: tuple | int | None = None
     padding: tuple | int = 0
-    axes, largest, applies_pending = 2, True, True
+    axes, largest = 2, True
     tangents = True
 
     def __post_init__(self):
@@ -268,16 +257,16 @@ class MaxPool1d(Pool):
 
 
 class AvgPool2d(Pool):
-    kind, largest, applies_pending = "avg_pool2d", False, False
+    kind, largest = "avg_pool2d", False
 
 
 class AvgPool1d(Pool):
-    kind, axes, largest, applies_pending = "avg_pool1d", 1, False, False
+    kind, axes, largest = "avg_pool1d", 1, False
 
 
 @dataclass(frozen=True, repr=False)
 class GlobalPool(Layer):
-    tangents, largest, applies_pending = True, True, True
+    tangents, largest = True, True
 
     def __repr__(self):
         return f"{self.kind}()"
@@ -300,7 +289,7 @@ class GlobalMaxPool(GlobalPool):
 
 
 class GlobalAvgPool(GlobalPool):
-    kind, largest, applies_pending = "global_avg_pool", False, False
+    kind, largest = "global_avg_pool", False
 
 
 def max_pool2d(kernel, stride=None, padding=0):

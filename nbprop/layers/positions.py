@@ -81,7 +81,7 @@ class Positions(Layer):
             if build.second:
                 dp_dot, again = build.parameter_tangent(name)
                 build.emit(positions_backward, (dp_dot,), (build.tangent(dy),), (x.size, again))
-            build.contribute(x, dy)
+            build.accumulate_gradient(x, dy)
 
         build.on_backward(y, rule)
         return y

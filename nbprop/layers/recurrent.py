@@ -212,7 +212,7 @@ def _time_major(build, x):
     def rule(dxt):
         dx = build.buffer(build.batch * x.size)
         build.linear(to_sample_major, (dx,), (dxt,), (*x.shape, 0))
-        build.contribute(x, dx)
+        build.accumulate_gradient(x, dx)
 
     build.on_backward(xt, rule)
     return xt
@@ -276,7 +276,7 @@ class Recurrent(Layer):
             build.linear(to_time_major if whole else from_last, (dh,), (dy,), (positions, units))
             dz, du = self.emit_backward(walk, dh)
             walk.emit_recurrent_gradient(h, du)
-            build.contribute(z, dz)
+            build.accumulate_gradient(z, dz)
 
         build.on_backward(y, rule)
         return y

@@ -12,7 +12,7 @@ from nbprop.networks.layer import Layer
 def _lower_view(build, x, shape):
     """The value x under another shape."""
     y = type(x)(shape, x.buffer)
-    build.on_backward(y, lambda dy: build.contribute(x, dy))
+    build.on_backward(y, lambda dy: build.accumulate_gradient(x, dy))
     return y
 
 

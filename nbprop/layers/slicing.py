@@ -62,7 +62,7 @@ class Slicing(Layer):
         def rule(dy):
             dx = build.buffer(build.batch * x.size)
             build.linear(slicing_backward, (dx,), (dy,), (rows, size, self.start, width))
-            build.contribute(x, dx)
+            build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)
         return y

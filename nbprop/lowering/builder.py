@@ -37,7 +37,6 @@ class Builder:
     stride: int = 0  # above 0: each sample's gradients go to a row of their own in "out", so many elements apart
     watch: str = ""  # "layers": also keep every layer's output and its gradient; "values": every value's
     watched: dict = field(default_factory=dict)  # a layer's path, or path and number of a value: Watched
-    following: object = None  # the layer that takes the output of the one being lowered, and alone takes it
     unwatched: int = 0  # ops before this one have their values watched
     flops: int = 0  # of the layer being lowered, a sample, where values are watched
     target: str = "cpu"  # or "cuda": what the ops will run on
@@ -134,7 +133,7 @@ class Builder:
         found.append((self.label, buffer, initial))
         return buffer
 
-    def couple(self, rows):
+    def mark_batch_coupled(self, rows):
         """Say that the samples of a call change each other's outputs, by statistics over `rows` rows of each."""
         self.over_positions = self.label if rows > 1 else self.over_positions
         self.coupling = max(self.coupling, (self.label, 2 if rows == 1 else 1), key=lambda found: found[1])
@@ -174,6 +173,10 @@ class Builder:
         barrier=False: the op after it may start on another thread before this one ends, because it touches nothing
         that this one writes.
         """
+        self.ops.append(self.op(kernel, writes, reads, sizes, inplace, barrier))
+
+    def op(self, kernel, writes, reads, sizes=(), inplace=(), barrier=True):
+        """The op that `emit` appends."""
         written = (*writes, *inplace)
         operands = (*written, *reads)
         if len(operands) != len(kernel.arrays) or len(sizes) != len(kernel.sizes):
@@ -185,7 +188,7 @@ class Builder:
             operands = self._without_absent(kernel, operands)
         if None in written:
             written = tuple(buffer for buffer in written if buffer is not None)
-        self.ops.append(Op(kernel, operands, tuple(map(int, sizes)), written, self.label, barrier))
+        return Op(kernel, operands, tuple(map(int, sizes)), written, self.label, barrier)
 
     def _without_absent(self, kernel, operands):
         """Operands of which none may be absent but where the kernel says so."""
@@ -197,29 +200,27 @@ class Builder:
                 )
         return operands
 
-    def layer(self, path, layer, x, following=None):
-        """Emit a layer's ops; its output. Layers with layers inside call this for each. following: see above."""
-        outer = self.label, self.flops, self.following
-        self.label, self.following = path, following
-        self.flops = layer.flops(x.shape) if self.watch else 0
+    def layer(self, path, layer, x):
+        """Emit a layer's ops; its output. Layers with layers inside call this for each."""
+        outer = self.label, self.flops
+        self.label, self.flops = path, layer.flops(x.shape) if self.watch else 0
         y = layer.lower(self, x, path, self.net.parameter_names[path])
         if self.watch == "layers":
             self.keep(path, y)
-        self.label, self.flops, self.following = outer
+        self.label, self.flops = outer
         return y
 
     def on_backward(self, y, rule):
-        """Call ``rule(dy)`` on the way back, with the buffer of y's gradient; it emits ops and calls `contribute`."""
+        """Call ``rule(dy)`` on the way back, with the buffer of y's gradient; it emits ops and calls `accumulate_gradient`."""
         self.rules.append((self.label, y, rule))
         if self.watch == "values":
             self._keep_computed(y)
 
-    def contribute(self, x, dx):
+    def accumulate_gradient(self, x, dx):
         """Say that `dx` (a buffer of x's size) holds a contribution to x's gradient; several add up."""
         if x.gradient is None:
             x.gradient = dx
         else:
-            x.taken = None
             self.linear(add_into, (), (dx,), (x.size,), inplace=(x.gradient,))
 
     def _keep_computed(self, y):

@@ -13,6 +13,7 @@ import numpy as np
 
 from nbprop.layers.dense.sample_gradients import repeat_row, times_samples
 from nbprop.lowering.builder import Builder
+from nbprop.lowering.fusion import fuse
 from nbprop.lowering.memory import place_buffers
 from nbprop.numerics.copies import copy, copy_within
 from nbprop.program import frame
@@ -42,11 +43,8 @@ def _lower_layers(build, net):
         build.tangents[id(x.buffer)] = build.outside("dx", x.buffer.size)
     if build.positions_of(shape) > 1 and not net.layers[0].index_limit:
         y = _within_lengths(build, x)
-    # On the device an activation is part of the product before it.
-    alone = build.target == "cpu" and not build.watch
     for index, layer in enumerate(net.layers):
-        following = net.layers[index + 1] if alone and index + 1 < len(net.layers) else None
-        y = build.layer(f"{index}.{layer.kind}", layer, y, following)
+        y = build.layer(f"{index}.{layer.kind}", layer, y)
         if build.mode == "decoding" and y.shape != (1, *net.shapes[index + 1][1:]):
             raise ValueError(
                 f"plan: layer {index}.{layer.kind} makes of one position {y.shape} and of all {net.shapes[index + 1]}; "
@@ -66,7 +64,7 @@ def _within_lengths(build, x):
     def rule(dy):
         dx = build.buffer(build.batch * x.size)
         build.linear(copy_within, (dx,), (dy,), sizes)
-        build.contribute(x, dx)
+        build.accumulate_gradient(x, dx)
 
     build.on_backward(y, rule)
     return y
@@ -96,10 +94,12 @@ def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu")
         build.label = "input"
         build.emit(copy, (build.outside("dx", batch * x.size),), (x.gradient,), (x.size,))
     parts["backward_input"] = drain_ops(build)
-    parts["backward"] = parts["backward_input"] if watch else prune_dead_ops(parts["backward_input"], frame.GRADS)
     # One timeline serves all programs: forward, the output's copy, the loss (or the caller's dy), backward.
-    order = ("forward", "copy_y", "value", "copy_dy", "loss", "backward_input")
-    timeline = [op for part in order for op in parts.get(part, ())]
+    order = [part for part in ("forward", "copy_y", "value", "copy_dy", "loss", "backward_input") if part in parts]
+    if target == "cpu":  # on the device an activation is part of the product before it
+        parts |= dict(zip(order, fuse(build, *(parts[part] for part in order)), strict=True))
+    parts["backward"] = parts["backward_input"] if watch else prune_dead_ops(parts["backward_input"], frame.GRADS)
+    timeline = [op for part in order for op in parts[part]]
     # What forward leaves survives backward, so that one forward serves several: a Jacobian's rows, another dy.
     watched = [buffer for kept in build.watched.values() for buffer in (kept.output, kept.gradient)]
     work_size, bound = place_buffers(timeline, dtype.itemsize, parts["forward"], watched)
@@ -148,7 +148,8 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
         build.reverse()
     build.rules.clear()
     build.place_state()
-    ops = prune_dead_ops(drain_ops(build), frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT)
+    (ops,) = fuse(build, drain_ops(build))
+    ops = prune_dead_ops(ops, frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT)
     return Lowered({program: ops}, *place_buffers(ops, dtype.itemsize))
 
 
@@ -172,7 +173,7 @@ def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):
         loss.lower(build, y, y.gradient)
         build.emit(times_samples, (), (), (y.size,), inplace=(y.gradient,))
     build.reverse()
-    backward = drain_ops(build)
+    forward, backward = fuse(build, forward, drain_ops(build))
     ops = prune_dead_ops(forward + backward, frame.OUT)
     first = len(ops) - len(prune_dead_ops(backward, frame.OUT))
     parts = {program: ops[first:], f"{program}_forward": ops[:first]}

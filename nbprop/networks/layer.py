@@ -57,7 +57,6 @@ class Layer:
     sample_gradients = False  # whether `lower` leaves each sample's gradients apart where build.stride is above 0
     modal = False  # whether `lower` heeds build.mode: training and inference differ (dropout, batch statistics)
     index_limit = 0  # above 0: its x holds integers below it, and it stands first in the network
-    applies_pending = False  # whether `lower` applies its x's `pending` activation itself (max pools do)
     takes_lengths = False  # whether its kernels heed the `lengths` of a call, over the first axis of the input
 
     def __init_subclass__(cls, **options):

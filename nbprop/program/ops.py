@@ -23,8 +23,6 @@ class Value:
     shape: tuple[int, ...]
     buffer: Buffer
     gradient: Buffer | None = None
-    pending: str = "identity"  # an activation that the layer which takes the value is to apply
-    taken: tuple | None = None  # the gradient in few numbers, where only a max pool gives one: see pool.py
 
     def __post_init__(self):
         self.size = math.prod(self.shape)

@@ -110,7 +110,7 @@ def layer_class(factor):
         def lower(self, build, x, path, names):
             y = build.value(x.shape)
             build.emit(stale_forward, (y.buffer,), (x.buffer,), (x.size,))
-            build.on_backward(y, lambda dy: build.contribute(x, dy))
+            build.on_backward(y, lambda dy: build.accumulate_gradient(x, dy))
             return y
 
     return Stale

@@ -56,7 +56,7 @@ class Tally(Layer):
         def rule(dy):
             dx = build.buffer(build.batch * x.size)
             build.emit(tally_backward, (dx,), (dy,), sizes)
-            build.contribute(x, dx)
+            build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)
         return y

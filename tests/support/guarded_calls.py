@@ -63,7 +63,7 @@ class Beside(Layer):
         y, z = build.value(x.shape), build.value(x.shape)
         build.emit(reads_at, (y.buffer,), (x.buffer,), (x.size, self.x_away))
         build.emit(reads_at, (z.buffer,), (y.buffer,), (x.size, self.y_away))
-        build.on_backward(z, lambda dz: build.contribute(x, dz))
+        build.on_backward(z, lambda dz: build.accumulate_gradient(x, dz))
         return z
 
 

@@ -64,7 +64,7 @@ class AttentionHeads(Layer):
             if build.second:
                 reads = (x.buffer, x_dot, y.buffer, y_dot, lse, lse_dot, dy, build.tangent(dy))
                 build.emit(attention_backward_tangent, (build.new_tangent(dx), scratch()), reads, sizes)
-            build.contribute(x, dx)
+            build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)
         return y

@@ -18,10 +18,12 @@ from nbprop.layers.conv.pooled import conv_backward_taken, offsets_size
 from nbprop.layers.dense.kernels import dense_transpose
 from nbprop.layers.dense.layer import RECTIFIERS, lower_dense
 from nbprop.layers.image import as_image, crop_image, out_extent, pad_image, plain, spans
+from nbprop.layers.pool import Pools, max_pool_backward
 from nbprop.networks.fields import choose, flag, named, optional, positive
 from nbprop.networks.layer import INITIALIZERS, Layer, Parameter
-from nbprop.numerics.activations import ACTIVATIONS, MONOTONE
+from nbprop.numerics.activations import ACTIVATIONS
 from nbprop.numerics.convolution import Windows, windows_scratch
+from nbprop.program.patterns import fused_pair
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,9 +125,6 @@ class Convolution(Layer):
             z = lower_dense(build, x, self.filters, weight, bias)
         else:
             z = lower_convolution(build, x, self.output_shape(x.shape), corner, windows, weight, bias)
-        if build.following and build.following.applies_pending and ACTIVATIONS[self.activation] in MONOTONE:
-            z.pending = self.activation
-            return z
         return activate(build, z, self.activation, overwrite=True)
 
 
@@ -151,30 +150,34 @@ def lower_convolution(build, x, shape, corner, windows, weight, bias):
         dw, w_again = build.parameter_gradient(weight)
         db, b_again = build.parameter_gradient(bias) if bias else (None, 0)
         again = (w_again, b_again)
-        if z.taken and not build.second and build.target == "cpu":
-            emit_taken(build, (dw, db), source, z.taken, sizes, again)
-        else:
-            build.emit(conv_backward_parameters, (dw, db), (source, dz), (*sizes, *again), barrier=False)
+        build.emit(conv_backward_parameters, (dw, db), (source, dz), (*sizes, *again), barrier=False)
         if build.second:
             dw_dot, w_again = build.parameter_tangent(weight)
             db_dot, b_again = build.parameter_tangent(bias) if bias else (None, 0)
             again = (w_again, b_again)
             build.emit(conv_backward_parameters, (dw_dot, db_dot), (source, build.tangent(dz)), (*sizes, *again))
             build.emit(conv_backward_parameters, (), (source_dot, dz), (*sizes, 1, 0), inplace=(dw_dot, None))
-        build.contribute(x, lower_input_gradient(build, x, dz, corner, windows, weight))
+        build.accumulate_gradient(x, lower_input_gradient(build, x, dz, corner, windows, weight))
 
     build.on_backward(z, rule)
     return z
 
 
-def emit_taken(build, gradients, source, gradient, sizes, again):
-    """Emit dW and db from the gradient of a max pool's output."""
-    dy, taken, p = gradient
-    pool = (p.kernel_w, p.stride_h, p.stride_w, p.top, p.left, p.out_h, p.out_w)
-    turned = build.buffer(gradients[0].size)
-    offsets = build.buffer(offsets_size(p.out_h * p.out_w * p.channels, build.threads))
-    writes, reads = (*gradients, turned, offsets), (source, dy, taken)
-    build.emit(conv_backward_taken, writes, reads, (*sizes, *pool, *again), barrier=False)
+@fused_pair(max_pool_backward, conv_backward_parameters)
+def of_chosen_pixels(build, pool, conv):
+    """dW and db from the gradient of a max pool's output, in place of the mostly zero one of its input."""
+    (dw, db, source, dz), (dx, dy, argmax) = conv.operands, pool.operands
+    (filters, *windows), again, pools = conv.sizes[:-2], conv.sizes[-2:], Pools(*pool.sizes)
+    outputs = Windows(*windows)
+    alike = (pools.height, pools.width, pools.channels) == (outputs.out_h, outputs.out_w, filters)
+    # With tangents, the product with z's tangent adds to what this writes.
+    if dz is not dx or not alike or build.second:
+        return None
+    turned = build.buffer(dw.size)
+    offsets = build.buffer(offsets_size(pools.out_h * pools.out_w * pools.channels, build.threads))
+    writes, reads = (dw, db, turned, offsets), (source, dy, argmax)
+    sizes = (*conv.sizes[:-2], *pools[4:], *again)
+    return build.op(conv_backward_taken, writes, reads, sizes, barrier=False)
 
 
 def padded(build, buffer, shape, corner, windows):

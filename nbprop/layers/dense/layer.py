@@ -170,7 +170,7 @@ def lower_dense(build, x, n_out, weight, bias):
             reads = (dz, dz_dot, wt, wt_dot)
             build.emit(dense_input_tangent, (dx_dot, scratch(total, n_in, n_out)), reads, sizes)
             sum_up()
-        build.contribute(x, dx)
+        build.accumulate_gradient(x, dx)
 
     build.on_backward(z, rule)
     return z

@@ -85,7 +85,7 @@ def lower_single(build, x, n_out, activation, weight, bias):
             build.emit(dense_single_backward, (None, dw, db), reads, sizes, inplace=(dy,))
             dw, db, sizes = None, None, (n_in, n_out, IDENTITY, 0, 0)
         build.emit(dense_single_backward, (dx, dw, db), reads, sizes, inplace=(dy,))
-        build.contribute(x, dx)
+        build.accumulate_gradient(x, dx)
 
     build.on_backward(y, rule)
     return activate(build, y, activation, overwrite=True) if apart else y

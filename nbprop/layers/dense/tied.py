@@ -100,7 +100,7 @@ def lower_tied(build, x, n_out, weight, bias):
             parameters(build.parameter_tangent, dense_parameters_tangent, (dz, dz_dot, x.buffer, x_dot), dz_dot)
             out = (build.new_tangent(dx), scratch(total, n_in, n_out))
             build.emit(dense_input_tangent, out, (dz, dz_dot, e, e_dot), sizes)
-        build.contribute(x, dx)
+        build.accumulate_gradient(x, dx)
 
     build.on_backward(z, rule)
     return z
