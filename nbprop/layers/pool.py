@@ -17,7 +17,7 @@ from nbprop.layers.image import as_image, clear, out_extent, plain, spans
 from nbprop.networks.layer import Layer
 from nbprop.numerics.gemm.microkernel import pointer
 from nbprop.numerics.partition import share
-from nbprop.numerics.pooling import place_taken, spread, spread_taken, window_max, window_sum
+from nbprop.numerics.pooling import place_argmax, spread, spread_argmax, window_max, window_sum
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
 from nbprop.program.patterns import selection
@@ -65,12 +65,12 @@ def _alike(q, stride, before, kernel, extent, out):
 
 @kernel
 def max_pool_forward(
-    y, taken, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w,
+    y, argmax, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w,
     part, parts
 ):  # fmt: skip
-    """y = the largest number of each window, taken = the number of its pixel in the window.
+    """y = the largest number of each window, argmax = the number of its pixel in the window.
 
-    y and taken OUT (n, out_h, out_w, channels), x IN (n, height, width, channels).
+    y and argmax OUT (n, out_h, out_w, channels), x IN (n, height, width, channels).
     """
     start, stop = share(n * out_h, part, parts)
     for row in range(start, stop):
@@ -81,7 +81,7 @@ def max_pool_forward(
             x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
             count, here = _alike(q, stride_w, left, kernel_w, width, out_w), (row * out_w + q) * channels
             window_max(
-                *(pointer(y, here), pointer(taken, here), pointer(x, (image + x_first) * channels), width * channels),
+                *(pointer(y, here), pointer(argmax, here), pointer(x, (image + x_first) * channels), width * channels),
                 *(channels, i_first, i_stop, j_first, j_stop, kernel_w, channels, count, stride_w * channels),
             )
             q += count
@@ -89,10 +89,10 @@ def max_pool_forward(
 
 @kernel
 def max_pool_tangent(
-    y, taken, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w,
+    y, argmax, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w,
     part, parts
 ):  # fmt: skip
-    """y = the number of x that was taken from each window. y OUT, taken IN, x IN as in `max_pool_forward`."""
+    """y = the number of x that `argmax` names in each window. y OUT, argmax IN, x IN as in `max_pool_forward`."""
     start, stop = share(n * out_h, part, parts)
     for row in range(start, stop):
         image = (row // out_h * height + row % out_h * stride_h - top) * width
@@ -100,16 +100,16 @@ def max_pool_tangent(
             corner = image + q * stride_w - left
             here = (row * out_w + q) * channels
             for c in range(channels):
-                tap = int(taken[here + c])
+                tap = int(argmax[here + c])
                 y[here + c] = x[(corner + tap // kernel_w * width + tap % kernel_w) * channels + c]
 
 
 @kernel
 def max_pool_backward(
-    dx, dy, taken, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w, part,
+    dx, dy, argmax, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w, part,
     parts
 ):  # fmt: skip
-    """dx = the sum of dy over the windows that took the number. dx OUT as x, dy and taken IN as y of the forward."""
+    """dx = the sum of dy over the windows that took the number. dx OUT as x, dy and argmax IN as y of the forward."""
     start, stop = share(n * height, part, parts)
     apart = stride_h >= kernel_h and stride_w >= kernel_w
     for row in range(start, stop):
@@ -124,11 +124,11 @@ def max_pool_backward(
                 count = _alike(q, stride_w, left, kernel_w, width, out_w)
                 here, step = ((row // height * out_h + p) * out_w + q) * channels, stride_w * channels
                 target = pointer(line, x_first * channels)
-                given, number, tap = pointer(dy, here), pointer(taken, here), i * kernel_w
+                given, number, tap = pointer(dy, here), pointer(argmax, here), i * kernel_w
                 if apart:
-                    place_taken(target, given, number, channels, j_first, j_stop, tap, channels, count, step)
+                    place_argmax(target, given, number, channels, j_first, j_stop, tap, channels, count, step)
                 else:
-                    spread_taken(target, given, number, channels, j_first, j_stop, tap, channels, count, step)
+                    spread_argmax(target, given, number, channels, j_first, j_stop, tap, channels, count, step)
                 q += count
 
 
@@ -187,20 +187,20 @@ def lower_pool(build, x, shape, pools, largest):
     if not largest:
         build.linear(avg_pool_forward, (y.buffer,), (x.buffer,), pools)
     else:
-        taken = build.buffer(build.batch * y.size)
-        build.emit(max_pool_forward, (y.buffer, taken), (x.buffer,), pools)
+        argmax = build.buffer(build.batch * y.size)
+        build.emit(max_pool_forward, (y.buffer, argmax), (x.buffer,), pools)
         if build.second:
             x_dot = build.whole_tangent(x.buffer)
-            build.emit(max_pool_tangent, (build.new_tangent(y.buffer),), (taken, x_dot), pools)
+            build.emit(max_pool_tangent, (build.new_tangent(y.buffer),), (argmax, x_dot), pools)
 
     def rule(dy):
         dx = build.buffer(build.batch * x.size)
         if not largest:
             build.linear(avg_pool_backward, (dx,), (dy,), pools)
         else:
-            build.emit(max_pool_backward, (dx,), (dy, taken), pools)
+            build.emit(max_pool_backward, (dx,), (dy, argmax), pools)
             if build.second:
-                build.emit(max_pool_backward, (build.new_tangent(dx),), (build.tangent(dy), taken), pools)
+                build.emit(max_pool_backward, (build.new_tangent(dx),), (build.tangent(dy), argmax), pools)
         build.accumulate_gradient(x, dx)
 
     build.on_backward(y, rule)

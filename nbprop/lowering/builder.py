@@ -211,13 +211,16 @@ class Builder:
         return y
 
     def on_backward(self, y, rule):
-        """Call ``rule(dy)`` on the way back, with the buffer of y's gradient; it emits ops and calls `accumulate_gradient`."""
+        """Call ``rule(dy)`` in the backward pass, with the buffer of y's gradient, which the rule may overwrite.
+
+        It emits ops, and calls `accumulate_gradient` for each value that y was computed from.
+        """
         self.rules.append((self.label, y, rule))
         if self.watch == "values":
             self._keep_computed(y)
 
     def accumulate_gradient(self, x, dx):
-        """Say that `dx` (a buffer of x's size) holds a contribution to x's gradient; several add up."""
+        """Say that `dx` (a buffer of x's size) holds a part of x's gradient; several add up."""
         if x.gradient is None:
             x.gradient = dx
         else:

@@ -4,7 +4,7 @@ Layers know nothing of their neighbours; what may be rewritten follows from what
 (program/patterns.py) and from who touches which buffer. There are two rewrites:
 
 - A function that never falls moves behind a selection of the largest, since max f(x) = f(max x): it then runs over the
-  few numbers that are left, and so does its derivative on the way back, which moves before the selection's.
+  few numbers that are left, and so does its derivative in the backward pass, which moves before the selection's.
 - An op that reads what another one writes is replaced by one that takes that op's inputs (`fused_pair`).
 
 Neither happens where anything else looks at the numbers in between: a second consumer, a watched value.
@@ -89,7 +89,11 @@ class _Program:
 
 
 def _move_behind_selection(program, select):
-    """Move the function that makes a selection's input behind it, and its derivatives, where nothing else sees it."""
+    """Move the function that makes a selection's input behind it, and its derivatives, where nothing else sees it.
+
+    x is what the function writes and the selection reads. `images` tells what is left of each array of x's shape: of x
+    and its tangent, (y, y'), and in the backward pass of their gradients.
+    """
     kernels = SELECTIONS[select.kernel]
     y, index, x = select.operands
     group, images, back = program.touching(index), {x: y}, {}
@@ -117,11 +121,11 @@ def _move_behind_selection(program, select):
         ends = [place[op] for op in functions if inner in op.operands]
         if not ends or inner.space != frame.WORK or outer.space != frame.WORK:
             return
-        # Others have made the inner array before the function, or read its gradient after it.
+        # Other ops have made the inner array before the function, or read its gradient after it.
         for op in program.touching(inner):
             if op not in own and not (place[op] > max(ends) if inner in back else place[op] < min(ends)):
                 return
-        # Others read the outer array after the selection and leave it as it is, or have made its gradient before.
+        # Other ops read the outer array after the selection and leave it as it is, or have made its gradient before.
         for op in program.touching(outer):
             if op not in own and not (place[op] < before if inner in back else place[op] > behind):
                 return

@@ -19,15 +19,15 @@ _VECTORS = 3 if VECTOR_BYTES == 64 else 2
 
 
 @intrinsic
-def taken_offsets(typingctx, offsets, taken, count, kernel_w, row, pixel):
-    """offsets[e] = where in an image the pixel lies that was taken[e] from its window, counted from the window.
+def argmax_offsets(typingctx, offsets, argmax, count, kernel_w, row, pixel):
+    """offsets[e] = where in an image the pixel lies that has number argmax[e] in its window, counted from the window.
 
     offsets : OUT, address of (count,) integers in the place of numbers, and of a vector more, which is written
-    taken : IN, address of (count,): numbers of pixels, in rows of kernel_w
+    argmax : IN, address of (count,): numbers of pixels, in rows of kernel_w
     row, pixel : elements of the image from a row of pixels to the next, and from a pixel to the next in its row
     """
     size = types.intp
-    signature = types.void(offsets, taken, size, size, size, size)
+    signature = types.void(offsets, argmax, size, size, size, size)
 
     def codegen(context, builder, signature, args):
         call(builder, "offsets", _emit_offsets, signature.args[0], args)
@@ -36,7 +36,7 @@ def taken_offsets(typingctx, offsets, taken, count, kernel_w, row, pixel):
     return signature, codegen
 
 
-def _emit_offsets(builder, pointer_type, offsets, taken, count, kernel_w, row, pixel):
+def _emit_offsets(builder, pointer_type, offsets, argmax, count, kernel_w, row, pixel):
     emit = Vectors(builder, pointer_type, VECTOR_BYTES)
     integer = ir.IntType(8 * element(pointer_type)[2])
     integers = ir.VectorType(integer, emit.lanes)
@@ -54,20 +54,22 @@ def _emit_offsets(builder, pointer_type, offsets, taken, count, kernel_w, row, p
     with cgutils.for_range_slice(builder, INT(0), count, INT(emit.lanes), inc=True) as (e, _):
         left = builder.sub(count, e)
         lanes = builder.select(builder.icmp_signed("<", left, INT(emit.lanes)), left, INT(emit.lanes))
-        numbers = emit.load(builder.gep(taken, [e]), emit.mask(lanes))
+        numbers = emit.load(builder.gep(argmax, [e]), emit.mask(lanes))
         i = builder.fptosi(builder.fmul(builder.fadd(numbers, half), factor), integers)
         places = builder.add(builder.mul(builder.fptosi(numbers, integers), along), builder.mul(i, back))
         builder.store(places, builder.bitcast(builder.gep(offsets, [e]), integers.as_pointer())).align = emit.bytes
 
 
 @njit
-def sum_of_taken_windows(total, x, distance, lines, length, dy, offsets, filters, rows, columns, row_step, column_step):
+def sum_of_argmax_windows(
+    total, x, distance, lines, length, dy, offsets, filters, rows, columns, row_step, column_step
+):
     """total[l, k] += the sum over a pool's windows of dy times x[at + l * distance + k], in the order of the windows.
 
     total : INOUT, address of (lines, length)
     x : IN, address of an image, where the window of its first output pixel begins
     dy, offsets : IN, addresses of what belongs to the pool's outputs (rows, columns), `filters` elements apart: their
-        gradients, and what `taken_offsets` makes of the pixels taken
+        gradients, and what `argmax_offsets` makes of the pixels chosen
     row_step, column_step : elements of x from a row of the pool's windows to the next, and from a window to the next
     """
     lanes = VECTOR_BYTES // itemsize(total)
@@ -87,12 +89,12 @@ def sum_of_taken_windows(total, x, distance, lines, length, dy, offsets, filters
 def _sum_of_piece(
     typingctx, total, ld, x, distance, lines, length, dy, offsets, filters, rows, columns, row_step, column_step
 ):  # fmt: skip
-    """As `sum_of_taken_windows`, for what fits the registers."""
+    """As `sum_of_argmax_windows`, for what fits the registers."""
     size = types.intp
     signature = types.void(total, size, x, size, size, size, dy, offsets, size, size, size, size, size)
 
     def codegen(context, builder, signature, args):
-        call(builder, "taken", _emit_piece, signature.args[0], args)
+        call(builder, "argmax", _emit_piece, signature.args[0], args)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -117,7 +119,7 @@ def _emit_piece(
         with builder.if_then(inside):
             for count in range(1, _LINES + 1):
                 with builder.if_then(builder.icmp_signed("==", lines, INT(count))):
-                    call(builder, "taken_lines", _emit_lines, pointer_type, operands, count, vectors, width)
+                    call(builder, "argmax_lines", _emit_lines, pointer_type, operands, count, vectors, width)
         above = most
 
 

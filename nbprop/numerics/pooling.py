@@ -12,14 +12,14 @@ from nbprop.compiler.simd import HALF_BYTES, INT, VECTOR_BYTES, Vectors, call
 
 
 @intrinsic
-def window_max(typingctx, y, taken, x, row, pixel, i_first, i_stop, j_first, j_stop, columns, channels, count, step):
+def window_max(typingctx, y, argmax, x, row, pixel, i_first, i_stop, j_first, j_stop, columns, channels, count, step):
     """y = the largest of x[i * row + j * pixel] over i in [i_first, i_stop) and j in [j_first, j_stop).
 
-    taken = i * columns + j of the first of equal ones; a NaN is the largest, and of several the last. y, taken, x are
+    argmax = i * columns + j of the first of equal ones; a NaN is the largest, and of several the last. y, argmax, x are
     addresses, of `channels` numbers each.
     """
     size = types.intp
-    signature = types.void(y, taken, x, *(size,) * 10)
+    signature = types.void(y, argmax, x, *(size,) * 10)
 
     def codegen(context, builder, signature, args):
         call(builder, "window", _emit_window, signature.args[0], args, True)
@@ -68,14 +68,14 @@ _UNROLLED = ((2, 2), (3, 3))
 
 
 def _emit_window(
-    builder, pointer_type, largest, y, taken, x, row, pixel, i_first, i_stop, j_first, j_stop, last, channels, count,
+    builder, pointer_type, largest, y, argmax, x, row, pixel, i_first, i_stop, j_first, j_stop, last, channels, count,
     step
 ):  # fmt: skip
     """`last` is the number of columns for the largest, the factor for the sum."""
     first = builder.gep(x, [builder.add(builder.mul(i_first, row), builder.mul(j_first, pixel))])
     tap = builder.add(builder.mul(i_first, last), j_first) if largest else INT(0)
     rows, columns = builder.sub(i_stop, i_first), builder.sub(j_stop, j_first)
-    operands = [y, taken, first, row, pixel, rows, columns, tap, last, channels, count, step]
+    operands = [y, argmax, first, row, pixel, rows, columns, tap, last, channels, count, step]
     done = builder.append_basic_block("done")
     for size in (*_UNROLLED, None):
         if size is None:
@@ -95,7 +95,7 @@ def _emit_window(
 
 
 def _emit_windows(
-    builder, pointer_type, largest, unrolled_rows, unrolled_columns, y, taken, x, row, pixel, rows, columns, tap, last,
+    builder, pointer_type, largest, unrolled_rows, unrolled_columns, y, argmax, x, row, pixel, rows, columns, tap, last,
     channels, count, step
 ):  # fmt: skip
     """Windows of rows x columns pixels: of `unrolled` ones, or where that is 0 of as many as the arguments say."""
@@ -127,7 +127,7 @@ def _emit_windows(
                 take(i, j)
         result = builder.load(best)
         if largest:
-            emit.store(builder.load(index), builder.gep(taken, [builder.add(here, c)]), mask)
+            emit.store(builder.load(index), builder.gep(argmax, [builder.add(here, c)]), mask)
         else:
             result = builder.fmul(result, emit.splat(last))
         emit.store(result, builder.gep(y, [builder.add(here, c)]), mask)
@@ -138,23 +138,23 @@ def _emit_windows(
 
 
 @intrinsic
-def spread_taken(typingctx, dx, dy, taken, pixel, j_first, j_stop, first_tap, channels, count, step):
-    """dx[j * pixel] += dy where taken is first_tap + j, for j in [j_first, j_stop): a row of a window."""
-    return _spread_taken(dx, dy, taken, True)
+def spread_argmax(typingctx, dx, dy, argmax, pixel, j_first, j_stop, first_tap, channels, count, step):
+    """dx[j * pixel] += dy where argmax is first_tap + j, for j in [j_first, j_stop): a row of a window."""
+    return _spread_argmax(dx, dy, argmax, True)
 
 
 @intrinsic
-def place_taken(typingctx, dx, dy, taken, pixel, j_first, j_stop, first_tap, channels, count, step):
-    """As `spread_taken`, but dx[j * pixel] = dy or 0, for windows that do not overlap.
+def place_argmax(typingctx, dx, dy, argmax, pixel, j_first, j_stop, first_tap, channels, count, step):
+    """As `spread_argmax`, but dx[j * pixel] = dy or 0, for windows that do not overlap.
 
     Reading what the neighbour has just written through a mask waits until it has arrived: adding takes five times as
     long for few channels.
     """
-    return _spread_taken(dx, dy, taken, False)
+    return _spread_argmax(dx, dy, argmax, False)
 
 
-def _spread_taken(dx, dy, taken, adding):
-    signature = types.void(dx, dy, taken, *(types.intp,) * 7)
+def _spread_argmax(dx, dy, argmax, adding):
+    signature = types.void(dx, dy, argmax, *(types.intp,) * 7)
 
     def codegen(context, builder, signature, args):
         call(builder, "spread", _emit_spread, signature.args[0], args, True, adding)
@@ -177,13 +177,13 @@ def spread(typingctx, dx, dy, pixel, j_first, j_stop, factor, channels, count, s
 
 
 def _emit_spread(
-    builder, pointer_type, chosen, adding, dx, dy, taken, pixel, j_first, j_stop, last, channels, count, step
+    builder, pointer_type, chosen, adding, dx, dy, argmax, pixel, j_first, j_stop, last, channels, count, step
 ):
-    """`last` is the first pixel's number where the taken are chosen, else the factor."""
+    """`last` is the first pixel's number where some are chosen by `argmax`, else the factor."""
 
     def body(emit, c, mask):
         given = emit.load(builder.gep(dy, [builder.add(here, c)]), mask)
-        numbers = emit.load(builder.gep(taken, [builder.add(here, c)]), mask) if chosen else None
+        numbers = emit.load(builder.gep(argmax, [builder.add(here, c)]), mask) if chosen else None
         share = given if chosen else builder.fmul(given, emit.splat(last))
         with _range(builder, j_first, j_stop) as (j, _):
             place = builder.gep(window, [builder.add(builder.mul(j, pixel), c)])

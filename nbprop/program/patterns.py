@@ -43,8 +43,8 @@ def elementwise(*kernels, never_falls):
 def fused_pair(writer, reader):
     """Decorate ``rewrite(build, write, read)``: an op in place of `read`, which reads what the op `write` has written.
 
-    It may read what `write` reads, and have scratch of its own (`build.op`, `build.buffer`). None: this pair stays as it
-    is. `write` stays; it is dropped where nobody else needs what it writes.
+    `build.op` makes the op, `build.buffer` scratch of its own; it may read what `write` reads. None: this pair stays as
+    it is. `write` itself stays, and is dropped with other dead ops where nobody else needs what it writes.
     """
 
     def register(rewrite):

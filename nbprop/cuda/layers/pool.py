@@ -32,7 +32,7 @@ def cuda_kernels(cuda):
 
     @on_device(max_pool_forward, blocks=outputs)
     def max_forward(
-        y, taken, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
+        y, argmax, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
     ):  # fmt: skip
         for k in range(cuda.grid(1), n * out_h * out_w * channels, cuda.gridsize(1)):
             image, p, q, c = place(k, out_h, out_w, channels)
@@ -46,11 +46,11 @@ def cuda_kernels(cuda):
                     if value > best or value != value:
                         best, tap = value, i * kernel_w + j
             y[k] = best
-            taken[k] = like(best, tap)
+            argmax[k] = like(best, tap)
 
     @on_device(max_pool_backward, blocks=inputs)
     def max_backward(
-        dx, dy, taken, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
+        dx, dy, argmax, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
     ):  # fmt: skip
         for k in range(cuda.grid(1), n * height * width * channels, cuda.gridsize(1)):
             image, row, col, c = place(k, height, width, channels)
@@ -61,7 +61,7 @@ def cuda_kernels(cuda):
                 for q in range(q_first, q_stop):
                     tap = (row - p * stride_h + top) * kernel_w + col - q * stride_w + left
                     here = ((image * out_h + p) * out_w + q) * channels + c
-                    if taken[here] == like(total, tap):
+                    if argmax[here] == like(total, tap):
                         total += dy[here]
             dx[k] = total
 

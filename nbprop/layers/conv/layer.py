@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from nbprop.layers.activation import activate
 from nbprop.layers.conv.kernels import conv_backward_input, conv_backward_parameters, conv_forward, conv_turn
-from nbprop.layers.conv.pooled import conv_backward_taken, offsets_size
+from nbprop.layers.conv.pooled import conv_backward_argmax, offsets_size
 from nbprop.layers.dense.kernels import dense_transpose
 from nbprop.layers.dense.layer import RECTIFIERS, lower_dense
 from nbprop.layers.image import as_image, crop_image, out_extent, pad_image, plain, spans
@@ -177,7 +177,7 @@ def of_chosen_pixels(build, pool, conv):
     offsets = build.buffer(offsets_size(pools.out_h * pools.out_w * pools.channels, build.threads))
     writes, reads = (dw, db, turned, offsets), (source, dy, argmax)
     sizes = (*conv.sizes[:-2], *pools[4:], *again)
-    return build.op(conv_backward_taken, writes, reads, sizes, barrier=False)
+    return build.op(conv_backward_argmax, writes, reads, sizes, barrier=False)
 
 
 def padded(build, buffer, shape, corner, windows):

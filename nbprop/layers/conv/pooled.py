@@ -14,26 +14,26 @@ from nbprop.numerics.gemm.blocked import transpose_strided
 from nbprop.numerics.gemm.entry import GEMM
 from nbprop.numerics.gemm.microkernel import pointer
 from nbprop.numerics.partition import share
-from nbprop.numerics.pooled_gradient import sum_of_taken_windows, taken_offsets
+from nbprop.numerics.pooled_gradient import argmax_offsets, sum_of_argmax_windows
 from nbprop.program.kernel import kernel
 
 
 @njit
 def offsets_size(outputs, threads):
-    """Elements of scratch for the places of what a pool has taken from an image, `outputs` of them."""
+    """Elements of scratch for the places of what a pool has chosen in an image, `outputs` of them."""
     return threads * (outputs + VECTOR_BYTES)
 
 
 @kernel(uses=(GEMM,))
-def conv_backward_taken(
-    dw, db, turned, offsets, x, dy, taken, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w,
+def conv_backward_argmax(
+    dw, db, turned, offsets, x, dy, argmax, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w,
     dilation_h, dilation_w, groups, out_h, out_w, pool_w, pool_stride_h, pool_stride_w, top, left, rows, columns,
     w_again, b_again, accumulate, part, parts
 ):  # fmt: skip
-    """dW = the sum over the pool's windows of (window of the pixel taken)^T dy, db = the sum of dy.
+    """dW = the sum over the pool's windows of (window of the chosen pixel)^T dy, db = the sum of dy.
 
     Added to what dw and db hold when theirs of `again`, or `accumulate`, is 1. dw OUT as w, db OUT (filters,) or empty,
-    turned and offsets: scratch as w and `offsets_size` elements, x IN as in `conv_forward`, dy and taken IN (n, rows,
+    turned and offsets: scratch as w and `offsets_size` elements, x IN as in `conv_forward`, dy and argmax IN (n, rows,
     columns, filters): the gradient of the pool's output, and what `max_pool_forward` took.
     """
     windows = Windows(
@@ -52,13 +52,13 @@ def conv_backward_taken(
         count = rows * columns * filters
         places = pointer(offsets, part * offsets_size(count, 1))
         for image in range(n):
-            taken_offsets(places, pointer(taken, image * count), count, pool_w, row, pixel)
+            argmax_offsets(places, pointer(argmax, image * count), count, pool_w, row, pixel)
             corner = image * height * width * channels - top * row - left * pixel
             for f in range(first, stop):
                 inside = corner + f // (filters // groups) * (channels // groups)
                 given = pointer(dy, image * count + f)
                 for repeat in range(repeats):
-                    sum_of_taken_windows(
+                    sum_of_argmax_windows(
                         *(pointer(mine, (f - first) * depth + repeat * lines * length), pointer(x, inside)),
                         *(distance, lines, length, given, pointer(places, f), filters, rows, columns),
                         *(pool_stride_h * row, pool_stride_w * pixel),
