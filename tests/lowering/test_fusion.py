@@ -223,6 +223,125 @@ def test_no_pair_where_another_op_has_written_too(pair):
     assert [name for name, _, _ in fused()] == ["make", "double", "make", "take"]
 
 
+@kernel
+def bend(x, n, size, code):
+    """x = f(x). x INOUT (n, size)."""
+
+
+@kernel
+def bend_backward(d, x, n, size, code):
+    """d = d f'. d INOUT, x IN (n, size)."""
+
+
+@kernel
+def choose(y, index, x, n, size):
+    """y, index OUT, x IN."""
+
+
+@kernel
+def choose_tangent(y, index, x, n, size):
+    """y OUT, index, x IN."""
+
+
+@kernel
+def choose_backward(x, y, index, n, size):
+    """x OUT, y, index IN."""
+
+
+# (kernel, its operands by name; those before ":" are written), in order; `choose` leaves one number of two.
+FORWARD = ["make x :", "bend x :", "make u :", "bend_backward u : x", "choose y i : x", "choose_tangent v : i u"]
+USE = ["take z : y", "take w : v", "make e :"]
+BACKWARD = ["choose_backward d : e i", "bend_backward d : x", "take g : d"]
+MOVED = [
+    *["make x :", "make u :", "choose y i : x", "choose_tangent v : i u", "bend y :", "bend_backward v : y", *USE],
+    *["bend_backward e : y", "choose_backward d : e i", "take g : d"],
+]
+STORY = [*FORWARD, *USE, *BACKWARD]
+
+
+def moved(monkeypatch, story, code=1, outside=""):
+    """The story once the pass has been over it; outside: names of arrays that are the caller's."""
+    for name in ("SELECTIONS", "ELEMENTWISE", "PAIRS"):
+        monkeypatch.setattr(patterns, name, {})
+        monkeypatch.setattr(fusion, name, getattr(patterns, name))
+    patterns.selection(choose, choose_tangent, choose_backward)
+    patterns.elementwise(bend, bend_backward, never_falls=lambda size, code: code == 1)
+    build = Builder(nbprop.network((3,), dense(2)), 2, np.dtype(np.float64), 1)
+    buffers = {name: build.buffer(6 if name in "yvezw" else 12) for name in "xyiuvzwedgto"}
+    buffers |= {name: build.outside("y", buffers[name].size) for name in outside}
+    for line in story:
+        name, *writes = line.partition(" :")[0].split()
+        op, reads = globals()[name], line.partition(" :")[2].split()
+        writes, reads = (tuple(buffers[name] for name in names) for names in (writes, reads))
+        sizes = {"size": writes[0].size // 2, "code": code}
+        build.emit(op, writes, reads, [sizes[size] for size in op.sizes])
+    (ops,) = fusion.fuse(build, build.ops)
+    for op in ops:
+        assert op.sizes[0] * 2 == op.writes[0].size
+    found, known = [], {buffer: name for name, buffer in buffers.items()}
+    for op in ops:
+        operands = [known[buffer] for buffer in op.operands]
+        found.append(
+            " ".join([op.kernel.function.__name__, *operands[: len(op.writes)], ":", *operands[len(op.writes) :]])
+        )
+    return found
+
+
+def test_a_function_moves_with_its_derivatives(monkeypatch):
+    assert moved(monkeypatch, STORY) == MOVED
+
+
+# What is put in before which line of the story.
+IN_THE_WAY = {
+    "x is read in between": ("take t : x", "choose y i : x"),
+    "x is read later": ("take t : x", "make e :"),
+    "x is read in the backward pass": ("take t : x", "take g : d"),
+    "the tangent is read in between": ("take t : u", "choose_tangent v : i u"),
+    "the gradient is read before the derivative": ("take t : d", "bend_backward d : x"),
+    "the gradient is added to": ("bend_backward d : t", "bend_backward d : x"),
+    "the pooled numbers are read before the tangent's": ("take t : y", "choose_tangent v : i u"),
+    "the pooled numbers are written again": ("make y :", "make e :"),
+    "the pooled gradient is read again": ("take t : e", "take g : d"),
+    "the places are read": ("take t : i", "take g : d"),
+}
+
+
+@pytest.mark.parametrize("name", IN_THE_WAY)
+def test_what_is_in_the_way(name, monkeypatch):
+    line, before = IN_THE_WAY[name]
+    at = STORY.index(before)
+    story = [*STORY[:at], line, *STORY[at:]]
+    assert moved(monkeypatch, story) == story
+
+
+@pytest.mark.parametrize("outside", ["y", "e", "v"])
+def test_nothing_moves_into_an_array_of_the_callers(outside, monkeypatch):
+    """Nobody knows who else looks at it."""
+    assert moved(monkeypatch, STORY, outside=outside) == STORY
+
+
+def test_a_function_of_two_arrays_stays(monkeypatch):
+    """f(x, u) is not the largest where x is."""
+    story = ["make x :", "make u :", "bend_backward x : u", *STORY[3:]]
+    assert moved(monkeypatch, story) == story
+
+
+def test_a_tangent_that_is_taken_late_stays(monkeypatch):
+    story = [*FORWARD[:3], "choose y i : x", "bend_backward u : x", "choose_tangent v : i u", *USE, *BACKWARD]
+    assert moved(monkeypatch, story) == story
+
+
+def test_a_function_that_falls_stays(monkeypatch):
+    assert moved(monkeypatch, STORY, code=2) == STORY
+
+
+def test_a_function_with_no_derivative_to_move_stays(monkeypatch):
+    """A derivative of which only one half could move: the pool has no backward op, or the function none."""
+    for gone in ("choose_backward d : e i", "bend_backward d : x", "bend_backward u : x"):
+        story = [line for line in STORY if line != gone]
+        assert moved(monkeypatch, story) == story
+
+
 # -- numbers
 
 
