@@ -20,7 +20,7 @@ from nbprop.program.patterns import ELEMENTWISE, PAIRS, SELECTIONS
 
 def fuse(build, *parts):
     """Rewrite the ops of parts of a program that follow each other; the new parts, as lists."""
-    if not any(op.kernel in SELECTIONS or op.kernel in PAIRS for part in parts for op in part):
+    if all({op.kernel for op in part}.isdisjoint(SELECTIONS.keys() | PAIRS.keys()) for part in parts):
         return parts
     program = _Program(parts)
     for op in program.ops():
