@@ -8,6 +8,7 @@ and ReLU are done within the product, and so is the sum of dz's rows that is the
 
 import functools
 import importlib.util
+import threading
 import warnings
 from typing import Any, NamedTuple
 
@@ -132,10 +133,10 @@ class ProductLaunch:
         return [0 if b is None else int(words[b.space]) + 4 * b.offset for b in (*found, self.vector)]
 
     def _product(self, n, words):
-        c, a, b, vector = self._addresses(words)
-        alignments = tuple(min(_ALIGNED, address & -address) for address in (c, a, b))
+        addresses = self._addresses(words)
+        alignments = tuple(min(_ALIGNED, address & -address) for address in addresses)
         given = self.library, *self._sizes(n), self.recipe.turned, int(self._epilogue())
-        return product(*given, *alignments), (c, a, b, vector)
+        return product(*given, *alignments), addresses
 
     def takes(self, n, words):
         """Whether cuBLASLt makes the product of a call: it is large, and adds to no gradient that is there."""
@@ -150,7 +151,7 @@ class ProductLaunch:
         """Enqueue the product of a bound call."""
         found, addresses = self._product(bound.n, bound.words)
         begin = -(-int(bound.words[PARTIALS]) // _ALIGNED) * _ALIGNED
-        found.enqueue(*addresses, begin, toolkit.handle_of(stream))
+        toolkit.call_library(functools.partial(found.enqueue, *addresses, begin), stream)
 
 
 # -- cuBLASLt ------------------------------------------------------------------------------------------------
@@ -160,14 +161,14 @@ class ProductLaunch:
 def product(library, m, n, k, turned, epilogue, *alignments):
     """The `Product` of these sizes, made once; None where cuBLASLt has no algorithm for it.
 
-    alignments: of the addresses of C, A and B, in bytes.
+    alignments: of the addresses of C, A, B and the vector (0: none), in bytes.
     """
     found = Product(library, m, n, k, turned, epilogue)
     return found if found.choose_algorithm(*alignments) else None
 
 
 class Product:
-    """Descriptors of C (m, n) = A (m, k) B (k, n), row-major, and the algorithm."""
+    """Descriptors of C (m, n) = A (m, k) B (k, n), row-major, and the algorithm. Threads may share one."""
 
     def __init__(self, library, m, n, k, turned, epilogue):
         self.lt, self.handle, self.library = library.lt, library.handle, library
@@ -183,13 +184,17 @@ class Product:
             self.second = self.lt.matrix_layout_create(library.real, k, m, k)
         self.result = self.lt.matrix_layout_create(library.real, n, m, n)
         self._found = np.zeros(1, self.lt.matmul_heuristic_result_dtype)
+        self._one_call = threading.Lock()  # of those that set the vector's address and have it read
 
     def _set(self, attribute, value):
         value = np.array([value])
         self.lt.matmul_desc_set_attribute(self.descriptor, attribute, value.ctypes.data, value.nbytes)
 
-    def choose_algorithm(self, c, a, b):
-        """Ask the library for its best; whether there is one. c, a, b: alignments in bytes."""
+    def choose_algorithm(self, c, a, b, vector):
+        """Ask the library for its best; whether there is one. All are alignments in bytes; vector: 0 for none."""
+        if vector:
+            # It looks at the address's alignment, and refuses an epilogue without one.
+            self._set(self.lt.MatmulDescAttribute.BIAS_POINTER, np.int64(vector))
         names, preference = self.lt.MatmulPreferenceAttribute, self.lt.matmul_preference_create()
         wanted = {
             names.MAX_WORKSPACE_BYTES: np.uint64(WORKSPACE),
@@ -214,8 +219,9 @@ class Product:
 
     def enqueue(self, c, a, b, vector, workspace, stream):
         """Enqueue it. vector: the address of the bias or of its gradient; 0 for an epilogue without."""
-        if vector:
-            self._set(self.lt.MatmulDescAttribute.BIAS_POINTER, np.int64(vector))
         one, zero, algorithm = _ONE.ctypes.data, _ZERO.ctypes.data, self._found.ctypes.data
         operands = one, b, self.first, a, self.second, zero, c, self.result, c, self.result
-        self.lt.matmul(self.handle, self.descriptor, *operands, algorithm, workspace, WORKSPACE, stream)
+        with self._one_call:
+            if vector:
+                self._set(self.lt.MatmulDescAttribute.BIAS_POINTER, np.int64(vector))
+            self.lt.matmul(self.handle, self.descriptor, *operands, algorithm, workspace, WORKSPACE, stream)

@@ -218,7 +218,7 @@ class Job:
         self.trainable, self.clips, self.seed, self._steps = trainable, [], None, {}
         self.batches = Batches(data, batch)
         self.weights = None if data[2] is None else data[2].to_host().astype(np.float64)
-        self.stream = toolkit.new_stream()
+        self.stream = memory.stream_of_steps()
         self._order = np.arange(len(data[0]), dtype=np.uint32)
         self._epoch_begun = -1
 
@@ -265,7 +265,6 @@ class Job:
         """Go on for up to `steps` steps; an outcome, as of `epochs.run_steps`."""
         words, done = self.words, 0
         words[epochs.DONE] = words[epochs.RECORD_COUNT] = 0
-        toolkit.synchronize(memory.current_stream())
         while done < steps:
             if self._epoch_begun != words[epochs.EPOCH]:
                 self._begin_epoch()

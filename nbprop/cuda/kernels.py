@@ -90,20 +90,17 @@ class DeviceKernel:
     @functools.cache  # noqa: B019 - kernels live as long as the process
     def compiled(self, dtype):
         """The entry, compiled for the current device (for its simulator: the function itself)."""
-        if SIMULATED:
-            return toolkit.compile(self.function)
-        compiled = toolkit.compile(self.entry(dtype), SIGNATURE, self.bounds)
-        if self._shared is not None:
-            toolkit.allow_all_shared_memory(compiled)
-        return compiled
+        return toolkit.compile(self.function if SIMULATED else self.entry(dtype), SIGNATURE, self.bounds)
 
     def launch(self, dtype, blocks, stream, frame_address, row_address, shared=0):
         """Enqueue the kernel."""
-        launcher = toolkit.launcher(self.compiled(dtype), blocks, stream, shared)
-        if SIMULATED:
-            launcher(*simulated_arguments(self, dtype, frame_address, row_address))
-        else:
-            launcher(frame_address, row_address)
+
+        def arguments():
+            if SIMULATED:
+                return simulated_arguments(self, dtype, frame_address, row_address)
+            return frame_address, row_address
+
+        toolkit.launch(self.compiled(dtype), blocks, stream, arguments, shared)
 
 
 def _by_names(function):

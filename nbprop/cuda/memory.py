@@ -30,6 +30,23 @@ def use_stream(stream):
         _stream.reset(token)
 
 
+def stream_of_steps():
+    """A stream for recorded steps that keeps order with the current one: that itself, or one beside the default."""
+    return current_stream() or toolkit.new_stream()
+
+
+@contextlib.contextmanager
+def in_order_with(stream):
+    """Let what the block enqueues on a stream come after the current stream's earlier work, and before its later."""
+    current = current_stream()
+    apart = current and current is not stream  # with the default stream, those of `new_stream` are in order as they are
+    if apart:
+        toolkit.follow(stream, current)
+    yield
+    if apart:
+        toolkit.follow(current, stream)
+
+
 class Array:
     """A C-contiguous array in device memory. Slices along the first axis are views."""
 

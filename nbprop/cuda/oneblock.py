@@ -86,13 +86,19 @@ class Walk:
 
     def launch(self, stream, frame_address, table_address):
         """Enqueue it."""
-        if SIMULATED:
+
+        def simulated():
             steps = []
             for launch in self.launches:
                 row = table_address + 8 * launch.row
                 found = simulated_arguments(launch.kernel, self.dtype, frame_address, row)
                 steps.append((launch.kernel.function, toolkit.within_kernel(found)))
-            toolkit.launcher(toolkit.compile(_simulated), 1, stream)(steps)
+            return (steps,)
+
+        def arguments():
+            return frame_address, table_address, self._steps.address, len(self.launches)
+
+        if SIMULATED:
+            toolkit.launch(toolkit.compile(_simulated), 1, stream, simulated)
         else:
-            arguments = frame_address, table_address, self._steps.address, len(self.launches)
-            toolkit.launcher(_compiled(self.kernels, self.dtype), 1, stream)(*arguments)
+            toolkit.launch(_compiled(self.kernels, self.dtype), 1, stream, arguments)

@@ -5,6 +5,7 @@ The simulator gives a running kernel a module of its own, which plain globals wo
 asks for it at each use. The simulator's device memory is the host's, and an address there is an address here.
 """
 
+import contextlib
 import ctypes
 import functools
 import re
@@ -77,26 +78,57 @@ def answering(function):
 # -- code ----------------------------------------------------------------------------------------------------
 
 
+# Without it numba-cuda links LTO-IR wherever nvJitLink is installed: other machine code than PTX through ptxas, which is
+# what the compile gate has seen.
+LINKING = {"lto": False}
+
+
 def device_function(function):
     """Make a function callable from kernels; always inlined, so that arrays it is given can stay in registers."""
-    return function if SIMULATED else _cuda.jit(device=True, forceinline=True)(function)
+    return function if SIMULATED else _cuda.jit(device=True, forceinline=True, **LINKING)(function)
 
 
 def compile(function, signature=None, bounds=None):
-    """A kernel that can be launched as compile(...)[blocks, threads, stream](arguments)."""
+    """A kernel for `launch`."""
     if SIMULATED:
         return _cuda.jit(function)
-    return _cuda.jit(signature, launch_bounds=bounds)(function)
+    return _cuda.jit(signature, launch_bounds=bounds, **LINKING)(function)
 
 
-def launcher(kernel, blocks, stream, shared=0):
-    """kernel[blocks, THREADS, stream, shared], without Numba's warning of few blocks: small work is meant."""
-    return answering(_configured(kernel, blocks, stream, shared))
+@answering
+def launch(kernel, blocks, stream, arguments, shared=0):
+    """Enqueue kernel(*arguments()) on a stream or in a graph; where that is REHEARSAL, make it ready and no more.
+
+    shared: bytes of shared memory beside what the kernel's code asks for.
+    """
+    if SIMULATED:
+        configured = kernel[blocks, THREADS, 0, shared]
+        _simulated_stream(stream).enqueue(lambda: configured(*arguments()))
+        return
+    _load(kernel, current_device(), shared > 0)
+    if stream is not REHEARSAL:
+        _configured(kernel, blocks, stream, shared)(*arguments())
+
+
+@functools.cache
+def _load(kernel, device, much_shared):
+    """Link a compiled kernel for a device and load it there, which may not happen while a graph is recorded.
+
+    much_shared: let its launches ask for more than 48 KiB of shared memory, up to the device's most.
+    """
+    from numba.cuda.cudadrv.driver import binding, driver
+
+    attribute = binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    for compiled in kernel.overloads.values():
+        function = compiled._codelibrary.get_cufunc()
+        driver.cuFuncLoad(driver.cuKernelGetFunction(function.handle))
+        if much_shared:
+            most = shared_memory_of_a_block() - function.attrs.shared
+            driver.cuKernelSetAttribute(attribute, most, function.handle, function.device.id)
 
 
 def _configured(kernel, blocks, stream, shared):
-    if SIMULATED:
-        return kernel[blocks, THREADS, stream, shared]
+    """kernel[blocks, THREADS, stream, shared], without Numba's warning of few blocks: small work is meant."""
     from numba.cuda import config as of_launches
 
     before, of_launches.CUDA_LOW_OCCUPANCY_WARNINGS = of_launches.CUDA_LOW_OCCUPANCY_WARNINGS, 0
@@ -111,17 +143,6 @@ def shared_memory_of_a_block():
     if SIMULATED:
         return 227 * 1024  # an H100's
     return _cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-
-
-def allow_all_shared_memory(kernel):
-    """Let launches of a compiled kernel ask for more than 48 KiB of shared memory, up to the device's most."""
-    from numba.cuda.cudadrv.driver import binding, driver
-
-    attribute = binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    for compiled in kernel.overloads.values():
-        function = compiled._codelibrary.get_cufunc()
-        most = shared_memory_of_a_block() - function.attrs.shared
-        driver.cuKernelSetAttribute(attribute, most, function.handle, function.device.id)
 
 
 def cover(total, each=THREADS):
@@ -195,12 +216,17 @@ def allocate(size):
 
 @answering
 def write(address, host, stream=0):
-    """Copy a contiguous host array to device memory; the host array may change once this returns."""
+    """Copy a contiguous host array to device memory, and wait until it is there.
+
+    A copy from pageable memory may return before it is done, and only its own stream would know: so no stream has to
+    order its reads behind a write, and the host array may change or go once this returns.
+    """
     host = np.ascontiguousarray(host).reshape(-1).view(np.uint8)
     if SIMULATED:
-        host_array(address, host.size, np.uint8)[:] = host
+        _simulated_stream(stream).enqueue(functools.partial(_copy_here, address, host.ctypes.data, host.size))
     elif host.size:
         _bytes_at(address, host.size).copy_to_device(host, stream=stream)
+    synchronize(stream)
 
 
 @answering
@@ -208,19 +234,23 @@ def read(address, host, stream=0):
     """Copy device memory to a contiguous host array, after the stream's earlier work."""
     flat = host.reshape(-1).view(np.uint8)
     if SIMULATED:
-        flat[:] = host_array(address, flat.size, np.uint8)
+        _simulated_stream(stream).enqueue(functools.partial(_copy_here, flat.ctypes.data, address, flat.size))
     elif flat.size:
         _bytes_at(address, flat.size).copy_to_host(flat, stream=stream)
-        synchronize(stream)
+    synchronize(stream)
 
 
 @answering
 def copy(target, source, size, stream=0):
-    """Copy `size` bytes within device memory."""
+    """Enqueue a copy of `size` bytes within device memory."""
     if SIMULATED:
-        host_array(target, size, np.uint8)[:] = host_array(source, size, np.uint8)
+        _simulated_stream(stream).enqueue(functools.partial(_copy_here, target, source, size))
     elif size:
         _bytes_at(target, size).copy_to_device(_bytes_at(source, size), stream=stream)
+
+
+def _copy_here(target, source, size):
+    host_array(target, size, np.uint8)[:] = host_array(source, size, np.uint8)
 
 
 # -- the device and its streams ------------------------------------------------------------------------------
@@ -242,20 +272,99 @@ def device_of(address):
     return int(device) if int(status) == 0 else None
 
 
+class SimulatedStream:
+    """A stream of the simulator's: what is enqueued runs at once. tests/cuda/delayed.py has one that puts it off."""
+
+    def enqueue(self, work):
+        work()
+
+    def sync(self):
+        pass
+
+    def wait(self, other):
+        pass
+
+    def __cuda_stream__(self):
+        return 0, 0
+
+
+class SimulatedGraph:
+    """A graph of the simulator's, and its own builder: what is enqueued is kept, to run at each launch."""
+
+    def __init__(self):
+        self._works = []
+
+    def enqueue(self, work):
+        self._works.append(work)
+
+    def begin_building(self):
+        return self
+
+    end_building = complete = begin_building
+
+    def close(self):
+        pass
+
+    def launch(self, stream):
+        for work in self._works:
+            _simulated_stream(stream).enqueue(work)
+
+
+class _Rehearsal:
+    """Where launches are made ready, compiled and loaded, and nothing runs."""
+
+    def enqueue(self, work):
+        pass
+
+
+REHEARSAL = _Rehearsal()
+_default_stream = SimulatedStream() if SIMULATED else None
+
+
+def _simulated_stream(stream):
+    return stream or _default_stream
+
+
 @answering
 def synchronize(stream=0):
-    """Wait for a stream's work."""
+    """Wait for a stream's work; for the default stream's, that of every blocking stream is part of it."""
     if SIMULATED:
-        return
-    if stream:
+        _simulated_stream(stream).sync()
+    elif stream:
         stream.sync()
     else:
-        _cuda.default_stream().synchronize()
+        # By an event, which is the stream's own work: the driver orders that behind the blocking streams'.
+        _legacy_stream().record().sync()
+
+
+def _legacy_stream():
+    _cuda.current_context()  # cuda.core takes the context that is current, and a new thread has none
+    from cuda.core import LEGACY_DEFAULT_STREAM
+
+    return LEGACY_DEFAULT_STREAM
+
+
+@answering
+def follow(stream, other):
+    """Let what is enqueued on a stream from now on wait for what another has been given so far; 0: the default one."""
+    if SIMULATED:
+        _simulated_stream(stream).wait(_simulated_stream(other))
+    else:
+        (stream or _legacy_stream()).wait(other or _legacy_stream())
 
 
 def handle_of(stream):
     """The driver's number of a stream, or of the graph that is being recorded on one; 0 for the default stream."""
     return int(stream.__cuda_stream__()[1]) if stream else 0
+
+
+@answering
+def call_library(function, stream):
+    """function(handle): what another library enqueues on a stream or in a graph; nothing where that is REHEARSAL."""
+    if SIMULATED:
+        _simulated_stream(stream).enqueue(lambda: function(0))
+    elif stream is not REHEARSAL:
+        function(handle_of(stream))
 
 
 @answering
@@ -265,41 +374,51 @@ def wait_for(handle):
         _cuda.external_stream(handle).synchronize()
 
 
-@answering
-def new_stream():
-    """A stream of its own, as launches and graphs take it (cuda.core's)."""
-    if SIMULATED:
-        return 0
+def _core_device():
+    """The current device, as cuda.core has it."""
     from cuda.core import Device
 
     device = Device(current_device())
     device.set_current()
-    return device.create_stream()
+    return device
+
+
+@answering
+def new_stream():
+    """A stream of its own, as launches and graphs take it (cuda.core's), in order with the default stream.
+
+    Each waits for what the other was given before: cuda.core's own streams do not, unless asked to block.
+    """
+    if SIMULATED:
+        return SimulatedStream()
+    from cuda.core import StreamOptions
+
+    return _core_device().create_stream(options=StreamOptions(nonblocking=False))
+
+
+def _graph_builder():
+    """What records launches, on a stream of its own that no other work can come upon while it does."""
+    return SimulatedGraph() if SIMULATED else _core_device().create_graph_builder()
 
 
 class Capture:
-    """A recorded sequence of launches: `record(enqueue)` calls enqueue(stream) once, `replay()` runs it, many times.
-
-    On a device it is a CUDA graph, one call for all its launches. The simulator calls `enqueue` each time.
-    """
-
-    def __init__(self, stream):
-        self.stream, self._graph, self._enqueue = stream, None, None
+    """What `enqueue(stream)` launches, recorded once as a CUDA graph: nothing of it runs before `replay`."""
 
     @answering
-    def record(self, enqueue):
-        """Record what `enqueue` launches; nothing runs yet."""
-        self._enqueue = enqueue
-        if not SIMULATED:
-            builder = self.stream.create_graph_builder()
+    def __init__(self, enqueue):
+        enqueue(REHEARSAL)
+        builder = _graph_builder()
+        try:
             builder.begin_building()
             enqueue(builder)
             self._graph = builder.end_building().complete()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the driver's complaint about a capture that has failed
+                builder.close()
+            raise
+        builder.close()
 
     @answering
-    def replay(self):
-        """Run the recorded launches once."""
-        if SIMULATED:
-            self._enqueue(0)
-        else:
-            self._graph.launch(self.stream)
+    def replay(self, stream):
+        """Enqueue all of it on a stream, by one call."""
+        self._graph.launch(stream)

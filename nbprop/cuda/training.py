@@ -112,8 +112,7 @@ class Step:
             sequence.write(first, self.stream)
         if self._capture is None:
             self.bound.warm_library(self.stream)
-            self._capture = toolkit.Capture(self.stream)
-            self._capture.record(self.enqueue)
+            self._capture = toolkit.Capture(self.enqueue)
 
     def enqueue(self, stream):
         """Launch the whole step."""
@@ -124,7 +123,7 @@ class Step:
 
     def run(self):
         """Replay the step once; nothing is waited for."""
-        self._capture.replay()
+        self._capture.replay(self.stream)
 
     def read_losses(self, first, count):
         """The losses of steps that have run since `prepare`, once they are done: (count,) float64."""
@@ -148,7 +147,8 @@ class TrainingStep:
     """A whole training step on the caller's device arrays, recorded once: `step()` replays it.
 
     On a device that is one CUDA graph. Calls return at once and run in order on `stream`; `loss()` waits for the last
-    one. Write new data into x, target, weights and lengths between the calls, on that stream or synchronized with it.
+    one. Between calls the arrays may be read and new data written into x, target, weights and lengths, in nbprop's
+    current stream (the default one, unless inside `use_stream`): the steps keep their place among its other work.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class TrainingStep:
         lr, weight_decay = (hyperparameters.pop(name, None) for name in ("lr", "weight_decay"))
         values = defaults("TrainingStep", optimizer, lr, weight_decay, hyperparameters)
         self._values = list(values.values())
-        self.plan, self.stream, self.steps = plan, toolkit.new_stream(), 0
+        self.plan, self.stream, self.steps = plan, memory.stream_of_steps(), 0
         self.grads = memory.empty(plan.n_params, plan.dtype)
         self.work = memory.empty(plan.work_for("value_and_grad"), plan.dtype)
         self.optimizer_state = optimizer_state(optimizer, plan.n_params, plan.dtype)
@@ -172,10 +172,10 @@ class TrainingStep:
 
     def __call__(self):
         """Enqueue one step."""
-        if self.steps % PAGE == 0:
-            toolkit.synchronize(memory.current_stream())
-            self._step.prepare(self.steps, [self._values] * PAGE)
-        self._step.run()
+        with memory.in_order_with(self.stream):
+            if self.steps % PAGE == 0:
+                self._step.prepare(self.steps, [self._values] * PAGE)
+            self._step.run()
         self.steps += 1
 
     def loss(self):

@@ -2,7 +2,7 @@
 
 Matrices are found by the layouts alone, column by column, so a wrong extent, leading dimension, transpose or operand
 gives other numbers. Attributes must have the sizes that the real ones have (cublasLt.h, and nvmath 1.0's
-get_*_attribute_dtype). Enum values are nvmath's.
+get_*_attribute_dtype). Enum values are nvmath's. Addresses are read here and now: it plays in the simulator alone.
 """
 
 import ctypes
@@ -30,6 +30,8 @@ class ReductionScheme(enum.IntEnum):
     NONE, INPLACE, COMPUTE_TYPE, OUTPUT_TYPE = 0, 1, 2, 4
 
 
+# Epilogues that read a bias, or write its gradient.
+_WITH_VECTOR = {Epilogue.BIAS, Epilogue.RELU_BIAS, Epilogue.BGRADA}
 _ATTRIBUTES = {
     MatmulDescAttribute.TRANSA: np.int32,
     MatmulDescAttribute.TRANSB: np.int32,
@@ -102,9 +104,13 @@ class CublasLt:
         assert (handle, wanted, c) == (7, 1, d)
         wishes = self._made[preference]
         assert wishes[MatmulPreferenceAttribute.REDUCTION_SCHEME_MASK] == ReductionScheme.COMPUTE_TYPE
-        if self._made[descriptor][MatmulDescAttribute.EPILOGUE] in self.refuses:
+        given = self._made[descriptor]
+        vector = int(given.get(MatmulDescAttribute.BIAS_POINTER, 0))
+        needs_vector = given[MatmulDescAttribute.EPILOGUE] in _WITH_VECTOR
+        if given[MatmulDescAttribute.EPILOGUE] in self.refuses or (needs_vector and not vector):
             raise self.cuBLASLtError("CUBLAS_STATUS_NOT_SUPPORTED")
         self._promised[descriptor] = [int(wishes[name]) for name in list(MatmulPreferenceAttribute)[2:]]
+        self._promised[descriptor].append(vector & -vector if needs_vector else 1)
         ctypes.c_uint64.from_address(results).value = ALGORITHM
         ctypes.c_int32.from_address(count).value = 1
 
@@ -112,16 +118,18 @@ class CublasLt:
         algorithm, workspace, workspace_size, stream = rest
         assert (handle, workspace % 256, stream) == (7, 0, 0)
         assert (c, c_layout) == (d, d_layout)
-        promised = self._promised[descriptor]
-        assert [address % bytes for address, bytes in zip((a, b, c, d), promised, strict=True)] == [0] * 4, promised
+        given, promised = self._made[descriptor], self._promised[descriptor]
+        pointer = given.get(MatmulDescAttribute.BIAS_POINTER, 0)
+        found = [int(address) % bytes for address, bytes in zip((a, b, c, d, pointer), promised, strict=True)]
+        assert found == [0] * 5, promised
         assert ctypes.c_uint64.from_address(algorithm).value == ALGORITHM
         np.frombuffer((ctypes.c_char * workspace_size).from_address(workspace), np.uint8)[:] = 255
-        given, result = self._made[descriptor], _matrix(self._made[d_layout], d)
+        result = _matrix(self._made[d_layout], d)
         a, b = _matrix(self._made[a_layout], a), _matrix(self._made[b_layout], b)
         assert [_read(factor, 4, np.float32) for factor in (alpha, beta)] == [1, 0]
         a = a.T if given.get(MatmulDescAttribute.TRANSA) == TURNED else a
         b = b.T if given.get(MatmulDescAttribute.TRANSB) == TURNED else b
-        epilogue, pointer = Epilogue(given[MatmulDescAttribute.EPILOGUE]), given.get(MatmulDescAttribute.BIAS_POINTER)
+        epilogue = Epilogue(given[MatmulDescAttribute.EPILOGUE])
         found = a @ b
         if epilogue in (Epilogue.BIAS, Epilogue.RELU_BIAS):
             found = found + _matrix((len(found), 1, len(found)), int(pointer))

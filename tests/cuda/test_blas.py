@@ -1,4 +1,9 @@
-"""Large products by cuBLASLt: what it is asked for, with a stand-in that computes by the layouts it is given."""
+"""Large products by cuBLASLt: what it is asked for, with a stand-in that computes by the layouts it is given.
+
+The stand-in reads the addresses of arrays, which are a device's on a GPU: there test_blas_library.py asks the library.
+"""
+
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +15,8 @@ from nbprop.cuda import blas, oneblock
 from nbprop.cuda.plan import DevicePlan
 from nbprop.losses import loss_named
 from support.cases import close
+
+pytestmark = pytest.mark.skipif(not nbprop.cuda.simulated(), reason="the stand-in reads device addresses on the host")
 
 # Different extents throughout; a bias or none; an activation within the product, behind it, apart from it, and none.
 NET = nbprop.network(
@@ -34,9 +41,9 @@ def library(monkeypatch):
     return recorded
 
 
-def device_plan(net, dtype=np.float32):
+def device_plan(net, dtype=np.float32, batch=N):
     """A plan of its own: `nbprop.plan` may have kept one from before the fixture."""
-    return DevicePlan(net, loss_named("mse"), N, np.dtype(dtype), 1, "training")
+    return DevicePlan(net, loss_named("mse"), batch, np.dtype(dtype), 1, "training")
 
 
 def on_both(net, accumulate=False):
@@ -98,3 +105,28 @@ def test_a_recorded_step_runs_with_the_library(library):
     step()
     warmed, run = library.calls[:11], library.calls[11:]
     assert warmed == run
+
+
+def test_threads_that_share_a_product_have_their_own_bias(library, monkeypatch):
+    """Of two calls with other biases, one comes between the other's setting of its own and the product."""
+    found, rng, others = blas.library(0), np.random.default_rng(3), []
+    m, n, k = 3, 4, 5
+    a, b, biases = rng.random((m, k), np.float32), rng.random((k, n), np.float32), rng.random((2, n), np.float32)
+    results, workspace = np.zeros((2, m, n), np.float32), np.empty(blas.WORKSPACE + 256, np.uint8)
+    shared = blas.product(found, m, n, k, False, int(Epilogue.BIAS), 4, 4, 4, 4)
+    place, multiply = workspace.ctypes.data + -workspace.ctypes.data % 256, library.matmul
+
+    def enqueue(which):
+        shared.enqueue(*(array.ctypes.data for array in (results[which], a, b, biases[which])), place, 0)
+
+    def matmul(*arguments):
+        if not others:  # the first product: the other thread calls meanwhile, as far as it may
+            others.append(threading.Thread(target=enqueue, args=(1,)))
+            others[0].start()
+            others[0].join(0.3)
+        multiply(*arguments)
+
+    monkeypatch.setattr(library, "matmul", matmul)
+    enqueue(0)
+    others[0].join()
+    np.testing.assert_allclose(results, a @ b + biases[:, None], rtol=1e-6)
