@@ -218,7 +218,8 @@ class Job:
         self.trainable, self.clips, self.seed, self._steps = trainable, [], None, {}
         self.batches = Batches(data, batch)
         self.weights = None if data[2] is None else data[2].to_host().astype(np.float64)
-        self.stream = memory.stream_of_steps()
+        # In order with all that fit does beside the steps, which is the current stream's.
+        self.stream = memory.current_stream() or toolkit.new_stream()
         self._order = np.arange(len(data[0]), dtype=np.uint32)
         self._epoch_begun = -1
 

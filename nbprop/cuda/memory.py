@@ -30,20 +30,14 @@ def use_stream(stream):
         _stream.reset(token)
 
 
-def stream_of_steps():
-    """A stream for recorded steps that keeps order with the current one: that itself, or one beside the default."""
-    return current_stream() or toolkit.new_stream()
-
-
 @contextlib.contextmanager
 def in_order_with(stream):
-    """Let what the block enqueues on a stream come after the current stream's earlier work, and before its later."""
+    """Let what the block enqueues on a stream of `new_stream` keep its place among the current stream's work."""
     current = current_stream()
-    apart = current and current is not stream  # with the default stream, those of `new_stream` are in order as they are
-    if apart:
+    if current:  # the default one keeps order with it by itself
         toolkit.follow(stream, current)
     yield
-    if apart:
+    if current:
         toolkit.follow(current, stream)
 
 

@@ -63,7 +63,7 @@ SIGNATURE = types.void(types.int64, types.int64, types.int64, types.int64)
 @functools.cache
 def _compiled(kernels, dtype):
     """One for each set of kernels, whatever the network."""
-    return toolkit.compile(entry(kernels, dtype), SIGNATURE, (THREADS, 1))
+    return toolkit.compile(_simulated if SIMULATED else entry(kernels, dtype), SIGNATURE, (THREADS, 1))
 
 
 def _simulated(steps):
@@ -87,7 +87,9 @@ class Walk:
     def launch(self, stream, frame_address, table_address):
         """Enqueue it."""
 
-        def simulated():
+        def arguments():
+            if not SIMULATED:
+                return frame_address, table_address, self._steps.address, len(self.launches)
             steps = []
             for launch in self.launches:
                 row = table_address + 8 * launch.row
@@ -95,10 +97,4 @@ class Walk:
                 steps.append((launch.kernel.function, toolkit.within_kernel(found)))
             return (steps,)
 
-        def arguments():
-            return frame_address, table_address, self._steps.address, len(self.launches)
-
-        if SIMULATED:
-            toolkit.launch(toolkit.compile(_simulated), 1, stream, simulated)
-        else:
-            toolkit.launch(_compiled(self.kernels, self.dtype), 1, stream, arguments)
+        toolkit.launch(_compiled(self.kernels, self.dtype), 1, stream, arguments)

@@ -78,8 +78,8 @@ def answering(function):
 # -- code ----------------------------------------------------------------------------------------------------
 
 
-# Without it numba-cuda links LTO-IR wherever nvJitLink is installed: other machine code than PTX through ptxas, which is
-# what the compile gate has seen.
+# Without it numba-cuda links LTO-IR wherever nvJitLink is installed: other machine code than PTX through ptxas, which
+# the compile gate has seen.
 LINKING = {"lto": False}
 
 

@@ -159,7 +159,7 @@ class TrainingStep:
         lr, weight_decay = (hyperparameters.pop(name, None) for name in ("lr", "weight_decay"))
         values = defaults("TrainingStep", optimizer, lr, weight_decay, hyperparameters)
         self._values = list(values.values())
-        self.plan, self.stream, self.steps = plan, memory.stream_of_steps(), 0
+        self.plan, self.stream, self.steps = plan, toolkit.new_stream(), 0
         self.grads = memory.empty(plan.n_params, plan.dtype)
         self.work = memory.empty(plan.work_for("value_and_grad"), plan.dtype)
         self.optimizer_state = optimizer_state(optimizer, plan.n_params, plan.dtype)
