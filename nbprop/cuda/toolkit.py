@@ -85,14 +85,15 @@ LINKING = {"lto": False}
 
 def device_function(function):
     """Make a function callable from kernels; always inlined, so that arrays it is given can stay in registers."""
-    return function if SIMULATED else _cuda.jit(device=True, forceinline=True, **LINKING)(function)
+    # As its first argument: as a decorator with options, jit forgets about `lto`.
+    return function if SIMULATED else _cuda.jit(function, device=True, forceinline=True, lto=False)
 
 
 def compile(function, signature=None, bounds=None):
     """A kernel for `launch`."""
     if SIMULATED:
         return _cuda.jit(function)
-    return _cuda.jit(signature, launch_bounds=bounds, **LINKING)(function)
+    return _cuda.jit(signature, launch_bounds=bounds, lto=False)(function)
 
 
 @answering
