@@ -15,6 +15,12 @@ from support import ROOT, cases
 collect_ignore = [] if nbprop.cuda.available() else ["cuda"]
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Say that the device's tests were left out, and why."""
+    if collect_ignore:
+        terminalreporter.write_line(f"tests/cuda did not run: {nbprop.cuda.missing()}")
+
+
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="try as often as `make test-long` does")
 

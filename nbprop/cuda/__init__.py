@@ -6,11 +6,21 @@ Device arrays: `empty`, `zeros`, `to_device`, `Array`. Plans: `nbprop.plan(..., 
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 
 from numba import config
 
 _INSTALL = 'install it with: pip install "nbprop[cuda]"'
-_NUMBA_CUDA, _TOOLKIT = (0, 30), (13, 0)
+
+# What nbprop asks of numba-cuda and cuda.core: the options of cuda.jit, and names by module.
+_JIT_OPTIONS = ("device", "forceinline", "launch_bounds", "lto")
+_NEEDED = {
+    "numba.cuda": ("as_cuda_array", "device_array", "external_stream", "from_cuda_array_interface"),
+    "numba.cuda.cudadrv.driver": ("GraphBuilder", "_to_core_stream", "binding"),
+    "cuda.core": ("Device", "LEGACY_DEFAULT_STREAM", "StreamOptions"),
+}
+# Distributions whose versions tell what is installed.
+_PACKAGES = ("numba-cuda", "numba", "numpy", "cuda-core", "cuda-bindings", "nvmath-python", "torch", "cupy")
 
 # name -> module that defines it; imported at first use, since they need numba-cuda.
 _NAMES = {
@@ -33,7 +43,7 @@ _NAMES = {
     "synchronize": "toolkit",
 }
 
-__all__ = ["available", "missing", "simulated", *sorted(_NAMES)]
+__all__ = ["available", "missing", "simulated", "versions", *sorted(_NAMES)]
 
 
 def missing():
@@ -42,10 +52,70 @@ def missing():
         return None
     if importlib.util.find_spec("numba_cuda") is None:
         return f"CUDA needs the package numba-cuda, which is not installed; {_INSTALL}"
-    version = importlib.metadata.version("numba-cuda")
-    if tuple(int(part) for part in version.split(".")[:2]) != _NUMBA_CUDA:
-        return f"nbprop is made for numba-cuda 0.30, and {version} is installed; {_INSTALL}"
+    lacking = _lacking()
+    if lacking:
+        found = _installed("numba-cuda"), _installed("cuda-core")
+        return f"numba-cuda {found[0]} with cuda-core {found[1]} lacks {', '.join(lacking)}; {_INSTALL}"
     return _driver_problem()
+
+
+def _installed(package):
+    """A distribution's version; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _lacking():
+    """What nbprop asks of numba-cuda and cuda.core and these versions do not have."""
+    found = []
+    for module, names in _NEEDED.items():
+        try:
+            loaded = importlib.import_module(module)
+        except ImportError as error:
+            found.append(f"{module} ({error})")
+            continue
+        found += [f"{module}.{name}" for name in names if not hasattr(loaded, name)]
+        if module == "numba.cuda":
+            options = inspect.signature(loaded.jit).parameters
+            found += [f"{module}.jit({name}=)" for name in _JIT_OPTIONS if name not in options]
+    return found
+
+
+def _toolkit_version():
+    """(major, minor) of the CUDA toolkit that compiles kernels; None where there is none."""
+    try:
+        from cuda.bindings import nvrtc
+
+        status, major, minor = nvrtc.nvrtcVersion()
+    except Exception:
+        return None
+    return (int(major), int(minor)) if int(status) == 0 else None
+
+
+def versions():
+    """What was found here, by name: packages, the CUDA toolkit, the driver and the device; None for what is not there.
+
+    For reports and stored results; asks for no more than is installed, and works without a GPU.
+    """
+    found = {package: _installed(package) for package in _PACKAGES}
+    found |= dict.fromkeys(("toolkit", "driver", "device"))
+    if simulated() or found["numba-cuda"] is None:
+        return found
+    toolkit = _toolkit_version()
+    found["toolkit"] = toolkit and "{}.{}".format(*toolkit)
+    try:
+        from numba import cuda
+        from numba.cuda.cudadrv import driver
+
+        found["driver"] = "{}.{}".format(*driver.driver.get_version())
+        device = cuda.get_current_device()
+        name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
+        found["device"] = f"{name}, compute capability {'.'.join(map(str, device.compute_capability))}"
+    except Exception as error:  # no driver or no device: what was found so far
+        found["problem"] = " ".join(str(error).split()) or type(error).__name__
+    return found
 
 
 def _driver_problem():
@@ -61,10 +131,13 @@ def _driver_problem():
             f"CUDA found no NVIDIA GPU with a driver on this machine ({reason}); "
             "install NVIDIA's driver, or leave target out to run on the CPU"
         )
-    if tuple(found) < _TOOLKIT:
+    toolkit = _toolkit_version()
+    if toolkit is None:
+        return f"CUDA needs NVRTC and NVVM of a CUDA toolkit, and none was found; {_INSTALL}"
+    if found[0] < toolkit[0]:  # a driver runs what any toolkit of its own or an earlier major version makes
         return (
-            f"the NVIDIA driver supports CUDA {found[0]}.{found[1]}, but nbprop's toolkit is "
-            f"{_TOOLKIT[0]}.{_TOOLKIT[1]}; update the driver to 580 or newer"
+            f"the NVIDIA driver supports CUDA {found[0]}.{found[1]}, but the toolkit that is installed is "
+            f"{toolkit[0]}.{toolkit[1]}; update the driver, or install a toolkit of CUDA {found[0]}"
         )
     return None if count else "CUDA found no NVIDIA GPU on this machine; leave target out to run on the CPU"
 

@@ -78,9 +78,8 @@ def answering(function):
 # -- code ----------------------------------------------------------------------------------------------------
 
 
-# Without it numba-cuda links LTO-IR wherever nvJitLink is installed: other machine code than PTX through ptxas, which
-# the compile gate has seen.
-LINKING = {"lto": False}
+# lto=False throughout: by itself numba-cuda links LTO-IR wherever nvJitLink is installed, and that is other machine code
+# than the compile gate has seen, of PTX through ptxas.
 
 
 def device_function(function):

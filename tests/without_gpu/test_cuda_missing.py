@@ -25,14 +25,15 @@ except RuntimeError as error:
     print(error)
 """
 
-OLD_DRIVER = """
+DRIVERS = """
 import nbprop.cuda
 from numba.cuda.cudadrv import driver
-class Driver:
-    get_version = staticmethod(lambda: VERSION)
-    get_device_count = staticmethod(lambda: COUNT)
-driver.driver = Driver
-print(nbprop.cuda.missing())
+for version, count, toolkit in CASES:
+    class Driver:
+        get_version = staticmethod(lambda: version)
+        get_device_count = staticmethod(lambda: count)
+    driver.driver, nbprop.cuda._toolkit_version = Driver, lambda: toolkit
+    print(nbprop.cuda.missing())
 """
 
 NO_ROOM = """
@@ -68,12 +69,64 @@ def test_without_a_driver(script):
     assert line.endswith("install NVIDIA's driver, or leave target out to run on the CPU")
 
 
-def test_with_an_old_driver_or_no_device(script):
+def test_drivers_are_judged_by_the_toolkit(script):
+    """A driver runs what a toolkit of its own or an earlier major version makes; some have no device."""
     pytest.importorskip("numba_cuda", reason='needs numba-cuda: pip install "nbprop[cuda-gate]"')
-    old = script(OLD_DRIVER.replace("VERSION", "(12, 4)").replace("COUNT", "1"), NUMBA_ENABLE_CUDASIM=0)
-    assert "supports CUDA 12.4, but nbprop's toolkit is 13.0; update the driver to 580 or newer" in old
-    none = script(OLD_DRIVER.replace("VERSION", "(13, 1)").replace("COUNT", "0"), NUMBA_ENABLE_CUDASIM=0)
-    assert none.startswith("CUDA found no NVIDIA GPU on this machine")
+    works = [((13, 0), 1, (13, 0)), ((13, 0), 1, (13, 2)), ((13, 1), 1, (12, 9))]
+    cases = [*works, ((12, 4), 1, (13, 0)), ((13, 1), 0, (13, 0)), ((13, 0), 1, None)]
+    *found, old, no_device, no_toolkit = script(
+        DRIVERS.replace("CASES", str(cases)), NUMBA_ENABLE_CUDASIM=0
+    ).splitlines()
+    assert found == ["None"] * len(works)
+    assert "the NVIDIA driver supports CUDA 12.4, but the toolkit that is installed is 13.0; update the driver" in old
+    assert no_device.startswith("CUDA found no NVIDIA GPU on this machine")
+    assert no_toolkit.startswith("CUDA needs NVRTC and NVVM of a CUDA toolkit, and none was found; install it with")
+
+
+OTHER_VERSION = """
+import importlib.metadata, nbprop.cuda
+from numba import cuda
+found = importlib.metadata.version
+importlib.metadata.version = lambda name: {"numba-cuda": "0.99.7"}.get(name) or found(name)
+nbprop.cuda._driver_problem = lambda: None
+print(nbprop.cuda.missing())
+jit = cuda.jit
+cuda.jit = lambda func_or_sig=None, device=False, launch_bounds=None, **options: None
+print(nbprop.cuda.missing())
+cuda.jit = jit
+import cuda.core
+del cuda.core.StreamOptions
+print(nbprop.cuda.missing())
+"""
+
+
+def test_versions_are_judged_by_what_they_have(script):
+    """Another version of numba-cuda works if it has what is asked of it; if not, what it lacks is named."""
+    pytest.importorskip("numba_cuda", reason='needs numba-cuda: pip install "nbprop[cuda-gate]"')
+    works, lacks, core = script(OTHER_VERSION, NUMBA_ENABLE_CUDASIM=0).splitlines()
+    assert works == "None"
+    assert lacks.startswith("numba-cuda 0.99.7 with cuda-core ")
+    assert " lacks numba.cuda.jit(forceinline=), numba.cuda.jit(lto=); install it with" in lacks
+    assert " lacks cuda.core.StreamOptions; install it with" in core
+
+
+def test_versions_tell_what_was_found(script):
+    """With a GPU or without."""
+    pytest.importorskip("numba_cuda", reason='needs numba-cuda: pip install "nbprop[cuda-gate]"')
+    code = "import nbprop.cuda; found = nbprop.cuda.versions(); print(found['numba-cuda'], found['toolkit'])"
+    version, toolkit = script(code, NUMBA_ENABLE_CUDASIM=0).split()
+    assert version[0].isdigit()
+    assert toolkit.startswith("13.")
+
+
+def test_device_tests_that_are_ignored_say_so(script):
+    """Where there is neither a GPU nor the simulator, pytest does not collect tests/cuda, and tells why."""
+    import nbprop.cuda
+
+    if nbprop.cuda.available():
+        pytest.skip("there is a GPU, or the simulator: they run")
+    code = f"import pytest; pytest.main(['-q', '-p', 'no:cacheprovider', '--rootdir={ROOT}', '{ROOT}/tests/cuda'])"
+    assert "tests/cuda did not run: CUDA " in script(code, NUMBA_ENABLE_CUDASIM=0)
 
 
 def test_without_room_or_with_a_lost_device(script):
