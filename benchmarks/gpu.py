@@ -1,17 +1,24 @@
 """`make bench-gpu`: each row compared with a peer or with the machine's limit, stored with device and date.
 
 Times include the completion of the work: the stream is synchronized before and after. PyTorch, if installed, runs the
-same work in true float32 (TF32 off), captured as a CUDA graph. Compilation and warm-up are not counted.
+same work in true float32 (TF32 off), captured as a CUDA graph. Compilation and warm-up are not counted. `--here` takes
+this checkout and what the interpreter has installed; `--json FILE` stores the table there.
 """
 
 import datetime
 import functools
 import itertools
-import json
 import math
 import statistics
 import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "cuda"))
+import here
+
+if "--here" in sys.argv:
+    here.prepare()
 
 import numpy as np
 from numba import cuda, float32
@@ -221,22 +228,16 @@ def measure(simulated):
 
 def main():
     """Print and store the table; returns 2 without a GPU."""
-    problem = nbprop.cuda.missing()
-    if problem or nbprop.cuda.simulated():
-        print(f"Nothing was measured: {problem or 'NUMBA_ENABLE_CUDASIM is set'}")
-        return 2
-    device = cuda.get_current_device().name
-    device = device.decode() if isinstance(device, bytes) else str(device)
+    given = here.begin(__doc__.split("\n", 1)[0], "Nothing was measured")
+    device = nbprop.cuda.versions()["device"].split(",")[0]
     rows = measure(simulated=False)
     for name, figure, unit, peer, label in rows:
         beside = f"   {label}: {peer:,.1f}" if peer else "   no peer installed" if label else ""
         print(f"{name:45} {figure:12,.1f} {unit}{beside}")
     date = datetime.date.today().isoformat()
-    path = RESULTS / f"gpu-{'-'.join(device.lower().split())}-{date}.json"
+    path = given.json or RESULTS / f"gpu-{'-'.join(device.lower().split())}-{date}.json"
     names = ("work", "figure", "unit", "peer", "peer_name")
-    content = {"device": device, "date": date, "rows": [dict(zip(names, row, strict=True)) for row in rows]}
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print(f"stored in {path}")
+    here.store(path, {"device": device, "rows": [dict(zip(names, row, strict=True)) for row in rows]})
     return 0
 
 

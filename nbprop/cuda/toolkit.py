@@ -78,7 +78,7 @@ def answering(function):
 # -- code ----------------------------------------------------------------------------------------------------
 
 
-# lto=False throughout: by itself numba-cuda links LTO-IR wherever nvJitLink is installed, and that is other machine code
+# lto=False throughout: by itself numba-cuda links LTO-IR wherever nvJitLink is installed, and makes other machine code
 # than the compile gate has seen, of PTX through ptxas.
 
 

@@ -144,10 +144,12 @@ def test_without_room_or_with_a_lost_device(script):
 
 @pytest.mark.parametrize(("path", "words"), [("tests/cuda/on_gpu.py", "tested"), ("benchmarks/gpu.py", "measured")])
 def test_the_gpu_targets_say_that_there_is_none(script, path, words):
-    """`make test-gpu` and `make bench-gpu` do nothing without a GPU, say why, and fail."""
+    """`make test-gpu` and `make bench-gpu` say what was found, that it is no GPU, and fail; as it is with --here."""
     import nbprop.cuda
 
     if nbprop.cuda.available() and not nbprop.cuda.simulated():
         pytest.skip("there is a GPU")
-    output = script((ROOT / path).read_text(encoding="utf-8"), expect=2, NUMBA_ENABLE_CUDASIM=0)
-    assert output.startswith(f"Nothing was {words}: CUDA ")
+    code = f"import sys, runpy; sys.argv[1:] = ['--here']; runpy.run_path('{ROOT / path}', run_name='__main__')"
+    first, *_, last = script(code, expect=2, NUMBA_ENABLE_CUDASIM=0).splitlines()
+    assert first.split()[0] == "python"
+    assert last.startswith(f"Nothing was {words}: CUDA ")
