@@ -28,7 +28,8 @@ TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
 def pytest(*arguments, before=(), timeout=None):
     """Run pytest on the device tests in a process of its own; (exit status, output). -1: it ran out of time."""
-    command = [*before, *here.command("-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)]
+    # Warnings of versions that nbprop was not tested with are no errors here.
+    command = [*before, *here.command("-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", *arguments)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, cwd=here.ROOT, timeout=timeout)
     except subprocess.TimeoutExpired:
