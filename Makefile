@@ -90,6 +90,7 @@ bench-gate:                       ## exit 1 if a ratio is more than 25 % worse t
 dashboard: .venv-peers            ## write build/dashboard/index.html from the stored results
 	$(PEERS) benchmarks/build_dashboard.py
 
+# On a machine without pip, or with a CUDA of its own: python benchmarks/gpu.py --here, python tests/cuda/on_gpu.py --here.
 bench-gpu: .venv/cuda             ## the comparison on this machine's GPU, stored; says so if there is none
 	.venv/bin/python benchmarks/gpu.py
 
