@@ -38,7 +38,8 @@ example: .venv/examples           ## run one: make example NAME=xor, make exampl
 	@touch $@
 
 test-more: .venv/tools            ## the checks that `make test` has no time for
-	.venv/bin/python -m pytest -n $(WORKERS) -q -m more
+	@failed=0; .venv/bin/python -m pytest -n $(WORKERS) -q -m more || failed=1; \
+	NUMBA_ENABLE_CUDASIM=1 .venv/bin/python -m pytest -n $(WORKERS) -q -m more tests/cuda || failed=1; exit $$failed
 
 test-long: .venv/tools            ## hours: random tests at full length; history scripts on all seeds, storing their results
 	.venv/bin/python -m pytest -n $(WORKERS) -q -m "long or scaled" --long

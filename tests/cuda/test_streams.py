@@ -64,7 +64,7 @@ WORKS = {
 }
 
 
-@pytest.mark.parametrize("stream", ["default", "nbprop's", "non-blocking"])
+@pytest.mark.parametrize("stream", ["default", pytest.param("nbprop's", marks=pytest.mark.more), "non-blocking"])
 @pytest.mark.parametrize("work", WORKS)
 def test_work_keeps_its_order(work, stream, monkeypatch):
     """Whatever stream is the current one."""
