@@ -18,8 +18,6 @@ from nbprop.program import frame
 # Buffers start on multiples of this many bytes from the start of the workspace: a cache line.
 _ALIGNMENT = 64
 
-_START, _STOP, _NEXT = 0, 1, 2  # columns of a piece
-
 
 def place_buffers(timeline, itemsize, kept=(), watched=()):
     """Give every workspace buffer an offset by when it lives; (elements in all, the most that live at once).
@@ -33,9 +31,9 @@ def place_buffers(timeline, itemsize, kept=(), watched=()):
         last.update(dict.fromkeys(op.operands, time if op.barrier else time + 1))
     for time, op in zip(range(end - 1, -1, -1), reversed(timeline), strict=True):
         first.update(dict.fromkeys(op.operands, time))
+    buffers = [buffer for buffer in last if buffer is not None and buffer.space == frame.WORK]
     last |= {buffer: end for op in kept for buffer in op.writes if last[buffer] >= len(kept)}
     last |= dict.fromkeys(watched, end)
-    buffers = [buffer for buffer in last if buffer is not None and buffer.space == frame.WORK]
     buffers.sort(key=lambda buffer: (-buffer.size, first[buffer]))
     unit = max(1, _ALIGNMENT // itemsize)
     sizes = [-(-buffer.size // unit) * unit for buffer in buffers]
@@ -53,96 +51,91 @@ def place_buffers(timeline, itemsize, kept=(), watched=()):
     return total, max(np.cumsum(change)[:end].tolist(), default=0)
 
 
-@njit
 def assign_offsets(first, last, size, times):
     """The lowest offsets at which buffers are free at all times from `first` to `last`, one after the other.
 
     first, last, size IN (buffers,), 0 <= first <= last < times; what is returned: (buffers,).
     """
-    leaves, depth = 1, 1
-    while leaves < times:
-        leaves, depth = 2 * leaves, depth + 1
-    sets = np.full(4 * leaves, -1)  # the first piece of each
-    pieces, spare = np.empty((1024, 3), np.int64), -1
-    used, offsets = 0, np.zeros(size.size, np.int64)
-    nodes, near = np.empty(2 * depth, np.int64), np.empty(4 * depth, np.int64)
+    leaves = 1 << (times - 1).bit_length()
+    depth, pieces = leaves.bit_length(), 8 * size.size
+    while True:
+        offsets, sets, scratch = (
+            np.zeros(size.size, np.int64),
+            np.full(4 * leaves, -1, np.int64),
+            np.empty(6 * depth, np.int64),
+        )
+        starts, stops, following = np.empty((3, pieces + 6 * depth), np.int64)
+        if _assign(offsets, sets, starts, stops, following, scratch, first, last, size, leaves, depth, pieces):
+            return offsets
+        pieces *= 4
+
+
+@njit
+def _assign(offsets, sets, starts, stops, following, nodes, first, last, size, leaves, depth, pieces):
+    """As `assign_offsets`; False where more than so many pieces are needed. (Allocating here compiles for seconds.)
+
+    offsets OUT (buffers,), zeros; sets INOUT (4 leaves,), the first piece of each set, -1; starts, stops, following
+    scratch, (pieces + 6 depth,), of a piece each; nodes scratch (6 depth,).
+    """
+    used = 0
     for k in range(size.size):
         if size[k] == 0:
             continue
+        if used > pieces:
+            return False
         # The largest nodes whose stretches make up the buffer's life, and the sets that may be in its way.
         count, left, right = 0, first[k] + leaves, last[k] + leaves + 1
         while left < right:
-            if left % 2 == 1:
+            if left & 1 == 1:
                 nodes[count] = left
                 count, left = count + 1, left + 1
-            if right % 2 == 1:
+            if right & 1 == 1:
                 right -= 1
                 nodes[count] = right
                 count += 1
-            left, right = left // 2, right // 2
-        sets_near = 0
+            left, right = left >> 1, right >> 1
+        near = count
         for i in range(count):
-            near[sets_near] = 2 * nodes[i] + 1
-            sets_near += 1
-        left, right = (first[k] + leaves) // 2, (last[k] + leaves) // 2
+            nodes[near] = 2 * nodes[i] + 1
+            near += 1
+        left, right = (first[k] + leaves) >> 1, (last[k] + leaves) >> 1
         while left > 0:  # what was entered above those nodes lasts through some of them
-            near[sets_near], near[sets_near + 1] = 2 * left, 2 * right
-            sets_near += 2 if left != right else 1
-            left, right = left // 2, right // 2
+            nodes[near], nodes[near + 1] = 2 * left, 2 * right
+            near += 2 if left != right else 1
+            left, right = left >> 1, right >> 1
         offset, before = 0, -1
         while offset != before:  # a set passed before the last step up may be in the way of the new place
             before = offset
-            for i in range(sets_near):
-                offset = _lowest_free(pieces, sets[near[i]], offset, size[k])
+            for i in range(count, near):
+                piece = sets[nodes[i]]
+                while piece >= 0 and starts[piece] < offset + size[k]:
+                    if stops[piece] > offset:
+                        offset = stops[piece]
+                    piece = following[piece]
         offsets[k] = offset
-        # Each set on the way from the nodes to the root may take a piece more.
-        if used + 6 * depth > len(pieces):
-            grown = np.empty((2 * len(pieces) + 6 * depth, 3), np.int64)
-            grown[:used] = pieces[:used]
-            pieces = grown
         for i in range(count):
-            node = nodes[i]
-            used, spare, changed = _add(pieces, sets, 2 * node, offset, offset + size[k], used, spare)
-            changed = True
-            while node > 0 and changed:
-                used, spare, changed = _add(pieces, sets, 2 * node + 1, offset, offset + size[k], used, spare)
-                node //= 2
-    return offsets
-
-
-@njit
-def _lowest_free(pieces, piece, offset, size):
-    """The lowest place from `offset` on where `size` elements lie in none of a set's pieces, `piece` the first."""
-    while piece >= 0 and pieces[piece, _START] < offset + size:
-        offset = max(offset, pieces[piece, _STOP])
-        piece = pieces[piece, _NEXT]
-    return offset
-
-
-@njit
-def _add(pieces, sets, number, start, stop, used, spare):
-    """Add a piece to a set, where pieces that touch become one; (used, spare, False when it was in the set already).
-
-    `used` rows of pieces have been used, of which those in the list from `spare` on hold nothing.
-    """
-    before, piece = -1, sets[number]
-    while piece >= 0 and pieces[piece, _STOP] < start:
-        before, piece = piece, pieces[piece, _NEXT]
-    if piece >= 0 and pieces[piece, _START] <= start and stop <= pieces[piece, _STOP]:
-        return used, spare, False
-    while piece >= 0 and pieces[piece, _START] <= stop:
-        start, stop = min(start, pieces[piece, _START]), max(stop, pieces[piece, _STOP])
-        following = pieces[piece, _NEXT]
-        pieces[piece, _NEXT] = spare
-        spare, piece = piece, following
-    new, following = spare, piece
-    if new < 0:
-        new, used = used, used + 1
-    else:
-        spare = pieces[new, _NEXT]
-    pieces[new, _START], pieces[new, _STOP], pieces[new, _NEXT] = start, stop, following
-    if before < 0:
-        sets[number] = new
-    else:
-        pieces[before, _NEXT] = new
-    return used, spare, True
+            number, node = 2 * nodes[i], nodes[i]
+            while node > 0:
+                # Add a piece to a set, where pieces that touch become one.
+                start, stop, previous, piece = offset, offset + size[k], -1, sets[number]
+                while piece >= 0 and stops[piece] < start:
+                    previous, piece = piece, following[piece]
+                if piece >= 0 and starts[piece] <= start and stop <= stops[piece]:
+                    if number & 1 == 1:
+                        break  # it is in the set, and so in those above
+                else:
+                    new = piece if piece >= 0 and starts[piece] <= stop else used
+                    used += 1 if new == used else 0
+                    while piece >= 0 and starts[piece] <= stop:
+                        start = starts[piece] if starts[piece] < start else start
+                        stop = stops[piece] if stops[piece] > stop else stop
+                        piece = following[piece]
+                    starts[new], stops[new], following[new] = start, stop, piece
+                    if previous < 0:
+                        sets[number] = new
+                    else:
+                        following[previous] = new
+                if number & 1 == 1:
+                    node = node >> 1
+                number = 2 * node + 1
+    return True
