@@ -5,25 +5,10 @@ Hessian"); a product costs two to three gradients and no matrix is ever formed. 
 network with a layer that has no tangent kernels is refused by the layer's name.
 """
 
-from numba.extending import overload
-
-from nbprop.autodiff.gradients import check_types, describer, enter, entry_fingerprint, run_entry
-from nbprop.compiler.intrinsics import stack_words
-from nbprop.compiler.jit import FLAGS
-from nbprop.lowering.plan import plan_address
-from nbprop.runtime import arguments as arg
-from nbprop.runtime.derivative_entries import ENTRIES
-
-_BLOCK = arg.BLOCK
+from nbprop.autodiff.faces import plan_function
 
 
-def _loaded(function):
-    """The entry's name, with its code loaded."""
-    if not ENTRIES[function].address:
-        ENTRIES[function].load()
-    return function
-
-
+@plan_function
 def jvp(plan, params, v, x, dx, out, work, state=None, step=0, lengths=None):
     """The outputs' derivative along a direction: out = J_params v + J_x dx.
 
@@ -43,10 +28,9 @@ def jvp(plan, params, v, x, dx, out, work, state=None, step=0, lengths=None):
     TypeError, ValueError
         As `value_and_grad`.
     """
-    values = (params, x, None, None, work, None, state, None, None, dx, v, out, lengths)
-    run_entry(_loaded("jvp"), plan, values, False, step)
 
 
+@plan_function
 def vjp(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0, lengths=None):
     """`forward` and `backward` in one call: grads = dy^T J_params and, unless dx is None, dx = dy^T J_x.
 
@@ -57,10 +41,9 @@ def vjp(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step
     grads : (n_params,) array, overwritten, or added to with accumulate=True
     dx : (n, *input_shape) array, overwritten, or None
     """
-    values = (params, x, None, grads, work, None, state, None, dy, dx, None, None, lengths)
-    run_entry(_loaded("vjp"), plan, values, accumulate, step)
 
 
+@plan_function
 def hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None, dx=None):
     """Hessian-vector product: out = H v, H the second derivative of the (weighted) loss by the parameters.
 
@@ -85,20 +68,18 @@ def hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0,
     >>> out
     array([18.])
     """
-    values = (params, x, target, None, work, weights, state, None, None, dx, v, out, lengths)
-    run_entry(_loaded("hvp"), plan, values, False, step)
 
 
+@plan_function
 def gauss_newton_product(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
     """Gauss-Newton product: out = J^T H_L J v, H_L the Hessian of the loss by the output.
 
     Positive semidefinite for every loss that is convex in the output, which gaussian_nll is not; `fisher_product` is.
     Arguments as `hvp`. Source: Schraudolph 2002, "Fast curvature matrix-vector products".
     """
-    values = (params, x, target, None, work, weights, state, None, None, None, v, out, lengths)
-    run_entry(_loaded("gauss_newton_product"), plan, values, False, step)
 
 
+@plan_function
 def fisher_product(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
     """Product with the Fisher information matrix: out = J^T E[H_L] J v, the expectation over targets from the model.
 
@@ -116,10 +97,9 @@ def fisher_product(plan, params, v, x, target, out, work, weights=None, state=No
     Arguments and errors as `hvp`; a loss that is no negative log-likelihood is refused by its name. Sources:
     Schraudolph 2002; Martens 2020, "New insights and perspectives on the natural gradient method", section 9.
     """
-    values = (params, x, target, None, work, weights, state, None, None, None, v, out, lengths)
-    run_entry(_loaded("fisher_product"), plan, values, False, step)
 
 
+@plan_function
 def jacobian(plan, params, x, out, work, state=None, step=0, lengths=None):
     """The outputs' derivatives by the parameters, row by row.
 
@@ -128,10 +108,9 @@ def jacobian(plan, params, x, out, work, state=None, step=0, lengths=None):
     plan, params, x, work, state, step, lengths : as `forward` takes them
     out : (n * outputs, n_params) array, overwritten: row i * outputs + k belongs to output k of sample i
     """
-    values = (params, x, None, None, work, None, state, None, None, None, None, out, lengths)
-    run_entry(_loaded("jacobian"), plan, values, False, step)
 
 
+@plan_function
 def per_sample_grads(plan, params, x, target, out, work, state=None, step=0, lengths=None):
     """The gradient of each sample's own loss.
 
@@ -140,142 +119,3 @@ def per_sample_grads(plan, params, x, target, out, work, state=None, step=0, len
     plan, params, x, target, work, state, step, lengths : as `value_and_grad` takes them
     out : (n, n_params) array, overwritten; the mean of its rows is the gradient of the batch
     """
-    values = (params, x, target, None, work, None, state, None, None, None, None, out, lengths)
-    run_entry(_loaded("per_sample_grads"), plan, values, False, step)
-
-
-# -- the same names inside @njit -----------------------------------------------------------------------------
-
-
-@overload(jvp, jit_options=FLAGS, strict=False)
-def _jvp(plan, params, v, x, dx, out, work, state=None, step=0, lengths=None):
-    check_types(
-        "jvp", plan, step, params=params, v_or_none=v, x=x, dx=dx, out=out, work=work, state=state, lengths=lengths
-    )
-    entry = entry_fingerprint("jvp")
-    describe = describer(arg.PARAMS, arg.V, arg.X, arg.DX, arg.OUT, arg.WORK, arg.STATE, arg.LENGTHS)
-
-    def run(plan, params, v, x, dx, out, work, state=None, step=0, lengths=None):
-        block = stack_words(_BLOCK)
-        describe(block, (params, v, x, dx, out, work, state, lengths))
-        enter(entry, plan_address(plan), block, False, step)
-
-    return run
-
-
-@overload(vjp, jit_options=FLAGS, strict=False)
-def _vjp(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0, lengths=None):
-    check_types(
-        "vjp",
-        plan,
-        step,
-        accumulate,
-        params=params,
-        x=x,
-        dy=dy,
-        grads=grads,
-        dx_out=dx,
-        work=work,
-        state=state,
-        lengths=lengths,
-    )
-    entry = entry_fingerprint("vjp")
-    describe = describer(arg.PARAMS, arg.X, arg.DY, arg.GRADS, arg.DX, arg.WORK, arg.STATE, arg.LENGTHS)
-
-    def run(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0, lengths=None):
-        block = stack_words(_BLOCK)
-        describe(block, (params, x, dy, grads, dx, work, state, lengths))
-        enter(entry, plan_address(plan), block, accumulate, step)
-
-    return run
-
-
-def _product(function, plan, params, v, x, target, out, work, weights, state, step, lengths):
-    """What the two other products' faces in compiled code share: (fingerprint, describer)."""
-    given = {"params": params, "v": v, "x": x, "target": target, "out": out, "work": work}
-    check_types(function, plan, step, **given, weights=weights, state=state, lengths=lengths)
-    return entry_fingerprint(function), describer(
-        arg.PARAMS, arg.V, arg.X, arg.TARGET, arg.OUT, arg.WORK, arg.WEIGHTS, arg.STATE, arg.LENGTHS
-    )
-
-
-@overload(hvp, jit_options=FLAGS, strict=False)
-def _hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None, dx=None):
-    given = {"params": params, "v": v, "x": x, "target": target, "out": out, "work": work}
-    check_types("hvp", plan, step, **given, weights=weights, state=state, lengths=lengths, dx=dx)
-    entry = entry_fingerprint("hvp")
-    describe = describer(
-        arg.PARAMS, arg.V, arg.X, arg.TARGET, arg.OUT, arg.WORK, arg.WEIGHTS, arg.STATE, arg.LENGTHS, arg.DX
-    )
-
-    def run(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None, dx=None):
-        block = stack_words(_BLOCK)
-        describe(block, (params, v, x, target, out, work, weights, state, lengths, dx))
-        enter(entry, plan_address(plan), block, False, step)
-
-    return run
-
-
-@overload(gauss_newton_product, jit_options=FLAGS, strict=False)
-def _gauss_newton_product(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
-    entry, describe = _product(
-        "gauss_newton_product", plan, params, v, x, target, out, work, weights, state, step, lengths
-    )
-
-    def run(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
-        block = stack_words(_BLOCK)
-        describe(block, (params, v, x, target, out, work, weights, state, lengths))
-        enter(entry, plan_address(plan), block, False, step)
-
-    return run
-
-
-@overload(fisher_product, jit_options=FLAGS, strict=False)
-def _fisher_product(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
-    entry, describe = _product("fisher_product", plan, params, v, x, target, out, work, weights, state, step, lengths)
-
-    def run(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
-        block = stack_words(_BLOCK)
-        describe(block, (params, v, x, target, out, work, weights, state, lengths))
-        enter(entry, plan_address(plan), block, False, step)
-
-    return run
-
-
-@overload(jacobian, jit_options=FLAGS, strict=False)
-def _jacobian(plan, params, x, out, work, state=None, step=0, lengths=None):
-    check_types("jacobian", plan, step, params=params, x=x, out=out, work=work, state=state, lengths=lengths)
-    entry = entry_fingerprint("jacobian")
-    describe = describer(arg.PARAMS, arg.X, arg.OUT, arg.WORK, arg.STATE, arg.LENGTHS)
-
-    def run(plan, params, x, out, work, state=None, step=0, lengths=None):
-        block = stack_words(_BLOCK)
-        describe(block, (params, x, out, work, state, lengths))
-        enter(entry, plan_address(plan), block, False, step)
-
-    return run
-
-
-@overload(per_sample_grads, jit_options=FLAGS, strict=False)
-def _per_sample_grads(plan, params, x, target, out, work, state=None, step=0, lengths=None):
-    check_types(
-        "per_sample_grads",
-        plan,
-        step,
-        params=params,
-        x=x,
-        target=target,
-        out=out,
-        work=work,
-        state=state,
-        lengths=lengths,
-    )
-    entry = entry_fingerprint("per_sample_grads")
-    describe = describer(arg.PARAMS, arg.X, arg.TARGET, arg.OUT, arg.WORK, arg.STATE, arg.LENGTHS)
-
-    def run(plan, params, x, target, out, work, state=None, step=0, lengths=None):
-        block = stack_words(_BLOCK)
-        describe(block, (params, x, target, out, work, state, lengths))
-        enter(entry, plan_address(plan), block, False, step)
-
-    return run

@@ -103,7 +103,7 @@ class _NativeCache(DiskCache):
         return self._native.source_digest()
 
 
-class Untyped(Native):
+class CompiledEntry(Native):
     """A native whose code is the same for every dtype; `address` is 0 until it is loaded."""
 
     dtypes = (types.none,)

@@ -5,19 +5,12 @@ import numpy as np
 from nbprop.cuda import memory, toolkit
 from nbprop.cuda.blas import ProductLaunch
 from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT, TABLE
-from nbprop.program import elements, frame, table
+from nbprop.program import elements, frame
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.errors import refusal
+from nbprop.runtime.signatures import NEEDED, SIGNATURES, flat_sizes, sample_shapes
 from nbprop.runtime.walker import SPACE_OF_ARGUMENT
 
-# function -> (program, the one with dx where it differs; arguments beside params, x, work; which of them are written)
-_FUNCTIONS = {
-    "forward": (table.FORWARD, None, (arg.Y,), (arg.Y,)),
-    "value": (table.VALUE, None, (arg.TARGET,), ()),
-    "value_and_grad": (table.VALUE_AND_GRAD, None, (arg.TARGET, arg.GRADS), (arg.GRADS,)),
-    "backward": (table.BACKWARD, table.BACKWARD_INPUT, (arg.DY, arg.GRADS), (arg.GRADS, arg.DX)),
-    "vjp": (table.VJP, table.VJP_INPUT, (arg.DY, arg.GRADS), (arg.GRADS, arg.DX)),
-}
 _CODES = {arg.X: frame.X_CODE, arg.TARGET: frame.TARGET_CODE, arg.LENGTHS: frame.LENGTHS_CODE}
 
 
@@ -28,14 +21,15 @@ def call(function, plan, values, accumulate, step):
     bound.write_frame(stream)
     bound.check_ranges(stream)
     bound.enqueue(stream)
-    return bound.result(stream) if function in ("value", "value_and_grad") else None
+    return bound.result(stream) if SIGNATURES[function].returns else None
 
 
 class Bound:
     """A call with its arguments checked and its frame filled: what can be launched, also again and again."""
 
     def __init__(self, function, plan, values, accumulate=False, step=0):
-        if function not in _FUNCTIONS:
+        self.signature = SIGNATURES[function]
+        if self.signature.beyond_gradients:
             raise ValueError(f"{function} does not run on the device; make a plan without target for it")
         self.function, self.plan = function, plan
         if toolkit.current_device() != plan.device:
@@ -43,10 +37,11 @@ class Bound:
                 f"{function}: the plan was made for device {plan.device}, but device {toolkit.current_device()} is the "
                 "current one; select its device, or make a plan on this one"
             )
-        plain, with_dx, self.needed, self.written = _FUNCTIONS[function]
         self.arrays = [None if v is None else memory.as_array(f"{function}: {name}", v) for name, v in _named(values)]
         self.n = self._check(step)
-        self.program = with_dx if with_dx is not None and self.arrays[arg.DX] is not None else plain
+        self.program = self.signature.program
+        if self.signature.program_with_dx is not None and self.arrays[arg.DX] is not None:
+            self.program = self.signature.program_with_dx
         self.words = self._frame(accumulate, step)
         fused = plan.fused.programs.get(self.program) if plan.fused else None
         small = fused is None and plan.in_one_block(self.n)
@@ -64,31 +59,24 @@ class Bound:
 
     def _check(self, step):
         """Dtypes, shapes, aliasing, the position of a decoding plan; the number of samples."""
-        plan, given = self.plan, self.arrays
-        if plan.loss is None and arg.TARGET in self.needed:
-            self._refuse(arg.TARGET, arg.NO_LOSS)
+        plan, given, signature = self.plan, self.arrays, self.signature
         if plan.mode == "decoding" and self.function != "forward":
             self._refuse(arg.PLAN, arg.FORWARD_ONLY)
-        for argument in (arg.PARAMS, arg.X, arg.WORK, *self.needed, *([arg.STATE] if plan.state_size else [])):
-            if given[argument] is None:
+        if plan.loss is None and arg.TARGET in signature.arrays:
+            self._refuse(arg.TARGET, arg.NO_LOSS)
+        for argument in signature.arrays:
+            needed = signature.role(argument) == NEEDED or (argument == arg.STATE and plan.state_size > 0)
+            if needed and given[argument] is None:
                 self._refuse(argument, arg.MISSING)
-        self._check_flat(arg.PARAMS, plan.n_params)
-        n = self._check_samples(arg.X, plan.input_shape, plan.x_code, None)
+        sizes = flat_sizes(plan) | {arg.WORK: plan.work_for(self.function)}
+        for argument, size in sizes.items():
+            if given[argument] is not None:
+                self._check_flat(argument, size, at_least=argument == arg.WORK)
+        shapes = sample_shapes(plan)
+        n = self._check_samples(arg.X, *shapes.pop(arg.X), None)
         if n < plan.least:
             self._refuse(arg.X, arg.TOO_FEW)
-        self._check_flat(arg.WORK, plan.work_for(self.function), at_least=True)
-        if plan.state_size:
-            self._check_flat(arg.STATE, plan.state_size)
-        if given[arg.GRADS] is not None:
-            self._check_flat(arg.GRADS, plan.n_params)
-        for argument, shape, code in (
-            (arg.TARGET, plan.target_shape, plan.target_code),
-            (arg.Y, plan.output_shape, plan.element_code),
-            (arg.DY, plan.output_shape, plan.element_code),
-            (arg.DX, plan.input_shape, plan.element_code),
-            (arg.WEIGHTS, (), plan.element_code),
-            (arg.LENGTHS, (), elements.ANY_INTEGER),
-        ):
+        for argument, (shape, code) in shapes.items():
             if given[argument] is not None:
                 self._check_samples(argument, shape, code, n)
         if given[arg.LENGTHS] is not None and (plan.positions or not plan.longest):
@@ -97,7 +85,7 @@ class Bound:
             self._refuse(arg.CALL_STEP, arg.POSITION_RANGE)
         if given[arg.DX] is not None and plan.x_code == elements.ANY_INTEGER:
             self._refuse(arg.DX, arg.NO_DERIVATIVE)
-        for argument in (arg.WORK, arg.STATE, *self.written):
+        for argument in signature.written:
             self._check_alone(argument)
         return n
 

@@ -19,7 +19,7 @@ from nbprop.compiler.intrinsics import (
     store_double,
 )
 from nbprop.compiler.jit import FLAGS, njit
-from nbprop.compiler.native import Native, Untyped
+from nbprop.compiler.native import CompiledEntry, Native
 from nbprop.compiler.registry import find
 from nbprop.numerics.scalars import like
 from nbprop.optimizers import step as steps
@@ -153,7 +153,7 @@ def clip_entry(block, float32, float64):
 
 
 _entry_signature = types.int64(types.int64, types.int64, types.int64)
-_ENTRY = Untyped(clip_entry, lambda dtype: _entry_signature)
+_ENTRY = CompiledEntry(clip_entry, lambda dtype: _entry_signature)
 _ENTRY_FINGERPRINT = np.int64(_ENTRY.fingerprint())
 _call_entry = indirect_call(_entry_signature)
 

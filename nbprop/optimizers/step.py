@@ -23,7 +23,7 @@ from nbprop.compiler.intrinsics import (
     symbol_address,
 )
 from nbprop.compiler.jit import FLAGS, njit
-from nbprop.compiler.native import Untyped
+from nbprop.compiler.native import CompiledEntry
 from nbprop.compiler.registry import find
 from nbprop.networks.fields import shown
 from nbprop.optimizers import update_rules as rules
@@ -166,7 +166,7 @@ def step_entry(block, float32, float64, slots, hyperparameters):
     return 0
 
 
-_ENTRY = Untyped(step_entry, lambda dtype: _entry_signature)
+_ENTRY = CompiledEntry(step_entry, lambda dtype: _entry_signature)
 
 
 def fingerprints(native):
@@ -351,7 +351,7 @@ def raise_status(status):
 
 
 _raise_signature = types.void(types.int64)
-_RAISE = Untyped(raise_status, lambda dtype: _raise_signature)
+_RAISE = CompiledEntry(raise_status, lambda dtype: _raise_signature)
 _call_raise = propagating_call(_raise_signature)
 _RAISE_FINGERPRINT, _ENTRY_FINGERPRINT = np.int64(_RAISE.fingerprint()), np.int64(_ENTRY.fingerprint())
 

@@ -21,21 +21,6 @@ NAMES = ("params", "x", "target", "grads", "work", "weights", "state", "y", "dy"
 ARGUMENTS = len(NAMES)
 PLAN, CALL_STEP = ARGUMENTS, ARGUMENTS + 1  # what a status may name beside the arrays
 
-# What each function of a plan writes. It shares memory with no other argument of the call: `check_written`.
-WRITTEN = {
-    "forward": (STATE, WORK, Y),
-    "value": (STATE, WORK),
-    "value_and_grad": (STATE, WORK, GRADS),
-    "backward": (STATE, GRADS, DX, WORK),
-    "vjp": (STATE, GRADS, DX, WORK),
-    "jvp": (STATE, OUT, WORK),
-    "hvp": (STATE, OUT, WORK),
-    "gauss_newton_product": (STATE, OUT, WORK),
-    "fisher_product": (STATE, OUT, WORK),
-    "per_sample_grads": (STATE, OUT, WORK),
-    "jacobian": (STATE, OUT, WORK),
-}
-
 # A description's words. Compiled code indexes the block by word number: an address computed first, block + 8 * offset,
 # lets LLVM take the offset for the pointer, and where it is a constant 0 call the access undefined and drop it.
 DATA, RANK, SHAPE, CODE, FLAGS, ELEMENTS, END = range(7)  # checks write the last two: elements, address behind them

@@ -1,149 +1,41 @@
-"""Entries of jvp, vjp, the products with the Hessian and the Gauss-Newton matrix, the Jacobian, samples' gradients.
-
-As the entries in walker.py: they check a call's block, then walk the plan's programs.
-"""
+"""Walks of more than one program: the products that end as a gradient does, the Jacobian, samples' gradients."""
 
 from nbprop.compiler.intrinsics import load, stack_words, store, store_double, store_float
 from nbprop.compiler.jit import njit
-from nbprop.compiler.registry import find
 from nbprop.program import elements, frame, table
 from nbprop.runtime import arguments as arg
-from nbprop.runtime.arguments import check_array, check_flat, check_samples, check_written
-from nbprop.runtime.entries import ENTRIES, check_backward, check_inputs, check_target, entry, given
+from nbprop.runtime.entries import ENTRIES, entry_of, given, load_kernels, outputs_of
 from nbprop.runtime.walker import fill_frame, run_program, walk_alone
 
 _FRAME_WORDS = frame.WORDS
-_OUT = arg.WRITTEN["jvp"]
 
 
 @njit
-def load_kernels(plan, program):
-    """Find every kernel of a program before threads set off: a first find may compile, which needs the interpreter.
-
-    A status: 0, or that a layer has no tangents.
-    """
-    if load(plan, table.POSITIONS) > 0:
-        return arg.PLAN * 64 + arg.FORWARD_ONLY
-    row = plan + 8 * load(plan, table.PROGRAMS + 2 * program)
-    end = plan + 8 * load(plan, table.PROGRAMS + 2 * program + 1)
-    if row == end:
-        return arg.PLAN * 64 + arg.NO_TANGENT
-    while row < end:
-        find(load(row, table.KERNEL))
-        row += 8 * load(row, table.LENGTH)
-    return 0
-
-
-@njit
-def _check_input_direction(plan, block):
-    """dx, a direction in input space, where it is given."""
-    if not given(block, arg.DX):
-        return 0
-    if load(plan, table.X_CODE) == elements.ANY_INTEGER:
-        return arg.DX * 64 + arg.NO_DERIVATIVE
-    return check_samples(plan, block, arg.DX, load(plan, table.DTYPE), table.X_SHAPE, False)
-
-
-@njit
-def jvp_entry(plan, block):
-    """out = the derivative of the output along v in parameter space and dx in input space."""
-    status = check_inputs(plan, block)
-    if status == 0 and (given(block, arg.V) or not given(block, arg.DX)):
-        status = check_flat(plan, block, arg.V, load(plan, table.N_PARAMS), False, False)
-    if status == 0:
-        status = _check_input_direction(plan, block)
-    if status == 0:
-        status = check_samples(plan, block, arg.OUT, load(plan, table.DTYPE), table.Y_SHAPE, True)
-    if status == 0:
-        status = check_written(block, _OUT)
-    if status == 0:
-        status = load_kernels(plan, table.JVP)
-    return run_program(plan, block, table.JVP) if status == 0 else status
-
-
-@njit
-def _check_product(plan, block, program):
-    """What a matrix-free product with a second derivative takes."""
-    status = check_inputs(plan, block)
-    if status == 0:
-        status = check_target(plan, block)
-    if status == 0:
-        status = check_flat(plan, block, arg.V, load(plan, table.N_PARAMS), False, False)
-    if status == 0:
-        status = check_flat(plan, block, arg.OUT, load(plan, table.N_PARAMS), False, True)
-    if status == 0:
-        status = _check_input_direction(plan, block)
-    if status == 0:
-        status = check_written(block, _OUT)
-    return load_kernels(plan, program) if status == 0 else status
-
-
-@njit
-def hvp_entry(plan, block):
-    """out = H v, H the Hessian of the loss by the parameters; and the gradient's change along dx, where it is given."""
-    status = _check_product(plan, block, table.HVP)
-    return run_program(plan, block, table.HVP) if status == 0 else status
-
-
-@njit
-def gauss_newton_product_entry(plan, block):
-    """out = J^T H_L J v."""
-    status = _check_product(plan, block, table.GAUSS_NEWTON)
-    if status != 0:
-        return status
-    # The program ends as a gradient does, and so writes to grads.
+def _run_into_out(plan, block, program):
+    """Walk a program that ends as a gradient does, and so writes to grads."""
     store(block, arg.GRADS * arg.DESCRIPTION + arg.DATA, load(block, arg.OUT * arg.DESCRIPTION + arg.DATA))
-    return run_program(plan, block, table.GAUSS_NEWTON)
+    return run_program(plan, block, program)
 
 
 @njit
-def fisher_product_entry(plan, block):
+def gauss_newton_product_walk(plan, block):
+    """out = J^T H_L J v."""
+    status = load_kernels(plan, table.GAUSS_NEWTON)
+    return _run_into_out(plan, block, table.GAUSS_NEWTON) if status == 0 else status
+
+
+@njit
+def fisher_product_walk(plan, block):
     """out = J^T E[H_L] J v."""
-    status = _check_product(plan, block, table.GAUSS_NEWTON)
+    status = load_kernels(plan, table.GAUSS_NEWTON)  # a layer without tangents has neither product
     if status != 0:
         return status
     if load_kernels(plan, table.FISHER) != 0:
         return arg.PLAN * 64 + arg.NO_LIKELIHOOD
-    store(block, arg.GRADS * arg.DESCRIPTION + arg.DATA, load(block, arg.OUT * arg.DESCRIPTION + arg.DATA))
-    return run_program(plan, block, table.FISHER)
-
-
-@njit
-def vjp_entry(plan, block):
-    """grads (and dx, when given) = the transposed Jacobian times dy, with forward in the same call."""
-    status = check_backward(plan, block)
-    if status != 0:
-        return status
-    return run_program(plan, block, table.VJP_INPUT if given(block, arg.DX) else table.VJP)
+    return _run_into_out(plan, block, table.FISHER)
 
 
 # -- rows: gradients of each sample ---------------------------------------------------------------------------
-
-
-@njit
-def _check_rows(plan, block, outputs):
-    """out is (samples * outputs, n_params)."""
-    status = check_array(block, arg.OUT, load(plan, table.DTYPE), True)
-    words = arg.OUT * arg.DESCRIPTION
-    if status != 0:
-        return status
-    shape = load(block, words + arg.SHAPE)
-    if load(block, words + arg.RANK) != 2:
-        return arg.OUT * 64 + arg.SHAPE_DIFFERS
-    if load(shape, 0) != load(block, arg.SAMPLES) * outputs or load(shape, 1) != load(plan, table.N_PARAMS):
-        return arg.OUT * 64 + arg.SHAPE_DIFFERS
-    return check_written(block, _OUT)
-
-
-@njit
-def _check_one_by_one(plan, block):
-    """What a function takes that walks one sample at a time."""
-    status = check_inputs(plan, block)
-    if status == 0 and load(plan, table.POSITIONS) > 0:
-        return arg.PLAN * 64 + arg.FORWARD_ONLY
-    if status == 0 and load(plan, table.LEAST) > 0:
-        return arg.PLAN * 64 + arg.COUPLED
-    return status
 
 
 @njit
@@ -176,15 +68,8 @@ def _exists(plan, program):
 
 
 @njit
-def per_sample_grads_entry(plan, block):
+def per_sample_grads_walk(plan, block):
     """Row i of out = the gradient of sample i's own loss."""
-    status = _check_one_by_one(plan, block)
-    if status == 0:
-        status = check_target(plan, block)
-    if status == 0:
-        status = _check_rows(plan, block, 1)
-    if status != 0:
-        return status
     # With lengths a batch's loss is no mean of the samples' own.
     if _exists(plan, table.PER_SAMPLE) and not given(block, arg.LENGTHS):
         load_kernels(plan, table.PER_SAMPLE)
@@ -222,16 +107,9 @@ def _store_unit(address, code, index, number):
 
 
 @njit
-def jacobian_entry(plan, block):
+def jacobian_walk(plan, block):
     """Row i * outputs + k of out = the gradient of sample i's output k."""
-    status = _check_one_by_one(plan, block)
-    outputs = 1
-    for axis in range(load(plan, table.Y_SHAPE)):
-        outputs *= load(plan, table.Y_SHAPE + 1 + axis)
-    if status == 0:
-        status = _check_rows(plan, block, outputs)
-    if status != 0:
-        return status
+    outputs = outputs_of(plan)
     code, width = load(plan, table.DTYPE), elements.element_bytes(load(plan, table.DTYPE))
     unit = load(block, arg.WORK * arg.DESCRIPTION + arg.DATA) + load(plan, table.UNIT) * width
     store(block, arg.DY * arg.DESCRIPTION + arg.DATA, unit)
@@ -244,7 +122,7 @@ def jacobian_entry(plan, block):
 
 @njit
 def _jacobian_of_all(plan, block, outputs, unit):
-    """The same, by a way back of the whole batch for each output, into every so manyth row."""
+    """The same, by one backward pass of the batch per output k, writing every n_outputs-th row."""
     load_kernels(plan, table.JACOBIAN)
     code, width = load(plan, table.DTYPE), elements.element_bytes(load(plan, table.DTYPE))
     out = arg.OUT * arg.DESCRIPTION + arg.DATA
@@ -261,7 +139,7 @@ def _jacobian_of_all(plan, block, outputs, unit):
 
 @njit
 def _jacobian_one_by_one(plan, block, outputs, unit):
-    """The same, by a way back of each sample for each output."""
+    """The same, by one backward pass per sample and output."""
     here = stack_words(_FRAME_WORDS)
     fill_frame(here, block)
     store(here, frame.N, 1)
@@ -282,11 +160,8 @@ def _jacobian_one_by_one(plan, block, outputs, unit):
 
 
 ENTRIES |= {
-    "jvp": entry(jvp_entry),
-    "vjp": entry(vjp_entry),
-    "hvp": entry(hvp_entry),
-    "gauss_newton_product": entry(gauss_newton_product_entry),
-    "fisher_product": entry(fisher_product_entry),
-    "jacobian": entry(jacobian_entry),
-    "per_sample_grads": entry(per_sample_grads_entry),
+    "gauss_newton_product": entry_of("gauss_newton_product", gauss_newton_product_walk),
+    "fisher_product": entry_of("fisher_product", fisher_product_walk),
+    "jacobian": entry_of("jacobian", jacobian_walk),
+    "per_sample_grads": entry_of("per_sample_grads", per_sample_grads_walk),
 }

@@ -3,14 +3,13 @@
 Compiled checks (arguments.py) give a status; only then does Python look at the arguments again.
 """
 
-import math
-
 import numpy as np
 
 from nbprop.arrays import not_numpy
 from nbprop.lowering.plan import no_lengths
 from nbprop.program import elements
 from nbprop.runtime import arguments as arg
+from nbprop.runtime.signatures import OUTPUTS, SIGNATURES, flat_sizes, sample_shapes
 
 
 def describe_failure(function, plan, row):
@@ -29,28 +28,17 @@ def _kind(code):
     return {elements.FLOAT32: "float32", elements.FLOAT64: "float64"}[code]
 
 
-def _wanted(plan, argument):
-    """(element code, shape as text) that `plan` wants of an argument."""
-    code = plan.element_code
-    n = f"1..{plan.batch}"
-    flat = {arg.PARAMS: plan.n_params, arg.GRADS: plan.n_params, arg.STATE: plan.state_size}
-    flat |= {arg.V: plan.n_params, arg.OUT: plan.n_params}
+def _wanted(plan, signature, argument, values):
+    """(element code, shape as text) that a function of `plan` wants of an argument."""
+    flat, by_sample = flat_sizes(plan), sample_shapes(plan)
+    if argument == arg.OUT:
+        return plan.element_code, f"{OUTPUTS[signature.out][0](plan, len(values[arg.X]))}"
     if argument in flat:
-        return code, f"({flat[argument]},)"
-    if argument == arg.WORK:
-        return code, f"({plan.work_size},) or longer"
-    if argument == arg.LENGTHS:
-        return elements.ANY_INTEGER, "(n,), one length a sample of x"
-    if argument == arg.WEIGHTS:
-        return code, "(n,), one weight a sample of x"
-    shape, code = {
-        arg.X: (plan.input_shape, plan.x_code),
-        arg.DX: (plan.input_shape, code),
-        arg.TARGET: (plan.target_shape, plan.target_code),
-        arg.Y: (plan.output_shape, code),
-        arg.DY: (plan.output_shape, code),
-    }[argument]
-    return code, "(" + ", ".join([n, *map(str, shape)]) + ("," if not shape else "") + ")"
+        return plan.element_code, f"({flat[argument]},)" + (" or longer" if argument == arg.WORK else "")
+    shape, code = by_sample[argument]
+    if argument in (arg.LENGTHS, arg.WEIGHTS):
+        return code, f"(n,), one {arg.NAMES[argument].removesuffix('s')} a sample of x"
+    return code, "(" + ", ".join([f"1..{plan.batch}", *map(str, shape)]) + ("," if not shape else "") + ")"
 
 
 def _got(value):
@@ -92,12 +80,10 @@ def refusal(function, plan, values, status):
     name, value = arg.NAMES[argument], values[argument]
     if problem == arg.NOT_AN_ARRAY and value is not None:
         return TypeError(f"{function}: {name} {not_numpy(value)}")
-    if argument == arg.OUT and function in _OUTPUTS:
-        wanted = _OUTPUTS[function](plan, len(values[arg.X]))
-        if problem in (arg.LENGTH, arg.SHAPE_DIFFERS, arg.SAMPLES_DIFFER, arg.CAPACITY, arg.EMPTY):
-            return ValueError(f"{function}: out must have shape {wanted}, got {_got(value)}")
+    if argument == arg.OUT and problem in (arg.LENGTH, arg.SAMPLES_DIFFER, arg.CAPACITY, arg.EMPTY):
+        problem = arg.SHAPE_DIFFERS
     problem = arg.MISSING if value is None else problem
-    code, shape = _wanted(plan, argument)
+    code, shape = _wanted(plan, SIGNATURES[function], argument, values)
     detail = ""
     if problem == arg.CLASS_RANGE:
         detail = _wrong_class(plan, argument, value)
@@ -141,14 +127,6 @@ _SENTENCES = {
     arg.LENGTH_RANGE: (ValueError, "must hold lengths in {detail}"),
     arg.NO_DERIVATIVE: (ValueError, "does not exist where x holds integers; pass None"),
     arg.ALIASED: (ValueError, "is written and shares memory with {detail}; pass separate buffers"),
-}
-
-
-# The shape of out where it is not that of the parameters.
-_OUTPUTS = {
-    "jvp": lambda plan, n: (n, *plan.output_shape),
-    "jacobian": lambda plan, n: (n * math.prod(plan.output_shape), plan.n_params),
-    "per_sample_grads": lambda plan, n: (n, plan.n_params),
 }
 
 

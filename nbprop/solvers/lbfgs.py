@@ -13,7 +13,7 @@ from numba.extending import overload
 from nbprop.arrays import refuse_subclass
 from nbprop.compiler.intrinsics import address_of, array_at, as_frame, indirect_call
 from nbprop.compiler.jit import FLAGS, njit
-from nbprop.compiler.native import Untyped
+from nbprop.compiler.native import CompiledEntry
 from nbprop.compiler.registry import find
 from nbprop.networks.fields import shown
 from nbprop.numerics.reductions import row_dot, row_largest, row_sum
@@ -178,7 +178,7 @@ def lbfgs_entry(state, words, theta, grad, n, loss):
 
 
 _signature = types.int64(*(types.int64,) * 5, types.float64)
-_ENTRY = Untyped(lbfgs_entry, lambda dtype: _signature)
+_ENTRY = CompiledEntry(lbfgs_entry, lambda dtype: _signature)
 _FINGERPRINT = np.int64(_ENTRY.fingerprint())
 _call = indirect_call(_signature)
 

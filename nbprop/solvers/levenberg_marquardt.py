@@ -12,7 +12,7 @@ from numba.extending import overload
 from nbprop.arrays import plain
 from nbprop.compiler.intrinsics import address_of, array_at, as_frame, indirect_call
 from nbprop.compiler.jit import FLAGS, njit
-from nbprop.compiler.native import Untyped
+from nbprop.compiler.native import CompiledEntry
 from nbprop.compiler.registry import find
 from nbprop.numerics.cholesky import cholesky, cholesky_scratch
 from nbprop.numerics.gemm.blocked import ZERO, gemm_scratch
@@ -204,7 +204,7 @@ def lm_entry(state, words, theta, n, residuals, m, jacobian):
 
 
 _signature = types.int64(*(types.int64,) * 7)
-_ENTRY = Untyped(lm_entry, lambda dtype: _signature)
+_ENTRY = CompiledEntry(lm_entry, lambda dtype: _signature)
 _FINGERPRINT = np.int64(_ENTRY.fingerprint())
 _call = indirect_call(_signature)
 

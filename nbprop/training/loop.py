@@ -22,7 +22,7 @@ from nbprop.compiler.intrinsics import (
     symbol_address,
 )
 from nbprop.compiler.jit import njit
-from nbprop.compiler.native import Untyped
+from nbprop.compiler.native import CompiledEntry
 from nbprop.compiler.registry import find
 from nbprop.numerics.partition import share
 from nbprop.numerics.random import SHUFFLE, bounded, stream
@@ -107,7 +107,7 @@ def gather(frame, row, part, parts):
     return 0
 
 
-GATHER_OP = Untyped(gather, lambda dtype: types.int64(types.int64, types.int64, types.int64, types.int64))
+GATHER_OP = CompiledEntry(gather, lambda dtype: types.int64(types.int64, types.int64, types.int64, types.int64))
 
 
 @njit

@@ -6,21 +6,9 @@ import pytest
 
 import nbprop
 from nbprop.runtime import arguments as arg
+from nbprop.runtime.signatures import OUTPUTS, SIGNATURES
 
 NET = nbprop.network((3,), nbprop.dense(4, "tanh"), nbprop.batchnorm(), nbprop.dense(3))
-SIGNATURES = {
-    "forward": "params x y work state",
-    "value": "params x target work weights state",
-    "value_and_grad": "params x target grads work weights accumulate state",
-    "backward": "params x dy grads dx work accumulate state",
-    "vjp": "params x dy grads dx work accumulate state",
-    "jvp": "params v x dx out work state",
-    "hvp": "params v x target out work weights state step lengths dx",
-    "gauss_newton_product": "params v x target out work weights state",
-    "fisher_product": "params v x target out work weights state",
-    "per_sample_grads": "params x target out work state",
-    "jacobian": "params x out work state",
-}
 OTHERS = {"accumulate": False, "step": 0, "lengths": None}
 
 
@@ -32,23 +20,18 @@ def plan():
 def arrays_of(function, plan, n=3):
     """{name: array} of a call."""
     rng, n_params = np.random.default_rng(0), plan.n_params
-    out = {"jvp": (n, 3), "per_sample_grads": (n, n_params), "jacobian": (3 * n, n_params)}.get(function, (n_params,))
-    shapes = {"params": (n_params,), "v": (n_params,), "grads": (n_params,), "out": out, "weights": (n,)}
+    shapes = {"params": (n_params,), "v": (n_params,), "grads": (n_params,), "weights": (n,)}
+    if SIGNATURES[function].out:
+        shapes["out"] = OUTPUTS[SIGNATURES[function].out][0](plan, n)
     shapes |= {name: (n, 3) for name in ("x", "target", "y", "dy", "dx")} | {"work": (plan.work_size,)}
     made = {name: rng.uniform(0.1, 1, shape) for name, shape in shapes.items()}
     made["state"] = nbprop.layer_state(plan)
-    return {name: made[name] for name in SIGNATURES[function].split() if name not in OTHERS}
-
-
-def test_the_table_is_complete():
-    assert set(SIGNATURES) == set(arg.WRITTEN)
-    for function, written in arg.WRITTEN.items():
-        assert {arg.NAMES[argument] for argument in written} <= set(SIGNATURES[function].split())
+    return {name: made[name] for name in SIGNATURES[function].parameters if name not in OTHERS}
 
 
 @pytest.mark.parametrize("function", list(SIGNATURES))
 def test_every_pair_with_a_written_array_is_refused(plan, function):
-    written = [arg.NAMES[argument] for argument in arg.WRITTEN[function]]
+    written = [arg.NAMES[argument] for argument in SIGNATURES[function].written]
     names = list(arrays_of(function, plan))
     for name in written:
         for other in names:
@@ -64,7 +47,7 @@ def test_every_pair_with_a_written_array_is_refused(plan, function):
                 given[first] = room[: arrays[first].size].reshape(arrays[first].shape)
                 given[second] = room[gap : gap + arrays[second].size].reshape(arrays[second].shape)
                 before = {key: array.copy() for key, array in given.items()}
-                arguments = [given[key] if key in given else OTHERS[key] for key in SIGNATURES[function].split()]
+                arguments = [given[key] if key in given else OTHERS[key] for key in SIGNATURES[function].parameters]
                 with pytest.raises(ValueError, match="shares memory with"):
                     getattr(nbprop, function)(plan, *arguments)
                 for key, array in before.items():

@@ -10,6 +10,8 @@ import numpy as np
 import nbprop
 import nbprop.data
 from nbprop import schedules
+from nbprop.runtime import arguments as arg
+from nbprop.runtime.signatures import OPTIONAL, OUTPUTS, SIGNATURES
 from support import cases
 from support.argument_kinds import (
     AnySize,
@@ -74,26 +76,12 @@ def walk_arguments(plan, n=N):
     }
 
 
+# function: its arguments that are tried. State and lengths belong to networks that have them.
 WALKS = {
-    "forward": "plan params x y work step",
-    "value": "plan params x target work weights step",
-    "value_and_grad": "plan params x target grads work weights accumulate step",
-    "backward": "plan params x dy grads dx work accumulate step",
-    "jvp": "plan params v x dx out work step",
-    "vjp": "plan params x dy grads dx work accumulate step",
-    "hvp": "plan params v x target out work weights step",
-    "gauss_newton_product": "plan params v x target out work weights step",
-    "fisher_product": "plan params v x target out work weights step",
-    "jacobian": "plan params x out work step",
-    "per_sample_grads": "plan params x target out work step",
-    "hessian": "plan params x target out work weights step threads",
+    name: ("plan", *(p for p in signature.parameters if p not in ("state", "lengths")))
+    for name, signature in SIGNATURES.items()
 }
-OUTPUTS = {
-    "jvp": lambda plan: (N, *plan.output_shape),
-    "jacobian": lambda plan: (N * plan.unit_size, plan.n_params),
-    "per_sample_grads": lambda plan: (N, plan.n_params),
-    "hessian": lambda plan: (plan.n_params, plan.n_params),
-}
+WALKS["hessian"] = ("plan", "params", "x", "target", "out", "work", "weights", "step", "threads")
 WALK_KINDS = {
     "plan": Made(),
     "params": Array(),
@@ -113,17 +101,23 @@ WALK_KINDS = {
 
 
 def walk_call(name):
-    plan, names = REGRESSION if name in ("jvp", "hvp", "jacobian", "hessian") else PLAN, WALKS[name].split()
+    plan, names = REGRESSION if name in ("jvp", "hvp", "jacobian", "hessian") else PLAN, WALKS[name]
 
     def make():
         found = {k: v for k, v in (walk_arguments(plan) | {"threads": 1}).items() if k in names}
-        if name in OUTPUTS:
-            found["out"] = np.zeros(OUTPUTS[name](plan))
+        if name == "hessian":
+            found["out"] = np.zeros((plan.n_params, plan.n_params))
+        elif SIGNATURES[name].out:
+            found["out"] = np.zeros(OUTPUTS[SIGNATURES[name].out][0](plan, N))
         return found
 
     kinds = {k: WALK_KINDS[k] for k in names if k in WALK_KINDS} | {"target": Array(integers=plan.classes > 0)}
-    if name == "jvp":
-        kinds |= {"v": Array(optional=True), "dx": Array(optional=True)}
+    if name in SIGNATURES:
+        places = {arg.NAMES[place]: place for place in SIGNATURES[name].arrays}
+        for direction in ("v", "dx"):
+            if direction in places and places[direction] not in SIGNATURES[name].written:
+                optional = SIGNATURES[name].role(places[direction]) == OPTIONAL
+                kinds[direction] = Array(optional=optional)
     return Call(getattr(nbprop, name), make, {k: kinds[k] for k in names})
 
 

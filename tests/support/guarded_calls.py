@@ -17,6 +17,7 @@ from nbprop.networks.layer import Layer
 from nbprop.optimizers.api import OPTIMIZERS
 from nbprop.program import table
 from nbprop.program.kernel import kernel
+from nbprop.runtime.signatures import SIGNATURES
 from support.cases import CASES, data, state_of
 from support.guard import Arena, Workspace, isolated_buffers
 
@@ -70,20 +71,9 @@ class Beside(Layer):
 FAULTS = {"before": (-1, 0), "behind": (1, 0), "between": (0, 1)}
 MOST_ROWS = 4000  # rows times parameters, in thousands, of a Jacobian that is still tried
 
-# function: the programs that it walks
-PROGRAMS = {
-    "forward": (table.FORWARD,),
-    "backward": (table.FORWARD, table.BACKWARD, table.BACKWARD_INPUT),
-    "value": (table.VALUE,),
-    "value_and_grad": (table.VALUE_AND_GRAD,),
-    "vjp": (table.VJP, table.VJP_INPUT),
-    "jvp": (table.JVP,),
-    "hvp": (table.HVP,),
-    "gauss_newton_product": (table.GAUSS_NEWTON,),
-    "fisher_product": (table.GAUSS_NEWTON, table.FISHER),
-    "jacobian": (table.JACOBIAN, table.NEXT_OUTPUT, table.VJP, table.BACKWARD),
-    "per_sample_grads": (table.PER_SAMPLE, table.VALUE_AND_GRAD),
-}
+# function: the programs that it walks, and that of the call before it
+PROGRAMS = {name: signature.programs for name, signature in SIGNATURES.items()}
+PROGRAMS["backward"] += (table.FORWARD,)
 
 
 def say(*words):

@@ -1,0 +1,303 @@
+"""The two faces of a public function of a plan, from Python and from @njit, made from its row in runtime/signatures.py.
+
+Both describe their arguments in a block and call the same compiled entry (runtime/entries.py). From Python the fast
+path is one compiled call; only when it reports a problem does Python look at the arguments again, to say what is wrong
+(runtime/errors.py). The faces are written out as source and compiled, as `collections.namedtuple` does it: a call that
+went through `*args` would take longer than the checks, and Numba needs the names.
+"""
+
+import functools
+import inspect
+import linecache
+import operator
+
+import numpy as np
+from numba import types
+from numba.core.errors import TypingError
+from numba.extending import overload
+
+from nbprop.arrays import plain
+from nbprop.compiler.intrinsics import indirect_call, load_double, propagating_call, stack_words, store
+from nbprop.compiler.jit import FLAGS, njit
+from nbprop.compiler.native import CompiledEntry
+from nbprop.compiler.registry import find
+from nbprop.lowering.plan import Plan, PlanType, plan_address
+from nbprop.networks.fields import shown
+from nbprop.program import elements
+from nbprop.program.binding import describe_arguments
+from nbprop.runtime import arguments as arg
+from nbprop.runtime.derivative_entries import ENTRIES
+from nbprop.runtime.errors import refusal
+from nbprop.runtime.signatures import INTEGERS, OPTIONAL, SIGNATURES
+
+_entry_signature = types.int64(types.int64, types.int64)
+_call_entry = indirect_call(_entry_signature)
+_NDARRAY = id(np.ndarray)
+_BLOCK, _STEPS = arg.BLOCK, arg.STEPS
+
+
+def plan_function(declared):
+    """Make a public function of its `def`, which gives the parameters, their defaults and the docstring.
+
+    The body comes from the row of the table that has its name; the row and the `def` must name the same arguments.
+    """
+    signature = SIGNATURES[declared.__name__]
+    if tuple(inspect.signature(declared).parameters) != ("plan", *signature.parameters):
+        raise TypeError(f"{declared.__name__}: its def and its row in runtime/signatures.py name other arguments")
+    face = _made(declared, "Python", *_python_face(signature))
+    overload(face, jit_options=FLAGS, strict=False)(_made(declared, "typing", *_typing(signature, declared)))
+    return face
+
+
+def _made(declared, label, body, names):
+    """A function with the parameters of a `def` and another body, to which `names` are known as closed-over values."""
+    given = inspect.signature(declared)
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in given.parameters.values()]
+    head = f"def {declared.__name__}{given.replace(parameters=bare, return_annotation=inspect.Signature.empty)}:"
+    lines = [f"def make({', '.join(names)}):", f"    {head}", *(f"        {line}" for line in body)]
+    source = "\n".join([*lines, f"    return {declared.__name__}", ""])
+    file = f"<nbprop: {declared.__name__}, {label}>"
+    linecache.cache[file] = len(source), None, source.splitlines(True), file  # for tracebacks
+    space: dict = {}
+    exec(compile(source, file, "exec"), declared.__globals__, space)
+    return functools.update_wrapper(space["make"](**names), declared)
+
+
+# -- from Python ---------------------------------------------------------------------------------------------
+
+
+def _python_face(signature):
+    """(lines of the body, what they name)."""
+
+    def elsewhere(plan, values, accumulate, step):
+        return _run(signature, plan, values, accumulate, step)
+
+    def refuse(plan, values, accumulate, step, status):
+        return _refuse(signature, plan, values, accumulate, step, status)
+
+    places = {place: arg.NAMES[place] for place in signature.arrays}
+    values = ", ".join(places.get(place, "None") for place in range(arg.ARGUMENTS))
+    addresses = ", ".join(_address(signature, place) if place in places else "0" for place in range(arg.ARGUMENTS))
+    accumulate = "accumulate" if signature.accumulates else "False"
+    flag = "0 if accumulate is False else flag(accumulate)" if signature.accumulates else "0"
+    step = "step if type(step) is int and -1 < step < STEPS else integer(step)"
+    result = "return result" if signature.returns else "return None"
+    body = [
+        "if type(plan) is not Plan:",
+        f"    return elsewhere(plan, ({values}), {accumulate}, step)",
+        "status, result = call(",
+        f"    entry.address or entry.load(), plan.address, {addresses}, {flag}, {step}, NDARRAY",
+        ")",
+        "if status == 0:",
+        f"    {result}",
+        f"return refuse(plan, ({values}), {accumulate}, step, status)",
+    ]
+    names = {"Plan": Plan, "call": _call, "entry": ENTRIES[signature.name], "STEPS": _STEPS, "NDARRAY": _NDARRAY}
+    names |= {"elsewhere": elsewhere, "refuse": refuse, "integer": functools.partial(_integer, signature.name)}
+    return body, names | {"flag": functools.partial(_flag, signature.name)}
+
+
+def _address(signature, place):
+    """How the Python face says where an argument's object lies; 0 where it was not given."""
+    name = arg.NAMES[place]
+    return f"0 if {name} is None else id({name})" if signature.role(place) == OPTIONAL else f"id({name})"
+
+
+@njit
+def _call(
+    entry, plan, params, x, target, grads, work, weights, state, y, dy, dx, v, out, lengths, accumulate, step, ndarray
+):
+    """Describe Python objects (by address, 0: not given), call an entry; (status, result)."""
+    block = stack_words(_BLOCK)
+    objects = (params, x, target, grads, work, weights, state, y, dy, dx, v, out, lengths)
+    for argument in range(arg.ARGUMENTS):
+        status = arg.describe_object(block, argument, objects[argument], ndarray)
+        if status != 0:
+            return status, 0.0
+    store(block, arg.ACCUMULATE, accumulate)
+    store(block, arg.STEP, step)
+    failed, status = _call_entry(entry, (plan, block))
+    return status if failed == 0 else failed, load_double(block, arg.RESULT)
+
+
+def _run(signature, plan, values, accumulate, step):
+    """A call in general. `values` are the arrays in the order of arguments.py, None where not given."""
+    function = signature.name
+    step, accumulate = _integer(function, step), _flag(function, accumulate)
+    if getattr(plan, "target", "cpu") != "cpu":
+        return plan.call(function, values, accumulate, step)
+    if type(plan) is not Plan:
+        raise TypeError(f"{function}: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
+    addresses = [0 if value is None else id(value) for value in values]
+    entry = ENTRIES[function]
+    status, result = _call(entry.address or entry.load(), plan.address, *addresses, accumulate, step, _NDARRAY)
+    if status != 0:
+        return _refuse(signature, plan, values, accumulate, step, status)
+    return result if signature.returns else None
+
+
+def _refuse(signature, plan, values, accumulate, step, status):
+    """The fast path has reported a problem: look through memory maps, else raise what is wrong."""
+    found = [plain(value) for value in values]
+    if any(new is not old for new, old in zip(found, values, strict=True)):
+        return _run(signature, plan, found, accumulate, step)
+    raise refusal(signature.name, plan, found, status)
+
+
+def _integer(function, step):
+    """`step` as an int: another integer type would compile the call anew, and a float be cut."""
+    try:
+        found = operator.index(None if isinstance(step, (bool, np.bool_)) else step)
+    except TypeError:
+        raise TypeError(f"{function}: step must be an integer, got {type(step).__name__}") from None
+    if not 0 <= found < arg.STEPS:
+        raise ValueError(f"{function}: step must be in 0..2**40 - 1, got {shown(found)}")
+    return found
+
+
+def _flag(function, accumulate):
+    """`accumulate` as 0 or 1."""
+    if not isinstance(accumulate, (bool, np.bool_)):
+        raise TypeError(f"{function}: accumulate must be True or False, got {type(accumulate).__name__}")
+    return 1 if accumulate else 0
+
+
+# -- from @njit ----------------------------------------------------------------------------------------------
+
+
+def _typing(signature, declared):
+    """(lines of the body, what they name) of the function that Numba asks what to compile for a call."""
+    places = signature.arrays
+
+    @functools.cache
+    def compiled():
+        describe = describe_arguments(places, arg.DESCRIPTION, elements.element_code_of_type)
+        return _made(declared, "compiled", *_compiled_face(signature, describe))
+
+    def typed(plan, arrays, accumulate, step):
+        check_types(signature, plan, arrays, accumulate, step)
+        return compiled()
+
+    accumulate = "accumulate" if signature.accumulates else "False"
+    return [f"return typed(plan, ({_listed(places)}), {accumulate}, step)"], {"typed": typed}
+
+
+def _compiled_face(signature, describe):
+    accumulate = "accumulate" if signature.accumulates else "False"
+    result = "return " if signature.returns else ""
+    body = [
+        "block = stack_words(BLOCK)",
+        f"describe(block, ({_listed(signature.arrays)}))",
+        f"{result}enter(entry, plan_address(plan), block, {accumulate}, step)",
+    ]
+    names = {"stack_words": stack_words, "BLOCK": _BLOCK, "describe": describe, "enter": enter}
+    return body, names | {"entry": np.int64(ENTRIES[signature.name].fingerprint()), "plan_address": plan_address}
+
+
+def _listed(places):
+    return ", ".join(arg.NAMES[place] for place in places)
+
+
+def check_types(signature, plan, arrays, accumulate, step):
+    """Typing errors that name the argument; `arrays` has the Numba type of each, in the order of the parameters."""
+    function = f"nbprop.{signature.name}"
+    if not isinstance(plan, PlanType):
+        raise TypingError(f"{function}: plan must be what nbprop.plan(...) returns, got {plan}")
+    if not isinstance(step, (int, types.Integer, types.Omitted)):
+        raise TypingError(f"{function}: step must be an integer, got {step}")
+    if not isinstance(accumulate, (bool, types.Boolean, types.Omitted)):
+        raise TypingError(f"{function}: accumulate must be True or False, got {accumulate}")
+    for place, found in zip(signature.arrays, arrays, strict=True):
+        name = arg.NAMES[place]
+        absent = found is None or isinstance(found, (types.NoneType, types.Omitted))
+        if absent and signature.role(place) == OPTIONAL:
+            continue
+        if not isinstance(found, types.Array):
+            raise TypingError(f"{function}: {name} must be an array, got {found}")
+        if found.layout != "C" and found.ndim > 0:
+            raise TypingError(f"{function}: {name} must be C-contiguous; its type is {found}")
+        integers = place in INTEGERS and isinstance(found.dtype, types.Integer)
+        if place == arg.LENGTHS and not integers:
+            raise TypingError(f"{function}: {name} must hold integers, got {found.dtype}")
+        if found.dtype != plan.dtype and not integers:
+            raise TypingError(f"{function}: {name} must hold {plan.dtype} as the plan does, got {found.dtype}")
+        if place in signature.written and not found.mutable:
+            raise TypingError(f"{function}: {name} is written and must not be read-only; its type is {found}")
+
+
+@njit
+def enter(entry, plan, block, accumulate, step):
+    """Call an entry with a filled block; its result, or an exception."""
+    store(block, arg.ACCUMULATE, 1 if accumulate else 0)
+    store(block, arg.STEP, step)
+    address = find(entry)
+    failed, status = (0, 0) if address == 0 else _call_entry(address, (plan, block))
+    if address == 0 or failed != 0 or status != 0:
+        refuse = find(_RAISE_FINGERPRINT)
+        if address == 0 or refuse == 0:
+            raise RuntimeError(
+                "this compiled function was cached with another version of nbprop; "
+                "clear the cache of your own @njit functions"
+            )
+        _call_raise(refuse, (status,))
+    return load_double(block, arg.RESULT)
+
+
+def _raise_status(status):
+    """Raise what a status means; with the argument's name, without the values, which only Python can tell."""
+    if status >= arg.FAILED:
+        raise RuntimeError("a layer's kernel raised an exception and the walk was stopped")
+    argument, problem = status // 64, status % 64
+    if argument == arg.PLAN and problem == arg.NO_LOSS:
+        raise ValueError("this plan has no loss; make one with nbprop.plan(net, loss=...)")
+    if argument == arg.PLAN and problem == arg.NO_TANGENT:
+        raise ValueError("a layer of this plan has no tangent kernels, which second derivatives need")
+    if argument == arg.PLAN and problem == arg.NO_LIKELIHOOD:
+        raise ValueError("this plan's loss is no negative log-likelihood and has no Fisher matrix")
+    if argument == arg.PLAN and problem == arg.FORWARD_ONLY:
+        raise ValueError("a decoding plan only runs forward")
+    if argument == arg.PLAN and problem == arg.COUPLED:
+        raise ValueError("the samples of this plan change each other's outputs; make one with mode='inference'")
+    if argument == arg.CALL_STEP and problem == arg.STEP_RANGE:
+        raise ValueError("step must be in 0..2**40 - 1")
+    if argument == arg.CALL_STEP:
+        raise ValueError("step must be a position that the decoding plan's network has")
+    if argument == arg.PLAN:
+        raise RuntimeError("the plan was made by another version of nbprop; make it again")
+    raise ValueError(arg.NAMES[argument] + " " + _SAID[problem])
+
+
+_SAID = (
+    "is wrong",
+    "must be a NumPy array",
+    "is needed",
+    "has a dtype that does not fit the plan",
+    "must be C-contiguous",
+    "must be aligned to its element",
+    "is written and must not be read-only",
+    "has a length that does not fit the plan",
+    "has a shape that does not fit the plan",
+    "has no samples",
+    "brings more samples than the plan's batch",
+    "must bring as many samples as x",
+    "must hold classes that the network has",
+    "is written and shares memory with another argument",
+    "",
+    "",
+    "",
+    "is for networks with a layer that takes lengths, which this one has not",
+    "must hold lengths from 1 to the network's longest",
+    "does not exist where x holds integers; pass None",
+    "",
+    "",
+    "",
+    "brings too few samples for the statistics of a batch",
+    "",
+    "",
+    "must lie in the range of the loss's targets",
+)
+
+_raise_signature = types.void(types.int64)
+_RAISE = CompiledEntry(_raise_status, lambda dtype: _raise_signature)
+_call_raise = propagating_call(_raise_signature)
+_RAISE_FINGERPRINT = np.int64(_RAISE.fingerprint())
