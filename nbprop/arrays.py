@@ -1,12 +1,12 @@
-"""What counts as an array, at every entry: exactly `np.ndarray` or `np.memmap`; and what to say of anything else.
+"""What counts as an array, at every entry: exactly `np.ndarray` or `np.memmap`; and what it must be.
 
 A subclass carries a meaning of its own (a mask, units, matrix products), which arithmetic on its memory would drop
 without a word. So none is taken, and nothing is converted: only the caller knows what the mask or the unit asks for.
 """
 
-import math
-
 import numpy as np
+
+from nbprop.messages import DTYPE, LENGTH, MISALIGNED, ORDER, READ_ONLY, failure
 
 _CUDA, _CUDA_MANAGED = 2, 13  # DLDeviceType (dlpack.h)
 
@@ -42,16 +42,6 @@ def refuse_subclass(named, value):
         as_array(named, value)
 
 
-def as_float(function, name, value):
-    """A number as a float: infinity where it is too large for one, which the checks of its range refuse."""
-    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
-        raise TypeError(f"{function}: {name} must be a number, got {type(value).__name__}")
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
-
-
 def not_numpy(value, wanted="a NumPy array"):
     """What follows the argument's name."""
     if in_device_memory(value):
@@ -65,3 +55,50 @@ def not_numpy(value, wanted="a NumPy array"):
     if isinstance(value, np.ndarray):
         return f"{got}, a subclass whose own meaning would be lost; pass np.asarray of it once that is what you mean"
     return f"{got}; convert it once with np.ascontiguousarray"
+
+
+# -- what arrays must be -------------------------------------------------------------------------------------
+
+
+def described(array):
+    """An array in a message."""
+    return f"{array.dtype} array of shape {array.shape}"
+
+
+def check_kinds(argument, array, kinds):
+    """Refuse an array, of whichever memory, whose dtype is none of `kinds`."""
+    kinds = [np.dtype(kind) for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
+    if array.dtype not in kinds:
+        raise failure(DTYPE, argument, kind=" or ".join(kind.name for kind in kinds), got=described(array))
+
+
+def check_shape(argument, array, shape):
+    """Refuse an array, of whichever memory, of another shape."""
+    if array.shape != shape:
+        raise failure(LENGTH, argument, shape=shape, got=array.shape, remedy="")
+
+
+def check_memory(argument, array, written=False):
+    """Refuse an array that is strided or misaligned, or read-only where it is to be written."""
+    flags = array.flags
+    fits = (ORDER, flags.c_contiguous), (MISALIGNED, flags.aligned), (READ_ONLY, flags.writeable or not written)
+    for problem, fit in fits:
+        if not fit:
+            raise failure(problem, argument, got=described(array))
+
+
+def check_array(argument, array, shape, kinds, written=False):
+    """An array of this shape and a dtype, or one of a tuple of dtypes; C-contiguous, aligned, and as a plain array.
+
+    argument: "fit: params"; written: whether it is to be written.
+    """
+    array = as_array(argument, array)
+    check_kinds(argument, array, kinds)
+    check_shape(argument, array, shape)
+    check_memory(argument, array, written)
+    return array
+
+
+def check_vector(argument, array, size, kinds, written=False):
+    """A (size,) array, as `check_array` has it."""
+    return check_array(argument, array, (size,), kinds, written)

@@ -6,7 +6,7 @@ costs one position's work. The loop over positions, and the draws, are compiled.
 
 import numpy as np
 
-from nbprop.arrays import as_array
+from nbprop.arrays import as_array, check_vector
 from nbprop.autodiff.gradients import forward
 from nbprop.compiler.jit import njit
 from nbprop.lowering.plan import layer_state, workspace
@@ -14,8 +14,9 @@ from nbprop.lowering.plan import plan as make_plan
 from nbprop.networks.network import Network
 from nbprop.numerics.elementary import exp
 from nbprop.numerics.random import GENERATE, stream, uniform_f64
+from nbprop.runtime.datasets import check_column
 from nbprop.runtime.pieces import Pace
-from nbprop.validation import check_column, check_integer, check_number, check_seed, check_vector
+from nbprop.validation import check_integer, check_number, check_seed
 
 
 @njit
@@ -131,17 +132,17 @@ def generate(net, params, prompt, count, temperature=1.0, top_k=None, seed=0, wi
             "generate: net must take integers (T,), by an embedding first, and give a logit for each, (T, vocabulary); "
             f"got {net.input_shape} to {net.output_shape}"
         )
-    params = check_vector("generate", "params", params, net.n_params, (np.float32, np.float64))
+    params = check_vector("generate: params", params, net.n_params, (np.float32, np.float64))
     prompt = as_array("generate: prompt", prompt)
     if prompt.ndim != 2 or not 1 <= prompt.shape[1] <= capacity:
         raise ValueError(
             f"generate: prompt must be an array (n, p) of 1 to {capacity} integers each, got shape {prompt.shape}"
         )
     prompt = check_column("generate", "prompt", prompt, None, prompt.shape[1:], params.dtype, vocabulary)
-    count = check_integer("generate", "count", count)
-    top_k = 0 if top_k is None else min(check_integer("generate", "top_k", top_k), vocabulary)
-    temperature, seed = check_number("generate", "temperature", temperature), check_seed("generate", seed)
-    threads = check_integer("generate", "threads", threads)
+    count = check_integer("generate: count", count)
+    top_k = 0 if top_k is None else min(check_integer("generate: top_k", top_k), vocabulary)
+    temperature, seed = check_number("generate: temperature", temperature), check_seed("generate: seed", seed)
+    threads = check_integer("generate: threads", threads)
     begin, n = prompt.shape[1], len(prompt)
     if window is None and begin + count - 1 > capacity:
         raise ValueError(
@@ -149,7 +150,7 @@ def generate(net, params, prompt, count, temperature=1.0, top_k=None, seed=0, wi
             f"ask for fewer, or give window={max(1, capacity // 2)} to begin anew with so many when they run out"
         )
     if window is not None:
-        window = check_integer("generate", "window", window, 1, capacity)
+        window = check_integer("generate: window", window, 1, capacity)
     plan = make_plan(net, batch=n, dtype=params.dtype, threads=threads, mode="decoding")
     tokens = np.empty((n, begin + count), np.int64)
     tokens[:, :begin] = prompt

@@ -11,10 +11,10 @@ The functions are the user's, so each new set of them is compiled anew, in every
 import numba
 import numpy as np
 from numba import types
-from numba.core.errors import TypingError
 from numba.extending import overload
 
-from nbprop.arrays import as_array, plain
+from nbprop.arrays import as_array, check_kinds, check_memory, plain
+from nbprop.compiler.argument_types import check_array_type
 from nbprop.compiler.intrinsics import address_of
 from nbprop.compiler.jit import FLAGS
 from nbprop.solvers.states import overlap
@@ -35,8 +35,8 @@ def rollout_buffers(steps, n_states, every=1):
     [(15, 4), (15, 4), (2, 4)]
     """
     function = "rollout_buffers"
-    steps, n_states = check_integer(function, "steps", steps), check_integer(function, "n_states", n_states)
-    every = check_integer(function, "every", every)
+    steps, n_states = check_integer(f"{function}: steps", steps), check_integer(f"{function}: n_states", n_states)
+    every = check_integer(f"{function}: every", every)
     return np.empty((-(-steps // every), n_states)), np.empty((every + 1, n_states)), np.empty((2, n_states))
 
 
@@ -68,33 +68,24 @@ def _check_from_python(function, functions, steps, arrays):
     for name, given in functions.items():
         if not hasattr(given, "py_func"):
             raise TypeError(f"{function}: {name} must be a function compiled with @numba.njit, got {given!r}"[:200])
-    check_integer(function, "steps", steps)
+    check_integer(f"{function}: steps", steps)
     for name, rank, written in _ARRAYS:
         if name not in arrays:
             continue
-        array = as_array(f"{function}: {name}", arrays[name])
-        if array.dtype != np.float64:
-            raise TypeError(f"{function}: {name} must hold float64, got {array.dtype}; convert it once with .astype")
+        argument = f"{function}: {name}"
+        array = as_array(argument, arrays[name])
+        check_kinds(argument, array, np.float64)
         if array.ndim != rank:
-            raise ValueError(f"{function}: {name} must have {rank} axes, got shape {array.shape}")
-        if not (array.flags.c_contiguous and array.flags.aligned):
-            raise ValueError(f"{function}: {name} must be C-contiguous and aligned; copy it once")
-        if written and not array.flags.writeable:
-            raise ValueError(f"{function}: {name} is written and must not be read-only; pass a copy")
+            raise ValueError(f"{argument} must have {rank} axes, got shape {array.shape}")
+        check_memory(argument, array, written)
 
 
 def _check_types(function, arrays):
     """Typing errors for the arrays of a call from @njit; {name: Numba type}."""
     for name, rank, written in _ARRAYS:
-        found = arrays.get(name)
-        if name not in arrays:
-            continue
-        fits = isinstance(found, types.Array) and found.ndim == rank and found.layout == "C"
-        if not (fits and found.dtype == types.float64 and (found.mutable or not written)):
-            raise TypingError(
-                f"nbprop.{function}: {name} must be a contiguous{' writable' if written else ''} float64 array of "
-                f"{rank} axes, got {found}"
-            )
+        if name in arrays:
+            argument = f"nbprop.{function}: {name}"
+            check_array_type(argument, arrays[name], (types.float64,), "float64", rank=rank, written=written)
 
 
 # -- sweeps --------------------------------------------------------------------------------------------------

@@ -8,9 +8,8 @@ import functools
 import inspect
 import math
 
-from nbprop.networks.fields import choose
 from nbprop.numerics.scalars import specialise
-from nbprop.validation import check_integer, check_number
+from nbprop.validation import check_integer, check_number, choose
 
 # Arguments that must be above 0; the others may be 0.
 _ABOVE = ("steps", "every", "start_divisor", "final_divisor")
@@ -23,7 +22,7 @@ def _schedule(function):
     @functools.wraps(function)
     def public(*arguments, **named):
         for name, value in bind(*arguments, **named).arguments.items():
-            check_number(function.__name__, name, value, above=name in _ABOVE)
+            check_number(f"{function.__name__}: {name}", value, ends="()" if name in _ABOVE else "[)")
         return function(*arguments, **named)
 
     specialise(public, lambda *types: function)
@@ -79,7 +78,7 @@ def named(schedule, lr, steps):
     step: a tenth of lr after each third of the run. cosine: down to 0 at the end. one_cycle: lr is its top. warm_up:
     over the first tenth.
     """
-    lr, steps = check_number("named", "lr", lr), check_integer("named", "steps", steps, 1, 1 << 62)
+    lr, steps = check_number("named: lr", lr), check_integer("named: steps", steps, 1, 1 << 62)
     bound = {
         "constant": functools.partial(constant.__wrapped__, lr=lr),
         "step": functools.partial(step.__wrapped__, lr=lr, every=-(-steps // 3)),

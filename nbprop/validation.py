@@ -1,240 +1,188 @@
-"""Checks of arguments in Python: arrays, whole data sets once before many calls walk over their pieces, numbers."""
+"""Checks of values at every entry, in one place: numbers, integers, switches, seeds, names, functions.
 
+Each takes what the value is called, "fit: batch" (the function and the argument, or a layer's kind and field), and the
+value, and returns the value as it is kept: plain Python, which JSON can hold. What does not fit raises an error that
+says what it must be and what it got. Arrays are looked at in arrays.py, whole data sets in runtime/datasets.py.
+"""
+
+import difflib
+import functools
 import math
+import operator
 
 import numpy as np
 
-from nbprop.arrays import as_array
-from nbprop.lowering.plan import Plan, no_lengths
-from nbprop.networks.fields import shown
-
-# Data is checked in pieces of this many bytes, so that a memory map need not fit into memory.
-PIECE = 1 << 23
-
-
-# -- data sets -----------------------------------------------------------------------------------------------
+MOST = (
+    2**31 - 1
+)  # of a size: products of a few of them still fit the words of a table, and SciPy's C code takes 32 bits
+_SHOWN = 80  # characters of a value in a message
+_SHOWN_TEXT = 800
+_SHOWN_NAMES = 30
 
 
-def check_plan(function, plan):
-    """What `nbprop.plan` returns."""
-    if not isinstance(plan, Plan):
-        raise TypeError(f"{function}: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
-    return plan
+def shown(value):
+    """A value as messages show it, cut where it is long."""
+    if isinstance(value, int) and abs(value) >= 2**64:
+        return f"an integer of {value.bit_length()} bits"  # Python itself refuses to write out some
+    try:
+        text = repr(value)
+    except Exception:
+        text = type(value).__name__
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
-def check_dataset(function, plan, x, target, weights=None, lengths=None):
-    """x, target and weights as plain arrays, once they have been found to fit a plan; any number of samples.
-
-    As `check_data`, which says what is refused, for functions that get their plan from the caller.
-    """
-    if check_plan(function, plan).loss is None:
-        raise ValueError(f"{function}: this plan has no loss; make one with nbprop.plan(net, loss=...)")
-    return check_data(function, plan, x, target, weights, lengths)[:3]
+def brief(text):
+    """A text that may have come from a file, cut where it is long."""
+    text = str(text)
+    return text if len(text) <= _SHOWN_TEXT else f"{text[: _SHOWN_TEXT - 3]}..."
 
 
-def check_data(function, plan, x, target, weights=None, lengths=None, prefix=""):
-    """(x, target, weights, lengths) as plain arrays that fit the plan and each other. No copies are made.
-
-    NaN and infinity are refused, classes and targets outside the loss's range, weights that are negative or all zero.
-    Where the network heeds lengths, x and a target over positions may hold anything beyond them but wrong classes:
-    no call looks at it.
-    """
-    names = [f"{prefix}{name}" for name in ("x", "target", "weights", "lengths")]
-    x = _check_form(function, names[0], x, None, plan.input_shape, plan.dtype, plan.x_classes)
-    target = _check_form(function, names[1], target, len(x), plan.target_shape, plan.dtype, plan.classes)
-    if lengths is not None:
-        lengths = check_lengths(function, names[3], plan, lengths, len(x))
-    check_values(function, names[0], x, plan.x_classes, None, lengths)
-    within = lengths if plan.positions_of_loss > 1 else None
-    check_values(function, names[1], target, plan.classes, plan.loss, within)
-    if weights is not None:
-        weights = check_column(function, names[2], weights, len(x), (), plan.dtype)
-        if weights.min() < 0 or not 0 < weights.sum(dtype=np.float64) < np.inf:
-            raise ValueError(f"{function}: {names[2]} must not be negative, and their sum positive and finite")
-    return x, target, weights, lengths
+# -- names ---------------------------------------------------------------------------------------------------
 
 
-def check_lengths(function, name, plan, lengths, n):
-    """(n,) integers in 1..T, for a network with a layer that takes them; as a plain array."""
-    if plan.longest == 0:
-        raise ValueError(f"{function}: {name} {no_lengths(plan)}")
-    lengths = _check_form(function, name, lengths, n, (), plan.dtype, plan.longest + 1)
-    wrong = np.flatnonzero((lengths < 1) | (lengths > plan.longest))
-    if wrong.size:
-        raise ValueError(
-            f"{function}: {name} must hold 1..{plan.longest}, got {lengths[wrong[0]]} at {name}[{wrong[0]}]"
-        )
-    return lengths
+def nearest(name, known):
+    """ "did you mean ...?" for an unknown name; the known names when none is near."""
+    names = sorted(known)
+    match = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) and len(name) < 200 else ()
+    if match:
+        return f"did you mean {match[0]!r}?"
+    return f"known: {', '.join(names[:_SHOWN_NAMES])}{', ...' if len(names) > _SHOWN_NAMES else ''}"
 
 
-def check_layers(function, plan, *, takes_state=False):
-    """The loss is one function of the parameters: no layer does in training what it does not do in use."""
-    modal = next((path for path, layer in plan.net.nodes if layer.modal), None)
-    if plan.mode == "training" and modal is not None:
-        raise ValueError(
-            f"{function}: layer {modal} differs between training and use, and the loss must be one function of the "
-            'parameters here; make the plan with mode="inference", or train with nbprop.fit'
-        )
-    if plan.state_size > 0 and not takes_state:
-        label = plan.state_parts[0][0]
-        raise ValueError(
-            f"{function}: layer {label} has layer state, which {function} does not take; use nbprop.minimize"
-        )
+def choose(argument, name, known):
+    """Check a name against a table, whose entry is returned, or a sequence; the error names the nearest right one."""
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"{argument}: unknown name {shown(name)}; {nearest(name, known)}")
+    return known[name] if isinstance(known, dict) else name
 
 
-def check_layer_state(function, plan, state):
-    """Layer state as `nbprop.layer_state` makes it, where the network has some or the caller gave one."""
-    if state is None and plan.state_size > 0:
-        raise TypeError(f"{function}: state is needed for this network; nbprop.layer_state(plan) makes one")
-    return None if state is None else check_vector(function, "state", state, plan.state_size, plan.dtype)
+def named(known):
+    """A check for a name of a table or sequence."""
+
+    def check(argument, value):
+        choose(argument, value, known)
+        return str(value)
+
+    return check
 
 
-def check_column(function, name, array, n, shape, dtype, classes=0, loss=None):
-    """Samples (n, *shape): finite numbers of `dtype`, or integers in 0..classes - 1 when classes > 0; any n for None.
-
-    loss: the one whose target they are. As a plain array, once all of it has been read.
-    """
-    array = _check_form(function, name, array, n, shape, dtype, classes)
-    check_values(function, name, array, classes, loss, None)
-    return array
+def text(argument, value):
+    """Check a text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{argument} must be a str, got {shown(value)}")
+    return str(value)
 
 
-def _check_form(function, name, array, n, shape, dtype, classes):
-    """All of `check_column` that needs no look at the values."""
-    wanted = f"integers (classes 0..{classes - 1})" if classes else np.dtype(dtype).name
-    array = as_array(f"{function}: {name}", array)
-    got = f"{array.dtype} array of shape {array.shape}"
-    fits = array.dtype.kind in "iu" and array.dtype.isnative if classes else array.dtype == dtype
-    if classes and array.shape[1:] == (*shape, classes):
-        raise (ValueError if fits else TypeError)(
-            f"{function}: {name} must hold {wanted}, got {got}; where it is one-hot, pass {name}.argmax(-1)"
-        )
-    if not fits:
-        raise TypeError(f"{function}: {name} must hold {wanted}, got {got}; convert it once with .astype")
-    if array.shape[1:] != tuple(shape) or array.ndim != len(shape) + 1:
-        text = ", ".join(map(str, ("n", *shape))) + ("" if shape else ",")
-        raise ValueError(f"{function}: {name} must have shape ({text}), got {array.shape}")
-    if n is not None and len(array) != n:
-        raise ValueError(f"{function}: {name} must bring as many samples as x, got {len(array)} for {n}")
-    if len(array) == 0:
-        raise ValueError(f"{function}: {name} has no samples (shape {array.shape}); pass at least one")
-    _check_flags(function, name, array, False)
-    return array
+def optional(check):
+    """A check that lets None pass."""
+    return lambda argument, value: None if value is None else check(argument, value)
 
 
-def check_values(function, name, array, classes, loss, lengths):
-    """The values of samples; loss: the one whose target they are; lengths: how many positions of each count."""
-    low, high = (0, classes - 1) if classes else (-math.inf, math.inf) if loss is None else loss.target_range
-    each = max(1, PIECE // max(1, array[0].nbytes))
-    for start in range(0, len(array), each):
-        piece = array[start : start + each]
-        least, most = piece.min(), piece.max()  # no copy; NaN if one is
-        if low <= least and most <= high and (classes or (math.isfinite(least) and math.isfinite(most))):
-            continue
-        wrong = (piece < low) | (piece > high) if classes else ~(np.isfinite(piece) & (piece >= low) & (piece <= high))
-        if lengths is not None and not classes:
-            within = np.arange(piece.shape[1]) < lengths[start : start + each, None]
-            wrong &= within.reshape(within.shape + (1,) * (piece.ndim - 2))
-        if wrong.any():
-            first = tuple(np.argwhere(wrong)[0].tolist())
-            where = f"{name}[{', '.join(map(str, (first[0] + start, *first[1:])))}]"
-            raise ValueError(f"{function}: {_unfit(name, where, piece[first], classes, loss)}")
+# -- integers ------------------------------------------------------------------------------------------------
 
 
-def _unfit(name, where, value, classes, loss):
-    """What is wrong with a value."""
-    if classes:
-        return f"{name} must hold classes in 0..{classes - 1}, got {value} at {where}"
-    if math.isfinite(value):
-        return "{} must lie in {:g}..{:g} for {}, got {} at {}".format(
-            name, *loss.target_range, loss.kind, value, where
-        )
-    return f"{where} is {value}; leave such samples out or fill them in"
+def is_integer(value):
+    """Whether a value is an integer, Python's or NumPy's; a bool is none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
 
 
-# -- single arrays -------------------------------------------------------------------------------------------
+def check_integer(argument, value, low=1, high=MOST):
+    """An integer in low..high, as an int. Raises ValueError for anything else."""
+    if low == 1 and high >= MOST:
+        wanted = "a positive integer"
+    elif low == -high:
+        wanted = "an integer"
+    elif high == MOST or high == math.inf:
+        wanted = f"an integer of at least {low}"
+    else:
+        wanted = f"an integer in {low}..{_power(high)}"
+    if not is_integer(value) or value < low:
+        raise ValueError(f"{argument} must be {wanted}, got {shown(value)}")
+    if value > high:
+        limit = "" if ".." in wanted else f", at most {_power(high)}"
+        raise ValueError(f"{argument} must be {wanted}{limit}, got {shown(value)}")
+    return int(value)
 
 
-def check_matrix(function, name, array, shape, dtype):
-    """A C-contiguous array of this shape and dtype, as a plain array."""
-    array = as_array(f"{function}: {name}", array)
-    if array.dtype != dtype:
-        raise TypeError(f"{function}: {name} must hold {dtype.name}, got {array.dtype}; convert it once with .astype")
-    if array.shape != shape:
-        raise ValueError(f"{function}: {name} must have shape {shape}, got {array.shape}")
-    _check_flags(function, name, array, False)
-    return array
+def _power(high):
+    return f"2**{high.bit_length()} - 1" if high > MOST and high & (high + 1) == 0 else f"{high:,}"
 
 
-def check_vector(function, name, array, size, kinds, written=False):
-    """A (size,) array of a dtype, or one of a tuple of dtypes; contiguous, and writable when it is to be written.
-
-    As a plain array.
-    """
-    kinds = [np.dtype(kind) for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
-    wanted = " or ".join(kind.name for kind in kinds)
-    array = as_array(f"{function}: {name}", array)
-    got = f"{array.dtype} array of shape {array.shape}"
-    if array.dtype not in kinds:
-        raise TypeError(f"{function}: {name} must hold {wanted}, got {got}; convert it once with .astype")
-    if array.shape != (size,):
-        raise ValueError(f"{function}: {name} must have shape ({size},), got {array.shape}")
-    _check_flags(function, name, array, written)
-    return array
+positive = check_integer
+natural = functools.partial(check_integer, low=0)
+integer = functools.partial(check_integer, low=-MOST)
+check_seed = functools.partial(check_integer, low=0, high=2**63 - 1)  # a key of random numbers
 
 
-def _check_flags(function, name, array, written):
-    if not array.flags.c_contiguous:
-        raise ValueError(f"{function}: {name} must be C-contiguous; copy it once with np.ascontiguousarray")
-    if not array.flags.aligned:
-        raise ValueError(f"{function}: {name} must be aligned to its element; copy it once")
-    if written and not array.flags.writeable:
-        raise ValueError(f"{function}: {name} is written and must not be read-only; pass a copy")
+def as_integer(argument, value):
+    """What Python takes for an index, as an int, for code that checks its range. Raises TypeError; a bool is none."""
+    try:
+        return operator.index(None if isinstance(value, (bool, np.bool_)) else value)
+    except TypeError:
+        raise TypeError(f"{argument} must be an integer, got {type(value).__name__}") from None
 
 
 # -- numbers -------------------------------------------------------------------------------------------------
 
-# Sizes and counts are below this wherever nothing else is said: C code of SciPy's takes them as 32 bits.
-MOST = 2**31 - 1
 
-
-def check_integer(function, name, value, least=1, most=MOST):
-    """A whole number in least..most, as an int; a bool is none."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
-        raise ValueError(f"{function}: {name} must be an integer in {least}..{most}, got {shown(value)}")
-    return int(value)
-
-
-def check_number(function, name, value, least=0.0, most=math.inf, *, above=False):
-    """A finite number in least..most, without `least` itself when `above`; as a float. A bool is none."""
-    known = not isinstance(value, (bool, np.bool_)) and isinstance(value, (int, float, np.integer, np.floating))
+def as_number(argument, value, wanted="a number"):
+    """A number as a float, infinite where it is too large for one. Raises TypeError for anything else, a bool too."""
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be {wanted}, got {shown(value)}")
     try:
-        number = float(value) if known else math.nan
+        return float(value)
     except OverflowError:
-        number = math.inf
-    if not (math.isfinite(number) and (least < number if above else least <= number) and number <= most):
-        sides = f"above {least:g}" if above else f"of at least {least:g}"
-        wanted = f"a finite number {sides}" + (f" and at most {most:g}" if most < math.inf else "")
-        raise ValueError(f"{function}: {name} must be {wanted}, got {shown(value)}")
-    return number
+        return math.inf if value > 0 else -math.inf
 
 
-def check_seed(function, seed):
-    """A key of random numbers, as an int."""
-    if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-        raise ValueError(f"{function}: seed must be an integer in 0..2**63 - 1, got {shown(seed)}")
-    return int(seed)
+def interval(low=0.0, high=math.inf, ends="[)"):
+    """What a number must be, in words; a round bracket leaves a bound out, as it does for an infinite one."""
+    if math.isfinite(high):
+        return f"a number in {ends[0]}{low:g}, {high:g}{ends[1]}"
+    sides = "" if low == -math.inf else f" above {low:g}" if ends[0] == "(" else f" of at least {low:g}"
+    return f"a {'finite ' if ends[1] == ')' else ''}number{sides}"
 
 
-def check_flag(function, name, value):
-    """True or False."""
+def check_number(argument, value, low=0.0, high=math.inf, ends="[)"):
+    """A number in an interval (see `interval`), as a float. Raises TypeError for no number, ValueError outside."""
+    wanted = interval(low, high, ends)
+    found = as_number(argument, value, wanted)
+    above = low < found if ends[0] == "(" or low == -math.inf else low <= found
+    below = found < high if ends[1] == ")" else found <= high
+    if not (above and below):
+        raise ValueError(f"{argument} must be {wanted}, got {shown(value)}")
+    return found
+
+
+def number(low=0.0, high=math.inf, ends="[)"):
+    """A check for a number in an interval."""
+    return functools.partial(check_number, low=low, high=high, ends=ends)
+
+
+# -- switches, functions, types ------------------------------------------------------------------------------
+
+
+def check_flag(argument, value):
+    """True or False, Python's or NumPy's. Raises TypeError for anything else."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{function}: {name} must be True or False, got {shown(value)}")
+        raise TypeError(f"{argument} must be True or False, got {shown(value)}")
     return bool(value)
 
 
-def check_callable(function, name, value, or_none=False):
-    """A function, or None where that is allowed."""
+def check_callable(argument, value, or_none=False):
+    """A function, or None where that is allowed. Raises TypeError for anything else."""
     if not callable(value) and not (or_none and value is None):
-        raise TypeError(f"{function}: {name} must be a function, got {type(value).__name__}")
+        raise TypeError(f"{argument} must be a function{' or None' * or_none}, got {type(value).__name__}")
     return value
+
+
+def as_dtype(dtype):
+    """float32 or float64 as a NumPy dtype."""
+    try:
+        found = None if dtype is None else np.dtype(dtype)  # NumPy takes None for float64
+    except Exception:  # of many kinds, for what is no dtype
+        found = None
+    # Not `in`, for the same reason.
+    if found is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"dtype must be float32 or float64, got {shown(dtype)}")
+    return found

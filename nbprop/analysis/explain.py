@@ -18,11 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbprop.arrays import as_array
+from nbprop.arrays import as_array, check_vector
 from nbprop.autodiff.gradients import backward, forward
 from nbprop.lowering.plan import Plan, layer_state, workspace
 from nbprop.networks.network import views
-from nbprop.validation import check_column, check_integer, check_layer_state, check_lengths, check_plan, check_vector
+from nbprop.runtime.datasets import check_column, check_layer_state, check_lengths, check_plan
+from nbprop.validation import check_integer
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,11 @@ def explain(plan, params, x, output=None, baseline=None, steps=64, state=None, l
         )
     if plan.mode == "decoding":
         raise ValueError("explain: a decoding plan only runs forward; give a plan of another mode")
-    params = check_vector("explain", "params", params, plan.n_params, plan.dtype)
+    params = check_vector("explain: params", params, plan.n_params, plan.dtype)
     x = check_column("explain", "x", x, None, plan.input_shape, plan.dtype)
     output = _check_output(plan, output, len(x))
     baseline = _check_baseline(plan, baseline, x)
-    steps = check_integer("explain", "steps", steps, 1, 1 << 20)
+    steps = check_integer("explain: steps", steps, 1, 1 << 20)
     state = check_layer_state("explain", plan, state)
     lengths = None if lengths is None else check_lengths("explain", "lengths", plan, lengths, len(x))
     path, one = (_Walks(plan, rows, params, state if plan.state_size else None, lengths) for rows in (steps + 1, 1))
@@ -136,7 +137,7 @@ def _check_output(plan, output, n):
     if output is None:
         return None
     if not isinstance(output, np.ndarray):
-        return np.full(n, check_integer("explain", "output", output, 0, size - 1), np.int64)
+        return np.full(n, check_integer("explain: output", output, 0, size - 1), np.int64)
     return check_column("explain", "output", output, n, (), plan.dtype, size).astype(np.int64)
 
 

@@ -52,8 +52,8 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
     """
     if not isinstance(net, Network):
         raise TypeError(f"gradcheck: net must be what nbprop.network(...) returns, got {type(net).__name__}")
-    batch, seed = check_integer("gradcheck", "batch", batch), check_seed("gradcheck", seed)
-    tolerance, weights = check_number("gradcheck", "tolerance", tolerance), check_flag("gradcheck", "weights", weights)
+    batch, seed = check_integer("gradcheck: batch", batch), check_seed("gradcheck: seed", seed)
+    tolerance, weights = check_number("gradcheck: tolerance", tolerance), check_flag("gradcheck: weights", weights)
     rng = np.random.default_rng(seed)
     plan = make_plan(net, loss=loss, batch=batch)
     params = init(net, seed=seed) + 0.1 * rng.standard_normal(net.n_params)

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbprop.arrays import plain
+from nbprop.arrays import check_vector, plain
 from nbprop.autodiff.gradients import forward, value_and_grad
 from nbprop.lowering.plan import Plan, workspace
-from nbprop.networks.fields import as_dtype
-from nbprop.validation import check_dataset, check_layer_state, check_vector
+from nbprop.runtime.datasets import check_dataset, check_layer_state
+from nbprop.validation import as_dtype
 
 # Of a rounding to nearest in units of u: over mantissas m spread as 1/m, sqrt(mean of 1/m^2 / 3).
 _ROOT_MEAN_SQUARE = math.sqrt(3 / (8 * math.log(2)) / 3)
@@ -79,7 +79,7 @@ def rounding_error(plan, params, x, target, weights=None, dtype=np.float32, stat
     True
     """
     x, target, weights = check_dataset("rounding_error", plan, x, target, weights, lengths)
-    params = check_vector("rounding_error", "params", params, plan.n_params, plan.dtype)
+    params = check_vector("rounding_error: params", params, plan.n_params, plan.dtype)
     unit = np.finfo(as_dtype(dtype)).eps / 2
     state, lengths = check_layer_state("rounding_error", plan, state), plain(lengths)
     watched = Plan(plan.net, plan.loss, len(x), plan.dtype, plan.threads, plan.mode, watch="values")

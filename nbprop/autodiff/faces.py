@@ -9,7 +9,6 @@ went through `*args` would take longer than the checks, and Numba needs the name
 import functools
 import inspect
 import linecache
-import operator
 
 import numpy as np
 from numba import types
@@ -17,18 +16,20 @@ from numba.core.errors import TypingError
 from numba.extending import overload
 
 from nbprop.arrays import plain
-from nbprop.compiler.intrinsics import indirect_call, load_double, propagating_call, stack_words, store
+from nbprop.compiler.argument_types import check_array_type, check_flag_type, check_integer_type
+from nbprop.compiler.intrinsics import indirect_call, load_double, stack_words, store
 from nbprop.compiler.jit import FLAGS, njit
-from nbprop.compiler.native import CompiledEntry
 from nbprop.compiler.registry import find
 from nbprop.lowering.plan import Plan, PlanType, plan_address
-from nbprop.networks.fields import shown
+from nbprop.messages import NO_KERNEL, STEP_RANGE, failure
 from nbprop.program import elements
 from nbprop.program.binding import describe_arguments
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.derivative_entries import ENTRIES
 from nbprop.runtime.errors import refusal
+from nbprop.runtime.raising import raiser
 from nbprop.runtime.signatures import INTEGERS, OPTIONAL, SIGNATURES
+from nbprop.validation import as_integer, check_flag, shown
 
 _entry_signature = types.int64(types.int64, types.int64)
 _call_entry = indirect_call(_entry_signature)
@@ -146,20 +147,15 @@ def _refuse(signature, plan, values, accumulate, step, status):
 
 def _integer(function, step):
     """`step` as an int: another integer type would compile the call anew, and a float be cut."""
-    try:
-        found = operator.index(None if isinstance(step, (bool, np.bool_)) else step)
-    except TypeError:
-        raise TypeError(f"{function}: step must be an integer, got {type(step).__name__}") from None
+    found = as_integer(f"{function}: step", step)
     if not 0 <= found < arg.STEPS:
-        raise ValueError(f"{function}: step must be in 0..2**40 - 1, got {shown(found)}")
+        raise failure(STEP_RANGE, f"{function}: step", got=shown(found))
     return found
 
 
 def _flag(function, accumulate):
     """`accumulate` as 0 or 1."""
-    if not isinstance(accumulate, (bool, np.bool_)):
-        raise TypeError(f"{function}: accumulate must be True or False, got {type(accumulate).__name__}")
-    return 1 if accumulate else 0
+    return int(check_flag(f"{function}: accumulate", accumulate))
 
 
 # -- from @njit ----------------------------------------------------------------------------------------------
@@ -203,26 +199,23 @@ def check_types(signature, plan, arrays, accumulate, step):
     function = f"nbprop.{signature.name}"
     if not isinstance(plan, PlanType):
         raise TypingError(f"{function}: plan must be what nbprop.plan(...) returns, got {plan}")
-    if not isinstance(step, (int, types.Integer, types.Omitted)):
-        raise TypingError(f"{function}: step must be an integer, got {step}")
-    if not isinstance(accumulate, (bool, types.Boolean, types.Omitted)):
-        raise TypingError(f"{function}: accumulate must be True or False, got {accumulate}")
+    check_integer_type(f"{function}: step", step)
+    check_flag_type(f"{function}: accumulate", accumulate)
     for place, found in zip(signature.arrays, arrays, strict=True):
-        name = arg.NAMES[place]
-        absent = found is None or isinstance(found, (types.NoneType, types.Omitted))
-        if absent and signature.role(place) == OPTIONAL:
-            continue
-        if not isinstance(found, types.Array):
-            raise TypingError(f"{function}: {name} must be an array, got {found}")
-        if found.layout != "C" and found.ndim > 0:
-            raise TypingError(f"{function}: {name} must be C-contiguous; its type is {found}")
-        integers = place in INTEGERS and isinstance(found.dtype, types.Integer)
-        if place == arg.LENGTHS and not integers:
-            raise TypingError(f"{function}: {name} must hold integers, got {found.dtype}")
-        if found.dtype != plan.dtype and not integers:
-            raise TypingError(f"{function}: {name} must hold {plan.dtype} as the plan does, got {found.dtype}")
-        if place in signature.written and not found.mutable:
-            raise TypingError(f"{function}: {name} is written and must not be read-only; its type is {found}")
+        dtypes, wanted = (plan.dtype, *([types.Integer] if place in INTEGERS else [])), f"{plan.dtype} as the plan does"
+        if place == arg.LENGTHS:
+            dtypes, wanted = (types.Integer,), "integers"
+        check_array_type(
+            f"{function}: {arg.NAMES[place]}",
+            found,
+            dtypes,
+            wanted,
+            written=place in signature.written,
+            optional=signature.role(place) == OPTIONAL,
+        )
+
+
+check_status = raiser((*arg.NAMES, "plan", "step"))
 
 
 @njit
@@ -231,73 +224,6 @@ def enter(entry, plan, block, accumulate, step):
     store(block, arg.ACCUMULATE, 1 if accumulate else 0)
     store(block, arg.STEP, step)
     address = find(entry)
-    failed, status = (0, 0) if address == 0 else _call_entry(address, (plan, block))
-    if address == 0 or failed != 0 or status != 0:
-        refuse = find(_RAISE_FINGERPRINT)
-        if address == 0 or refuse == 0:
-            raise RuntimeError(
-                "this compiled function was cached with another version of nbprop; "
-                "clear the cache of your own @njit functions"
-            )
-        _call_raise(refuse, (status,))
+    failed, status = (0, NO_KERNEL) if address == 0 else _call_entry(address, (plan, block))
+    check_status(status if failed == 0 else failed)
     return load_double(block, arg.RESULT)
-
-
-def _raise_status(status):
-    """Raise what a status means; with the argument's name, without the values, which only Python can tell."""
-    if status >= arg.FAILED:
-        raise RuntimeError("a layer's kernel raised an exception and the walk was stopped")
-    argument, problem = status // 64, status % 64
-    if argument == arg.PLAN and problem == arg.NO_LOSS:
-        raise ValueError("this plan has no loss; make one with nbprop.plan(net, loss=...)")
-    if argument == arg.PLAN and problem == arg.NO_TANGENT:
-        raise ValueError("a layer of this plan has no tangent kernels, which second derivatives need")
-    if argument == arg.PLAN and problem == arg.NO_LIKELIHOOD:
-        raise ValueError("this plan's loss is no negative log-likelihood and has no Fisher matrix")
-    if argument == arg.PLAN and problem == arg.FORWARD_ONLY:
-        raise ValueError("a decoding plan only runs forward")
-    if argument == arg.PLAN and problem == arg.COUPLED:
-        raise ValueError("the samples of this plan change each other's outputs; make one with mode='inference'")
-    if argument == arg.CALL_STEP and problem == arg.STEP_RANGE:
-        raise ValueError("step must be in 0..2**40 - 1")
-    if argument == arg.CALL_STEP:
-        raise ValueError("step must be a position that the decoding plan's network has")
-    if argument == arg.PLAN:
-        raise RuntimeError("the plan was made by another version of nbprop; make it again")
-    raise ValueError(arg.NAMES[argument] + " " + _SAID[problem])
-
-
-_SAID = (
-    "is wrong",
-    "must be a NumPy array",
-    "is needed",
-    "has a dtype that does not fit the plan",
-    "must be C-contiguous",
-    "must be aligned to its element",
-    "is written and must not be read-only",
-    "has a length that does not fit the plan",
-    "has a shape that does not fit the plan",
-    "has no samples",
-    "brings more samples than the plan's batch",
-    "must bring as many samples as x",
-    "must hold classes that the network has",
-    "is written and shares memory with another argument",
-    "",
-    "",
-    "",
-    "is for networks with a layer that takes lengths, which this one has not",
-    "must hold lengths from 1 to the network's longest",
-    "does not exist where x holds integers; pass None",
-    "",
-    "",
-    "",
-    "brings too few samples for the statistics of a batch",
-    "",
-    "",
-    "must lie in the range of the loss's targets",
-)
-
-_raise_signature = types.void(types.int64)
-_RAISE = CompiledEntry(_raise_status, lambda dtype: _raise_signature)
-_call_raise = propagating_call(_raise_signature)
-_RAISE_FINGERPRINT = np.int64(_RAISE.fingerprint())

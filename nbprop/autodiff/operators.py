@@ -4,12 +4,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from nbprop.arrays import as_array
+from nbprop.arrays import as_array, check_array, check_vector
 from nbprop.autodiff.derivatives import gauss_newton_product, hvp, jvp, vjp
 from nbprop.autodiff.gradients import forward
 from nbprop.lowering.plan import workspace
+from nbprop.messages import ALIASED, failure
+from nbprop.runtime.datasets import check_column, check_dataset, check_layers, check_plan
 from nbprop.runtime.pieces import in_threads
-from nbprop.validation import check_column, check_dataset, check_integer, check_layers, check_plan, check_vector
+from nbprop.validation import check_integer
 
 
 def _pieces(plan, *arrays):
@@ -31,7 +33,7 @@ def _symmetric(function, product, plan, params, x, target, weights):
 
     x, target, weights = check_dataset(function, plan, x, target, weights)
     check_layers(function, plan)
-    params = check_vector(function, "params", params, plan.n_params, plan.dtype)
+    params = check_vector(f"{function}: params", params, plan.n_params, plan.dtype)
     params, work, part = params.copy(), workspace(plan), np.empty(plan.n_params, plan.dtype)
     total = len(x) if weights is None else weights.sum(dtype=np.float64)
 
@@ -79,7 +81,7 @@ def jacobian_operator(plan, params, x):
     check_plan(function, plan)
     check_layers(function, plan)
     x = check_column(function, "x", x, None, plan.input_shape, plan.dtype, plan.x_classes)
-    params = check_vector(function, "params", params, plan.n_params, plan.dtype)
+    params = check_vector(f"{function}: params", params, plan.n_params, plan.dtype)
     params, work = params.copy(), workspace(plan)
 
     def matvec(v):
@@ -124,18 +126,13 @@ def hessian(plan, params, x, target, out, work, weights=None, state=None, step=0
     TypeError, ValueError
         As `hvp`.
     """
-    shape, out = (check_plan("hessian", plan).n_params,) * 2, as_array("hessian: out", out)
-    if out.shape != shape or out.dtype != plan.dtype or not out.flags.c_contiguous:
-        got = f"{out.dtype} array of shape {out.shape}"
-        raise ValueError(f"hessian: out must be a contiguous {plan.dtype} array of shape {shape}, got {got}")
-    if not out.flags.writeable:
-        raise ValueError("hessian: out is written and must not be read-only; pass a copy")
+    out = check_array("hessian: out", out, (check_plan("hessian", plan).n_params,) * 2, plan.dtype, written=True)
     # Each row is looked at by `hvp`; that a later row shares memory with what is read has to be known before the first.
     others = {"params": params, "x": x, "target": target, "work": work, "weights": weights, "state": state}
     for name, array in (others | {"lengths": lengths}).items():
         if isinstance(array, np.ndarray) and np.may_share_memory(out, array):
-            raise ValueError(f"hessian: out is written and shares memory with {name}; pass separate buffers")
-    threads = check_integer("hessian", "threads", threads, 1, 1 << 10)
+            raise failure(ALIASED, "hessian: out", detail=name)
+    threads = check_integer("hessian: threads", threads, 1, 1 << 10)
 
     threads = min(threads, max(1, plan.n_params - 1))
     works = [*(workspace(plan) for _ in range(threads - 1)), work]

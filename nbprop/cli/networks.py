@@ -1,8 +1,8 @@
 """Networks written as words, as the command line takes them."""
 
 from nbprop import layers
-from nbprop.networks.fields import choose
 from nbprop.networks.network import network
+from nbprop.validation import choose
 
 # Layers that take functions or other layers cannot be written as one word.
 _WORDS = {name: getattr(layers, name) for name in layers.__all__ if name.islower()}

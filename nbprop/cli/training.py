@@ -14,9 +14,9 @@ from nbprop.io.atomic import write_atomically
 from nbprop.io.data_files import Source, are_classes, open_data
 from nbprop.io.networks import load_notes
 from nbprop.losses import loss_named
+from nbprop.runtime.datasets import check_layers
 from nbprop.solvers.methods import METHODS
 from nbprop.training.job import hyperparameters
-from nbprop.validation import check_layers
 
 BATCH = 1024  # samples of a call where nothing is learned; the workspace is proportional to it
 

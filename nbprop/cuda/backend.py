@@ -19,7 +19,7 @@ def prepare(plan):
 
 def checked_params(function, plan, params, others):
     """params on the device, once they fit the plan and share no memory with the others; and their values."""
-    params = training.check_vector(function, "params", params, plan.n_params, (plan.dtype,), True)
+    params = training.check_vector(f"{function}: params", params, plan.n_params, (plan.dtype,), True)
     arrays = {name: memory.as_array(name, other) for name, other in others.items() if other is not None}
     memory.check_separate(function, {"params": params}, arrays)
     return params, params.to_host()

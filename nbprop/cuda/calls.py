@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from nbprop import messages as said
 from nbprop.cuda import memory, toolkit
 from nbprop.cuda.blas import ProductLaunch
 from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT, TABLE
+from nbprop.messages import failure
 from nbprop.program import elements, frame
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.errors import refusal
@@ -61,13 +63,13 @@ class Bound:
         """Dtypes, shapes, aliasing, the position of a decoding plan; the number of samples."""
         plan, given, signature = self.plan, self.arrays, self.signature
         if plan.mode == "decoding" and self.function != "forward":
-            self._refuse(arg.PLAN, arg.FORWARD_ONLY)
+            self._refuse(arg.PLAN, said.FORWARD_ONLY)
         if plan.loss is None and arg.TARGET in signature.arrays:
-            self._refuse(arg.TARGET, arg.NO_LOSS)
+            self._refuse(arg.TARGET, said.NO_LOSS)
         for argument in signature.arrays:
             needed = signature.role(argument) == NEEDED or (argument == arg.STATE and plan.state_size > 0)
             if needed and given[argument] is None:
-                self._refuse(argument, arg.MISSING)
+                self._refuse(argument, said.MISSING)
         sizes = flat_sizes(plan) | {arg.WORK: plan.work_for(self.function)}
         for argument, size in sizes.items():
             if given[argument] is not None:
@@ -75,16 +77,16 @@ class Bound:
         shapes = sample_shapes(plan)
         n = self._check_samples(arg.X, *shapes.pop(arg.X), None)
         if n < plan.least:
-            self._refuse(arg.X, arg.TOO_FEW)
+            self._refuse(arg.X, said.TOO_FEW)
         for argument, (shape, code) in shapes.items():
             if given[argument] is not None:
                 self._check_samples(argument, shape, code, n)
         if given[arg.LENGTHS] is not None and (plan.positions or not plan.longest):
-            self._refuse(arg.LENGTHS, arg.NO_LENGTHS)
+            self._refuse(arg.LENGTHS, said.NO_LENGTHS)
         if plan.positions and step >= plan.positions:
-            self._refuse(arg.CALL_STEP, arg.POSITION_RANGE)
+            self._refuse(arg.CALL_STEP, said.POSITION_RANGE)
         if given[arg.DX] is not None and plan.x_code == elements.ANY_INTEGER:
-            self._refuse(arg.DX, arg.NO_DERIVATIVE)
+            self._refuse(arg.DX, said.NO_DERIVATIVE)
         for argument in signature.written:
             self._check_alone(argument)
         return n
@@ -92,26 +94,26 @@ class Bound:
     def _check_flat(self, argument, size, at_least=False):
         array = self.arrays[argument]
         if array.dtype != self.plan.dtype:
-            self._refuse(argument, arg.DTYPE)
+            self._refuse(argument, said.DTYPE)
         if array.ndim != 1 or array.size < size or (array.size > size and not at_least):
-            self._refuse(argument, arg.LENGTH)
+            self._refuse(argument, said.LENGTH)
         # The frame, of 8-byte words, lies in the workspace.
         if array.address % (8 if argument == arg.WORK else array.dtype.itemsize):
-            self._refuse(argument, arg.MISALIGNED)
+            self._refuse(argument, said.MISALIGNED)
 
     def _check_samples(self, argument, shape, code, n):
         array = self.arrays[argument]
         seen = elements.element_code(array.dtype)
         if seen != code if code != elements.ANY_INTEGER else seen == 0 or seen > elements.FLOAT:
-            self._refuse(argument, arg.DTYPE)
+            self._refuse(argument, said.DTYPE)
         if array.shape[1:] != shape or array.ndim != len(shape) + 1:
-            self._refuse(argument, arg.SHAPE_DIFFERS)
+            self._refuse(argument, said.SHAPE_DIFFERS)
         if len(array) == 0:
-            self._refuse(argument, arg.EMPTY)
+            self._refuse(argument, said.EMPTY)
         if len(array) > self.plan.batch:
-            self._refuse(argument, arg.CAPACITY)
+            self._refuse(argument, said.CAPACITY)
         if n is not None and len(array) != n:
-            self._refuse(argument, arg.SAMPLES_DIFFER)
+            self._refuse(argument, said.SAMPLES_DIFFER)
         return len(array)
 
     def _check_alone(self, argument):
@@ -120,15 +122,12 @@ class Bound:
         if mine is None:
             return
         if not mine.writable:
-            self._refuse(argument, arg.READ_ONLY)
+            self._refuse(argument, said.READ_ONLY)
         for other, array in enumerate(self.arrays):
             if other == argument or array is None:
                 continue
             if array.address < mine.address + mine.nbytes and mine.address < array.address + array.nbytes:
-                raise ValueError(
-                    f"{self.function}: {arg.NAMES[argument]} is written and shares memory with {arg.NAMES[other]}; "
-                    "pass separate buffers"
-                )
+                raise failure(said.ALIASED, f"{self.function}: {arg.NAMES[argument]}", detail=arg.NAMES[other])
 
     def check_ranges(self, stream):
         """Classes, indices and lengths, by a launch each; waits for the answer. The frame must have been written."""
@@ -137,9 +136,9 @@ class Bound:
                 continue
             launch.enqueue(self, 1, stream)
             if self.result(stream) != 0:
-                problem = arg.LENGTH_RANGE if argument == arg.LENGTHS else arg.CLASS_RANGE
+                problem = said.LENGTH_RANGE if argument == arg.LENGTHS else said.CLASS_RANGE
                 if argument == arg.TARGET and self.plan.classes == 0:
-                    problem = arg.TARGET_RANGE
+                    problem = said.TARGET_RANGE
                 self.arrays[argument] = self.arrays[argument].to_host()
                 self._refuse(argument, problem)
 

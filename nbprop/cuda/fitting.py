@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from nbprop.arrays import check_kinds, check_shape, described
 from nbprop.cuda import clipping, memory, toolkit
 from nbprop.cuda import functions as f
 from nbprop.cuda.groups import block_sum
@@ -16,16 +17,16 @@ from nbprop.cuda.optimizers import Update, optimizer_state
 from nbprop.cuda.sequence import Sequence
 from nbprop.cuda.toolkit import THREADS, cuda
 from nbprop.cuda.training import PAGE, WORD, Batches, Step
-from nbprop.lowering.plan import no_lengths
+from nbprop.messages import CLASS_RANGE, LENGTH_RANGE, READ_ONLY, failure
 from nbprop.numerics.random import permutation
 from nbprop.numerics.scalars import like
 from nbprop.optimizers import clipping as host_clipping
 from nbprop.program import elements
 from nbprop.program.elements import integer_at, length_at
 from nbprop.runtime import arguments as arg
+from nbprop.runtime.datasets import check_samples, check_values, check_weights, takes_lengths
 from nbprop.training import loop as epochs
 from nbprop.training.job import check_last_batch
-from nbprop.validation import check_values
 
 TARGET = "cuda"
 
@@ -102,16 +103,13 @@ def count(x):
     return memory.as_array("fit: x", x).shape[0]
 
 
-def check_vector(function, name, array, size, kinds, writable):
+def check_vector(argument, array, size, kinds, written=False):
     """A 1-D device array of `size` elements and one of the dtypes `kinds`."""
-    array = memory.as_array(f"{function}: {name}", array)
-    if array.dtype not in [np.dtype(kind) for kind in kinds]:
-        wanted = " or ".join(np.dtype(kind).name for kind in kinds)
-        raise TypeError(f"{function}: {name} must hold {wanted}, got {array.dtype}")
-    if array.shape != (size,):
-        raise ValueError(f"{function}: {name} must have shape ({size},), got {array.shape}")
-    if writable and not array.writable:
-        raise ValueError(f"{function}: {name} is written and must not be read-only; pass a copy")
+    array = memory.as_array(argument, array)
+    check_kinds(argument, array, kinds)
+    check_shape(argument, array, (size,))
+    if written and not array.writable:
+        raise failure(READ_ONLY, argument, got=described(array))
     return array
 
 
@@ -120,25 +118,18 @@ def _check_column(function, name, array, n, shape, dtype, integers=None, loss=No
 
     loss: the one whose target they are; lengths: how many positions of each count.
     """
-    array = memory.as_array(f"{function}: {name}", array)
-    got = f"{array.dtype} array of shape {array.shape}"
-    within = "{} {}..{}".format(*integers) if integers else ""
-    if not (array.dtype.kind in "iu" if integers else array.dtype == dtype):
-        wanted = f"integers ({within})" if integers else np.dtype(dtype).name
-        raise TypeError(f"{function}: {name} must hold {wanted}, got {got}")
+    argument = f"{function}: {name}"
+    array = memory.as_array(argument, array)
+    check_samples(argument, array, n, shape, dtype, integers)
     if array.dtype.itemsize % WORD:
-        raise TypeError(f"{function}: {name} must hold int32, uint32, int64 or uint64 on the device, got {got}")
-    if array.shape[1:] != shape or array.ndim != len(shape) + 1 or (n is not None and len(array) != n):
-        text = ", ".join(map(str, ("n" if n is None else n, *shape))) + ("" if shape else ",")
-        raise ValueError(f"{function}: {name} must have shape ({text}), got {got}")
-    if len(array) == 0:
-        raise ValueError(f"{function}: {name} has no samples; pass at least one")
+        raise TypeError(f"{argument} must hold int32, uint32, int64 or uint64 on the device, got {described(array)}")
     if integers:
         kind, least, most = integers
         numbers = {"code": elements.element_code(array.dtype), "least": least, "below": most + 1}
         wrong = _counted(count_outside, np.float32, {}, array.size, address=array.address, **numbers)
         if wrong:
-            raise ValueError(f"{function}: {name} must hold {kind} in {least}..{most}, got {int(wrong)} others")
+            problem = CLASS_RANGE if kind == "classes" else LENGTH_RANGE
+            raise failure(problem, argument, detail=f"{least}..{most}, got {int(wrong)} others")
         return array
     sides = [-np.inf, np.inf] if loss is None else loss.target_range
     largest = float(np.finfo(dtype).max)
@@ -161,8 +152,7 @@ def check_data(function, plan, x, target, weights=None, lengths=None, prefix="")
 
     n = len(memory.as_array(f"{function}: {prefix}x", x))
     if lengths is not None:
-        if plan.longest == 0:
-            raise ValueError(f"{function}: {prefix}lengths {no_lengths(plan)}")
+        takes_lengths(f"{function}: {prefix}lengths", plan)
         lengths = column("lengths", lengths, n, (), "lengths", 1, plan.longest + 1)
     x = column("x", x, None, plan.input_shape, "classes", below=plan.x_classes, lengths=lengths)
     within = lengths if plan.positions_of_loss > 1 else None
@@ -170,9 +160,7 @@ def check_data(function, plan, x, target, weights=None, lengths=None, prefix="")
     target = column("target", target, n, plan.target_shape, "classes", **more)
     if weights is not None:
         weights = column("weights", weights, len(x), ())
-        host = weights.to_host()
-        if host.min() < 0 or not 0 < host.sum(dtype=np.float64) < np.inf:
-            raise ValueError(f"{function}: {prefix}weights must not be negative, and their sum positive and finite")
+        check_weights(f"{function}: {prefix}weights", weights.to_host())
     return x, target, weights, lengths
 
 
@@ -185,7 +173,7 @@ def check_state(plan, state, samples):
             "batch"
         )
     if state is not None:
-        state = check_vector("fit", "state", state, plan.state_size, (plan.dtype,), True)
+        state = check_vector("fit: state", state, plan.state_size, (plan.dtype,), True)
     return state if plan.state_size > 0 else None
 
 

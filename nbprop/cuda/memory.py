@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from nbprop.cuda import dlpack, toolkit
+from nbprop.messages import ALIASED, failure
 
 _stream: contextvars.ContextVar = contextvars.ContextVar("nbprop_cuda_stream", default=0)
 
@@ -202,7 +203,7 @@ def check_separate(function, written, read):
     for k, (name, mine) in enumerate(arrays[: len(written)]):
         for other, array in arrays[k + 1 :]:
             if array.address < mine.address + mine.nbytes and mine.address < array.address + array.nbytes:
-                raise ValueError(f"{function}: {name} is written and shares memory with {other}; pass separate buffers")
+                raise failure(ALIASED, f"{function}: {name}", detail=other)
 
 
 def _from_interface(name, value):

@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 
+from nbprop.arrays import check_vector
 from nbprop.autodiff import gradients as calls
 from nbprop.cuda import fitting, memory
 from nbprop.lowering.plan import workspace
-from nbprop.validation import check_layers, check_vector
+from nbprop.messages import NO_LOSS, failure
+from nbprop.runtime.datasets import check_layers
 
 
 class DeviceObjective:
@@ -20,12 +22,12 @@ class DeviceObjective:
 
     def __init__(self, function, plan, x, target, weights, state):
         if plan.loss is None:
-            raise ValueError(f"{function}: this plan has no loss; make one with nbprop.plan(net, loss=...)")
+            raise failure(NO_LOSS, f"{function}:")
         check_layers(function, plan, takes_state=True)
         self.plan, self.n_params = plan, plan.n_params
         self.x, self.target, self.weights, _ = fitting.check_data(function, plan, x, target, weights)
         if plan.state_size > 0 or state is not None:
-            state = fitting.check_vector(function, "state", state, plan.state_size, (plan.dtype,), False)
+            state = fitting.check_vector(f"{function}: state", state, plan.state_size, (plan.dtype,), False)
         self._first_state, self._state = state, None if plan.state_size == 0 else state.copy()
         self.n_samples, self._work = len(self.x), workspace(plan)
         self._params, self._part = (memory.empty(plan.n_params, plan.dtype) for _ in range(2))
@@ -56,7 +58,7 @@ class DeviceObjective:
         )
 
     def _take(self, theta):
-        check_vector("objective", "theta", theta, self.n_params, np.dtype(np.float64))
+        check_vector("objective: theta", theta, self.n_params, np.dtype(np.float64))
         with np.errstate(over="ignore"):  # beyond float32's range: infinity, and then a loss that is not finite
             self._params.copy_from(theta.astype(self.plan.dtype))
 

@@ -6,12 +6,14 @@ page of steps at a time; a launch reads its step's row. So updates can be record
 
 import numpy as np
 
+from nbprop.arrays import check_kinds, check_shape
 from nbprop.cuda import memory, toolkit
 from nbprop.cuda.kernels import kernels_of
 from nbprop.cuda.sequence import Sequence
 from nbprop.optimizers import update_rules as rules
 from nbprop.optimizers.api import optimizer_state as of_host
-from nbprop.training.settings import check_number
+from nbprop.optimizers.step import check_hyperparameter
+from nbprop.validation import check_integer
 
 
 def optimizer_state(optimizer, n_params, dtype=np.float32):
@@ -62,11 +64,10 @@ class Update:
 def take_step(name, params, grads, state, step, decay_mask, trainable, hyper):
     """One step of an optimizer on device arrays; arguments as the public functions in optimizers.py have them."""
     given = list(rules.RULES[name].hyperparameters.items())
-    values = [check_number(name, *kind, value) for kind, value in zip(given, hyper, strict=False)]
-    if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
-        raise ValueError(f"{name}: step must be an integer of at least 0, got {step!r}")
+    values = [check_hyperparameter(name, *kind, value) for kind, value in zip(given, hyper, strict=False)]
+    step = check_integer(f"{name}: step", step, 0)
     update, stream = Update(name, params, grads, state, decay_mask, trainable), memory.current_stream()
-    update.prepare(int(step), [values], stream)
+    update.prepare(step, [values], stream)
     update.enqueue(stream)
     toolkit.synchronize(stream)
 
@@ -74,20 +75,19 @@ def take_step(name, params, grads, state, step, decay_mask, trainable, hyper):
 def check(name, params, grads, state, decay_mask, trainable):
     """The arrays of a step as device arrays that fit each other."""
     params = memory.as_array(f"{name}: params", params)
-    if params.dtype not in (np.dtype(np.float32), np.dtype(np.float64)) or params.ndim != 1:
-        raise TypeError(f"{name}: params must be a 1-D array of float32 or float64, got {params.dtype} {params.shape}")
+    check_kinds(f"{name}: params", params, (np.float32, np.float64))
+    check_shape(f"{name}: params", params, (params.size,))
     n, found = params.size, [params]
     for label, array, size in (("grads", grads, n), ("state", state, rules.RULES[name].slots * n)):
         array = memory.as_array(f"{name}: {label}", array)
-        if array.dtype != params.dtype:
-            raise TypeError(f"{name}: {label} must hold {params.dtype} as params does, got {array.dtype}")
-        if array.shape != (size,):
-            raise ValueError(f"{name}: {label} must have shape ({size},), got {array.shape}")
+        check_kinds(f"{name}: {label}", array, params.dtype)
+        check_shape(f"{name}: {label}", array, (size,))
         found.append(array)
     for label, mask in (("decay_mask", decay_mask), ("trainable", trainable)):
         mask = None if mask is None else memory.as_array(f"{name}: {label}", mask)
-        if mask is not None and (mask.dtype not in (np.dtype(bool), np.dtype(np.uint8)) or mask.shape != (n,)):
-            raise ValueError(f"{name}: {label} must be ({n},) of bool or uint8, got {mask.dtype} of {mask.shape}")
+        if mask is not None:
+            check_kinds(f"{name}: {label}", mask, (bool, np.uint8))
+            check_shape(f"{name}: {label}", mask, (n,))
         found.append(mask)
     memory.check_separate(name, {"params": params, "state": found[2]}, {"grads": found[1]})
     return found

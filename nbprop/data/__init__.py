@@ -4,7 +4,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from nbprop.networks.fields import shown
+from nbprop.validation import shown
 
 __all__ = ["digits"]
 

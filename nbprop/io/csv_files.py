@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbprop.io.array_files import refuse_streams
-from nbprop.networks.fields import nearest
+from nbprop.validation import nearest
 
 MISSING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None")
 _DELIMITERS = (",", ";", "\t", "|")

@@ -18,8 +18,8 @@ from nbprop.collector import collector_paused
 from nbprop.io.atomic import as_path, write_atomically
 from nbprop.lowering.plan import Plan, first_state
 from nbprop.lowering.programs import state_layout
-from nbprop.networks.fields import brief, shown
 from nbprop.networks.network import Network, check_flat, read_json, views
+from nbprop.validation import brief, shown
 
 FORMAT = 1
 _KEY = "nbprop"

@@ -7,7 +7,6 @@ Where f' can be written in terms of y, dense layers overwrite their pre-activati
 from dataclasses import dataclass
 
 from nbprop.compiler.jit import njit
-from nbprop.networks.fields import named
 from nbprop.networks.layer import Layer
 from nbprop.numerics import activations as f
 from nbprop.numerics.activations import (
@@ -33,6 +32,7 @@ from nbprop.numerics.reductions import row_dot, row_max, row_sum
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
 from nbprop.program.patterns import elementwise
+from nbprop.validation import named
 
 
 @njit

@@ -22,11 +22,11 @@ import numpy as np
 from nbprop.compiler.intrinsics import double_of_word
 from nbprop.compiler.jit import njit
 from nbprop.layers.layernorm import show
-from nbprop.networks.fields import number
 from nbprop.networks.layer import Layer, Parameter
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
+from nbprop.validation import number
 
 _BLOCK = 64
 # The rows of `statistics`: (4, size).
@@ -274,7 +274,7 @@ class BatchNorm(Layer):
     momentum: float = 0.1
     epsilon: float = 1e-5
     kind = "batchnorm"
-    checks: ClassVar = {"momentum": number(0, 1), "epsilon": number(0, ends="(]")}
+    checks: ClassVar = {"momentum": number(0, 1, "[]"), "epsilon": number(0, ends="()")}
     tangents = True
     modal = True
 

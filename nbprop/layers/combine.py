@@ -8,9 +8,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbprop.networks.fields import shown
 from nbprop.networks.layer import Layer
 from nbprop.numerics.copies import add_forward, copy, copy_columns
+from nbprop.validation import shown
 
 
 def lower_sequence(build, layers, x, path):

@@ -13,11 +13,11 @@ import numpy as np
 
 from nbprop.compiler.fingerprint import python_function
 from nbprop.compiler.jit import njit
-from nbprop.networks.fields import choose, shown, text
 from nbprop.networks.layer import INITIALIZERS, REGISTRY, Layer, Parameter
 from nbprop.numerics.partition import share_blocks
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import Kernel, kernel
+from nbprop.validation import choose, shown, text
 
 
 @kernel

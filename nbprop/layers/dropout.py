@@ -18,12 +18,12 @@ import numpy as np
 
 from nbprop.compiler.intrinsics import double_of_word
 from nbprop.compiler.jit import njit
-from nbprop.networks.fields import number, seed_of_numbers
 from nbprop.networks.layer import Layer
 from nbprop.numerics.partition import share
 from nbprop.numerics.random import DROPOUT, block, stream
 from nbprop.numerics.scalars import like, scalar_function
 from nbprop.program.kernel import kernel
+from nbprop.validation import check_seed, number
 
 _CHUNK, _RUN = 128, 16
 _HALF, _WORD = np.uint64(16), np.uint64(0xFFFFFFFF)
@@ -106,7 +106,7 @@ class Dropout(Layer):
     rate: float = 0.5
     seed: int = 0
     kind = "dropout"
-    checks: ClassVar = {"rate": number(0, 1, "[)"), "seed": seed_of_numbers}
+    checks: ClassVar = {"rate": number(0, 1, "[)"), "seed": check_seed}
     tangents = True
     modal = True
 

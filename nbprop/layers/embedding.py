@@ -7,12 +7,12 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbprop.networks.fields import named, positive
 from nbprop.networks.layer import INITIALIZERS, Layer, Parameter
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import integer_at
 from nbprop.program.kernel import kernel
+from nbprop.validation import named, positive
 
 # Threads share columns in pieces of this many: a cache line of float32, so that no two write to one line.
 _COLUMNS = 16

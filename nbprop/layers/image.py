@@ -4,10 +4,10 @@ Images are NHWC, (n, height, width, channels); sequences (n, time, channels) are
 """
 
 from nbprop.compiler.jit import njit
-from nbprop.networks.fields import shown, whole
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
+from nbprop.validation import check_integer, shown
 
 
 def spans(argument, value, axes, *, least=1):
@@ -16,7 +16,7 @@ def spans(argument, value, axes, *, least=1):
     if len(values) != axes:
         raise ValueError(f"{argument} must be an integer or {axes} of them, got {shown(value)}")
     try:
-        return tuple(whole(argument, item, least) for item in values)
+        return tuple(check_integer(argument, item, least) for item in values)
     except ValueError as error:
         if least == 1:
             raise

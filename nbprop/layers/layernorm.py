@@ -18,12 +18,12 @@ import numpy as np
 
 from nbprop.compiler.intrinsics import double_of_word
 from nbprop.compiler.jit import njit
-from nbprop.networks.fields import flag, number
 from nbprop.networks.layer import Layer, Parameter
 from nbprop.numerics.partition import share, share_blocks
 from nbprop.numerics.reductions import row_dot, row_dots_about, row_moments, row_scaled_dots_about, row_sum
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
+from nbprop.validation import check_flag, number
 
 _BLOCK = 32  # rows whose products are added up before anything else is
 _STATISTICS = 3  # of a row: mean, rest, r
@@ -300,7 +300,7 @@ class LayerNorm(_Normalization):
     scale: bool = True
     shift: bool = True
     kind = "layernorm"
-    checks: ClassVar = {"epsilon": number(0, ends="(]"), "scale": flag, "shift": flag}
+    checks: ClassVar = {"epsilon": number(0, ends="()"), "scale": check_flag, "shift": check_flag}
     tangents = True
 
     def __repr__(self):
@@ -316,7 +316,7 @@ class RMSNorm(_Normalization):
     epsilon: float = 1e-5
     scale: bool = True
     kind = "rmsnorm"
-    checks: ClassVar = {"epsilon": number(0, ends="(]"), "scale": flag}
+    checks: ClassVar = {"epsilon": number(0, ends="()"), "scale": check_flag}
     tangents = True
     centered = 0
 

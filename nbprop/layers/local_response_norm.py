@@ -16,12 +16,12 @@ import numpy as np
 
 from nbprop.compiler.intrinsics import double_of_word
 from nbprop.compiler.jit import njit
-from nbprop.networks.fields import number, positive
 from nbprop.networks.layer import Layer
 from nbprop.numerics.elementary import exp, log
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like, scalar_function
 from nbprop.program.kernel import kernel
+from nbprop.validation import number, positive
 
 # Rows (pixels) that are taken together: powers are then computed over a long stretch, a row being short for vectors.
 _ROWS = 16
@@ -153,7 +153,7 @@ class LocalResponseNorm(Layer):
     beta: float = 0.75
     k: float = 2.0
     kind = "local_response_norm"
-    checks: ClassVar = {"size": positive, "alpha": number(0), "beta": number(0), "k": number(0, ends="(]")}
+    checks: ClassVar = {"size": positive, "alpha": number(0), "beta": number(0), "k": number(0, ends="()")}
     tangents = True
 
     def __repr__(self):

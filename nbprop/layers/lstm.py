@@ -18,7 +18,6 @@ from typing import ClassVar
 
 from nbprop.compiler.jit import njit
 from nbprop.layers.recurrent import Recurrent, add_product, add_product_ahead, copy_row
-from nbprop.networks.fields import flag
 from nbprop.networks.layer import Parameter
 from nbprop.numerics.elementary import sigmoid, tanh
 from nbprop.numerics.gemm.entry import GEMM
@@ -27,6 +26,7 @@ from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
 from nbprop.program.kernel import kernel
+from nbprop.validation import check_flag
 
 _HEIGHT = HEIGHTS[0]
 
@@ -258,7 +258,7 @@ class LSTM(Recurrent):
     carry: bool = False
     unit_forget_bias: bool = True
     kind = "lstm"
-    checks: ClassVar = Recurrent.checks | {"unit_forget_bias": flag}
+    checks: ClassVar = Recurrent.checks | {"unit_forget_bias": check_flag}
     gates = 4
 
     def parameters(self, input_shape):

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbprop.networks.fields import named
 from nbprop.networks.layer import INITIALIZERS, Layer, Parameter
 from nbprop.numerics.partition import share_blocks
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
+from nbprop.validation import named
 
 
 @kernel

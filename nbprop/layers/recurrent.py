@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 from nbprop.compiler.jit import njit
 from nbprop.layers.dense.kernels import dense_backward_parameters, dense_parameters_tangent, dense_transpose
 from nbprop.layers.dense.layer import lower_dense
-from nbprop.networks.fields import flag, named, positive
 from nbprop.networks.layer import Layer, Parameter
 from nbprop.numerics.gemm.blocked import ACCUMULATE, gemm_scratch
 from nbprop.numerics.gemm.entry import product_ahead
@@ -29,6 +28,7 @@ from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
 from nbprop.program.kernel import kernel
+from nbprop.validation import check_flag, named, positive
 
 OUTPUTS = ("sequence", "last")
 
@@ -230,7 +230,7 @@ class Recurrent(Layer):
     tangents = True
     takes_lengths = True
     gates = 1
-    checks: ClassVar = {"units": positive, "output": named(OUTPUTS), "carry": flag}
+    checks: ClassVar = {"units": positive, "output": named(OUTPUTS), "carry": check_flag}
 
     def __repr__(self):
         options = [

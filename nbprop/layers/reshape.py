@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbprop.networks.fields import positive, shown
 from nbprop.networks.layer import Layer
+from nbprop.validation import positive, shown
 
 
 def _lower_view(build, x, shape):

@@ -11,12 +11,12 @@ from typing import ClassVar
 
 from nbprop.layers.activation import add_curvature, apply_inplace, scale_by_derivative
 from nbprop.layers.recurrent import Recurrent, add_product, copy_row
-from nbprop.networks.fields import named
 from nbprop.numerics.activations import ACTIVATIONS, NEEDS_INPUT, SOFTMAX
 from nbprop.numerics.gemm.entry import GEMM
 from nbprop.numerics.partition import share
 from nbprop.program.elements import length_at
 from nbprop.program.kernel import kernel
+from nbprop.validation import named
 
 # f' has to be a function of h, which is all that is kept of a step.
 CHOICES = tuple(name for name, code in ACTIVATIONS.items() if code not in NEEDS_INPUT and code != SOFTMAX)

@@ -8,12 +8,12 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nbprop.networks.fields import integer
 from nbprop.networks.layer import Layer
 from nbprop.numerics.copies import copy_columns
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
+from nbprop.validation import integer
 
 
 @kernel

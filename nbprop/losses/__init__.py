@@ -6,7 +6,7 @@ from nbprop.losses.gaussian_nll import gaussian_nll
 from nbprop.losses.huber import huber
 from nbprop.losses.mse import mse
 from nbprop.losses.softmax_cross_entropy import softmax_cross_entropy
-from nbprop.networks.fields import choose
+from nbprop.validation import choose
 
 
 def loss_named(loss):

@@ -7,10 +7,10 @@ import numpy as np
 
 from nbprop.compiler.intrinsics import double_of_word
 from nbprop.losses.base import Loss, row_scale, total_weight
-from nbprop.networks.fields import number
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like, scalar_function
 from nbprop.program.kernel import kernel
+from nbprop.validation import number
 
 
 @scalar_function
@@ -88,7 +88,7 @@ class Huber(Loss):
     fisher = huber_fisher
 
     def __post_init__(self):
-        object.__setattr__(self, "delta", number(0, ends="(]")("huber: delta", self.delta))
+        object.__setattr__(self, "delta", number(0, ends="()")("huber: delta", self.delta))
 
     def summands(self, y, target):
         error = np.abs(y - target)

@@ -15,9 +15,9 @@ from nbprop.compiler.fingerprint import is_ours
 from nbprop.compiler.intrinsics import register_address_type
 from nbprop.losses import loss_named
 from nbprop.lowering.programs import lower, lower_along, lower_samples
-from nbprop.networks.fields import as_dtype, named, positive
 from nbprop.networks.network import Network, positions_that_count
 from nbprop.program import elements, frame, table
+from nbprop.validation import as_dtype, named, positive
 
 _PROGRAM_PARTS = {
     table.FORWARD: ("forward", "copy_y"),

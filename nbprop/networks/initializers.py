@@ -10,10 +10,10 @@ import math
 
 import numpy as np
 
-from nbprop.networks.fields import as_dtype, seed_of_numbers
 from nbprop.networks.layer import INITIALIZERS, Parameter
 from nbprop.networks.network import Network
 from nbprop.numerics.random import fill_normal, fill_uniform
+from nbprop.validation import as_dtype, check_seed
 
 
 def init(net, seed=0, dtype=np.float64):
@@ -28,7 +28,7 @@ def init(net, seed=0, dtype=np.float64):
     """
     if not isinstance(net, Network):
         raise TypeError(f"init: net must be what nbprop.network(...) returns, got {type(net).__name__}")
-    seed, dtype = seed_of_numbers("init: seed", seed), as_dtype(dtype)
+    seed, dtype = check_seed("init: seed", seed), as_dtype(dtype)
     params = np.empty(net.n_params, np.float64)
     for index, slot in enumerate(net.slots.values()):
         draw(params[slot.offset : slot.stop], slot.parameter, seed, index)

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from nbprop.networks.fields import check_fields, choose, shown
+from nbprop.validation import choose, shown
 
 REGISTRY: dict[str, type["Layer"]] = {}
 
@@ -44,6 +44,13 @@ class Parameter:
         return math.prod(self.shape)
 
 
+def check_fields(described):
+    """Check the fields of a frozen dataclass by its class's `checks`, {name: check}, and keep what they return."""
+    for name, check in described.checks.items():
+        value = check(f"{described.kind}: {name}", getattr(described, name))
+        object.__setattr__(described, name, value)
+
+
 class Layer:
     """A layer's description: a frozen dataclass whose fields are its constructor's arguments.
 
@@ -52,7 +59,7 @@ class Layer:
     """
 
     kind = ""
-    checks: ClassVar[dict[str, Any]] = {}  # of fields by their names (see fields.py)
+    checks: ClassVar[dict[str, Any]] = {}  # of fields by their names (see validation.py)
     tangents = False  # whether `lower` emits tangents where the builder asks for them: hvp, jvp
     sample_gradients = False  # whether `lower` leaves each sample's gradients apart where build.stride is above 0
     modal = False  # whether `lower` heeds build.mode: training and inference differ (dropout, batch statistics)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbprop.arrays import as_array
-from nbprop.networks.fields import MOST, choose, nearest, positive, shown
 from nbprop.networks.layer import INITIALIZERS, Layer, Parameter, layer_from_config
+from nbprop.validation import MOST, choose, nearest, positive, shown
 
 _DEEPEST = 32  # layers within layers: what goes down into them calls itself
 _DEEPEST_JSON = 4 * _DEEPEST  # lists and objects within each other; a layer inside another is up to three

@@ -18,10 +18,9 @@ import numpy as np
 from numba.extending import overload
 
 from nbprop.compiler.jit import FLAGS
-from nbprop.networks.fields import as_dtype, choose
 from nbprop.optimizers.step import take_step
 from nbprop.optimizers.update_rules import RULES
-from nbprop.validation import check_integer
+from nbprop.validation import as_dtype, check_integer, choose
 
 
 def optimizer_state(optimizer, n_params, dtype=np.float64):
@@ -34,7 +33,7 @@ def optimizer_state(optimizer, n_params, dtype=np.float64):
     (10,)
     """
     rule = choose("optimizer", optimizer, RULES)
-    n_params = check_integer("optimizer_state", "n_params", n_params, 0, 1 << 40)
+    n_params = check_integer("optimizer_state: n_params", n_params, 0, 1 << 40)
     return np.zeros(rule.slots * n_params, as_dtype(dtype))
 
 

@@ -7,7 +7,7 @@ from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload
 
-from nbprop.arrays import as_float, plain
+from nbprop.arrays import plain
 from nbprop.compiler.intrinsics import (
     array_at,
     as_frame,
@@ -21,12 +21,14 @@ from nbprop.compiler.intrinsics import (
 from nbprop.compiler.jit import FLAGS, njit
 from nbprop.compiler.native import CompiledEntry, Native
 from nbprop.compiler.registry import find
+from nbprop.messages import NO_KERNEL, NOT_POSITIVE
 from nbprop.numerics.scalars import like
 from nbprop.optimizers import step as steps
-from nbprop.optimizers.step import GRADS, LIMIT, NDARRAY, NO_KERNEL, NOT_POSITIVE, TRAINABLE, check_status, fingerprints
+from nbprop.optimizers.step import GRADS, LIMIT, NDARRAY, TRAINABLE, check_status, fingerprints
 from nbprop.optimizers.update_rules import kernel_signature
 from nbprop.program import elements
 from nbprop.runtime import arguments as arg
+from nbprop.validation import as_number, interval
 
 # A kernel's row: addresses (0: no mask), elements, then float64 numbers; the kernel of the norm writes NORM.
 ROW_GRADS, ROW_TRAINABLE, ROW_N, ROW_LIMIT, ROW_NORM = range(5)
@@ -186,7 +188,7 @@ def _clip(name, grads, limit, trainable):
             if dtype == np.dtype(numba_type.name):
                 _KERNELS[name].load(numba_type)
         _prepared[name, dtype] = tuple(int(word) for word in fingerprints(_KERNELS[name]))
-    limit = as_float(name, "limit", limit)
+    limit = as_number(f"{name}: limit", limit, interval(ends="()"))
     mask = 0 if trainable is None else id(trainable)
     status, norm = _call(_ENTRY.address, id(grads), mask, limit, *_prepared[name, dtype], NDARRAY)
     if status != 0:

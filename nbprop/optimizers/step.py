@@ -6,17 +6,17 @@ compiled once for each dtype and reached by fingerprint.
 
 import numpy as np
 from numba import types
-from numba.core.errors import TypingError
 from numba.extending import overload
 
 from nbprop import backends
-from nbprop.arrays import as_float, not_numpy, plain
+from nbprop import messages as said
+from nbprop.arrays import not_numpy, plain
+from nbprop.compiler.argument_types import check_array_type, check_integer_type
 from nbprop.compiler.intrinsics import (
     indirect_call,
     load,
     load_double,
     load_integer,
-    propagating_call,
     stack_words,
     store,
     store_double,
@@ -25,14 +25,16 @@ from nbprop.compiler.intrinsics import (
 from nbprop.compiler.jit import FLAGS, njit
 from nbprop.compiler.native import CompiledEntry
 from nbprop.compiler.registry import find
-from nbprop.networks.fields import shown
+from nbprop.messages import HYPERPARAMETER, MASK_DTYPE, NEGATIVE, NO_KERNEL, NOT_POSITIVE, REAL_DTYPE, failure
 from nbprop.optimizers import update_rules as rules
 from nbprop.optimizers.update_rules import RULES
 from nbprop.program import elements, table
 from nbprop.program.binding import describe_arguments
 from nbprop.runtime import arguments as arg
 from nbprop.runtime import workers
+from nbprop.runtime.raising import raiser
 from nbprop.runtime.walker import walk
+from nbprop.validation import as_integer, as_number, interval, shown
 
 # Arguments, in the order of their descriptions in a call's block; then scalars. A status is argument * 64 + problem,
 # where the argument is the place of its name in NAMES.
@@ -40,15 +42,13 @@ PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE = range(5)
 STEP, THREADS, LIMIT = 5, 6, 7
 _HYPERPARAMETERS = tuple(dict.fromkeys(name for rule in RULES.values() for name in rule.hyperparameters))
 NAMES = ("params", "grads", "state", "decay_mask", "trainable", "step", "threads", "limit", *_HYPERPARAMETERS)
+# What a hyperparameter must be, by its kind.
+WANTED = ("", interval(), interval(0, 1), interval(ends="()"), interval(1), "True or False")
 SCALARS = arg.ARGUMENTS * arg.DESCRIPTION
 _STEP, _THREADS = SCALARS, SCALARS + 1
 _HYPER = SCALARS + 2
 _BLOCK = _HYPER + rules.MOST_HYPERPARAMETERS
 _DESCRIPTION, _ROW = arg.DESCRIPTION, table.OPERANDS + rules.ROW
-
-# Problems beside those of arguments.py; a hyperparameter's is _KIND + what it must be (rules.KINDS).
-REAL_DTYPE, MASK_DTYPE, NEGATIVE, NO_THREADS, NOT_POSITIVE, NO_KERNEL = range(40, 46)
-_KIND = 50
 
 _entry_signature = types.int64(types.int64, types.int64, types.int64, types.int64, types.int64)
 _call_entry = indirect_call(_entry_signature)
@@ -68,7 +68,7 @@ def check_real(block, argument, code, length, writable):
         return status
     words = argument * _DESCRIPTION
     if load(block, words + arg.RANK) != 1 or (length >= 0 and load(block, words + arg.ELEMENTS) != length):
-        return argument * 64 + arg.LENGTH
+        return argument * 64 + said.LENGTH
     return 0
 
 
@@ -82,7 +82,7 @@ def check_mask(block, argument, length):
         return argument * 64 + MASK_DTYPE
     status = arg.check_array(block, argument, 1, False)
     if status == 0 and (load(block, words + arg.RANK) != 1 or load(block, words + arg.ELEMENTS) != length):
-        status = argument * 64 + arg.LENGTH
+        status = argument * 64 + said.LENGTH
     return status
 
 
@@ -135,10 +135,10 @@ def _check_scalars(block, hyperparameters):
     for k in range(rules.MOST_HYPERPARAMETERS):
         packed = (hyperparameters >> 10 * k) & 1023
         if packed != 0 and not _fits(packed & 15, load_double(block, _HYPER + k)):
-            return (packed >> 4) * 64 + _KIND + (packed & 15)
+            return (packed >> 4) * 64 + HYPERPARAMETER + (packed & 15)
     if load(block, _STEP) < 0:
         return STEP * 64 + NEGATIVE
-    return THREADS * 64 + NO_THREADS if load(block, _THREADS) < 1 else 0
+    return THREADS * 64 + NOT_POSITIVE if load(block, _THREADS) < 1 else 0
 
 
 @njit
@@ -245,7 +245,7 @@ def take_step(name, params, grads, state, step, decay_mask, trainable, threads, 
         and (type(h2) is type(h3) is float and type(h4) is type(h5) is float)
     ):
         h0, h1, h2, h3, h4, h5 = _as_floats(name, (h0, h1, h2, h3, h4, h5))
-        step, threads = _as_integer(name, "step", step), _as_integer(name, "threads", threads)
+        step, threads = _as_word(name, "step", step), _as_word(name, "threads", threads)
     if threads > 1:
         workers.ensure(threads)
     masks = 0 if decay_mask is None else id(decay_mask), 0 if trainable is None else id(trainable)
@@ -254,7 +254,7 @@ def take_step(name, params, grads, state, step, decay_mask, trainable, threads, 
         status = _call(prepared.address, *arrays, step, threads, h0, h1, h2, h3, h4, h5)
     except OverflowError:  # an integer that no word holds
         for label, value in (("step", step), ("threads", threads)):
-            _as_integer(name, label, value)
+            _as_word(name, label, value)
         raise
     if status != 0:
         hyper, vectors = (h0, h1, h2, h3, h4, h5), (params, grads, state, decay_mask, trainable)
@@ -276,115 +276,83 @@ def _device_step(*arguments):
 
 
 def _as_floats(name, hyper):
-    given = list(RULES[name].hyperparameters)
-    result = []
-    for index, value in enumerate(hyper):
-        if index < len(given) and RULES[name].hyperparameters[given[index]] == rules.SWITCH:
-            if not isinstance(value, (bool, np.bool_, float)):
-                raise TypeError(f"{name}: {given[index]} must be a bool, got {shown(value)}")
-            value = float(value)
-        result.append(as_float(name, given[index] if index < len(given) else "", value))
-    return result
+    given = [*RULES[name].hyperparameters.items()]
+    kinds = [*given, *[("", rules.NOT_NEGATIVE)] * (len(hyper) - len(given))]
+    return [hyperparameter_as_float(name, *kind, value) for kind, value in zip(kinds, hyper, strict=True)]
 
 
-def _as_integer(function, name, value):
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or abs(value) >= 2**62:
-        raise TypeError(f"{function}: {name} must be an integer, got {shown(value)}")
-    return int(value)
+def hyperparameter_as_float(function, name, kind, value):
+    """A hyperparameter as a float; a switch may be a bool. Its range is not looked at."""
+    if kind == rules.SWITCH and isinstance(value, (bool, np.bool_)):
+        return float(value)
+    return as_number(f"{function}: {name}", value, WANTED[kind])
+
+
+def check_hyperparameter(function, name, kind, value):
+    """A hyperparameter as a float, if it is of its kind."""
+    found = hyperparameter_as_float(function, name, kind, value)
+    if not _fits.py_func(kind, found):
+        raise ValueError(f"{function}: {name} must be {WANTED[kind]}, got {shown(value)}")
+    return found
+
+
+def _as_word(function, name, value):
+    """An integer that fits a word; its range is looked at in compiled code."""
+    found = as_integer(f"{function}: {name}", value)
+    if abs(found) >= 2**62:
+        raise TypeError(f"{function}: {name} must be an integer of 64 bits, got {shown(value)}")
+    return found
 
 
 def refusal(function, values, status):
     """The exception for a status other than 0. `values` are the call's, in the order of NAMES; hyperparameters last."""
     argument, problem = divmod(status, 64)
+    if problem == said.NO_KERNEL:
+        return failure(problem, f"{function}:")
     name = NAMES[argument]
-    if problem == NO_KERNEL:
-        return RuntimeError(f"{function}: its compiled code is not known to this process; clear the cache")
-    if problem > _KIND:
+    if problem > HYPERPARAMETER:
         value = values[len(values) - rules.MOST_HYPERPARAMETERS + list(RULES[function].hyperparameters).index(name)]
-        return ValueError(f"{function}: {name} must be {rules.KINDS[problem - _KIND]}, got {value!r}")
+        return ValueError(f"{function}: {name} must be {WANTED[problem - HYPERPARAMETER]}, got {shown(value)}")
     value = values[argument]
-    got = f"{value.dtype} array of shape {value.shape}" if isinstance(value, np.ndarray) else repr(value)[:60]
-    if problem == arg.LENGTH:
-        return ValueError(f"{function}: {name} must have shape {_shape(function, argument, values)}, got {got}")
-    kind, text = {
-        arg.NOT_AN_ARRAY: (TypeError, not_numpy(value)),
-        arg.MISSING: (TypeError, "is needed and got None"),
-        REAL_DTYPE: (TypeError, f"must hold float32 or float64, got {got}; convert it once with .astype"),
-        arg.DTYPE: (TypeError, f"must have the dtype of params, got {got}; convert it once with .astype"),
-        MASK_DTYPE: (TypeError, f"must hold bool or uint8, got {got}; convert it once with .astype(bool)"),
-        arg.ORDER: (ValueError, f"must be contiguous, got a strided {got}; copy it once with np.ascontiguousarray"),
-        arg.MISALIGNED: (ValueError, f"must be aligned to its element, got a misaligned {got}; copy it once"),
-        arg.READ_ONLY: (ValueError, f"is written and must not be read-only, got a read-only {got}; pass a copy"),
-                arg.ALIASED: (ValueError, "is written and shares memory with another argument; pass separate buffers"),
-        NEGATIVE: (ValueError, f"counts from 0 and must not be negative, got {got}"),
-        NO_THREADS: (ValueError, f"must be at least 1, got {got}"),
-        NOT_POSITIVE: (ValueError, f"must be above 0, got {got}"),
-    }[problem]  # fmt: skip
-    return kind(f"{function}: {name} {text}")
+    got = f"{value.dtype} array of shape {value.shape}" if isinstance(value, np.ndarray) else shown(value)
+    words = {"got": got, "detail": "another argument", "remedy": "", "shape": "(n,)", "kind": "float32 or float64"}
+    if problem == said.NOT_AN_ARRAY:
+        words["detail"] = not_numpy(value)
+    elif problem == said.LENGTH:
+        words["shape"], words["remedy"] = _shape(function, argument, values)
+    elif problem == said.DTYPE:
+        words["kind"] = f"{values[PARAMS].dtype} as params does"
+    elif problem == said.MASK_DTYPE:
+        words["kind"] = "bool or uint8"
+    return failure(problem, f"{function}: {name}", **words)
 
 
 def _shape(function, argument, values):
+    """(the shape that is wanted, what makes such an array)."""
     if argument == STATE:
         n = values[PARAMS].size
-        return f"({RULES[function].slots * n},); nbprop.optimizer_state({function!r}, {n}, dtype) makes one"
+        return f"({RULES[function].slots * n},)", f"; nbprop.optimizer_state({function!r}, {n}, dtype) makes one"
     first = GRADS if values[PARAMS] is None else PARAMS
-    return "(n,)" if argument == first else f"({values[first].size},) as {NAMES[first]} has"
+    return ("(n,)" if argument == first else f"({values[first].size},) as {NAMES[first]} has"), ""
 
 
 # -- from @njit ----------------------------------------------------------------------------------------------
 
-
-def raise_status(status):
-    """Raise what a status means, without the values, which only Python can tell."""
-    argument, problem = status // 64, status % 64
-    if problem == NO_KERNEL:
-        raise RuntimeError("this function was cached with another version of nbprop; clear the cache of your functions")
-    if problem == arg.LENGTH:
-        raise ValueError(
-            NAMES[argument] + " has a length that does not fit params (nbprop.optimizer_state makes state)"
-        )
-    if problem == arg.ALIASED:
-        raise ValueError(NAMES[argument] + " is written and shares memory with another argument")
-    if problem > _KIND:
-        raise ValueError(NAMES[argument] + " must be " + rules.KINDS[problem - _KIND])
-    raise ValueError(NAMES[argument] + " is out of range")
-
-
-_raise_signature = types.void(types.int64)
-_RAISE = CompiledEntry(raise_status, lambda dtype: _raise_signature)
-_call_raise = propagating_call(_raise_signature)
-_RAISE_FINGERPRINT, _ENTRY_FINGERPRINT = np.int64(_RAISE.fingerprint()), np.int64(_ENTRY.fingerprint())
-
-
-@njit
-def check_status(status):
-    """Raise unless the status is 0."""
-    if status != 0:
-        refuse = find(_RAISE_FINGERPRINT)
-        if refuse == 0:
-            raise RuntimeError(
-                "this function was cached with another version of nbprop; clear the cache of your own functions"
-            )
-        _call_raise(refuse, (status,))
+check_status = raiser(NAMES, WANTED)
+_ENTRY_FINGERPRINT = np.int64(_ENTRY.fingerprint())
 
 
 def check_types(function, real, given):
     """Typing errors that name the argument. `given`: (name, Numba type, "read", "written" or "mask")."""
     for name, found, role in given:
-        if role == "mask" and (found is None or isinstance(found, (types.NoneType, types.Omitted))):
-            continue
-        if not isinstance(found, types.Array) or found.ndim != 1:
-            raise TypingError(f"nbprop.{function}: {name} must be a 1-D array, got {found}")
-        if role == "mask" and found.dtype not in (types.boolean, types.uint8):
-            raise TypingError(f"nbprop.{function}: {name} must hold bool or uint8, got {found.dtype}")
-        if role != "mask" and found.dtype not in (types.float32, types.float64):
-            raise TypingError(f"nbprop.{function}: {name} must hold float32 or float64, got {found.dtype}")
-        if role != "mask" and found.dtype != real.dtype:
-            raise TypingError(f"nbprop.{function}: {name} must hold {real.dtype} as params does, got {found.dtype}")
-        if found.layout != "C":
-            raise TypingError(f"nbprop.{function}: {name} must be contiguous; its type is {found}")
-        if role == "written" and not found.mutable:
-            raise TypingError(f"nbprop.{function}: {name} is written and must not be read-only; its type is {found}")
+        argument = f"nbprop.{function}: {name}"
+        if role == "mask":
+            dtypes, wanted = (types.boolean, types.uint8), "bool or uint8"
+        elif found is real:
+            dtypes, wanted = (types.float32, types.float64), "float32 or float64"
+        else:
+            dtypes, wanted = (real.dtype,), f"{real.dtype} as params does"
+        check_array_type(argument, found, dtypes, wanted, rank=1, written=role == "written", optional=role == "mask")
 
 
 def describer(*places):
@@ -406,8 +374,7 @@ def _take_step(
     given = [("params", params, "written"), ("grads", grads, "read"), ("state", state, "written")]
     check_types(function, params, [*given, ("decay_mask", decay_mask, "mask"), ("trainable", trainable, "mask")])
     for label, number in (("step", step), ("threads", threads)):
-        if not isinstance(number, (types.Integer, types.Omitted)):
-            raise TypingError(f"nbprop.{function}: {label} must be an integer, got {number}")
+        check_integer_type(f"nbprop.{function}: {label}", number)
     describe = describer(PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE)
     RULES[function].kernel.load(params.dtype)
     float32, float64, slots, hyperparameters = _prepare(function)

@@ -20,9 +20,8 @@ from nbprop.compiler.native import Native
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import by_precision, like, scalar_function
 
-# What a hyperparameter must be.
+# What a hyperparameter must be: in words in step.WANTED.
 NOT_NEGATIVE, FRACTION, POSITIVE, AT_LEAST_ONE, SWITCH = range(1, 6)
-KINDS = ("", "finite and at least 0", "at least 0 and below 1", "finite and above 0", "finite and at least 1", "a bool")
 
 MOST_HYPERPARAMETERS = 6
 

@@ -11,6 +11,24 @@ import numpy as np
 
 from nbprop.compiler.intrinsics import array_at, as_frame, load, load_double, load_integer, store
 from nbprop.compiler.jit import njit
+from nbprop.messages import (
+    ALIASED,
+    CAPACITY,
+    CLASS_RANGE,
+    DTYPE,
+    EMPTY,
+    LENGTH,
+    LENGTH_RANGE,
+    MISALIGNED,
+    MISSING,
+    NO_LENGTHS,
+    NOT_AN_ARRAY,
+    ORDER,
+    READ_ONLY,
+    SAMPLES_DIFFER,
+    SHAPE_DIFFERS,
+    TARGET_RANGE,
+)
 from nbprop.numerics.scalars import like
 from nbprop.program import table
 from nbprop.program.elements import ANY_INTEGER, FLOAT, FLOAT32, element_bytes, element_code, integer_at
@@ -35,12 +53,6 @@ SAMPLES = ACCUMULATE + 4
 BLOCK = 96
 
 STEPS = 1 << 40  # a step is below this: random streams (numerics/random.py) have no more room for it
-
-# Problems.
-NOT_AN_ARRAY, MISSING, DTYPE, ORDER, MISALIGNED, READ_ONLY, LENGTH, SHAPE_DIFFERS = range(1, 9)
-EMPTY, CAPACITY, SAMPLES_DIFFER, CLASS_RANGE, ALIASED, NO_TANGENT, OUTDATED, NO_LOSS = range(9, 17)
-NO_LENGTHS, LENGTH_RANGE, NO_DERIVATIVE, FORWARD_ONLY, POSITION_RANGE, NO_LIKELIHOOD = range(17, 23)
-TOO_FEW, COUPLED, STEP_RANGE, TARGET_RANGE = range(23, 27)
 
 # Statuses from here up are walks that a kernel stopped: FAILED + the row's number in the table.
 FAILED = 1 << 20

@@ -1,5 +1,6 @@
 """Walks of more than one program: the products that end as a gradient does, the Jacobian, samples' gradients."""
 
+from nbprop import messages as said
 from nbprop.compiler.intrinsics import load, stack_words, store, store_double, store_float
 from nbprop.compiler.jit import njit
 from nbprop.program import elements, frame, table
@@ -31,7 +32,7 @@ def fisher_product_walk(plan, block):
     if status != 0:
         return status
     if load_kernels(plan, table.FISHER) != 0:
-        return arg.PLAN * 64 + arg.NO_LIKELIHOOD
+        return arg.PLAN * 64 + said.NO_LIKELIHOOD
     return _run_into_out(plan, block, table.FISHER)
 
 

@@ -6,6 +6,7 @@ Entries take two addresses, a plan's table and a call's block (arguments.py), an
 
 from numba import types
 
+from nbprop import messages as said
 from nbprop.compiler.intrinsics import load
 from nbprop.compiler.jit import njit
 from nbprop.compiler.native import CompiledEntry
@@ -37,12 +38,12 @@ def given(block, argument):
 def check_inputs(plan, block):
     """What every entry takes: params, x, work, state where the network has one, lengths where they are given."""
     if load(plan, table.VERSION) != table.TABLE_VERSION:
-        return arg.PLAN * 64 + arg.OUTDATED
+        return arg.PLAN * 64 + said.OUTDATED
     status = check_flat(plan, block, arg.PARAMS, load(plan, table.N_PARAMS), False, False)
     if status == 0:
         status = check_samples(plan, block, arg.X, load(plan, table.X_CODE), table.X_SHAPE, False)
     if status == 0 and load(block, arg.SAMPLES) < load(plan, table.LEAST):
-        status = arg.X * 64 + arg.TOO_FEW
+        status = arg.X * 64 + said.TOO_FEW
     if status == 0 and load(plan, table.X_CODE) == elements.ANY_INTEGER:
         status = check_classes(block, arg.X, load(plan, table.CLASSES))
     if status == 0:
@@ -52,10 +53,10 @@ def check_inputs(plan, block):
     if status == 0 and given(block, arg.LENGTHS):
         status = check_lengths(plan, block)
     if status == 0 and not 0 <= load(block, arg.STEP) < arg.STEPS:
-        status = arg.CALL_STEP * 64 + arg.STEP_RANGE
+        status = arg.CALL_STEP * 64 + said.STEP_RANGE
     positions = load(plan, table.POSITIONS)
     if status == 0 and positions > 0 and not 0 <= load(block, arg.STEP) < positions:
-        status = arg.CALL_STEP * 64 + arg.POSITION_RANGE
+        status = arg.CALL_STEP * 64 + said.POSITION_RANGE
     return status
 
 
@@ -64,7 +65,7 @@ def check_target(plan, block):
     """The target, its classes, and sample weights where given."""
     code = load(plan, table.TARGET_CODE)
     if code == 0:
-        return arg.PLAN * 64 + arg.NO_LOSS
+        return arg.PLAN * 64 + said.NO_LOSS
     status = check_samples(plan, block, arg.TARGET, code, table.TARGET_SHAPE, False)
     if status == 0 and code == elements.ANY_INTEGER:
         status = check_classes(block, arg.TARGET, load(plan, table.TARGET_CLASSES))
@@ -84,9 +85,9 @@ def check_rows(plan, block, outputs):
     words = arg.OUT * arg.DESCRIPTION
     shape = load(block, words + arg.SHAPE)
     if load(block, words + arg.RANK) != 2:
-        return arg.OUT * 64 + arg.SHAPE_DIFFERS
+        return arg.OUT * 64 + said.SHAPE_DIFFERS
     if load(shape, 0) != load(block, arg.SAMPLES) * outputs or load(shape, 1) != load(plan, table.N_PARAMS):
-        return arg.OUT * 64 + arg.SHAPE_DIFFERS
+        return arg.OUT * 64 + said.SHAPE_DIFFERS
     return 0
 
 
@@ -103,9 +104,9 @@ def outputs_of(plan):
 def _refusal_of_plan(plan, forward, one_by_one):
     """Whether a plan cannot run a function, whatever its arguments; a status."""
     if not forward and load(plan, table.POSITIONS) > 0:
-        return arg.PLAN * 64 + arg.FORWARD_ONLY
+        return arg.PLAN * 64 + said.FORWARD_ONLY
     if one_by_one and load(plan, table.LEAST) > 0:
-        return arg.PLAN * 64 + arg.COUPLED
+        return arg.PLAN * 64 + said.COUPLED
     return 0
 
 
@@ -142,7 +143,7 @@ def check_of(signature):
         if status == 0:
             status = _refusal_of_plan(plan, forward, one_by_one)
         if status == 0 and dx != ABSENT and given(block, arg.DX) and load(plan, table.X_CODE) == elements.ANY_INTEGER:
-            status = arg.DX * 64 + arg.NO_DERIVATIVE
+            status = arg.DX * 64 + said.NO_DERIVATIVE
         if status == 0 and target != ABSENT:
             status = check_target(plan, block)
         if status == 0 and dy != ABSENT:
@@ -175,7 +176,7 @@ def load_kernels(plan, program):
     row = plan + 8 * load(plan, table.PROGRAMS + 2 * program)
     end = plan + 8 * load(plan, table.PROGRAMS + 2 * program + 1)
     if row == end:
-        return arg.PLAN * 64 + arg.NO_TANGENT
+        return arg.PLAN * 64 + said.NO_TANGENT
     while row < end:
         find(load(row, table.KERNEL))
         row += 8 * load(row, table.LENGTH)

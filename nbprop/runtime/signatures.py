@@ -145,7 +145,7 @@ def flat_sizes(plan):
 
 
 def reference():
-    """The table as Markdown, for docs/functions.md."""
+    """The table as Markdown, as docs/functions.md has it."""
     rows = ["| function | takes | writes | out | returns |", "|---|---|---|---|---|"]
     for signature in SIGNATURES.values():
         takes = ", ".join(f"`{name}`" for name in ("plan", *signature.takes.split()))

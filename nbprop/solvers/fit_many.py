@@ -9,22 +9,23 @@ from itertools import pairwise
 
 import numpy as np
 
-from nbprop.arrays import as_array
+from nbprop.arrays import as_array, check_kinds, check_memory, described
 from nbprop.autodiff.derivatives import jacobian
 from nbprop.autodiff.gradients import forward, value_and_grad
 from nbprop.compiler.jit import njit
 from nbprop.lowering.plan import plan as make_plan
 from nbprop.lowering.plan import workspace
-from nbprop.networks.fields import choose
+from nbprop.messages import ALIASED, DTYPE, failure
 from nbprop.networks.network import Network
 from nbprop.numerics.reductions import row_sum
 from nbprop.optimizers.api import adam, optimizer_state
+from nbprop.runtime.datasets import check_column, check_layers
 from nbprop.runtime.pieces import Pace, in_threads
 from nbprop.solvers import lbfgs as solvers
 from nbprop.solvers import levenberg_marquardt as marquardt
 from nbprop.solvers.lbfgs import lbfgs_state, lbfgs_step
 from nbprop.solvers.levenberg_marquardt import lm_state, lm_step
-from nbprop.validation import check_column, check_integer, check_layers, check_number
+from nbprop.validation import check_integer, check_number, choose
 
 _LBFGS_ITERATIONS, _NOT_FINITE = solvers.ITERATIONS, solvers.NOT_FINITE
 _LM_ITERATIONS, _LM_EVALUATIONS = marquardt.ITERATIONS, marquardt.EVALUATIONS
@@ -217,10 +218,10 @@ def fit_many(net, thetas, xs, ys, loss="mse", method="L-BFGS", maxiter=200, gtol
     if not isinstance(net, Network):
         raise TypeError(f"fit_many: net must be what nbprop.network(...) returns, got {type(net).__name__}")
     method = choose("fit_many: method", method, METHODS)
-    maxiter = check_integer("fit_many", "maxiter", maxiter)
-    threads = check_integer("fit_many", "threads", threads)
-    gtol, ftol = check_number("fit_many", "gtol", gtol), check_number("fit_many", "ftol", ftol)
-    lr = check_number("fit_many", "lr", lr)
+    maxiter = check_integer("fit_many: maxiter", maxiter)
+    threads = check_integer("fit_many: threads", threads)
+    gtol, ftol = check_number("fit_many: gtol", gtol), check_number("fit_many: ftol", ftol)
+    lr = check_number("fit_many: lr", lr)
     thetas = _check("thetas", thetas, np.float64, 2, written=True)
     xs = _check("xs", xs, None if net.layers[0].index_limit else np.float64, 2 + len(net.input_shape))
     models, samples = len(thetas), xs.shape[1]
@@ -240,7 +241,7 @@ def fit_many(net, thetas, xs, ys, loss="mse", method="L-BFGS", maxiter=200, gtol
         if array.shape != shape:
             raise ValueError(f"fit_many: {name} must have shape {shape}, got {array.shape}")
         if array is not thetas and np.may_share_memory(array, thetas):
-            raise ValueError(f"fit_many: thetas is written and shares memory with {name}; pass separate buffers")
+            raise failure(ALIASED, "fit_many: thetas", detail=name)
     if models == 0 or samples == 0:
         raise ValueError(f"fit_many: there must be at least one model and one sample, got xs of shape {xs.shape}")
     for model in range(models):
@@ -295,13 +296,13 @@ def _pieces(method, plan, maxiter, gtol, ftol, lr):
 
 def _check(name, array, dtype, rank, *, written=False):
     """An array as a plain one; its dtype (None: integers), its rank and its order."""
-    array = as_array(f"fit_many: {name}", array)
-    wrong = array.dtype.kind not in "iu" if dtype is None else array.dtype != dtype
-    if wrong:
-        wanted = "integers" if dtype is None else np.dtype(dtype).name
-        raise TypeError(f"fit_many: {name} must hold {wanted}, got {array.dtype}; convert it once with .astype")
-    if array.ndim != rank or not (array.flags.c_contiguous and array.flags.aligned):
-        raise ValueError(f"fit_many: {name} must be C-contiguous and aligned with {rank} axes, got shape {array.shape}")
-    if written and not array.flags.writeable:
-        raise ValueError(f"fit_many: {name} is written and must not be read-only; pass a copy")
+    argument = f"fit_many: {name}"
+    array = as_array(argument, array)
+    if dtype is not None:
+        check_kinds(argument, array, dtype)
+    elif array.dtype.kind not in "iu":
+        raise failure(DTYPE, argument, kind="integers", got=described(array))
+    if array.ndim != rank:
+        raise ValueError(f"{argument} must have {rank} axes, got shape {array.shape}")
+    check_memory(argument, array, written)
     return array

@@ -10,17 +10,16 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from nbprop.arrays import refuse_subclass
+from nbprop.arrays import check_vector, refuse_subclass
 from nbprop.compiler.intrinsics import address_of, array_at, as_frame, indirect_call
 from nbprop.compiler.jit import FLAGS, njit
 from nbprop.compiler.native import CompiledEntry
 from nbprop.compiler.registry import find
-from nbprop.networks.fields import shown
 from nbprop.numerics.reductions import row_dot, row_largest, row_sum
 from nbprop.solvers import line_search
 from nbprop.solvers import states as solver_states
 from nbprop.solvers.states import overlap, whole
-from nbprop.validation import check_integer, check_number, check_vector
+from nbprop.validation import check_integer, check_number, shown
 
 # What lbfgs_step returns.
 GO_ON, GRADIENT, SLOW, NO_STEP, NOT_FINITE = range(5)
@@ -54,8 +53,8 @@ def lbfgs_state(n_params, memory=10, gtol=1e-8, ftol=0.0):
     >>> import nbprop
     >>> state = nbprop.lbfgs_state(1249)
     """
-    n, memory = check_integer("lbfgs_state", "n_params", n_params), check_integer("lbfgs_state", "memory", memory)
-    gtol, ftol = check_number("lbfgs_state", "gtol", gtol), check_number("lbfgs_state", "ftol", ftol)
+    n, memory = check_integer("lbfgs_state: n_params", n_params), check_integer("lbfgs_state: memory", memory)
+    gtol, ftol = check_number("lbfgs_state: gtol", gtol), check_number("lbfgs_state: ftol", ftol)
     state = np.zeros(_words(n, memory))
     state[[_N, _MEMORY, _GTOL, _FTOL]] = n, memory, gtol, ftol
     return state
@@ -221,9 +220,9 @@ def lbfgs_step(state, theta, loss, grad):
     np.True_
     """
     double = np.dtype(np.float64)
-    check_vector("lbfgs_step", "theta", theta, getattr(theta, "size", 0), double, written=True)
-    check_vector("lbfgs_step", "grad", grad, theta.size, double, written=True)
-    check_vector("lbfgs_step", "state", state, getattr(state, "size", 0), double, written=True)
+    check_vector("lbfgs_step: theta", theta, getattr(theta, "size", 0), double, written=True)
+    check_vector("lbfgs_step: grad", grad, theta.size, double, written=True)
+    check_vector("lbfgs_step: state", state, getattr(state, "size", 0), double, written=True)
     if isinstance(loss, bool) or not isinstance(loss, (int, float, np.integer, np.floating)):
         raise TypeError(f"lbfgs_step: loss must be a number, got {type(loss).__name__}")
     outcome = step_on_arrays(load_step(), state, theta, grad, float(loss))

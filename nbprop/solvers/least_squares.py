@@ -4,13 +4,15 @@ import math
 
 import numpy as np
 
+from nbprop.arrays import check_vector
 from nbprop.autodiff.derivatives import jacobian
 from nbprop.autodiff.operators import jacobian_operator, outputs
 from nbprop.lowering.plan import workspace
-from nbprop.networks.fields import choose
+from nbprop.messages import ALIASED, failure
+from nbprop.runtime.datasets import check_dataset, check_layers
 from nbprop.solvers.bounds import Free
 from nbprop.solvers.levenberg_marquardt import check_tolerances, levenberg_marquardt
-from nbprop.validation import check_dataset, check_integer, check_layers, check_number, check_vector
+from nbprop.validation import check_integer, check_number, choose
 
 _METHODS = ("trf", "dogbox", "lm", "marquardt")
 # The fields of every result, however the search ended.
@@ -153,10 +155,10 @@ def least_squares(
     """
     x, target, weights = check_dataset("least_squares", plan, x, target, weights)
     check_layers("least_squares", plan)
-    check_vector("least_squares", "params", params, plan.n_params, plan.dtype, written=True)
+    check_vector("least_squares: params", params, plan.n_params, plan.dtype, written=True)
     for name, other in (("x", x), ("target", target), ("weights", weights)):
         if other is not None and np.may_share_memory(params, other):
-            raise ValueError(f"least_squares: params is written and shares memory with {name}; pass separate buffers")
+            raise failure(ALIASED, "least_squares: params", detail=name)
     if plan.loss.kind != "mse":
         raise ValueError(
             f"least_squares: {plan.loss.kind} is no sum of squared residuals; make the plan with loss='mse' "
@@ -165,11 +167,11 @@ def least_squares(
     choose("least_squares: method", method, _METHODS)
     choose("least_squares: loss", loss, _RHO)
     choose("least_squares: jac", jac, ("dense", "operator"))
-    f_scale = check_number("least_squares", "f_scale", f_scale, above=True)
+    f_scale = check_number("least_squares: f_scale", f_scale, ends="()")
     if method in ("lm", "marquardt") and (bounds is not None or jac == "operator" or loss != "linear"):
         raise ValueError(f"least_squares: method {method} takes no bounds, no operator and no robust loss; use trf")
     tolerances = check_tolerances("least_squares", ftol=ftol, xtol=xtol, gtol=gtol, may_be_none=method != "marquardt")
-    tolerances["max_nfev"] = None if max_nfev is None else check_integer("least_squares", "max_nfev", max_nfev)
+    tolerances["max_nfev"] = None if max_nfev is None else check_integer("least_squares: max_nfev", max_nfev)
     residuals = Residuals(plan, x, target, weights, loss, f_scale, Free("least_squares", params, None, bounds))
     free, count = residuals.free, residuals.scale.size
     if method == "lm" and count < free.size:

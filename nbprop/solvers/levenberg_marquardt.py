@@ -9,7 +9,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from nbprop.arrays import plain
+from nbprop.arrays import check_array, check_vector, plain
 from nbprop.compiler.intrinsics import address_of, array_at, as_frame, indirect_call
 from nbprop.compiler.jit import FLAGS, njit
 from nbprop.compiler.native import CompiledEntry
@@ -20,7 +20,7 @@ from nbprop.numerics.gemm.entry import GEMM, product
 from nbprop.numerics.gemm.microkernel import pointer
 from nbprop.solvers import states as solver_states
 from nbprop.solvers.states import overlap, whole
-from nbprop.validation import check_callable, check_integer, check_matrix, check_number, check_vector
+from nbprop.validation import check_callable, check_integer, check_number
 
 # What lm_step returns: what to evaluate at theta, or why it ended.
 RESIDUALS, JACOBIAN = 1, 2
@@ -65,10 +65,10 @@ def lm_state(n_params, gtol=1e-8, xtol=1e-8, ftol=1e-8):
     >>> import nbprop
     >>> state = nbprop.lm_state(61)
     """
-    n = check_integer("lm_state", "n_params", n_params)
+    n = check_integer("lm_state: n_params", n_params)
     state = np.zeros(_words(n))
     for name, place, value in (("gtol", _GTOL, gtol), ("xtol", _XTOL, xtol), ("ftol", _FTOL, ftol)):
-        state[place] = check_number("lm_state", name, value)
+        state[place] = check_number(f"lm_state: {name}", value)
     state[_N] = n
     return state
 
@@ -252,10 +252,10 @@ def lm_step(state, theta, residuals, jacobian):
     array([1.414214])
     """
     double = np.dtype(np.float64)
-    check_vector("lm_step", "theta", theta, getattr(theta, "size", 0), double, written=True)
-    check_vector("lm_step", "state", state, getattr(state, "size", 0), double, written=True)
-    check_vector("lm_step", "residuals", residuals, getattr(residuals, "size", 0), double)
-    check_matrix("lm_step", "jacobian", jacobian, (residuals.size, theta.size), double)
+    check_vector("lm_step: theta", theta, getattr(theta, "size", 0), double, written=True)
+    check_vector("lm_step: state", state, getattr(state, "size", 0), double, written=True)
+    check_vector("lm_step: residuals", residuals, getattr(residuals, "size", 0), double)
+    check_array("lm_step: jacobian", jacobian, (residuals.size, theta.size), double)
     if not _ENTRY.address:
         GEMM.load(types.float64)
     want = _on_arrays(_ENTRY.address or _ENTRY.load(), state, theta, residuals, jacobian)
@@ -284,7 +284,7 @@ def _lm_step(state, theta, residuals, jacobian):
 def check_tolerances(function, may_be_none=False, **tolerances):
     """Tolerances as floats of at least 0; None where that is allowed."""
     return {
-        name: None if value is None and may_be_none else check_number(function, name, value)
+        name: None if value is None and may_be_none else check_number(f"{function}: {name}", value)
         for name, value in tolerances.items()
     }
 
@@ -318,13 +318,13 @@ def levenberg_marquardt(residuals, jacobian, start, gtol=1e-8, xtol=1e-8, ftol=1
     from scipy.optimize import OptimizeResult
 
     function = "levenberg_marquardt"
-    check_vector(function, "start", start, getattr(start, "size", 0), np.dtype(np.float64))
+    check_vector(f"{function}: start", start, getattr(start, "size", 0), np.dtype(np.float64))
     if not np.isfinite(start).all():
         raise ValueError(f"{function}: start holds NaN or infinity")
-    check_callable(function, "residuals", residuals)
-    check_callable(function, "jacobian", jacobian)
+    check_callable(f"{function}: residuals", residuals)
+    check_callable(f"{function}: jacobian", jacobian)
     tolerances = check_tolerances(function, gtol=gtol, xtol=xtol, ftol=ftol)
-    most = 100 * start.size if max_nfev is None else check_integer(function, "max_nfev", max_nfev)
+    most = 100 * start.size if max_nfev is None else check_integer(f"{function}: max_nfev", max_nfev)
     theta, state, want = start.copy(), lm_state(start.size, **tolerances), RESIDUALS
     best, at_best, lowest, cost, r, m = start.copy(), None, np.inf, np.inf, None, None
     evaluations, jacobians, matrix, place = 0, 0, None, None

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbprop.arrays import refuse_subclass
-from nbprop.networks.fields import choose, nearest
-from nbprop.validation import check_flag, check_integer, check_number
+from nbprop.validation import check_flag, check_integer, check_number, choose, nearest
 
 
 @dataclass(frozen=True)
@@ -60,27 +59,21 @@ METHODS = {
     ),
 }
 
-# What the options are. Integers: the least; numbers: the least and the most, and whether the least itself is left out.
+# What the options are. Integers: the least; numbers: an interval, as `validation.interval` takes it.
 _INTEGERS = {"maxiter": 0, "maxfun": 1, "maxls": 1, "maxcor": 1, "memory": 1, "minfev": 0, "maxCGit": -1, "verbose": 0}
 _FLAGS = ("disp", "return_all", "inexact")
+_POSITIVE, _NOT_NEGATIVE = (0.0, np.inf, "()"), (0.0, np.inf, "[)")
 _NUMBERS = {
-    "c1": (0.0, 1.0, True),
-    "c2": (0.0, 1.0, True),
-    "eta": (-1.0, 1.0, False),
-    "initial_trust_radius": (0.0, np.inf, True),
-    "max_trust_radius": (0.0, np.inf, True),
-    "initial_tr_radius": (0.0, np.inf, True),
-    "initial_constr_penalty": (0.0, np.inf, True),
-    "initial_barrier_parameter": (0.0, np.inf, True),
-    "initial_barrier_tolerance": (0.0, np.inf, True),
-    "gtol": (0.0, np.inf, False),
-    "ftol": (0.0, np.inf, False),
-    "xtol": (0.0, np.inf, False),
-    "xrtol": (0.0, np.inf, False),
-    "barrier_tol": (0.0, np.inf, False),
-    "stepmx": (0.0, np.inf, False),
-    "accuracy": (0.0, np.inf, False),
-    "rescale": (-np.inf, np.inf, False),
+    "c1": (0.0, 1.0, "(]"),
+    "c2": (0.0, 1.0, "(]"),
+    "eta": (-1.0, 1.0, "[]"),
+    "rescale": (-np.inf, np.inf, "[)"),
+    **dict.fromkeys(("initial_trust_radius", "max_trust_radius", "initial_tr_radius"), _POSITIVE),
+    **dict.fromkeys(
+        ("initial_constr_penalty", "initial_barrier_parameter", "initial_barrier_tolerance"),
+        _POSITIVE,
+    ),
+    **dict.fromkeys(("gtol", "ftol", "xtol", "xrtol", "barrier_tol", "stepmx", "accuracy"), _NOT_NEGATIVE),
 }
 _NEGATIVE_MEANS_DEFAULT = ("ftol", "xtol", "gtol")  # TNC's
 _FACTORIZATIONS = (None, "NormalEquation", "AugmentedSystem", "QRFactorization", "SVDFactorization")
@@ -104,9 +97,9 @@ def settings(method, bounds, tol, maxiter, options):
                 f"minimize: {name} has no option {option!r}; {nearest(str(option), METHODS[name].options)}"
             )
     if tol is not None:
-        check_number("minimize", "tol", tol)
+        check_number("minimize: tol", tol)
     if maxiter is not None:
-        maxiter = check_integer("minimize", "maxiter", maxiter, 0)
+        maxiter = check_integer("minimize: maxiter", maxiter, 0)
         if options.setdefault("maxiter", maxiter) != maxiter:
             raise ValueError("minimize: maxiter is given twice; leave it out of options")
     _check_options(name, options)
@@ -118,17 +111,17 @@ def _check_options(name, options):
     for option, value in options.items():
         said = f"option {option!r}"
         if option in _INTEGERS:
-            options[option] = check_integer("minimize", said, value, _INTEGERS[option])
+            options[option] = check_integer(f"minimize: {said}", value, _INTEGERS[option])
         elif option in _FLAGS:
-            options[option] = check_flag("minimize", said, value)
+            options[option] = check_flag(f"minimize: {said}", value)
         elif option in _NUMBERS:
-            least, most, above = _NUMBERS[option]
+            low, high, ends = _NUMBERS[option]
             if name == "TNC" and option in _NEGATIVE_MEANS_DEFAULT:
-                least = -1.0
-            options[option] = check_number("minimize", said, value, least, most, above=above)
+                low = -1.0
+            options[option] = check_number(f"minimize: {said}", value, low, high, ends)
         elif option == "norm":
             if value not in (np.inf, -np.inf):
-                options[option] = check_number("minimize", said, value)
+                options[option] = check_number(f"minimize: {said}", value)
         elif option == "factorization_method" and value not in _FACTORIZATIONS:
             known = ", ".join(map(repr, _FACTORIZATIONS))
             raise ValueError(f"minimize: {said} must be one of {known}, got {value!r}")

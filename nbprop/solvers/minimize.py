@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from nbprop import backends
-from nbprop.arrays import refuse_subclass
+from nbprop.arrays import check_vector, refuse_subclass
 from nbprop.io.progress import progress_bar
-from nbprop.networks.fields import shown
+from nbprop.messages import ALIASED, failure
 from nbprop.solvers.bounds import Free
 from nbprop.solvers.constraints import constraints_on, violation
 from nbprop.solvers.lbfgs import LOWEST, check_search, lbfgs, lbfgs_search, search_parts
@@ -16,7 +16,7 @@ from nbprop.solvers.methods import METHODS, check_arrays, settings
 from nbprop.solvers.objective import objective_for
 from nbprop.solvers.problem import check_problem, problem_words
 from nbprop.solvers.tracking import NotFiniteAtStart, Search, Stop, Validation, Watch
-from nbprop.validation import check_callable, check_flag, check_integer, check_number, check_vector
+from nbprop.validation import check_callable, check_flag, check_integer, check_number, shown
 
 # The fields of every result, however the search ended.
 _FIELDS = ("x", "fun", "jac", "nit", "nfev", "njev", "nhev", "success", "status", "message", "validation", "state")
@@ -117,14 +117,14 @@ def minimize(
         raise ValueError(
             f"minimize: {name} needs second derivatives and layer {plan.without_tangents} has none; use L-BFGS-B"
         )
-    check_callable("minimize", "callback", callback, or_none=True)
+    check_callable("minimize: callback", callback, or_none=True)
     if seconds is not None:
-        seconds = check_number("minimize", "seconds", seconds, above=True)
+        seconds = check_number("minimize: seconds", seconds, ends="()")
     if progress is not None:
-        progress = check_flag("minimize", "progress", progress)
+        progress = check_flag("minimize: progress", progress)
     if patience is not None and validation is None:
         raise ValueError("minimize: patience counts iterations without a lower validation loss; pass validation too")
-    patience = None if patience is None else check_integer("minimize", "patience", patience)
+    patience = None if patience is None else check_integer("minimize: patience", patience)
     held_out = None if validation is None else Validation(plan, validation, patience, state)
     saved, problem = None, None
     if name == "L-BFGS":
@@ -292,10 +292,10 @@ def _checked(plan, params, others):
     """params, where the result goes, and a copy or view of it on the host."""
     if plan.target != "cpu":
         return backends.get(plan.target).checked_params("minimize", plan, params, others)
-    check_vector("minimize", "params", params, plan.n_params, plan.dtype, written=True)
+    check_vector("minimize: params", params, plan.n_params, plan.dtype, written=True)
     for name, other in others.items():
         if other is not None and np.may_share_memory(params, other):
-            raise ValueError(f"minimize: params is written and shares memory with {name}; pass separate buffers")
+            raise failure(ALIASED, "minimize: params", detail=name)
     return params, params
 
 
@@ -323,7 +323,7 @@ def _trainable(trainable, n_params):
     """The mask of trainable parameters, looked at; None when all are."""
     if trainable is None:
         return None
-    check_vector("minimize", "trainable", trainable, n_params, np.dtype(bool))
+    check_vector("minimize: trainable", trainable, n_params, np.dtype(bool))
     if not trainable.any():
         raise ValueError("minimize: trainable is False everywhere; leave at least one parameter free")
     return None if trainable.all() else trainable

@@ -11,10 +11,11 @@ import math
 import numpy as np
 
 from nbprop import backends
+from nbprop.arrays import check_vector
 from nbprop.autodiff.derivatives import hvp
 from nbprop.autodiff.gradients import value, value_and_grad
 from nbprop.lowering.plan import workspace
-from nbprop.validation import check_dataset, check_layer_state, check_layers, check_vector
+from nbprop.runtime.datasets import check_dataset, check_layer_state, check_layers
 
 
 class Objective:
@@ -53,7 +54,7 @@ class Objective:
         that has no tangents.
         """
         self._check(theta)
-        check_vector("objective", "v", v, self.n_params, np.dtype(np.float64))
+        check_vector("objective: v", v, self.n_params, np.dtype(np.float64))
         with np.errstate(over="ignore"):
             params, direction = theta.astype(self.plan.dtype, copy=False), v.astype(self.plan.dtype, copy=False)
         if np.may_share_memory(params, direction):
@@ -84,7 +85,7 @@ class Objective:
         return value_and_grad(self.plan, params, x, target, grads, self.work, weights, False, self._state_anew())
 
     def _check(self, theta):
-        check_vector("objective", "theta", theta, self.n_params, np.dtype(np.float64))
+        check_vector("objective: theta", theta, self.n_params, np.dtype(np.float64))
 
     def _converted(self, theta):
         """The loss and gradient through a float32 plan, or in chunks."""

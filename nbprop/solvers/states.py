@@ -6,9 +6,10 @@ entry returns what is wrong as a negative number, and has written nothing then.
 """
 
 from numba import types
-from numba.core.errors import TypingError
 
+from nbprop.compiler.argument_types import check_array_type
 from nbprop.compiler.jit import njit
+from nbprop.messages import CACHED_ELSEWHERE
 
 LENGTH, DAMAGED, ALIASED, OUTDATED = -1, -2, -3, -4
 
@@ -35,9 +36,7 @@ def check_outcome(outcome):
     if outcome == ALIASED:
         raise ValueError("an array that is written shares memory with another argument; pass separate buffers")
     if outcome == OUTDATED:
-        raise RuntimeError(
-            "this function was cached with another version of nbprop; clear the cache of your own functions"
-        )
+        raise RuntimeError(CACHED_ELSEWHERE)
 
 
 def refuse(function, outcome):
@@ -51,9 +50,4 @@ def refuse(function, outcome):
 def check_types(function, given):
     """Typing errors for (name, Numba type, rank, written) of arrays that must be contiguous float64."""
     for name, found, rank, written in given:
-        if not (isinstance(found, types.Array) and found.ndim == rank and found.layout == "C"):
-            raise TypingError(f"nbprop.{function}: {name} must be a contiguous array of rank {rank}, got {found}")
-        if found.dtype != types.float64:
-            raise TypingError(f"nbprop.{function}: {name} must hold float64, got {found.dtype}")
-        if written and not found.mutable:
-            raise TypingError(f"nbprop.{function}: {name} is written and must not be read-only; its type is {found}")
+        check_array_type(f"nbprop.{function}: {name}", found, (types.float64,), "float64", rank=rank, written=written)

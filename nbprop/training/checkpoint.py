@@ -4,17 +4,20 @@ A file is written aside, brought to the disk and renamed: a kill at any moment l
 is read is believed only when its checksum is right and every word fits the run that goes on from it.
 """
 
+import errno
 import json
 import math
 import os
+import secrets
+import stat
 from dataclasses import dataclass
 
 import numpy as np
 
 from nbprop.io.atomic import write_atomically
 from nbprop.io.networks import digest
-from nbprop.networks.fields import brief, shown
 from nbprop.networks.network import read_json
+from nbprop.validation import brief, shown
 
 FORMAT = 2
 _KEY = "nbprop_checkpoint"
@@ -165,3 +168,33 @@ def _check_history(name, history, lengths, measured):
 
 def _is_number(value):
     return (type(value) is float and not math.isnan(value)) or (type(value) is int and abs(value) < 2**63)
+
+
+def file_to_write(function, name, path):
+    """A path, or None, whose folder takes new files now: found out by making one, before hours of work.
+
+    Raises OSError, as a later write would.
+    """
+    if path is None:
+        return None
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        text = None
+    if not isinstance(text, str) or "\0" in text:
+        raise TypeError(f"{function}: {name} must be a path, got {shown(path)}")
+    final = os.path.realpath(text)
+    folder, base = os.path.split(final)
+    trial = os.path.join(folder, f".{base}.{secrets.token_hex(6)}.tmp")
+    try:
+        if os.path.isdir(final):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(errno.ENOENT, f"there is no folder {folder}")
+        if os.path.exists(final) and not stat.S_ISREG(os.stat(final).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        os.unlink(trial)
+    except OSError as error:
+        raise OSError(error.errno, f"{function}: {name} {text} cannot be written: {error.strerror}") from None
+    return text

@@ -14,12 +14,13 @@ from nbprop.networks.network import Network
 from nbprop.optimizers import clipping
 from nbprop.optimizers.update_rules import RULES
 from nbprop.runtime import arguments as arg
+from nbprop.training import checkpoint as checkpoints
 from nbprop.training import identity as identities
 from nbprop.training import job as on_host
 from nbprop.training import loop as words
-from nbprop.training import settings
 from nbprop.training.job import hyperparameters
 from nbprop.training.trainer import Run, Settings
+from nbprop.validation import check_callable, check_flag, check_integer, check_number, check_seed
 
 
 def fit(
@@ -153,24 +154,24 @@ def fit(
     """
     if not isinstance(net, Network):
         raise TypeError(f"fit: net must be what nbprop.network(...) returns, got {type(net).__name__}")
-    batch = settings.whole("fit", "batch", batch, "a positive integer")
-    epochs = settings.whole("fit", "epochs", epochs, "a positive integer")
-    patience = patience if patience is None else settings.whole("fit", "patience", patience, "a positive integer")
-    threads = settings.whole("fit", "threads", threads, "an integer in 1..65535", 1, 2**16)
-    seed = settings.whole("fit", "seed", seed, "an integer in 0..2**63 - 1", 0, 2**63)
-    shuffle, resume = settings.switch("fit", "shuffle", shuffle), settings.switch("fit", "resume", resume)
+    batch, epochs = (
+        check_integer("fit: batch", batch, high=math.inf),
+        check_integer("fit: epochs", epochs, high=math.inf),
+    )
+    patience = None if patience is None else check_integer("fit: patience", patience, high=math.inf)
+    threads, seed = check_integer("fit: threads", threads, 1, 2**16 - 1), check_seed("fit: seed", seed)
+    shuffle, resume = check_flag("fit: shuffle", shuffle), check_flag("fit: resume", resume)
     clips = {"clip_value": clip_value, "clip_norm": clip_norm}
     clips = {name: _limit(name, limit) for name, limit in clips.items()}
-    seconds = "a number of at least 0"
-    seconds = settings.real("fit", "checkpoint_seconds", checkpoint_seconds, seconds, lambda found: found >= 0)
-    callback = settings.called("fit", "callback", callback)
+    seconds = check_number("fit: checkpoint_seconds", checkpoint_seconds, ends="[]")
+    callback = check_callable("fit: callback", callback, or_none=True)
     check_progress("fit", progress)
     values = hyperparameters("fit", optimizer, lr, weight_decay, others)
     if resume and checkpoint is None:
         raise ValueError("fit: resume=True needs checkpoint=, the path of the file to go on from")
 
     place = _place_of(params)
-    params = place.check_vector("fit", "params", params, net.n_params, (np.float32, np.float64), True)
+    params = place.check_vector("fit: params", params, net.n_params, (np.float32, np.float64), True)
     samples = place.count(x)
     if loss is None:
         raise ValueError("fit: loss must be a loss or its name, got None")
@@ -194,7 +195,7 @@ def fit(
     if shuffle:
         job.shuffle(seed)
     _clip(job, clips)
-    path = settings.file_to_write("fit", "checkpoint", checkpoint)
+    path = checkpoints.file_to_write("fit", "checkpoint", checkpoint)
     run = Run(job, Settings(epochs, first_step, held_out, patience, callback, path, seconds))
     run.schedule(schedule, values["lr"])
     if path is not None:
@@ -225,19 +226,19 @@ def _check_validation(place, plan, validation):
 
 
 def _check_mask(place, net, name, mask):
-    return None if mask is None else place.check_vector("fit", name, mask, net.n_params, (bool, np.uint8), False)
+    return None if mask is None else place.check_vector(f"fit: {name}", mask, net.n_params, (bool, np.uint8), False)
 
 
 def _check_optimizer_state(place, optimizer, state, params):
     if state is None:
         return None
     size = RULES[optimizer].slots * params.size
-    return place.check_vector("fit", "optimizer_state", state, size, (params.dtype,), True)
+    return place.check_vector("fit: optimizer_state", state, size, (params.dtype,), True)
 
 
 def _check_steps(place, optimizer, remembered, first_step, steps):
     """The first step's number, which goes with what the optimizer remembers of those before it."""
-    first_step = settings.whole("fit", "first_step", first_step, "an integer of at least 0", 0)
+    first_step = check_integer("fit: first_step", first_step, 0, math.inf)
     if first_step + steps >= arg.STEPS:
         raise ValueError(f"fit: epochs ask for steps up to number {first_step + steps}, which must be below 2**40")
     if first_step > 0 and remembered is None and RULES[optimizer].slots > 0:
@@ -267,11 +268,7 @@ def _identity(job, known, held_out, masks):
 
 
 def _limit(name, limit):
-    return None if limit is None else settings.real("fit", name, limit, "a finite number above 0", _above_zero)
-
-
-def _above_zero(value):
-    return 0 < value < math.inf
+    return None if limit is None else check_number(f"fit: {name}", limit, ends="()")
 
 
 def _clip(job, clips):

@@ -6,9 +6,9 @@ import math
 import numpy as np
 
 from nbprop.io.networks import digest
-from nbprop.networks.fields import nearest
 from nbprop.program import table
 from nbprop.training.checkpoint import plain
+from nbprop.validation import nearest
 
 _MOST_RATES = 1000  # steps at which two schedules are compared
 _PIECE = 1 << 24  # bytes

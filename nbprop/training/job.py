@@ -4,17 +4,19 @@ import inspect
 
 import numpy as np
 
+from nbprop.arrays import check_vector
 from nbprop.lowering.plan import workspace
-from nbprop.networks.fields import choose, nearest
+from nbprop.messages import ALIASED, failure
 from nbprop.optimizers import clipping
 from nbprop.optimizers import update_rules as rules
 from nbprop.optimizers.api import OPTIMIZERS, optimizer_state
+from nbprop.optimizers.step import check_hyperparameter
 from nbprop.program import elements, table
 from nbprop.runtime import arguments as arg
+from nbprop.runtime.datasets import PIECE, check_data
 from nbprop.runtime.entries import ENTRIES
 from nbprop.training import loop as epochs
-from nbprop.training.settings import check_number
-from nbprop.validation import PIECE, check_data, check_vector
+from nbprop.validation import choose, nearest
 
 # What fit.py asks of the place that params lie in, beside the functions below.
 __all__ = ["TARGET", "Job", "check_data", "check_vector"]
@@ -35,7 +37,7 @@ def hyperparameters(function, optimizer, lr, weight_decay, given):
             hint = nearest(name, [*known, *_FIT_ARGUMENTS])
             raise TypeError(f"{function}: {optimizer} has no argument {name!r}; {hint}")
         values[name] = value
-    return {name: check_number(function, name, known[name], value) for name, value in values.items()}
+    return {name: check_hyperparameter(function, name, known[name], value) for name, value in values.items()}
 
 
 _FIT_ARGUMENTS = ("batch", "epochs", "shuffle", "seed", "validation", "schedule", "clip_norm", "clip_value", "patience")
@@ -62,7 +64,7 @@ def check_state(plan, state, samples):
             "and keep it beside params for the network's use"
         )
     if state is not None:
-        state = check_vector("fit", "state", state, plan.state_size, (plan.dtype,), True)
+        state = check_vector("fit: state", state, plan.state_size, (plan.dtype,), True)
     return state if plan.state_size > 0 else None
 
 
@@ -90,7 +92,7 @@ def count(x):
 def check_separate(name, written, others):
     """What is written shares memory with none of the others."""
     if written is not None and any(other is not None and np.may_share_memory(written, other) for other in others):
-        raise ValueError(f"fit: {name} is written and shares memory with another argument; pass separate buffers")
+        raise failure(ALIASED, f"fit: {name}", detail="another argument")
 
 
 class Job:

@@ -32,7 +32,7 @@ from nbprop.training.checkpoint import (
 )
 from nbprop.training.history import FIELDS, KEPT, History
 from nbprop.training.measuring import Measure
-from nbprop.training.settings import as_float
+from nbprop.validation import check_number
 
 # Seconds that a compiled call should take: well below 0.2, since the next one may be slower.
 _PACE = 0.08
@@ -241,13 +241,7 @@ class Run:
         """The learning rate of a step, as a float."""
         if self.rate_of is None:
             return self.lr
-        given = self.rate_of(step)
-        rate = as_float(given)
-        if not 0 <= rate < math.inf:
-            raise ValueError(
-                f"fit: schedule must return a finite learning rate of at least 0, got {given!r} for step {step}"
-            )
-        return rate
+        return check_number(f"fit: what schedule returns for step {step}", self.rate_of(step))
 
     def _record(self):
         """Move the epochs that a call has finished into the history."""

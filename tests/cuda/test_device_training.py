@@ -164,7 +164,7 @@ def test_what_a_diverged_fit_keeps_is_the_cpus(more, at, rate):
         ({"optimizer_state": np.zeros(34, np.float32)}, "optimizer_state is a NumPy array in host memory"),
         ({"optimizer_state": device(np.full(64, np.inf, np.float32)), "first_step": 2}, "optimizer_state holds NaN or"),
         ({"optimizer_state": device(np.ones(64, np.float32))}, "what was left by earlier steps"),
-        ({"lr": 10**1000}, "lr must be finite"),
+        ({"lr": 10**1000}, "lr must be a finite number"),
         ({"target": device(CLASSES + 2)}, "target must hold classes in 0..1, got 7 others"),
         ({"target": device(CLASSES.astype(np.int8))}, "target must hold int32"),
         ({"weights": device(-WEIGHTS)}, "weights must not be negative"),

@@ -193,7 +193,7 @@ REFUSED = {
     "activation": (lambda: conv2d(2, 3, activation="rleu"), "activation: unknown name 'rleu'; did you mean 'relu'"),
     "init": (lambda: conv2d(2, 3, init="he"), "init: unknown name 'he'"),
     "size": (lambda: nbprop.local_response_norm(0), "size must be a positive integer, got 0"),
-    "k": (lambda: nbprop.local_response_norm(k=0), "k must be positive and finite, got 0"),
+    "k": (lambda: nbprop.local_response_norm(k=0), "k must be a finite number above 0, got 0"),
     "alpha": (lambda: nbprop.local_response_norm(alpha=float("nan")), "alpha must be .* at least 0, got nan"),
 }  # fmt: skip
 

@@ -67,9 +67,9 @@ def test_names_and_first_values():
 def test_what_is_refused(kind):
     make = getattr(nbprop, kind)
     for epsilon in (0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"{kind}: epsilon must be positive and finite"):
+        with pytest.raises(ValueError, match=f"{kind}: epsilon must be a finite number above 0"):
             make(epsilon)
-    with pytest.raises(TypeError, match=f"{kind}: epsilon must be a positive number, got '1e-5'"):
+    with pytest.raises(TypeError, match=f"{kind}: epsilon must be a finite number above 0, got '1e-5'"):
         make("1e-5")
     with pytest.raises(ValueError, match=f"{kind} needs an axis to run over"):
         nbprop.network((), make())

@@ -205,8 +205,8 @@ DESCRIPTIONS = {
     "input": (lambda: network((0,), dense(1)), "input_shape must be a positive integer, got 0"),
     "no layers": (lambda: network((3,)), "at least one layer"),
     "one branch": (lambda: nbprop.concat(dense(2)), "concat needs at least two branches"),
-    "delta": (lambda: nbprop.huber(-1), "delta must be positive and finite, got -1"),
-    "delta, NaN": (lambda: nbprop.huber(float("nan")), "delta must be positive and finite"),
+    "delta": (lambda: nbprop.huber(-1), "delta must be a finite number above 0, got -1"),
+    "delta, NaN": (lambda: nbprop.huber(float("nan")), "delta must be a finite number above 0"),
     "loss": (lambda: nbprop.plan(network((3,), dense(1)), "mes"), "loss: unknown name 'mes'; did you mean 'mse'"),
     "loss that does not fit": (
         lambda: nbprop.plan(network((3,), dense(3)), "gaussian_nll"),

@@ -167,7 +167,7 @@ def test_the_gradient_is_that_of_the_point():
         ({"start": np.array([np.nan])}, "start holds NaN"),
         ({"xtol": -1.0}, "xtol must be a finite number of at least 0, got -1.0"),
         ({"gtol": "no"}, "gtol must be a finite number"),
-        ({"max_nfev": 10**30}, "max_nfev must be an integer"),
+        ({"max_nfev": 10**30}, "max_nfev must be a positive integer"),
     ],
 )
 def test_what_functions_return_is_looked_at(given, said):

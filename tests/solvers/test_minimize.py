@@ -99,14 +99,14 @@ def test_a_search_that_had_ended_goes_on_where_more_is_asked_for():
         ({"seconds": 0}, "seconds must be a finite number above 0, got 0"),
         ({"seconds": "5"}, "seconds must be a finite number above 0, got '5'"),
         ({"patience": 3}, "pass validation too"),
-        ({"patience": 0, "validation": (X, TARGET)}, r"patience must be an integer in 1\.\.2147483647, got 0"),
+        ({"patience": 0, "validation": (X, TARGET)}, r"patience must be a positive integer, got 0"),
         ({"validation": (X, TARGET[:-1])}, "validation: target must bring as many samples"),
         ({"validation": (X, np.full_like(TARGET, np.nan))}, r"validation: target\[0, 0\] is nan"),
     ],
 )
 def test_refused(options, said):
     params = start()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((TypeError, ValueError), match=said):
         run(params, **options)
     assert np.array_equal(params, start())
     with pytest.raises(TypeError, match="validation must be"):
@@ -188,17 +188,17 @@ def test_a_state_of_another_problem_is_refused_by_what_differs():
 @pytest.mark.parametrize(
     ("method", "options", "said"),
     [
-        ("L-BFGS", {"memory": 0}, "option 'memory' must be an integer in 1"),
+        ("L-BFGS", {"memory": 0}, "option 'memory' must be a positive integer"),
         ("L-BFGS", {"gtol": -1.0}, "option 'gtol' must be a finite number of at least 0"),
-        ("L-BFGS-B", {"maxcor": 10**12}, "option 'maxcor' must be an integer"),
-        ("L-BFGS-B", {"maxiter": 2.0}, "option 'maxiter' must be an integer in 0"),
+        ("L-BFGS-B", {"maxcor": 10**12}, "option 'maxcor' must be a positive integer"),
+        ("L-BFGS-B", {"maxiter": 2.0}, "option 'maxiter' must be an integer of at least 0"),
         ("L-BFGS-B", {"ftol": "small"}, "option 'ftol' must be a finite number"),
         ("BFGS", {"c1": 0.95}, "'c1' and 'c2' must be 0 < c1 < c2 < 1"),
         ("BFGS", {"norm": None}, "option 'norm' must be a finite number"),
         ("BFGS", {"hess_inv0": np.eye(3)}, r"option 'hess_inv0' must hold finite numbers and have shape \(25, 25\)"),
         ("CG", {"disp": "no"}, "option 'disp' must be True or False"),
         ("TNC", {"scale": np.full(25, np.nan)}, "option 'scale' must hold finite numbers"),
-        ("TNC", {"maxfun": 2**31}, "option 'maxfun' must be an integer"),
+        ("TNC", {"maxfun": 2**31}, "option 'maxfun' must be a positive integer"),
         ("trust-ncg", {"eta": 0.3}, "option 'eta' must be below 0.25"),
         ("trust-ncg", {"max_trust_radius": 0}, "option 'max_trust_radius' must be a finite number above 0"),
         ("trust-krylov", {"inexact": 1}, "option 'inexact' must be True or False"),

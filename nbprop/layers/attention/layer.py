@@ -7,8 +7,8 @@ from nbprop.layers.attention.decoding import attention_decode
 from nbprop.layers.attention.kernels import BLOCK, QUERIES, attention_backward, attention_forward
 from nbprop.layers.attention.tangents import attention_backward_tangent, attention_tangent
 from nbprop.layers.dense.layer import Dense
-from nbprop.networks.fields import flag, named, optional, positive
 from nbprop.networks.layer import INITIALIZERS, Layer
+from nbprop.validation import check_flag, named, optional, positive
 
 
 @dataclass(frozen=True, repr=False)
@@ -18,7 +18,7 @@ class AttentionHeads(Layer):
     heads: int
     causal: bool = True
     kind = "attention_heads"
-    checks: ClassVar = {"heads": positive, "causal": flag}
+    checks: ClassVar = {"heads": positive, "causal": check_flag}
     tangents = True
     takes_lengths = True
 
@@ -86,7 +86,12 @@ class Attention(Layer):
     bias: bool = True
     init: str | None = None
     kind = "attention"
-    checks: ClassVar = {"heads": positive, "causal": flag, "bias": flag, "init": optional(named(INITIALIZERS))}
+    checks: ClassVar = {
+        "heads": positive,
+        "causal": check_flag,
+        "bias": check_flag,
+        "init": optional(named(INITIALIZERS)),
+    }
     tangents = True
 
     def __repr__(self):

@@ -19,11 +19,11 @@ from nbprop.layers.dense.kernels import dense_transpose
 from nbprop.layers.dense.layer import RECTIFIERS, lower_dense
 from nbprop.layers.image import as_image, crop_image, out_extent, pad_image, plain, spans
 from nbprop.layers.pool import Pools, max_pool_backward
-from nbprop.networks.fields import choose, flag, named, optional, positive
 from nbprop.networks.layer import INITIALIZERS, Layer, Parameter
 from nbprop.numerics.activations import ACTIVATIONS
 from nbprop.numerics.convolution import Windows, windows_scratch
 from nbprop.program.patterns import fused_pair
+from nbprop.validation import check_flag, choose, named, optional, positive
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,7 +44,7 @@ class Convolution(Layer):
         "filters": positive,
         "groups": positive,
         "activation": named(ACTIVATIONS),
-        "bias": flag,
+        "bias": check_flag,
         "init": optional(named(INITIALIZERS)),
     }
     tangents = True

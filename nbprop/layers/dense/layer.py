@@ -19,10 +19,10 @@ from nbprop.layers.dense.pieces import dense_sum_of_pieces, gradient_pieces
 from nbprop.layers.dense.sample_gradients import dense_sample_gradients
 from nbprop.layers.dense.single import fits_single, lower_single
 from nbprop.layers.dense.tied import lower_tied
-from nbprop.networks.fields import flag, named, optional, positive, text
 from nbprop.networks.layer import INITIALIZERS, Layer, Parameter
 from nbprop.numerics.activations import ACTIVATIONS
 from nbprop.numerics.gemm.blocked import gemm_scratch
+from nbprop.validation import check_flag, named, optional, positive, text
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,7 +36,7 @@ class Dense(Layer):
     checks: ClassVar = {
         "units": positive,
         "activation": named(ACTIVATIONS),
-        "bias": flag,
+        "bias": check_flag,
         "init": optional(named(INITIALIZERS)),
         "share": optional(text),
     }
