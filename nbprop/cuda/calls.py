@@ -76,12 +76,12 @@ class Bound:
                 self._check_flat(argument, size, at_least=argument == arg.WORK)
         shapes = sample_shapes(plan)
         n = self._check_samples(arg.X, *shapes.pop(arg.X), None)
-        if n < plan.least:
+        if n < plan.min_samples:
             self._refuse(arg.X, said.TOO_FEW)
         for argument, (shape, code) in shapes.items():
             if given[argument] is not None:
                 self._check_samples(argument, shape, code, n)
-        if given[arg.LENGTHS] is not None and (plan.positions or not plan.longest):
+        if given[arg.LENGTHS] is not None and (plan.positions or not plan.max_length):
             self._refuse(arg.LENGTHS, said.NO_LENGTHS)
         if plan.positions and step >= plan.positions:
             self._refuse(arg.CALL_STEP, said.POSITION_RANGE)

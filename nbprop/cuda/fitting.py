@@ -153,7 +153,7 @@ def check_data(function, plan, x, target, weights=None, lengths=None, prefix="")
     n = len(memory.as_array(f"{function}: {prefix}x", x))
     if lengths is not None:
         takes_lengths(f"{function}: {prefix}lengths", plan)
-        lengths = column("lengths", lengths, n, (), "lengths", 1, plan.longest + 1)
+        lengths = column("lengths", lengths, n, (), "lengths", 1, plan.max_length + 1)
     x = column("x", x, None, plan.input_shape, "classes", below=plan.x_classes, lengths=lengths)
     within = lengths if plan.positions_of_loss > 1 else None
     more = {"below": plan.classes, "loss": plan.loss, "lengths": within}

@@ -170,7 +170,7 @@ class DevicePlan(Plan):
         for argument, shape, least, below in (
             (arg.X, self.input_shape, 0, self.x_classes),
             (arg.TARGET, self.target_shape, 0, self.classes),
-            (arg.LENGTHS, (), 1, self.longest + 1 if self.longest else 0),
+            (arg.LENGTHS, (), 1, self.max_length + 1 if self.max_length else 0),
         ):
             if below:
                 numbers = {"each": math.prod(shape), "least": least, "below": below}

@@ -148,7 +148,7 @@ class Builder:
 
     def positions_of(self, shape):
         """How many positions of a value a call's lengths may cut; 1 where lengths are none of its business."""
-        return positions_that_count(0 if self.mode == "decoding" else self.net.longest, shape)
+        return positions_that_count(0 if self.mode == "decoding" else self.net.max_length, shape)
 
     def copy(self, y, x, shape):
         """Emit a copy of a caller's array, or to one, of values of a shape: 0 beyond lengths, whatever lies there."""

@@ -94,7 +94,7 @@ class Plan:
                 work, bound = max(work, apart.work_size), max(bound, apart.bound)
         self.n_params = net.n_params
         self.state_parts = lowered.state  # (label, buffer, initial values)
-        self.coupling, self.least = lowered.coupling
+        self.coupling, self.min_samples = lowered.coupling
         self.state_size = sum(buffer.size for _, buffer, _ in self.state_parts)
         # One row of the output behind the rest: the unit vectors that make a Jacobian.
         self.input_shape, self.output_shape = lowered.input_shape, lowered.output_shape
@@ -102,8 +102,8 @@ class Plan:
         self.work_size, self.liveness_bound = work + self.unit_size, bound + self.unit_size
         self.element_code = elements.element_code(dtype)
         # Statistics over all positions would take in those beyond lengths.
-        self.over_positions = lowered.over_positions if net.longest else ""
-        self.longest = 0 if self.over_positions else net.longest
+        self.over_positions = lowered.over_positions if net.max_length else ""
+        self.max_length = 0 if self.over_positions else net.max_length
         self.positions = net.input_shape[0] if mode == "decoding" else 0
         self.x_classes = net.layers[0].index_limit
         self.x_code = elements.ANY_INTEGER if self.x_classes else self.element_code
@@ -112,7 +112,7 @@ class Plan:
             self.target_shape, self.classes = loss.target(net.output_shape)
             self.target_code = elements.ANY_INTEGER if self.classes else self.element_code
         self.target_range = (-np.inf, np.inf) if loss is None else tuple(map(float, loss.target_range))
-        positions = positions_that_count(self.longest, self.output_shape)
+        positions = positions_that_count(self.max_length, self.output_shape)
         self.positions_of_loss = positions if self.target_shape[:1] == (positions,) else 1
         self.table = self._emit()
         self.table.flags.writeable = False
@@ -142,9 +142,9 @@ class Plan:
         header[table.TARGET_CODE] = self.target_code
         header[table.TARGET_CLASSES] = self.classes
         header[table.UNIT] = self.unit_offset
-        header[table.LENGTHS] = 0 if self.positions else self.longest
+        header[table.LENGTHS] = 0 if self.positions else self.max_length
         header[table.POSITIONS] = self.positions
-        header[table.LEAST] = self.least
+        header[table.MIN_SAMPLES] = self.min_samples
         header[table.TARGET_LEAST : table.TARGET_MOST + 1] = np.array(self.target_range).view(np.int64).tolist()
         header[table.LOSS_POSITIONS] = self.positions_of_loss
         kernels = dict.fromkeys(op.kernel for ops in self.parts.values() for op in ops)

@@ -73,7 +73,7 @@ class Network:
                 )
             self.shapes.append(self._add(f"{index}.{layer.kind}", layer, self.shapes[-1]))
         # The most positions that a call's lengths may tell of: the first axis of x, or 0 where no layer heeds them.
-        self.longest = self.input_shape[0] if self._sequences == set(self.input_shape[:1]) != set() else 0
+        self.max_length = self.input_shape[0] if self._sequences == set(self.input_shape[:1]) != set() else 0
         for path, layer in self.nodes[1:]:
             if layer.index_limit:
                 raise ValueError(f"layer {path} takes integers, which only x holds; put it first in the network")
@@ -259,6 +259,6 @@ def check_flat(name, array, size):
     return array
 
 
-def positions_that_count(longest, shape):
+def positions_that_count(max_length, shape):
     """How many positions of a value a call's lengths may cut; 1 where lengths are none of its business."""
-    return longest if len(shape) > 1 and shape[0] == longest else 1
+    return max_length if len(shape) > 1 and shape[0] == max_length else 1

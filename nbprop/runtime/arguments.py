@@ -210,8 +210,8 @@ def check_target_range(plan, block):
 @njit
 def check_lengths(plan, block):
     """lengths: (n,) integers in 1..T, for a network with a layer that takes them."""
-    longest = load(plan, table.LENGTHS)
-    if longest == 0:
+    max_length = load(plan, table.LENGTHS)
+    if max_length == 0:
         return LENGTHS * 64 + NO_LENGTHS
     status = check_array(block, LENGTHS, ANY_INTEGER, False)
     if status != 0:
@@ -222,7 +222,7 @@ def check_lengths(plan, block):
     address, code = load(block, words + DATA), load(block, words + CODE)
     for sample in range(load(block, SAMPLES)):
         length = integer_at(address, code, sample)
-        if length < 1 or length > longest:
+        if length < 1 or length > max_length:
             return LENGTHS * 64 + LENGTH_RANGE
     return 0
 

@@ -63,17 +63,17 @@ def check_weights(argument, weights):
 def check_lengths(function, name, plan, lengths, n):
     """(n,) integers in 1..T, for a network with a layer that takes them; as a plain array."""
     takes_lengths(f"{function}: {name}", plan)
-    lengths = _check_form(function, name, lengths, n, (), plan.dtype, ("lengths", 1, plan.longest))
-    wrong = np.flatnonzero((lengths < 1) | (lengths > plan.longest))
+    lengths = _check_form(function, name, lengths, n, (), plan.dtype, ("lengths", 1, plan.max_length))
+    wrong = np.flatnonzero((lengths < 1) | (lengths > plan.max_length))
     if wrong.size:
-        detail = f"1..{plan.longest}, got {lengths[wrong[0]]} at {name}[{wrong[0]}]"
+        detail = f"1..{plan.max_length}, got {lengths[wrong[0]]} at {name}[{wrong[0]}]"
         raise failure(said.LENGTH_RANGE, f"{function}: {name}", detail=detail)
     return lengths
 
 
 def takes_lengths(argument, plan):
     """Refuse lengths for a network that has no use for them."""
-    if plan.longest == 0:
+    if plan.max_length == 0:
         raise failure(said.NO_LENGTHS, argument, detail=no_lengths(plan))
 
 

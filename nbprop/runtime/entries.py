@@ -42,7 +42,7 @@ def check_inputs(plan, block):
     status = check_flat(plan, block, arg.PARAMS, load(plan, table.N_PARAMS), False, False)
     if status == 0:
         status = check_samples(plan, block, arg.X, load(plan, table.X_CODE), table.X_SHAPE, False)
-    if status == 0 and load(block, arg.SAMPLES) < load(plan, table.LEAST):
+    if status == 0 and load(block, arg.SAMPLES) < load(plan, table.MIN_SAMPLES):
         status = arg.X * 64 + said.TOO_FEW
     if status == 0 and load(plan, table.X_CODE) == elements.ANY_INTEGER:
         status = check_classes(block, arg.X, load(plan, table.CLASSES))
@@ -105,7 +105,7 @@ def _refusal_of_plan(plan, forward, one_by_one):
     """Whether a plan cannot run a function, whatever its arguments; a status."""
     if not forward and load(plan, table.POSITIONS) > 0:
         return arg.PLAN * 64 + said.FORWARD_ONLY
-    if one_by_one and load(plan, table.LEAST) > 0:
+    if one_by_one and load(plan, table.MIN_SAMPLES) > 0:
         return arg.PLAN * 64 + said.COUPLED
     return 0
 

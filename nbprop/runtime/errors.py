@@ -103,7 +103,7 @@ def _wrong_class(plan, argument, values):
 
 def _wrong_length(plan, argument, values):
     value = values[argument]
-    return f"1..{plan.longest}{_first('lengths', value, (value < 1) | (value > plan.longest))}"
+    return f"1..{plan.max_length}{_first('lengths', value, (value < 1) | (value > plan.max_length))}"
 
 
 def _wrong_target(plan, argument, values):

@@ -48,7 +48,7 @@ _FIT_ARGUMENTS = ("batch", "epochs", "shuffle", "seed", "validation", "schedule"
 
 def check_last_batch(plan, samples):
     """A network that takes statistics over the batch gets no batch of one sample."""
-    if plan.least > 1 and samples % plan.batch == 1:
+    if plan.min_samples > 1 and samples % plan.batch == 1:
         raise ValueError(
             f"fit: batches of {plan.batch} leave a last one of 1 sample of {samples}, and layer {plan.coupling} takes "
             "statistics over at least 2; choose another batch, or leave a sample out"

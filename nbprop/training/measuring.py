@@ -52,6 +52,6 @@ class Measure:
     def _mass(self, n, here):
         """What a batch's mean loss counts for: its weights, times its positions where the loss is a mean over those."""
         counted = self.counted["weights"][here].astype(np.float64) if "weights" in self.counted else np.ones(n)
-        if "lengths" in self.counted and positions_that_count(self.plan.longest, self.plan.output_shape) > 1:
+        if "lengths" in self.counted and positions_that_count(self.plan.max_length, self.plan.output_shape) > 1:
             counted = counted * self.counted["lengths"][here]
         return float(counted.sum())

@@ -161,7 +161,11 @@ def test_positions_beyond_a_length_contribute_nothing():
     assert (found.inputs.integrated[0, 2:] == 0).all()
     assert np.array_equal(found.inputs.integrated[1], one.inputs.integrated[0])
     assert found.inputs.gap.max() < 1e-3
-    for lengths, wrong in (([2, 5], r"hold lengths in 1\.\.4, got 5 at lengths\[1\]"), ([0, 4], "got 0"), ([2], "got 1 for 2")):
+    for lengths, wrong in (
+        ([2, 5], r"hold lengths in 1\.\.4, got 5 at lengths\[1\]"),
+        ([0, 4], "got 0"),
+        ([2], "got 1 for 2"),
+    ):
         lengths = np.array(lengths)
         with pytest.raises(ValueError, match=f"explain: lengths must .*{wrong}"):
             nbprop.explain(plan, params, x, lengths=lengths, state=state)

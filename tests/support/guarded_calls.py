@@ -88,7 +88,7 @@ def run(name, net, loss, batch, n, dtype, side):
     params = (nbprop.init(net, seed=3) + 0.1 * rng.standard_normal(plan.n_params)).astype(dtype)
     v, dx = rng.standard_normal(plan.n_params).astype(dtype), rng.standard_normal((n, *plan.input_shape)).astype(dtype)
     dy = rng.standard_normal((n, *plan.output_shape)).astype(dtype)
-    lengths = rng.integers(1, plan.longest + 1, n) if plan.longest else None
+    lengths = rng.integers(1, plan.max_length + 1, n) if plan.max_length else None
     integers, outputs = bool(plan.x_classes), int(np.prod(plan.output_shape))
 
     def call(function, label, *arguments, writes, **named):
@@ -128,7 +128,7 @@ def run(name, net, loss, batch, n, dtype, side):
             directions = [("v", v, None)] if integers else [("v", v, None), ("dx", None, dx), ("both", v, dx)]
             for which, v_k, dx_k in directions:
                 call("jvp", f"{label} {which}", params, v_k, x, dx_k, y, work.array, writes=(y,), **more)
-        if plan.least == 0 and n * outputs * params.size <= 1000 * MOST_ROWS:
+        if plan.min_samples == 0 and n * outputs * params.size <= 1000 * MOST_ROWS:
             rows = new(n * outputs, params.size)
             call("jacobian", label, params, x, rows, work.array, writes=(rows,), **more)
         if plan.loss is None:
@@ -143,7 +143,7 @@ def run(name, net, loss, batch, n, dtype, side):
                     call(function, label, params, v, x, target, grads, work.array, writes=(grads,), **more)
             if not integers:
                 call("hvp", f"{label} dx", params, v, x, target, grads, work.array, writes=(grads,), dx=dx, **more)
-        if plan.least == 0 and n * params.size <= 1000 * MOST_ROWS:
+        if plan.min_samples == 0 and n * params.size <= 1000 * MOST_ROWS:
             rows = new(n, params.size)
             call("per_sample_grads", label, params, x, target, rows, work.array, writes=(rows,), **more)
     arena.close()

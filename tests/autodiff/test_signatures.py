@@ -15,7 +15,7 @@ from nbprop.runtime import arguments as arg
 from nbprop.runtime.derivative_entries import ENTRIES
 from nbprop.runtime.signatures import ABSENT, OPTIONAL, OUTPUTS, SIGNATURES, reference
 
-FUNCTIONS = Path(__file__).resolve().parents[1] / "docs" / "functions.md"
+FUNCTIONS = Path(__file__).resolve().parents[2] / "docs" / "functions.md"
 DECODER = nbprop.network((4, 2), nbprop.attention(1), nbprop.dense(2))
 
 
