@@ -17,6 +17,7 @@ from nbprop.arrays import as_array, check_kinds, check_memory, plain
 from nbprop.compiler.argument_types import check_array_type
 from nbprop.compiler.intrinsics import address_of
 from nbprop.compiler.jit import FLAGS
+from nbprop.messages import ALIASED, failure
 from nbprop.solvers.states import overlap
 from nbprop.validation import check_integer
 
@@ -39,6 +40,8 @@ def rollout_buffers(steps, n_states, every=1):
     every = check_integer(f"{function}: every", every)
     return np.empty((-(-steps // every), n_states)), np.empty((every + 1, n_states)), np.empty((2, n_states))
 
+
+_LAM_ALIASED = str(failure(ALIASED, "rollout_adjoint: lam", detail="kept or segment"))
 
 # -- checks --------------------------------------------------------------------------------------------------
 
@@ -155,9 +158,7 @@ def _rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, da
     if lam.shape[0] != 2 or lam.shape[1] != segment.shape[1]:
         raise ValueError("rollout_adjoint: lam must have shape (2, n_states); nbprop.rollout_buffers makes it")
     if not (_apart(lam, kept) and _apart(lam, segment)):
-        raise ValueError(
-            "rollout_adjoint: lam is written and shares memory with kept or segment; pass separate buffers"
-        )
+        raise ValueError(_LAM_ALIASED)
     now, other = lam[0], lam[1]
     now[:] = 0
     last = kept.shape[0] - 1

@@ -21,6 +21,7 @@ import numpy as np
 from nbprop.arrays import as_array, check_vector
 from nbprop.autodiff.gradients import backward, forward
 from nbprop.lowering.plan import Plan, layer_state, workspace
+from nbprop.messages import FORWARD_ONLY, failure
 from nbprop.networks.network import views
 from nbprop.runtime.datasets import check_column, check_layer_state, check_lengths, check_plan
 from nbprop.validation import check_integer
@@ -114,7 +115,7 @@ def explain(plan, params, x, output=None, baseline=None, steps=64, state=None, l
             "explain: a network over integers has no gradient by its input; explain the layers behind its embedding"
         )
     if plan.mode == "decoding":
-        raise ValueError("explain: a decoding plan only runs forward; give a plan of another mode")
+        raise failure(FORWARD_ONLY, "explain:")
     params = check_vector("explain: params", params, plan.n_params, plan.dtype)
     x = check_column("explain", "x", x, None, plan.input_shape, plan.dtype)
     output = _check_output(plan, output, len(x))

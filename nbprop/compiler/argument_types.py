@@ -3,6 +3,8 @@
 from numba import types
 from numba.core.errors import TypingError
 
+from nbprop.messages import MESSAGES, ORDER, READ_ONLY
+
 
 def is_absent(found):
     """Whether an argument was left out, or is None."""
@@ -20,11 +22,11 @@ def check_array_type(argument, found, dtypes, wanted, *, rank=None, written=Fals
     if not isinstance(found, types.Array) or (rank is not None and found.ndim != rank):
         raise TypingError(f"{argument} must be {_an_array(rank)}, got {found}")
     if found.layout != "C" and found.ndim > 0:
-        raise TypingError(f"{argument} must be C-contiguous; its type is {found}")
+        raise TypingError(f"{argument} {MESSAGES[ORDER].brief}; its type is {found}")
     if not any(found.dtype == one or (isinstance(one, type) and isinstance(found.dtype, one)) for one in dtypes):
         raise TypingError(f"{argument} must hold {wanted}, got {found.dtype}")
     if written and not found.mutable:
-        raise TypingError(f"{argument} is written and must not be read-only; its type is {found}")
+        raise TypingError(f"{argument} {MESSAGES[READ_ONLY].brief}; its type is {found}")
 
 
 def _an_array(rank):

@@ -11,6 +11,7 @@ import numpy as np
 
 from nbprop.io.array_files import open_array, open_arrays
 from nbprop.io.csv_files import TextFormat, TextTable, TextWhereNumber
+from nbprop.messages import SAMPLES_DIFFER, failure
 
 _PIECE = 1 << 22  # bytes of a piece
 _TELL = 8  # so many lines, names or labels are told one by one
@@ -343,9 +344,8 @@ class ArraySource(Source):
         self.sample_shape = (*shape[:-1], shape[-1] - self.split)
         self.target_names = [f"the last {self.split} columns"] if self.split else [self.y.name] if self.y else None
         if self.y is not None and self.y.shape[0] != self.x.shape[0]:
-            raise ValueError(
-                f"{path}: {self.y.name} must bring as many samples as x, got {self.y.shape[0]} for {self.x.shape[0]}"
-            )
+            got = f"{self.y.shape[0]} for {self.x.shape[0]}"
+            raise failure(SAMPLES_DIFFER, f"{path}: {self.y.name}", got=got)
 
     def raw_pieces(self):
         rows = self.x.rows_of(_PIECE)

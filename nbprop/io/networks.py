@@ -13,11 +13,12 @@ import stat
 
 import numpy as np
 
-from nbprop.arrays import as_array
+from nbprop.arrays import as_array, check_kinds
 from nbprop.collector import collector_paused
 from nbprop.io.atomic import as_path, write_atomically
 from nbprop.lowering.plan import Plan, first_state
 from nbprop.lowering.programs import state_layout
+from nbprop.messages import LENGTH, failure
 from nbprop.networks.network import Network, check_flat, read_json, views
 from nbprop.validation import brief, shown
 
@@ -66,9 +67,7 @@ def save(path, net, params, state=None, *, notes=None):
     if not isinstance(net, Network):
         raise TypeError(f"save: net must be what nbprop.network(...) returns, got {type(net).__name__}")
     name = as_path("save: path", path)
-    check_flat("save: params", params, net.n_params)
-    if params.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f"save: params must hold float32 or float64, got {params.dtype}")
+    check_kinds("save: params", check_flat("save: params", params, net.n_params), (np.float32, np.float64))
     tensors = views(net, params.view(np.ndarray)) | _state_tensors(net, params, state)
     config, noted = net.to_config(), _checked_notes(notes)
     checksum = digest(tensors, _covered(config, notes))
@@ -122,13 +121,11 @@ def _state_tensors(net, params, state):
     layout, more = state_layout(net)
     size = sum(extent for _, extent in layout.values())
     state = as_array("save: state", state)
-    if state.dtype != params.dtype:
-        raise TypeError(f"save: state must be a NumPy array of {params.dtype} as params are, got {state.dtype}")
+    check_kinds("save: state", state, params.dtype)
     if state.ndim != 1 or state.size < size or (state.size > size and not more):
         wanted = f"({size},)" + (" or longer" if more else "")
-        raise ValueError(
-            f"save: state must have shape {wanted}, got {state.shape}; nbprop.layer_state(plan) makes one that fits"
-        )
+        remedy = "; nbprop.layer_state(plan) makes one that fits"
+        raise failure(LENGTH, "save: state", shape=wanted, got=state.shape, remedy=remedy)
     return {name: np.ascontiguousarray(state[offset : offset + extent]) for name, (offset, extent) in layout.items()}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbprop.arrays import as_array
+from nbprop.arrays import as_array, check_memory, check_shape
 from nbprop.networks.layer import INITIALIZERS, Layer, Parameter, layer_from_config
 from nbprop.validation import MOST, choose, nearest, positive, shown
 
@@ -250,12 +250,8 @@ def views(net, params):
 def check_flat(name, array, size):
     """A 1-D contiguous array of `size` elements, as a plain array; name: with the function in front."""
     array = as_array(name, array)
-    if array.shape != (size,):
-        raise ValueError(f"{name} must have shape ({size},), got {array.shape}")
-    if not array.flags.c_contiguous:
-        raise ValueError(f"{name} must be contiguous; copy it once with np.ascontiguousarray")
-    if not array.flags.aligned:
-        raise ValueError(f"{name} must be aligned to its element; copy it once")
+    check_shape(name, array, (size,))
+    check_memory(name, array)
     return array
 
 
