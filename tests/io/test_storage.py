@@ -89,7 +89,7 @@ def test_params_may_be_a_read_only_view_or_a_memory_map(tmp_path):
         ("net", np.zeros(3), TypeError, "save: net must be what nbprop"),
         (NET, [0.0], TypeError, "save: params must be a NumPy array, got list"),
         (NET, np.zeros(3), ValueError, r"save: params must have shape \(\d+,\), got \(3,\)"),
-        (NET, np.zeros(2 * NET.n_params)[::2], ValueError, "save: params must be contiguous"),
+        (NET, np.zeros(2 * NET.n_params)[::2], ValueError, "save: params must be C-contiguous"),
         (NET, np.zeros(NET.n_params, np.float16), TypeError, "save: params must hold float32 or float64, got float16"),
         (NET, np.zeros(NET.n_params, ">f8"), TypeError, "save: params must hold float32 or float64, got >f8"),
     ],
@@ -425,7 +425,7 @@ def test_what_is_no_state_of_the_network_is_refused(tmp_path):
         (
             np.zeros(12, np.float32),
             TypeError,
-            "save: state must be a NumPy array of float64 as params are, got float32",
+            "save: state must hold float64, got float32",
         ),
         ([0.0] * 12, TypeError, "got list"),
     ):
