@@ -105,9 +105,9 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((1.0,), ValueError, r"rate must be in \[0, 1\), got 1.0"),
-        ((-0.1,), ValueError, r"rate must be in \[0, 1\)"),
-        ((float("nan"),), ValueError, r"rate must be in \[0, 1\)"),
+        ((1.0,), ValueError, r"rate must be a number in \[0, 1\), got 1.0"),
+        ((-0.1,), ValueError, r"rate must be a number in \[0, 1\)"),
+        ((float("nan"),), ValueError, r"rate must be a number in \[0, 1\)"),
         (("half",), TypeError, "rate must be a number"),
         ((0.5, -1), ValueError, "seed must be an integer"),
         ((0.5, 2**63), ValueError, "seed must be an integer"),
