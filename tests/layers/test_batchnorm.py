@@ -148,7 +148,7 @@ def test_samples_that_depend_on_each_other_are_not_taken_one_by_one():
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.5, float("nan")])
 def test_momentum_is_a_share(momentum):
-    with pytest.raises(ValueError, match=r"batchnorm: momentum must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"batchnorm: momentum must be a number in \[0, 1\]"):
         nbprop.batchnorm(momentum)
 
 
