@@ -1,17 +1,17 @@
 """Explanations: how much each input, unit and connection contributed to an output, by its gradient.
 
-For an output F and anything z that it depends on (inputs x, the outputs of a layer's units, parameters):
+For an output F and anything z that it depends on (inputs x, the outputs of the units of a layer, parameters):
 
     gradient      g = dF/dz
-    product       z g, the first-order part of F that goes through z (for x: "gradient x input")
+    product       z g, the first-order part of F that passes through z (for x: "gradient x input")
     integrated    the integral of g dz along a path, on which F goes from F' to F(x)
 
-Along a straight path of x from a baseline x' the last is, for x itself, the integrated gradients of Sundararajan, Taly
+Along a straight path of x from a baseline x', the last is, for x itself, the integrated gradients of Sundararajan, Taly
 and Yan (2017, "Axiomatic attribution for deep networks", equation 1), and for units their conductance (Dhamdhere,
-Sundararajan and Yan 2018, equation 3). For parameters the path goes from no connections at all (0) to the parameters,
+Sundararajan and Yan 2018, equation 3). For parameters, the path goes from no connections at all (0) to the parameters,
 at x. Each is complete: its sum over all z, over all units of a layer, or over all parameters, is F(x) - F'.
 
-The walk back computes the gradient of every unit anyway; a plan lowered with `watch` leaves them in its workspace.
+The backward pass computes the gradient of every unit anyway; a plan lowered with `watch` leaves them in its workspace.
 """
 
 from dataclasses import dataclass
@@ -29,14 +29,14 @@ from nbprop.validation import check_integer
 
 @dataclass(frozen=True)
 class Contributions:
-    """Of all inputs, a layer's units, or a parameter's connections: arrays (n, *shape), and (n,) for the gap.
+    """Contributions of all inputs, the units of a layer, or the connections of a parameter: (n, *shape) arrays.
 
     value : z
     gradient : dF/dz
     product : z dF/dz
     integrated : the integral of dF/dz dz along the path
-    gap : |sum of integrated - (F(x) - F')|, what the path's finite steps leave of completeness; NaN where no
-        completeness is promised: layers inside others, single parameters
+    gap : (n,), |sum of integrated - (F(x) - F')|, the error in completeness from the finite steps of the path; NaN
+        where completeness does not hold: layers inside others, single parameters
     """
 
     value: np.ndarray
@@ -52,8 +52,8 @@ class Explanation:
 
     output : (n,) int64, the flat index of the output that was explained
     value : (n,), F(x)
-    baseline_value : (n,), F(x'), where the path of inputs and units begins
-    disconnected_value : (n,), F(x) with all parameters 0, where the path of the connections begins
+    baseline_value : (n,), F(x'), at the start of the path of inputs and units
+    disconnected_value : (n,), F(x) with all parameters 0, at the start of the path of connections
     inputs : Contributions, (n, *input_shape)
     units : {layer's path: Contributions (n, *output shape)}, layers within layers included
     connections : {name in `views`: Contributions (n, *parameter's shape)}
@@ -71,34 +71,34 @@ class Explanation:
 
 
 def explain(plan, params, x, output=None, baseline=None, steps=64, state=None, lengths=None):
-    """How much every input, unit and connection contributed to an output, sample by sample.
+    """Compute how much every input, unit and connection contributed to an output, for each sample.
 
     Parameters
     ----------
     plan : Plan
-        Any plan of the network. Its batch and loss do not matter; what is explained is the network in use
-        (mode="inference"): under a cross-entropy loss the outputs are logits.
+        Any plan of the network. Its batch and loss do not matter; the network is explained in inference mode: with a
+        cross-entropy loss, the outputs are logits.
     params : (n_params,) array of the plan's dtype
     x : (n, *input_shape) array of the plan's dtype, any n
     output : int, (n,) array of integers, or None
         Which output to explain, as an index into a sample's flattened output; None: the largest of each sample.
     baseline : array of shape input_shape or (n, *input_shape), or None
-        x', the input that stands for "nothing there"; None: zeros.
+        x', the input that represents "nothing"; None: zeros.
     steps : int
-        Steps of the paths. The gaps fall with its square, where the network has no kinks.
-    state : 1-D array from `layer_state(plan)`, where the network has one; left as it is
+        Steps of the paths. The gaps decrease with its square if the network is smooth.
+    state : 1-D array from `layer_state(plan)`, if the network has one; not changed
     lengths : (n,) integers or None, as `forward` takes them
 
     Returns
     -------
     Explanation
-        Of newly made arrays. Those of the connections take 4 n n_params elements.
+        New arrays; those of the connections have 4 n n_params elements.
 
     Raises
     ------
     TypeError, ValueError
-        For an argument that does not fit; integers as x, whose gradient does not exist: explain the layers behind the
-        embedding, as a network of their own.
+        For an argument that does not fit. For integers as x, which have no gradient: explain the layers after the
+        embedding, as a separate network.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def explain(plan, params, x, output=None, baseline=None, steps=64, state=None, l
     check_plan("explain", plan)
     if plan.x_classes:
         raise TypeError(
-            "explain: a network over integers has no gradient by its input; explain the layers behind its embedding"
+            "explain: a network over integers has no gradient by its input; explain the layers after its embedding"
         )
     if plan.mode == "decoding":
         raise failure(FORWARD_ONLY, "explain:")
@@ -123,7 +123,9 @@ def explain(plan, params, x, output=None, baseline=None, steps=64, state=None, l
     steps = check_integer("explain: steps", steps, 1, 1 << 20)
     state = check_layer_state("explain", plan, state)
     lengths = None if lengths is None else check_lengths("explain", "lengths", plan, lengths, len(x))
-    path, one = (_Walks(plan, rows, params, state if plan.state_size else None, lengths) for rows in (steps + 1, 1))
+    path, one = (
+        _WatchedPlan(plan, rows, params, state if plan.state_size else None, lengths) for rows in (steps + 1, 1)
+    )
     samples = [_along_inputs(path, x[i], baseline[i], i, output) for i in range(len(x))]
     disconnections = [_along_parameters(one, x[i], i, output, steps) for i in range(len(x))]
     return _collect(plan, params, x, output, samples, disconnections)
@@ -155,11 +157,11 @@ def _check_baseline(plan, baseline, x):
     return np.broadcast_to(baseline, x.shape)
 
 
-# -- walks that are watched ----------------------------------------------------------------------------------
+# -- watched walks -------------------------------------------------------------------------------------------
 
 
-class _Walks:
-    """Forward and backward for up to `rows` points at once; what each unit's output and gradient were."""
+class _WatchedPlan:
+    """Forward and backward for up to `rows` points at once, with the output and gradient of every unit."""
 
     def __init__(self, plan, rows, params, state, lengths):
         self.plan = Plan(plan.net, None, rows, plan.dtype, plan.threads, "inference", watch="layers")
@@ -191,7 +193,7 @@ class _Walks:
 
 
 def _state_for(watched, plan, state):
-    """The caller's state for a plan of another batch: statistics are the same, states of samples start anew."""
+    """The caller's state for a plan of another batch: the same statistics, with the state of samples reset."""
     found = layer_state(watched)
     for (_, buffer, _), (_, source, _) in zip(watched.state_parts, plan.state_parts, strict=True):
         if buffer.size == source.size and buffer.offset == source.offset:
@@ -204,29 +206,29 @@ def _integral(values, gradients):
     return (0.5 * (gradients[1:] + gradients[:-1]) * np.diff(values, axis=0)).sum(0)
 
 
-def _along_inputs(walks, x, baseline, sample, output):
-    """Along x' .. x: (k, F', F, {"": (z, g, z g, integral) for z = x, layer's path: the same of its units})."""
-    rows = walks.plan.batch
-    share = np.linspace(0, 1, rows, dtype=x.dtype).reshape(rows, *[1] * x.ndim)
-    points = np.ascontiguousarray(baseline + share * (x - baseline))
+def _along_inputs(watched, x, baseline, sample, output):
+    """Along x' .. x: (k, F', F, {"": (z, g, z g, integral) for z = x, path of a layer: the same for its units})."""
+    rows = watched.plan.batch
+    fraction = np.linspace(0, 1, rows, dtype=x.dtype).reshape(rows, *[1] * x.ndim)
+    points = np.ascontiguousarray(baseline + fraction * (x - baseline))
     points[-1] = x
-    value, dx, k = walks.run(walks.params, points, sample, None if output is None else output[sample])
-    pairs = {"": (points, dx), **walks.units(rows)}
+    value, dx, k = watched.run(watched.params, points, sample, None if output is None else output[sample])
+    pairs = {"": (points, dx), **watched.units(rows)}
     found = {name: (z[-1].copy(), g[-1].copy(), z[-1] * g[-1], _integral(z, g)) for name, (z, g) in pairs.items()}
     return k, value[0], value[-1], found
 
 
-def _along_parameters(walks, x, sample, output, steps):
+def _along_parameters(watched, x, sample, output, steps):
     """Along 0 .. params at x: (F with none of them, g, integral), the last two (n_params,)."""
     k = None if output is None else output[sample]
-    _, _, k = walks.run(walks.params, x[None], sample, k)
-    gradient, total, first = walks.grads.copy(), np.zeros_like(walks.grads), None
+    _, _, k = watched.run(watched.params, x[None], sample, k)
+    gradient, total, first = watched.grads.copy(), np.zeros_like(watched.grads), None
     for step in range(steps + 1):
-        point = walks.params * walks.params.dtype.type(step / steps)
-        value, _, _ = walks.run(point, x[None], sample, k)
+        point = watched.params * watched.params.dtype.type(step / steps)
+        value, _, _ = watched.run(point, x[None], sample, k)
         first = value[0] if first is None else first
-        total += walks.grads * (0.5 if step in (0, steps) else 1.0)
-    return first, gradient, walks.params * total / steps
+        total += watched.grads * (0.5 if step in (0, steps) else 1.0)
+    return first, gradient, watched.params * total / steps
 
 
 def _collect(plan, params, x, output, samples, disconnections):

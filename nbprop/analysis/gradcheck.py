@@ -1,4 +1,4 @@
-"""Gradients against central differences: for every parameter array and for the input."""
+"""Gradients against central differences, for every parameter array and the input."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from nbprop.networks.initializers import init
 from nbprop.networks.network import Network, views
 from nbprop.validation import check_flag, check_integer, check_number, check_seed
 
-# Entries tried in each array: all of a small one, this many of a large one.
+# Entries tested in each array: all of a small one, this many of a large one.
 _TRIED = 64
 # Rounding (1e-16 / step) and truncation (step^2) of a central difference are about equal here.
 _STEP = 6e-6
@@ -21,7 +21,8 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
     Parameters
     ----------
     net : Network
-        Of built-in layers or of your own. Dropout has the mask of step 0, batch normalization the batch's statistics.
+        Of built-in or user-defined layers. Dropout uses the mask of step 0, batch normalization the statistics of the
+        batch.
     loss : str, loss or None
         None: the loss is a random linear function of the output, through `forward` and `backward`.
     batch : int
@@ -41,7 +42,7 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
     Raises
     ------
     ValueError
-        When an error exceeds the tolerance; names the array, the entry and both values.
+        If an error exceeds the tolerance; names the array, the entry and both values.
 
     Examples
     --------
@@ -67,13 +68,13 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
 
     state, first = layer_state(plan), layer_state(plan)
 
-    def anew():
-        """The layer state as it is before the first step: what is measured must not depend on earlier calls."""
+    def reset_state():
+        """The layer state as before the first step, so that no evaluation depends on earlier ones."""
         state[:] = first
         return state if plan.state_size else None
 
     def along_dy():
-        forward(plan, params, x, y, work, anew())
+        forward(plan, params, x, y, work, reset_state())
         return float(np.vdot(dy, y))
 
     along_dy()
@@ -83,10 +84,10 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
     if loss is not None:
         target = _target(plan, batch, rng)
         w = rng.uniform(0.5, 2.0, batch) if weights else None
-        value_and_grad(plan, params, x, target, grads, work, w, state=anew())
+        value_and_grad(plan, params, x, target, grads, work, w, state=reset_state())
 
         def measure():
-            return value(plan, params, x, target, work, w, anew())
+            return value(plan, params, x, target, work, w, reset_state())
 
     gradient_views = views(net, grads)
     for path, part in views(net, params).items():
@@ -95,7 +96,7 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
 
 
 def _bounds(plan):
-    """Between what targets are drawn: 0 and 1, or what the loss takes of it."""
+    """The range that targets are drawn from: 0 to 1, as far as the loss takes it."""
     low, high = plan.target_range
     return (max(0.0, low), min(1.0, high)) if low < 1 and high > 0 else (low, high)
 
@@ -106,7 +107,7 @@ def _target(plan, batch, rng):
 
 
 def _compare(name, at, gradient, measure, rng, tolerance):
-    """The largest relative error over the entries tried; `at` is a view whose entries are moved and put back."""
+    """The largest relative error over the entries tested; `at` is a view whose entries are changed and restored."""
     tried = np.arange(at.size) if at.size <= _TRIED else rng.choice(at.size, _TRIED, replace=False)
     scale, worst = max(1e-3, np.abs(gradient).max()), 0.0
     for i in tried:

@@ -1,17 +1,16 @@
-"""How far rounding moves the loss: what reverse accumulation was first made for (Linnainmaa 1970, 1976).
+"""How far rounding changes the loss: the first use of reverse accumulation (Linnainmaa 1970, 1976).
 
-Let v_1, v_2, ... be all that a program computes, one after another, and L its result. An error e_i made in computing
-v_i moves L by (dL/dv_i) e_i, to first order, whatever happens to v_i afterwards. So one walk back, which gives the
-adjoint dL/dv_i of every v_i, tells what all roundings together do:
+Let v_1, v_2, ... be all values that a program computes, in order, and L its result. An error e_i made in computing v_i
+changes L by (dL/dv_i) e_i, to first order, whatever happens to v_i afterwards. So one backward pass, which gives the
+adjoint dL/dv_i of every v_i, gives the effect of all roundings together:
 
     L as computed - L  =  sum over i of (dL/dv_i) e_i
 
-The model of e_i. A rounding to nearest is off by a number evenly spread over half a unit in the last place either way:
-with u = 2^-24 (float32) or 2^-53 (float64), by at most u |v|, and by 0.42 u |v| in the root of the mean square (the
-mantissa being spread as 1/m). All roundings are taken as independent of each other (Henrici 1962). A value that sums
-up k products is rounded after each; a sum of terms of any sign grows as the root of their number, so the squares of its
-partial sums make up k / 2 times the square of the whole. Elementary functions, sums and products count one rounding
-each, copies none.
+The model of e_i: the error of rounding to nearest is uniformly distributed within half a unit in the last place. With u
+= 2^-24 (float32) or 2^-53 (float64), it is at most u |v|, with a root mean square of 0.42 u |v| (for mantissas
+distributed as 1/m). All roundings are assumed independent (Henrici 1962). A value that sums k products is rounded after
+each; since a sum of terms of either sign grows as the root of their number, the squares of its partial sums add up to k
+/ 2 times the square of the total. Elementary functions, sums and products count as one rounding each, copies as none.
 """
 
 import math
@@ -25,7 +24,7 @@ from nbprop.lowering.plan import Plan, workspace
 from nbprop.runtime.datasets import check_dataset, check_layer_state
 from nbprop.validation import as_dtype
 
-# Of a rounding to nearest in units of u: over mantissas m spread as 1/m, sqrt(mean of 1/m^2 / 3).
+# Of rounding to nearest, in units of u: over mantissas m distributed as 1/m, sqrt(mean of 1/m^2 / 3).
 _ROOT_MEAN_SQUARE = math.sqrt(3 / (8 * math.log(2)) / 3)
 
 
@@ -35,7 +34,7 @@ class RoundingError:
 
     loss : float, as the plan computes it
     estimate : float, the standard deviation of the loss's error
-    worst : float, the error if every rounding were as large as it can be and moved the loss the same way
+    worst : float, the error if every rounding were as large as possible, and changed the loss in the same direction
     parts : {layer's path, or "loss": the standard deviation of the error from its roundings}
     """
 
@@ -53,16 +52,16 @@ def rounding_error(plan, params, x, target, weights=None, dtype=np.float32, stat
     plan : Plan made with a loss; any batch
     params, x, target, weights, step, lengths : as `value_and_grad` takes them, any number of samples
     dtype : float32 or float64
-        The arithmetic whose error is estimated. A float64 plan can so tell what float32 would cost.
-    state : as `value_and_grad` takes it, for a plan of as many samples; left as it is
+        The arithmetic whose error is estimated; so a float64 plan can estimate the error of float32.
+    state : as `value_and_grad` takes it, for a plan of as many samples; not changed
 
     Returns
     -------
     RoundingError
-        For the same params, x and target in either arithmetic: that these have been rounded does not count. The
-        estimate is a standard deviation: two in three errors are smaller. The tests find it within a factor of two
-        and a half of the root of the mean square of measured errors. Roundings inside an op that carries
-        a state over positions, as a recurrent layer's does, count only where they leave the op.
+        For the same params, x and target in either arithmetic: the rounding of these does not count. The estimate is a
+        standard deviation: two in three errors are smaller. In the tests, it is within a factor of 2.5 of the root mean
+        square of measured errors. Within an op that carries a state over positions, such as a recurrent layer's, only
+        the rounding of its outputs counts.
 
     Raises
     ------
@@ -91,7 +90,7 @@ def rounding_error(plan, params, x, target, weights=None, dtype=np.float32, stat
     squares, worst = {}, 0.0
     for path, kept in watched.watched.items():
         values, adjoints = (
-            _taken(work, buffer, len(x) * math.prod(kept.shape)) for buffer in (kept.output, kept.gradient)
+            _read(work, buffer, len(x) * math.prod(kept.shape)) for buffer in (kept.output, kept.gradient)
         )
         effect = np.abs(values * adjoints)
         layer = path.partition("#")[0]
@@ -102,24 +101,24 @@ def rounding_error(plan, params, x, target, weights=None, dtype=np.float32, stat
     return RoundingError(loss, math.hypot(*deviations.values()), unit * (worst + most), deviations)
 
 
-def _taken(work, buffer, size):
+def _read(work, buffer, size):
     return work[buffer.offset : buffer.offset + size].astype(np.float64)
 
 
 def _of_the_loss(plan, y, target, weights, lengths):
-    """(sum of squares, sum) of what the loss's own roundings can do, in units of u."""
+    """(sum of squares, sum) of the effects of the roundings within the loss, in units of u."""
     n, classes = len(y), plan.classes > 0
     y = y.reshape(-1, plan.output_shape[-1] if plan.output_shape else 1).astype(np.float64)
     target = target.reshape(-1) if classes else target.reshape(len(y), -1).astype(np.float64)
     terms = np.abs(plan.loss.summands(y, target))
-    share = np.ones((n, len(y) // n)) if weights is None else np.repeat(weights[:, None], len(y) // n, 1)
+    weight_of_row = np.ones((n, len(y) // n)) if weights is None else np.repeat(weights[:, None], len(y) // n, 1)
     if lengths is not None and len(plan.output_shape) > 1:
         positions = plan.output_shape[0]
         counted = np.arange(positions) < lengths[:, None]
         counted = np.repeat(counted, len(y) // (n * positions), 1)
-        share, terms = share * counted, np.where(counted.reshape(-1, 1), terms, 0.0)
-    share = share.reshape(-1).astype(np.float64)
-    terms *= (share / share.sum())[:, None]
-    # Each term takes some two roundings; their sum one for each, of at most the sum of their sizes.
+        weight_of_row, terms = weight_of_row * counted, np.where(counted.reshape(-1, 1), terms, 0.0)
+    weight_of_row = weight_of_row.reshape(-1).astype(np.float64)
+    terms *= (weight_of_row / weight_of_row.sum())[:, None]
+    # Each term has some two roundings; their sum has one per term, of at most the sum of their magnitudes.
     rows, count = terms.sum(1), terms.shape[1]
     return float(2 * (terms**2).sum() + count / 3 * rows @ rows), float(2 * terms.sum() + count * rows.sum())

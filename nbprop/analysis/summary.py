@@ -1,4 +1,4 @@
-"""A network or a plan as a table of text: what each layer is, its size, and its arithmetic and memory."""
+"""A network or a plan as a table of text: the layers, their sizes, arithmetic and memory."""
 
 from nbprop.lowering.plan import Plan
 from nbprop.lowering.programs import state_pieces
@@ -23,12 +23,12 @@ def summary(net_or_plan):
     Returns
     -------
     str
-        A row a layer: its name in `views`, op, output shape of one sample, parameters, FLOPs of one sample forward,
-        and forward with gradient, and bytes of its parameters (in the plan's dtype; float64 for a network). FLOPs count
-        the multiply-adds of matrix products, each as 2; biases, activations and losses are left out. Where layers have
-        state, a row a piece of it, with its elements (at full batch, for a network at batch 1). For a plan also
-        the program of value_and_grad (of forward and backward without a loss) row by row, with the bytes that each
-        touches at full batch, and the workspace beside its lower bound, the most bytes that live at once.
+        One row per layer: its name in `views`, op, output shape of one sample, parameters, FLOPs of one sample
+        (forward, and forward with gradient), and bytes of its parameters (in the plan's dtype; float64 for a network).
+        FLOPs count the multiply-adds of matrix products, each as 2, without biases, activations and losses. If layers
+        have state, one row per piece of it, with its elements (at full batch; for a network, at batch 1). For a plan
+        also the program of value_and_grad (without a loss, of forward and backward) row by row, with the bytes that
+        each touches at full batch, and the workspace with its lower bound, the maximum of bytes live at once.
 
     Raises
     ------
@@ -80,10 +80,10 @@ def layer_table(net, itemsize):
 
 
 def _layer_rows(rows, path, layer, shape, learned):
-    """Append a layer's rows; whether its output depends on parameters, given whether its input does.
+    """Append the rows of a layer; returns whether its output depends on parameters, given whether its input does.
 
-    The gradient of a product costs two more of its size, one for each factor; where the input depends on no parameters,
-    its factor is left out.
+    The gradient of a product costs two more products of its size, one for each factor; that of the input is omitted if
+    the input does not depend on parameters.
     """
     children = layer.children(shape)
     op = f"{layer.kind} of {len(children)}" if children else repr(layer)
@@ -92,7 +92,7 @@ def _layer_rows(rows, path, layer, shape, learned):
     forward = layer.flops(shape)
     both = forward * (1 + learned + has_parameters)
     rows.append((path, op, str(tuple(layer.output_shape(shape))), own, forward, both))
-    # Names end in the position within a sequence and the kind; what stands before tells the branches of a layer apart.
+    # Names end in the position within a sequence and the kind; what precedes them identifies the branch of a layer.
     branches = {}
     for name, child, child_shape in children:
         branch = name.rsplit(".", 2)[0] if name.count(".") > 1 else ""
@@ -124,7 +124,7 @@ def program_table(plan, program):
 
 
 def _place(buffer):
-    """A buffer as a slice of the caller's array that it lies in."""
+    """A buffer as a slice of the caller's array that contains it."""
     return f"{_SPACE_NAMES[buffer.space]}[{buffer.offset}:{buffer.offset + buffer.size}]"
 
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 import nbprop
-from nbprop.compiler.report import telling
+from nbprop.compiler.report import reporting
 from nbprop.data import digits
 from nbprop.io.pictures import save_picture
 
@@ -34,7 +34,7 @@ class Split:
 
 
 def demo(seeds=5, picture="nbprop-demo.png"):
-    """Run it all; prints to standard output."""
+    """Run the demo, printing to standard output."""
     began = time.perf_counter()
     net = network()
     data = Split(0)
@@ -43,7 +43,7 @@ def demo(seeds=5, picture="nbprop-demo.png"):
         f"{len(data.test_x)} held out\nnetwork 64 -> 128 relu -> 64 relu -> 10; its {net.n_params:,} parameters are "
         "one flat float32 array\n"
     )
-    with telling(_write) as compiled:
+    with reporting(_write) as compiled:
         prepare(net, data)
     show_step(net, data)
 
@@ -66,7 +66,7 @@ def demo(seeds=5, picture="nbprop-demo.png"):
 
 
 def prepare(net, data):
-    """Call all that the demo calls, on eight images, so that what must be compiled is compiled here."""
+    """Call everything that the demo calls, on eight images, so that compilation happens here."""
     x, y, params = data.x[:8], data.y[:8], nbprop.init(net, dtype=np.float32)
     grads = walk_layers(net, params, x, error_of(y))[2]
     _update(net, params, grads, x, y)
@@ -78,10 +78,10 @@ def prepare(net, data):
 
 
 def walk_layers(net, params, x, error):
-    """Forward layer by layer, then the error signal back by ``error(logits) -> dL/dlogits``.
+    """Forward layer by layer, then the error signal backward from ``error(logits) -> dL/dlogits``.
 
     Returns (each layer's output, dL/d of x and of each output, gradient of all parameters). Each layer is a network of
-    its own on a slice of the parameters: any argument may be a view.
+    its own on a slice of the parameters, since any argument may be a view.
     """
     plans, slices, values, works, offset = [], [], [x], [], 0
     for layer, shape in zip(net.layers, net.shapes, strict=False):
@@ -116,12 +116,12 @@ def error_of(y):
 
 
 def strengths(signals):
-    """How strong the error signal is at x and at each layer's output: its mean length, for one image's own loss."""
+    """The strength of the error signal at x and at the output of each layer: its mean norm per image."""
     return [float(np.linalg.norm(signal, axis=1).sum()) for signal in signals]
 
 
 def show_step(net, data):
-    """One real step on the first images, told as it happens."""
+    """Show one real step on the first images."""
     x, y = data.x[:BATCH], data.y[:BATCH]
     params = nbprop.init(net, seed=0, dtype=np.float32)
     values, signals, grads = walk_layers(net, params, x, error_of(y))
@@ -148,8 +148,8 @@ def show_step(net, data):
     )
     _say("  3 backward  the error signal, from the logits back to the pixels; its mean length for an image:")
     places = ["pixels", *(f"after {name}" for name in names[:-1]), "logits"]
-    told = zip(reversed(places), reversed(strengths(signals)), strict=True)
-    _say("              " + ", ".join(f"{place} {strength:.2f}" for place, strength in told))
+    lengths_of_signals = zip(reversed(places), reversed(strengths(signals)), strict=True)
+    _say("              " + ", ".join(f"{place} {strength:.2f}" for place, strength in lengths_of_signals))
     lengths = ", ".join(f"{k} {np.linalg.norm(v):.3f}" for k, v in nbprop.views(net, grads).items() if "weight" in k)
     _say(f"              and with it each layer's gradient; lengths: {lengths}")
     _say("              (value_and_grad does steps 1 to 3 in one call, with the same gradient)")
@@ -164,7 +164,7 @@ def _update(net, params, grads, x, y):
     work, whole = nbprop.workspace(plan), np.empty_like(grads)
     before = nbprop.value_and_grad(plan, params, x, y, whole, work)
     if not np.allclose(whole, grads, rtol=1e-4, atol=1e-6):
-        raise RuntimeError("the gradient of value_and_grad and that of the walk layer by layer differ")
+        raise RuntimeError("the gradient of value_and_grad and that computed layer by layer differ")
     params -= np.float32(DESCENT) * grads
     return before, nbprop.value(plan, params, x, y, work)
 
@@ -180,7 +180,7 @@ def accuracy(net, params, x, y):
 
 
 class History:
-    """What the first run leaves behind, an entry an epoch: losses, held-out accuracy, strength of the error signals."""
+    """A record of the first run, one entry per epoch: losses, held-out accuracy, strength of the error signals."""
 
     def __init__(self, net, data):
         self.net, self.data = net, data

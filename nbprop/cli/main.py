@@ -1,8 +1,8 @@
 """The nbprop command: demo, train, predict, summary, check, cache.
 
-Exit codes: 0 done, 1 the training did not succeed (it diverged, or lowered nothing), 2 wrong usage or a file that does
-not fit or cannot be read or written, 130 stopped with Ctrl-C, 141 the reader of the output left. Errors are told in one
-line on standard error.
+Exit codes: 0 done, 1 the training failed (it diverged, or did not lower the loss), 2 wrong usage or a file that does
+not fit or cannot be read or written, 130 stopped with Ctrl-C, 141 the reader of the output left. Errors are one line on
+standard error.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _EXAMPLES = """examples:
   nbprop check --net "dense:8:gelu dense:2" --input 3 --loss mse
   nbprop cache --clear
 
-`nbprop COMMAND --help` tells more."""
+`nbprop COMMAND --help` describes a command."""
 
 _NETWORK_HELP = (
     'the layers, each a word: "dense:64:tanh dense:10"; an activation may stand alone, as in "dense:64 relu dense:10"'
@@ -64,7 +64,7 @@ def _command(commands, name, purpose, run, example):
 
 
 def _counting(text):
-    """A positive whole number."""
+    """A positive integer."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
@@ -181,11 +181,11 @@ def _add_train(commands):
     command.add_argument("--held-out", type=_fraction, default=0.2, help="share kept for testing (default %(default)s)")
     command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     command.add_argument("--threads", type=_counting, default=1)
-    _add_data_arguments(command, "drop leaves the row out, a number is put there (refused by default)")
+    _add_data_arguments(command, "drop leaves the row out, a number replaces it (refused by default)")
 
 
 def _add_data_arguments(command, on_missing):
-    """What settles how a file is read; what was found is told with every file."""
+    """The options that determine how a file is read; what was inferred is reported for every file."""
     group = command.add_argument_group("how the file is read")
     which = group.add_mutually_exclusive_group()
     which.add_argument(
@@ -200,14 +200,14 @@ def _add_data_arguments(command, on_missing):
         "--index",
         choices=("auto", "drop", "keep"),
         default="auto",
-        help="what becomes of a first column without a name; auto leaves out one that counts the rows",
+        help="what to do with a first column without a name; auto leaves out one that counts the rows",
     )
     group.add_argument("--delimiter", type=_delimiter, help="the character between columns, or tab")
     group.add_argument("--comment", metavar="START", help="leave out lines that begin with this (none by default)")
     group.add_argument(
         "--missing",
         metavar="WORDS",
-        help="what stands for a missing value beside the empty field, with commas between "
+        help="what represents a missing value beside the empty field, separated by commas "
         f"(default {','.join(MISSING[1:])})",
     )
     group.add_argument(
@@ -252,17 +252,17 @@ def _add_predict(commands):
     )
     command.add_argument("model", help="what nbprop train has written")
     command.add_argument("data", help=".csv or .tsv, .npz with an array x, or .npy")
-    command.add_argument("--classes", action="store_true", help="the most likely class in place of the outputs")
+    command.add_argument("--classes", action="store_true", help="the most likely class instead of the outputs")
     command.add_argument("--loss", help="for --classes, of a network that nbprop train has not written")
     command.add_argument("-o", "--output", help="a .csv or .npy to write; without it the lines are printed")
-    _add_data_arguments(command, "a number is put there (refused by default)")
+    _add_data_arguments(command, "a number replaces it (refused by default)")
 
 
 def _predict(arguments):
     from nbprop.cli.training import predict
 
     if arguments.on_missing == "drop":
-        arguments.usage_error("predict answers each row, so --on-missing must be a number")
+        arguments.usage_error("predict needs every row, so --on-missing must be a number")
     arguments.choices = _choices(arguments)
     predict(arguments)
 
@@ -319,7 +319,7 @@ def _check(arguments):
     import nbprop
     from nbprop.cli.networks import read_network
     from nbprop.cli.training import say
-    from nbprop.compiler.report import telling
+    from nbprop.compiler.report import reporting
     from nbprop.layers import ACTIVATIONS
     from nbprop.losses import LOSSES
 
@@ -329,7 +329,7 @@ def _check(arguments):
         dense = nbprop.dense
         cases = {name: (nbprop.network((3,), dense(5, name), dense(4)), None) for name in ACTIVATIONS}
         cases |= {name: (nbprop.network((3,), dense(5, "tanh"), dense(4)), name) for name in LOSSES}
-    with telling(say):
+    with reporting(say):
         for name, (net, loss) in cases.items():
             errors = nbprop.gradcheck(net, loss)
             worst = max(errors, key=errors.get)
@@ -344,7 +344,9 @@ def _add_cache(commands):
         _cache,
         "nbprop cache --clear",
     )
-    command.add_argument("--clear", action="store_true", help="delete the compiled code; it is made again when needed")
+    command.add_argument(
+        "--clear", action="store_true", help="delete the compiled code; it is compiled again when needed"
+    )
 
 
 def _cache(arguments):
@@ -354,7 +356,7 @@ def _cache(arguments):
     files = [path for pattern in ("*.nbc", "*.tmp") for path in root.glob(f"??/{pattern}")]
     size = 0.0
     for path in files:
-        with contextlib.suppress(FileNotFoundError):  # a file that another process has finished or cleared meanwhile
+        with contextlib.suppress(FileNotFoundError):  # a file that another process has renamed or deleted
             size += path.stat().st_size / 1e6
     if not arguments.clear:
         print(f"{root}: {len(files)} files, {size:.1f} MB")
@@ -370,8 +372,8 @@ def _cache(arguments):
 def main(arguments=None):
     """Run the command with a list of arguments (sys.argv's by default); returns the exit code."""
     parsed = _parser().parse_args(arguments)
-    # SciPy's L-BFGS-B works on short vectors. Threads of its BLAS gain nothing there, and on a busy machine they wait
-    # for each other (20 times slower, measured); nbprop's own threads are those of --threads.
+    # SciPy's L-BFGS-B works on short vectors. The threads of its BLAS do not speed it up, and on a busy machine they
+    # wait for each other (measured: 20 times slower). nbprop's own threads are set by --threads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from nbprop.cli.training import Failed
 
@@ -384,8 +386,8 @@ def main(arguments=None):
             print("nbprop: stopped", file=sys.stderr)
             return 130
         except BrokenPipeError:
-            # Whoever read our output has had enough (head, less): not an error of ours, and nothing more can be
-            # written. The code is the one that a shell gives to a command that SIGPIPE ended.
+            # The reader of our output has closed it (head, less): not an error, but nothing more can be written. The
+            # exit code is that of a command ended by SIGPIPE.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except Failed as failure:
@@ -401,7 +403,7 @@ def main(arguments=None):
 
 
 def _warn(message, category, filename, lineno, file=None, line=None):
-    """Warnings as the command tells them: without the line of code that they come from."""
+    """Print a warning without the line of code that it comes from."""
     print(f"nbprop: warning: {_one_line(message)}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""Networks written as words, as the command line takes them."""
+"""Networks as words, on the command line."""
 
 from nbprop import layers
 from nbprop.networks.network import network
@@ -35,7 +35,7 @@ def read_network(text, input_shape):
 
 
 def _argument(text):
-    """A number where it is one."""
+    """The argument as a number, if it is one."""
     for kind in (int, float):
         try:
             return kind(text)

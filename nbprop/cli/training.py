@@ -1,4 +1,4 @@
-"""What `nbprop train` and `nbprop predict` do: data in pieces, a network with all that the library knows of it."""
+"""The commands `nbprop train` and `nbprop predict`."""
 
 import math
 import os
@@ -9,7 +9,7 @@ import numpy as np
 
 import nbprop
 from nbprop.cli.networks import read_network
-from nbprop.compiler.report import telling
+from nbprop.compiler.report import reporting
 from nbprop.io.atomic import write_atomically
 from nbprop.io.data_files import Source, are_classes, open_data
 from nbprop.io.networks import load_notes
@@ -18,15 +18,15 @@ from nbprop.runtime.datasets import check_layers
 from nbprop.solvers.methods import METHODS
 from nbprop.training.job import hyperparameters
 
-BATCH = 1024  # samples of a call where nothing is learned; the workspace is proportional to it
+BATCH = 1024  # samples per call without training; the workspace is proportional to it
 
 
 class Failed(Exception):
-    """The training did not succeed."""
+    """The training failed."""
 
 
 def say(text):
-    """To standard error: progress, and what is told beside results that may be piped on."""
+    """Write to standard error: progress and reports, since the output may be piped."""
     sys.stderr.write(text)
     sys.stderr.flush()
 
@@ -50,7 +50,7 @@ def train(arguments):
     loss = arguments.loss or _usual_loss(net, data)
     plan = nbprop.plan(net, loss, 1, dtype, arguments.threads)
     x, y = data.x, _target_for(plan, loss, source, data)
-    print(f"target: {', '.join(source.target_names)}, {_told_target(plan, data, y)}")
+    print(f"target: {', '.join(source.target_names)}, {_describe_target(plan, data, y)}")
     order = np.random.default_rng(arguments.seed).permutation(len(x))
     held = round(len(x) * arguments.held_out)
     if held == len(x):
@@ -60,7 +60,7 @@ def train(arguments):
     print(
         f"{len(learn):,} samples to learn from, {held:,} held out; {net.n_params:,} parameters, loss {loss}", flush=True
     )
-    with telling(say):
+    with reporting(say):
         learn_x, learn_y = x[learn], y[learn]
         if arguments.optimizer in METHODS:
             state, failure = None, _minimize(net, params, learn_x, learn_y, loss, arguments)
@@ -77,7 +77,7 @@ def train(arguments):
 
 
 def _usual_loss(net, data):
-    """The loss of a target where the command line names none."""
+    """The default loss for a target."""
     shape = net.output_shape
     if data.labels is not None:
         return "binary_cross_entropy" if shape == (1,) and len(data.labels) == 2 else "softmax_cross_entropy"
@@ -86,7 +86,7 @@ def _usual_loss(net, data):
 
 
 def _target_for(plan, loss, source, data):
-    """The target as the loss wants it: class numbers, or numbers in the plan's dtype."""
+    """The target as the loss needs it: class numbers, or numbers in the plan's dtype."""
     y, path, shape = data.y, source.path, plan.target_shape
     if data.labels is not None:
         outputs = plan.classes or (2 if loss == "binary_cross_entropy" and plan.output_shape == (1,) else 0)
@@ -102,7 +102,7 @@ def _target_for(plan, loss, source, data):
         if y.shape[1:] != shape and y.ndim == len(shape) + 2 and y.shape[-1] == plan.classes:
             raise ValueError(
                 f"{path}: {loss} needs class numbers, and the target has rows of {plan.classes} numbers; where "
-                "these are one-hot, np.argmax(y, axis=-1) makes class numbers of them"
+                "these are one-hot, np.argmax(y, axis=-1) gives class numbers"
             )
         _check_target_shape(path, loss, y, shape)
         wrong = (y != np.rint(y)) | (y < 0) | (y >= plan.classes)
@@ -124,9 +124,7 @@ def _target_for(plan, loss, source, data):
     if wrong.any():
         i = int(np.argmax(wrong.reshape(len(y), -1).any(1)))
         place = source.target_place(Source.piece(data.rows), i)
-        raise ValueError(
-            f"{path}: {place}: {plan.dtype} holds no such number; say --dtype float64, or scale the target"
-        )
+        raise ValueError(f"{path}: {place}: {plan.dtype} cannot represent it; say --dtype float64, or scale the target")
     return out
 
 
@@ -134,11 +132,11 @@ def _check_target_shape(path, loss, y, shape):
     if y.shape[1:] != shape:
         raise ValueError(
             f"{path}: {loss} needs a target of shape {shape} for each sample of this network, got {y.shape[1:]}; see "
-            "--target and --targets, or end the network otherwise"
+            "--target and --targets, or change the last layer of the network"
         )
 
 
-def _told_target(plan, data, y):
+def _describe_target(plan, data, y):
     if data.labels is not None:
         return f"{len(data.labels)} classes: {', '.join(data.labels)}"
     if plan.classes:
@@ -147,7 +145,7 @@ def _told_target(plan, data, y):
 
 
 def _fit(net, params, x, y, loss, arguments):
-    """Train by mini-batches: (layer state or None, why the training failed or None)."""
+    """Train by mini-batches; returns (layer state or None, why the training failed or None)."""
     batch = min(arguments.batch, len(x))
     state = nbprop.layer_state(nbprop.plan(net, loss, batch, params.dtype))
     history = nbprop.fit(
@@ -173,7 +171,7 @@ def _fit(net, params, x, y, loss, arguments):
 
 
 def _minimize(net, params, x, y, loss, arguments):
-    """Train by a method for the whole of the data; why it failed, or None."""
+    """Train by a full-batch method; returns why it failed, or None."""
     plan = nbprop.plan(net, loss, min(BATCH, len(x)), params.dtype, arguments.threads)
     check_layers("minimize", plan, takes_state=True)
     state = nbprop.layer_state(plan) if plan.state_size else None
@@ -197,12 +195,12 @@ def _loss(plan, params, x, y, state):
 
 
 def _copy(state):
-    """Layer state for one call: what is carried from sample to sample begins anew."""
+    """A copy of layer state for one call, so that no state is carried between samples."""
     return None if state is None else state.copy()
 
 
 def _report(net, params, state, loss, name, x, y, threads):
-    """The loss of some data, and the accuracy where the target is a class, of the network as in use."""
+    """Print the loss on some data, and for classes the accuracy, of the network in inference mode."""
     plan = nbprop.plan(net, loss, min(BATCH, len(x)), params.dtype, threads, mode="inference")
     layers = None
     if plan.state_size:
@@ -223,7 +221,7 @@ def _report(net, params, state, loss, name, x, y, threads):
 
 
 def decision(loss):
-    """The function that makes classes of the outputs of a network trained with a loss; None where there are none."""
+    """The function from the outputs of a network to classes, by the loss that it was trained with; None for none."""
     return {"softmax_cross_entropy": lambda y: y.argmax(-1), "binary_cross_entropy": lambda y: (y > 0).astype(int)}.get(
         loss
     )
@@ -233,7 +231,7 @@ def decision(loss):
 
 
 def predict(arguments):
-    """The command `nbprop predict`: pieces of the data through the network, their outputs written as they come."""
+    """The command `nbprop predict`: runs the network piece by piece, and writes the outputs as they come."""
     net, params = nbprop.load(arguments.model)
     notes = _checked(arguments.model, load_notes(arguments.model))
     to_array = arguments.output is not None and Path(arguments.output).suffix == ".npy"
@@ -248,7 +246,7 @@ def predict(arguments):
             f"{arguments.data} has samples of shape {source.sample_shape}, the network takes {net.input_shape}"
         )
     say("".join(f"{line}\n" for line in source.lines()))
-    with telling(say):
+    with reporting(say):
         outputs = _outputs(arguments.model, net, params, source, classes)
         if to_array:
             parts = list(outputs)
@@ -264,7 +262,7 @@ def predict(arguments):
 
 
 def _checked(model, notes):
-    """The notes of a model, where they are such as `train` writes."""
+    """The notes of a model, checked to be of the form that `train` writes."""
     for name in ("labels", "features"):
         value = notes.get(name)
         if value is not None and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
@@ -275,16 +273,16 @@ def _checked(model, notes):
 
 
 def _classes(arguments, net, notes):
-    """The function that makes classes of outputs: labels where the network was trained with them."""
+    """The function from outputs to classes; to labels if the network was trained with them."""
     loss = arguments.loss or notes.get("loss")
     if loss is None:
         raise ValueError(
-            f"{arguments.model} does not tell the loss that it was trained with, on which --classes depends; say "
+            f"{arguments.model} does not name the loss that it was trained with, on which --classes depends; say "
             "--loss softmax_cross_entropy or --loss binary_cross_entropy"
         )
     decide, labels = decision(loss), notes.get("labels")
     if decide is None:
-        raise ValueError(f"{arguments.model} was trained with {loss}: its outputs are numbers and no classes")
+        raise ValueError(f"{arguments.model} was trained with {loss}: its outputs are numbers, not classes")
     if not labels:
         return decide
     if len(labels) != max(2, math.prod(net.output_shape)):
@@ -317,7 +315,7 @@ def _save_text(path, parts):
 
 
 def _write_rows(file, part):
-    """Rows of a .csv, with the digits that give back the same numbers."""
+    """Rows of a .csv, with enough digits to read the same numbers back."""
     import csv
 
     rows = part.reshape(len(part), -1)
@@ -333,7 +331,7 @@ def _write_rows(file, part):
 
 
 def check_place(output, *read):
-    """Before the work, not after it: the folder of what will be written, and that it is none of the files read."""
+    """Check, before the work, that the folder of the output can be written, and that the output is not an input."""
     path = Path(output)
     if path.is_dir():
         raise IsADirectoryError(f"{output}: it is a folder; name a file")

@@ -1,4 +1,4 @@
-"""Words that several threads change at once, and the pause of a loop that waits for one."""
+"""Atomic operations on words shared by threads, and the pause instruction for spin loops."""
 
 import platform
 
@@ -9,12 +9,10 @@ from numba.extending import intrinsic
 
 from nbprop.compiler.intrinsics import WORD, _pointer
 
-# -- atomics, for the barrier and the pool -------------------------------------------------------------------
-
 
 @intrinsic
 def atomic_load(typingctx, address, index):
-    """Read a word. Sequentially consistent: two threads that each write a word, then read the other's, both see it."""
+    """Read a word. Sequentially consistent: if two threads each write a word, then read the other's, one sees it."""
 
     def codegen(context, builder, signature, arguments):
         pointer = _pointer(builder, arguments[0], WORD, arguments[1])
@@ -47,7 +45,7 @@ def atomic_exchange(typingctx, address, index, value):
 
 @intrinsic
 def spin_pause(typingctx):
-    """Tell the processor that this is a spin loop (x86 PAUSE, AArch64 YIELD, elsewhere nothing).
+    """The pause instruction of a spin loop (x86 PAUSE, AArch64 YIELD, nothing elsewhere).
 
     Inline assembly aborts the process under Numba's JIT, hence the LLVM intrinsics.
     """

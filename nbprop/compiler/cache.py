@@ -1,4 +1,4 @@
-"""Machine code on disk: one file for each function, signature and processor, which says whose it is."""
+"""The disk cache of machine code: one file per function, signature and processor, which names its owner."""
 
 import contextlib
 import functools
@@ -23,14 +23,14 @@ def _warn_once(message):
     warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-# -- where ---------------------------------------------------------------------------------------------------
+# -- the folder ---------------------------------------------------------------------------------------------------
 
 
 def cache_root():
-    """The folder of compiled code: NUMBA_CACHE_DIR when the user has set it, else the user's cache folder.
+    """The folder of compiled code: NUMBA_CACHE_DIR if it is set, else the cache folder of the user.
 
-    Without a home directory (a user id that the system does not know, in a container for one) it is a folder of this
-    user's among the temporary files, and a warning says so.
+    Without a home directory (for example in a container, with a user id that the system does not know) it is a private
+    folder among the temporary files, with a warning.
     """
     if numba.config.CACHE_DIR:
         return Path(numba.config.CACHE_DIR) / "nbprop"
@@ -47,10 +47,10 @@ def cache_root():
 
 @functools.cache
 def _temporary_root():
-    """A folder of this user's alone: whoever can write to it can have this process run what he likes."""
+    """A folder that only this user can write to: anyone who can, can make this process run arbitrary code."""
     user = os.getuid() if hasattr(os, "getuid") else None
     root = Path(tempfile.gettempdir()) / f"nbprop-{user}"
-    with contextlib.suppress(OSError):  # the first attempt to write says what is wrong
+    with contextlib.suppress(OSError):  # the first attempt to write reports what is wrong
         with contextlib.suppress(FileExistsError):
             root.mkdir(mode=0o700)
         found = root.lstat()
@@ -58,8 +58,8 @@ def _temporary_root():
         if shared or not stat.S_ISDIR(found.st_mode):
             root = Path(tempfile.mkdtemp(prefix=f"nbprop-{user}-"))
     _warn_once(
-        f"nbprop finds no home directory (user id {user}), so it keeps its compiled code in {root}; set "
-        "NUMBA_CACHE_DIR to a folder of your choice"
+        f"nbprop finds no home directory (user id {user}), so its compiled code is kept in {root}; set "
+        "NUMBA_CACHE_DIR to choose another folder"
     )
     return root
 
@@ -70,12 +70,12 @@ _MAGIC = b"nbprop machine code 2\n"
 
 
 def _seal(key, content):
-    """What a file begins with: whose it is, and a hash that fits this owner and content only."""
+    """The beginning of a file: its owner's key, and a hash of key and content."""
     return _MAGIC + key + hashed(key, content)
 
 
 def _opened(key, payload):
-    """The content of a file, or None where it is not whole or belongs to another function."""
+    """The content of a file, or None if it is incomplete or belongs to another function."""
     size = len(_seal(key, b""))
     content = payload[size:]
     return content if payload[:size] == _seal(key, content) else None
@@ -84,9 +84,9 @@ def _opened(key, payload):
 class DiskCache:
     """Numba's cache protocol.
 
-    The name of a file is a hash of all that its content depends on, so an index (which processes race for) is not
-    needed, and a file is written aside and renamed. A file counts as absent, and is made again, unless it is whole and
-    says that it belongs to this very key: nothing of it is unpickled before.
+    The name of a file is a hash of everything that its content depends on, so there is no index for processes to race
+    on; a file is written to a temporary name, then renamed. A file counts as absent, and is written again, unless it is
+    complete and belongs to this key; nothing is unpickled before that is known.
     """
 
     def __init__(self, function, label=None):
@@ -132,7 +132,7 @@ class DiskCache:
         try:
             content = pickle.dumps(compiled._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
         except (pickle.PicklingError, AttributeError):
-            return  # it refers to a function that has no importable name
+            return  # it refers to a function without an importable name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")

@@ -1,11 +1,11 @@
-"""What a function is made of: a digest of all that its machine code depends on, and a fresh copy to compile.
+"""Fingerprints of functions: a digest of everything that the machine code depends on, and a fresh copy to compile.
 
-Everything that keeps code (the table of kernels, the disk cache, plans) is keyed by these digests, never by names: a
-function defined again under its old name, as when a notebook's cell runs twice, is another function.
+Everything that stores code (the table of kernels, the disk cache, plans) is keyed by these digests, never by names: a
+function redefined under its old name, as when a notebook cell runs twice, is another function.
 
-For nbprop's own functions the digest holds the sources of their module and of all that it imports. A user's are
+For nbprop's own functions, the digest holds the sources of their module and of all that it imports. User functions are
 followed instead: code and constants, defaults, Numba's options, closures, and the globals and helpers they name, each
-as it is now. Numba freezes all of these when it compiles; `renewed` makes a copy whose helpers are compiled anew, so
+as it is now. Numba freezes all of these when it compiles; `renewed` copies a function together with its helpers, so
 that what is compiled is what the digest stands for.
 """
 
@@ -28,7 +28,7 @@ import numpy as np
 from numba.core.dispatcher import Dispatcher
 
 _PACKAGE = Path(__file__).parent.parent
-# Beginning with a character, not with an anchor: the whole package is searched at import, so in a third of the time.
+# Begins with a character, not with an anchor, which makes the search of the whole package at import three times faster.
 _IMPORT = re.compile(r"\n *(?:from +(nbprop[\w.]*) +import +(\([^)]*\)|[^\n]*)|import +(nbprop[\w.]*))")
 
 
@@ -61,9 +61,9 @@ def _read(name):
         text = _module_file(name).read_text(encoding="utf-8")
         _source_hashes[name] = hashlib.blake2b(text.encode(), digest_size=16).digest()
         found = []
-        for source, names, plain in _IMPORT.findall("\n" + text):
+        for source, names, imported in _IMPORT.findall("\n" + text):
             members = [f"{source}.{word}" for word in re.findall(r"\w+", names)]
-            found += [module for module in [source or plain, *members] if _module_file(module)]
+            found += [module for module in [source or imported, *members] if _module_file(module)]
         _imports[name] = found
 
 
@@ -85,7 +85,7 @@ def source_of(module):
 
 
 def is_ours(thing):
-    """Whether a function or a class belongs to nbprop, whose code stays the same for as long as a process lives."""
+    """Whether a function or class belongs to nbprop, whose code does not change within a process."""
     return str(thing.__module__).startswith("nbprop.") and _module_file(thing.__module__) is not None
 
 
@@ -98,25 +98,25 @@ def python_function(function):
 
 
 def options_of(function):
-    """What Numba was told of a function when it was decorated, in an order of its own."""
+    """The options that a function was decorated with, in sorted order."""
     options = getattr(function, "targetoptions", {})
     return sorted((key, sorted(value) if isinstance(value, set) else value) for key, value in options.items())
 
 
 def _codes(code):
-    """A code object and all inside it."""
+    """A code object and all code objects nested in it."""
     return [code, *(inner for c in code.co_consts if inspect.iscode(c) for inner in _codes(c))]
 
 
 def _global_names(function):
-    """The names that a function, or one inside it, looks up among its globals and finds there."""
+    """The names that a function, or one nested in it, finds among its globals."""
     codes = _codes(function.__code__)
     names = [step.argval for code in codes for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"]
     return [name for name in dict.fromkeys(names) if name in function.__globals__]
 
 
 def _code(code):
-    """A code object as bytes, those inside it included."""
+    """A code object, with those nested in it, as bytes."""
     constants = [_code(c) if inspect.iscode(c) else _constant(c) for c in code.co_consts]
     names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_argcount, code.co_flags)
     return hashed(code.co_code, code.co_exceptiontable, repr(names).encode(), *constants)
@@ -131,10 +131,10 @@ _files: "weakref.WeakKeyDictionary[Any, bytes]" = weakref.WeakKeyDictionary()
 
 
 def _file_of(function):
-    """A hash of the file that a function came from, as it was at the first look; of nothing where there is none.
+    """A hash of the file that a function came from, as first read; empty if there is no file.
 
-    Holds what cannot be followed, such as an @overload beside the function. Kept, because a file that is edited while
-    the process runs is no longer what the function was made of.
+    It covers what cannot be followed, such as an @overload beside the function. It is remembered, because a file edited
+    while the process runs is no longer the source of the function.
     """
     if function not in _files:
         path = function.__code__.co_filename
@@ -142,7 +142,7 @@ def _file_of(function):
     return _files[function]
 
 
-# Their functions are Numba's to replace: what is compiled depends on the version of Numba, which the cache heeds.
+# Numba replaces their functions: what is compiled depends on the version of Numba, which is part of the cache's key.
 _FOREIGN = frozenset({"numba", "numpy", "scipy", "llvmlite", "builtins", *sys.stdlib_module_names}) - {"__main__"}
 
 
@@ -167,17 +167,17 @@ def _named(function):
 
 
 class _Digest:
-    """One walk over a function and all that it reaches; a function met again is named by its number."""
+    """One traversal of a function and all that it reaches; a function met again is represented by its number."""
 
     def __init__(self):
         self._numbers: dict[int, int] = {}
-        self._kept: list[object] = []  # while this lasts no id may be given to another object
+        self._alive: list[object] = []  # so that no id is reused during the traversal
 
     def function(self, function):
         if id(function) in self._numbers:
             return b"again %d" % self._numbers[id(function)]
         self._numbers[id(function)] = len(self._numbers)
-        self._kept.append(function)
+        self._alive.append(function)
         parts = [str(function.__module__).encode(), function.__qualname__.encode(), _code(function.__code__)]
         parts.append(self.value((function.__defaults__, function.__kwdefaults__)))
         cells = [cell.cell_contents for cell in function.__closure__ or ()]
@@ -212,7 +212,7 @@ class _Digest:
         return hashed(kind, self._opaque(value))
 
     def _members(self, owner):
-        """What a user's class is made of; a jitclass keeps its methods in its type."""
+        """The members of a user's class; a jitclass keeps its methods in its type."""
         members = dict(vars(owner)) | getattr(getattr(owner, "class_type", None), "jit_methods", {})
         members |= {"struct": repr(getattr(getattr(owner, "class_type", None), "struct", None))}
         for name, member in sorted(members.items()):
@@ -221,7 +221,7 @@ class _Digest:
                 yield self.value(member)
 
     def _opaque(self, value):
-        """Anything else: numbers, texts, types and modules by name, other objects by what they pickle to."""
+        """Anything else: numbers, strings, types and modules by name, other objects by their pickle."""
         if isinstance(value, types.ModuleType):
             return value.__name__.encode()
         simple = (type(None), bool, int, float, complex, str, bytes, np.generic, np.dtype, type, numba.types.Type)
@@ -229,7 +229,7 @@ class _Digest:
             try:
                 return pickle.dumps(value)
             except Exception:
-                # Told apart by its address, which is then its own for good.
+                # Identified by its address, which is not reused, since the object is kept.
                 _unknown.append(value)
         return object.__repr__(value).encode() if not isinstance(value, simple) else repr(value).encode()
 
@@ -238,7 +238,7 @@ _unknown: list[object] = []
 
 
 def digest_of(function):
-    """Sixteen bytes that identify a function by all that its machine code depends on."""
+    """Sixteen bytes that identify a function by everything that its machine code depends on."""
     return _Digest().function(python_function(function))
 
 
@@ -246,10 +246,10 @@ def digest_of(function):
 
 
 def renewed(value, made=None):
-    """A copy of a user's function in which nothing is compiled yet; anything else as it is.
+    """A copy of a user's function in which nothing is compiled yet; anything else unchanged.
 
-    Numba compiles a helper once, with the globals that it finds then. In the copy every helper of the user's is a copy,
-    too, so that the code of a helper's helper is that of now. Numba's options are kept.
+    Numba compiles a helper once, with the globals of that moment. In the copy, every helper is a copy too, so that
+    helpers of helpers are compiled as they are now. Numba's options are kept.
     """
     made = {} if made is None else made
     function = python_function(value)
@@ -259,7 +259,7 @@ def renewed(value, made=None):
         return value  # another compiler's: a CUDA dispatcher, a cfunc
     if id(value) in made:
         return made[id(value)]
-    # Only the globals that it names: a copy of all would keep a notebook's arrays alive.
+    # Only the globals that it names: a copy of all would keep the arrays of a notebook alive.
     names = _global_names(function)
     space = {name: function.__globals__[name] for name in ("__name__", "__builtins__") if name in function.__globals__}
     cells = tuple(types.CellType() for _ in function.__closure__ or ())
@@ -279,5 +279,5 @@ def renewed(value, made=None):
 
 
 def _helper(value, made):
-    """What a copy's global or closed-over value is: a plain function may be one that an @overload is known by."""
+    """A global or closed-over value for a copy; a plain function is kept, as an @overload may be keyed by it."""
     return renewed(value, made) if isinstance(value, Dispatcher) else value

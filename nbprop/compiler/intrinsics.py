@@ -1,7 +1,7 @@
-"""Machine-level atoms that Numba has no words for, written with llvmlite.
+"""Machine-level operations that Numba cannot express, written with llvmlite.
 
-Addresses are plain ``intp`` integers: a kernel table, an op row and a frame are all blocks of 64-bit words.
-The register tile of the matrix product, also llvmlite, has a file of its own (``microkernel.py``).
+Addresses are plain ``intp`` integers: a kernel table, an op row and a frame are all blocks of 64-bit words. The
+register tile of the matrix product, also llvmlite, has a file of its own (numerics/gemm/microkernel.py).
 """
 
 import platform
@@ -17,7 +17,7 @@ WORD = ir.IntType(64)
 
 
 class FrameType(types.Type):
-    """The address of a frame: what one walk works on. The dtype is the type of every float array in it."""
+    """The address of a frame, the buffers of one walk; dtype is that of every float array in it."""
 
     def __init__(self, dtype):
         self.dtype = dtype
@@ -111,7 +111,7 @@ def load_integer(typingctx, address, offset, width):
 
 @intrinsic(prefer_literal=True)
 def stack_words(typingctx, count):
-    """The address of `count` (literal) zeroed words on the caller's stack; once a function, even in a loop."""
+    """The address of `count` (literal) zeroed words on the stack, allocated once per function, even in a loop."""
     if not isinstance(count, types.Literal):
         return None
     size = count.literal_value
@@ -126,7 +126,7 @@ def stack_words(typingctx, count):
 
 @intrinsic
 def as_frame(typingctx, address, dtype):
-    """Call an address a frame of the given dtype."""
+    """Type an address as a frame of the given dtype."""
 
     def codegen(context, builder, signature, arguments):
         return arguments[0]
@@ -146,7 +146,7 @@ def address_of(typingctx, array):
 
 
 def make_array(context, builder, array_type, address, length):
-    """An array value over memory that somebody else owns."""
+    """An array value over memory that it does not own."""
     value = cgutils.create_struct_proxy(array_type)(context, builder)
     itemsize = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
     context_array = dict(
@@ -212,8 +212,8 @@ def _native_call(context, builder, signature, address, arguments, tuple_type):
 def indirect_call(signature):
     """An intrinsic ``call(address, arguments) -> (status, result)`` for compiled functions of one signature.
 
-    The callee is a Numba native function; an exception inside it arrives as a status other than 0 (and its
-    details are dropped), which a C callback would print and swallow. A function that returns nothing gives 0.
+    The callee is a Numba native function; an exception in it becomes a nonzero status (without details), whereas a C
+    callback would print and swallow it. A function without a return value gives 0.
     """
     result_type = types.int64 if signature.return_type == types.void else signature.return_type
     pair = types.Tuple((types.int64, result_type))
@@ -234,7 +234,7 @@ def indirect_call(signature):
 
 
 def propagating_call(signature):
-    """An intrinsic ``call(address, arguments)`` that raises in the caller whatever the callee raises."""
+    """An intrinsic ``call(address, arguments)`` that propagates exceptions of the callee."""
 
     @intrinsic
     def call(typingctx, address, arguments):
@@ -275,7 +275,7 @@ def atomic_replace(typingctx, address, index, expected, value):
 
 @intrinsic
 def ticks(typingctx):
-    """A counter of time that costs some ten ns to read, where reading a clock may take 600; 0 where there is none."""
+    """A time counter that takes some 10 ns to read, where reading a clock may take 600; 0 if there is none."""
     machine = platform.machine().lower()
     # ARM's cycle counter is not for user code.
     counters = {"arm64": "steady", "aarch64": "steady", "x86_64": "cycle", "amd64": "cycle"}
@@ -291,7 +291,7 @@ def ticks(typingctx):
 
 @intrinsic
 def double_of_word(typingctx, word):
-    """The float64 whose bits a word holds: how a row carries a number that is not a size."""
+    """The float64 whose bits a word holds: how a row holds a real number."""
 
     def codegen(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.DoubleType())
@@ -302,8 +302,8 @@ def double_of_word(typingctx, word):
 def register_address_type(numba_type, attribute, words):
     """Represent a Python object in compiled code by an address; returns the intrinsic that reads the address.
 
-    The object's `attribute` is the address. As a global, the object is frozen like a global array: `words(object)`, its
-    int64 words, become a constant of the compiled code, which a disk cache may keep.
+    `attribute` of the object is the address. As a global, the object is frozen like a global array: `words(object)`,
+    its int64 words, become a constant of the compiled code, which a disk cache may store.
     """
 
     @register_model(numba_type)
@@ -337,7 +337,7 @@ def register_address_type(numba_type, attribute, words):
 
 @intrinsic
 def pointer_to_one(typingctx, array):
-    """A pointer to a constant 1 of the array's dtype: with strides of 0, a matrix of ones that costs no memory."""
+    """A pointer to a constant 1 of the array's dtype: with strides of 0, a matrix of ones without memory."""
 
     def codegen(context, builder, signature, arguments):
         element = context.get_data_type(array.dtype)

@@ -1,4 +1,4 @@
-"""A function compiled once for each dtype, for one signature, and reached by its address."""
+"""Functions compiled once per dtype for one signature, and called by address."""
 
 import hashlib
 
@@ -14,10 +14,10 @@ from nbprop.compiler.registry import find, known_natives, publish
 
 
 class Native:
-    """A function compiled once for each dtype, for one signature, and reached by address.
+    """A function compiled once per dtype for one signature, and called by address.
 
-    `signature` maps a dtype (numba float32 or float64) to a Numba signature. `uses` names the natives that this
-    one calls: they are loaded with it, so that nothing compiles in a step.
+    `signature` maps a dtype (Numba float32 or float64) to a Numba signature. `uses` are the natives that this one
+    calls: they are loaded with it, so that nothing is compiled in a step.
     """
 
     dtypes: tuple = (types.float32, types.float64)
@@ -35,11 +35,11 @@ class Native:
         return f"<nbprop native {self.name}>"
 
     def source_digest(self):
-        """Identifies what this is compiled from, a user's function as it is now."""
+        """A digest of what this is compiled from; of a user's function, as it is now."""
         return hashed(self.name.encode(), digest_of(self.function), repr(options_of(self._given)).encode())
 
     def fingerprint(self, dtype):
-        """The number by which rows know this native: of what it is now, if it is a user's."""
+        """The number that identifies this native in the rows of a table; of a user's function, as it is now."""
         if dtype in self._fingerprints:
             return self._fingerprints[dtype]
         text = f"{self.name}:{dtype}:".encode() + self.source_digest()
@@ -54,7 +54,7 @@ class Native:
         return renewed(self.function)
 
     def load(self, dtype):
-        """Compile (or fetch from the disk cache) and publish; returns the address."""
+        """Compile, or load from the disk cache, and publish; returns the address."""
         fingerprint = self.fingerprint(dtype)
         if fingerprint not in self._loaded:
             for native in self.uses:
@@ -72,8 +72,8 @@ class Native:
     def callable(self):
         """A function for kernels, ``call((arguments, ...))``, that jumps to this native's address.
 
-        The first argument's dtype selects the version. Large kernels that many others share are compiled once this
-        way; inlined, each caller would compile them again.
+        The dtype of the first argument selects the version. This way, large kernels that many others call are compiled
+        once; inlined, they would be compiled again for each caller.
         """
 
         def call(arguments):
@@ -93,7 +93,7 @@ class Native:
 
 
 class _NativeCache(DiskCache):
-    """Keyed on the native's own digest: what is compiled may be an adapter around its function."""
+    """Keyed by the digest of the native: what is compiled may be an adapter around its function."""
 
     def __init__(self, native):
         super().__init__(native.function, native.name)

@@ -1,8 +1,10 @@
-"""The table of addresses: one for each process, which compiled code finds through an external symbol.
+"""The table of kernel addresses: one per process, which compiled code finds through an external symbol.
 
-Code from a disk cache holds fingerprints and never an address, so it is right in the next process. A fingerprint that
-the table lacks (a kernel not yet loaded in this process) goes through `_resolve`; one that nobody knows (code cached by
-another version of nbprop) is an error, not a wrong jump."""
+Compiled code reaches a kernel by its fingerprint, a 63-bit hash of its name, its dtype and all of its sources. Code
+from a disk cache holds fingerprints, never addresses, so it is valid in the next process. A fingerprint that the table
+lacks (a kernel not yet loaded in this process) goes through `_resolve`; an unknown one (code cached by another version
+of nbprop) is an error instead of a wrong jump.
+"""
 
 import ctypes
 import traceback
@@ -15,7 +17,7 @@ from nbprop.compiler.jit import njit
 
 
 def define_symbol(name, address):
-    """Make an address known to compiled code by name, for this process."""
+    """Make an address available to compiled code by name, in this process."""
     llvmlite.binding.add_symbol(name, address)
 
 
@@ -23,7 +25,7 @@ def define_symbol(name, address):
 
 _CAPACITY = 8192
 _MASK = _CAPACITY - 1
-_RESOLVER = 2 * _CAPACITY  # the word behind the last pair
+_RESOLVER = 2 * _CAPACITY  # the word after the last pair
 _table = np.zeros(2 * _CAPACITY + 1, np.int64)
 define_symbol("nbprop_kernels", _table.ctypes.data)
 
@@ -32,14 +34,14 @@ known_natives: list = []  # of Native, each of which adds itself
 
 @ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
 def _resolve(fingerprint):
-    """Called by compiled code for a fingerprint that the table lacks; 0 when nobody knows it."""
+    """Called by compiled code for a fingerprint that the table lacks; 0 if it is unknown."""
     try:
         for native in known_natives:
             for dtype in native.dtypes:
                 if native.fingerprint(dtype) == fingerprint:
                     return native.load(dtype)
     except Exception:
-        # Nothing may be raised through compiled code; the caller sees 0 and stops with an error of its own.
+        # An exception must not propagate through compiled code; the caller sees 0 and raises an error of its own.
         traceback.print_exc()
     return 0
 
@@ -60,7 +62,7 @@ def publish(fingerprint, address):
 
 @njit
 def find(fingerprint):
-    """The address of a kernel, 0 when it is unknown."""
+    """The address of a kernel, 0 if it is unknown."""
     table = symbol_address("nbprop_kernels")
     slot = fingerprint & _MASK
     while True:

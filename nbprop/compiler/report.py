@@ -1,4 +1,4 @@
-"""Say what happens while code is compiled: seconds, once on a machine, that would look like a program that hangs."""
+"""Report what is being compiled: the first run takes seconds, during which a program would seem to hang."""
 
 import contextlib
 import time
@@ -8,8 +8,8 @@ from numba.core import event
 from nbprop.compiler.cache import cache_root
 
 
-class _Teller(event.Listener):
-    """Writes the name of each function that is compiled, as it begins, with the seconds it has all taken so far."""
+class _Reporter(event.Listener):
+    """Writes the name of each function when its compilation begins; counts functions and seconds."""
 
     def __init__(self, write):
         self._write, self._depth = write, 0
@@ -34,13 +34,13 @@ class _Teller(event.Listener):
 
 
 @contextlib.contextmanager
-def telling(write):
-    """While this lasts, tell through ``write(text)`` what is compiled; silent when everything comes from the disk."""
-    teller = _Teller(write)
-    event.register("numba:compile", teller)
+def reporting(write):
+    """Within this context, report through ``write(text)`` what is compiled; silent if all code comes from the disk."""
+    reporter = _Reporter(write)
+    event.register("numba:compile", reporter)
     try:
-        yield teller
+        yield reporter
     finally:
-        event.unregister("numba:compile", teller)
-        if teller.functions:
-            write(f"\n  {teller.functions} functions in {teller.seconds:.0f} s\n")
+        event.unregister("numba:compile", reporter)
+        if reporter.functions:
+            write(f"\n  {reporter.functions} functions in {reporter.seconds:.0f} s\n")

@@ -1,7 +1,7 @@
-"""Vector instructions from Python: the vocabulary in which microkernel.py writes its kernels.
+"""Vector instructions from Python, in which microkernel.py writes its kernels.
 
-A kernel is a function of LLVM's, built instruction by instruction.  `Vectors` emits loads, stores and fused
-multiply-adds on vectors of one width; `call` defines a kernel on first use and calls it.
+A kernel is an LLVM function, built instruction by instruction. `Vectors` emits loads, stores and fused multiply-adds on
+vectors of one width; `call` defines a kernel on first use and calls it.
 """
 
 import llvmlite.binding as llvm
@@ -11,14 +11,14 @@ from numba.core import cgutils, types
 
 
 def _features():
-    """Names of the instruction sets that Numba compiles for: the processor's, or NUMBA_CPU_FEATURES if that is set."""
+    """The instruction sets that Numba compiles for: those of the processor, or NUMBA_CPU_FEATURES if that is set."""
     if numba.config.CPU_FEATURES is None:
         return {name for name, present in llvm.get_host_cpu_features().items() if present}
     return {flag[1:] for flag in numba.config.CPU_FEATURES.split(",") if flag.startswith("+")}
 
 
-# Bytes in the widest vector register.  Sixteen is what every 64-bit processor has (SSE2, NEON); where it has no fused
-# multiply-add in hardware LLVM calls the C library's, which is slow and has the same bits.
+# Bytes in the widest vector register.  Every 64-bit processor has sixteen (SSE2, NEON); without fused multiply-add
+# in hardware, LLVM calls the C library's, which is slow and gives the same bits.
 VECTOR_BYTES = 64 if "avx512f" in _features() else 32 if "avx" in _features() else 16
 HALF_BYTES = max(16, VECTOR_BYTES // 2)
 
@@ -82,7 +82,7 @@ class Vectors:
         self.builder.call(function, [value, address, INT32(self.bytes), mask])
 
     def prefetch(self, address, *, to_write):
-        """Ask for the cache line at an address, if there is one: into the first level to write, else the second."""
+        """Prefetch the cache line at an address, which may be invalid: into the L1 cache to write, else the L2."""
         address = self.builder.bitcast(address, self.scalar.as_pointer())
         function = self._intrinsic("llvm.prefetch.p0", ir.VoidType(), [address.type, INT32, INT32, INT32])
         write, level, data = INT32(int(to_write)), INT32(3 if to_write else 2), INT32(1)
@@ -100,8 +100,8 @@ def lane_numbers(lanes):
 def call(builder, name, emit, pointer_type, args, *shape):
     """Call an LLVM function that `emit(builder, pointer_type, *shape, *args)` fills on its first use in a module.
 
-    It is never inlined: LLVM would compute the row offsets of all tiles before the loops around them and keep a hundred
-    of them on the stack, which is slower than the calls and slower to compile.
+    It is never inlined: LLVM would compute the row offsets of all tiles before the surrounding loops, and keep a
+    hundred of them on the stack, which is slower than the calls, and slower to compile.
     """
     name = ".".join(("nbprop", name, *map(str, shape), str(pointer_type.dtype)))
     function = builder.module.globals.get(name)
@@ -117,7 +117,7 @@ def call(builder, name, emit, pointer_type, args, *shape):
 
 
 def keep_rolled(module, branch):
-    """Keep LLVM from unrolling the loop that `branch` closes: a body this long gains nothing by it."""
+    """Keep LLVM from unrolling the loop that `branch` closes, whose body is too long to gain by it."""
     disable = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
     loop = module.add_metadata([ir.MetaDataString(module, str(len(module.metadata)))])
     loop.operands = (loop, disable)  # a loop's identity is a node that names itself
@@ -129,7 +129,7 @@ def phis(builder, kind, rows, vectors):
 
 
 def feed(phis, values, block):
-    """Say which value each phi takes when control comes from `block`."""
+    """Set the value of each phi when control comes from `block`."""
     for phi_row, value_row in zip(phis, values, strict=True):
         for phi, value in zip(phi_row, value_row, strict=True):
             phi.add_incoming(value, block)

@@ -47,7 +47,7 @@ __all__ = ["available", "missing", "simulated", "versions", *sorted(_NAMES)]
 
 
 def missing():
-    """What keeps CUDA from running here, as one sentence with the remedy; None when nothing does."""
+    """Why CUDA cannot run here, as one sentence with the remedy; None if it can."""
     if simulated():
         return None
     if importlib.util.find_spec("numba_cuda") is None:
@@ -153,7 +153,7 @@ def available():
 
 
 def require():
-    """Raise RuntimeError with what is missing, if anything is."""
+    """Raise RuntimeError if CUDA cannot run here, with the reason."""
     problem = missing()
     if problem is not None:
         raise RuntimeError(problem)

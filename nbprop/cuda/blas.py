@@ -1,9 +1,9 @@
-"""Large float32 products by NVIDIA's cuBLASLt, where nvmath-python is installed: pip install "nbprop[cuda-blas]".
+"""Large float32 products by NVIDIA's cuBLASLt, if nvmath-python is installed: pip install "nbprop[cuda-blas]".
 
-cuBLASLt stores matrices column by column. Read so, a row-major C (m, n) is C^T (n, m), and C = A B is C^T = B^T A^T:
-the library's first operand is our second, and nothing is moved. Compute type and scale are float32, without TF32. Its
-workspace is the plan's `partials`; sums that are cut into pieces are added up there in order, never by atomics. Bias
-and ReLU are done within the product, and so is the sum of dz's rows that is the bias's gradient.
+cuBLASLt stores matrices column by column. Read that way, a row-major C (m, n) is C^T (n, m), and C = A B is C^T = B^T
+A^T: the library's first operand is our second, and nothing is moved. Compute type and scale are float32, without TF32.
+Its workspace is the plan's `partials`; sums that are cut into pieces are added up there in order, never by atomics.
+Bias and ReLU are part of the product's epilogue, and so is the bias gradient, the sum of the rows of dz.
 """
 
 import functools
@@ -21,7 +21,7 @@ from nbprop.layers.dense.kernels import dense_backward_input, dense_backward_par
 from nbprop.numerics.activations import IDENTITY, RELU
 from nbprop.program import frame
 
-# Multiply-adds of a product from which on cuBLASLt makes it. A guess until `make bench-gpu` has measured it.
+# Products of at least this many multiply-adds go to cuBLASLt. A guess until `make bench-gpu` has measured it.
 CROSSOVER = 1 << 24
 # What NVIDIA recommends for Hopper, in bytes; and elements of `partials`, with room to begin at a multiple of _ALIGNED.
 WORKSPACE, _ALIGNED = 32 << 20, 256
@@ -31,7 +31,7 @@ _ONE, _ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)
 
 
 class Library(NamedTuple):
-    """nvmath's bindings with a handle for one device, and the numbers of what they name elsewhere."""
+    """nvmath's bindings with a handle for one device, and the values of its enumerations."""
 
     lt: Any
     handle: int
@@ -42,7 +42,7 @@ class Library(NamedTuple):
 
 @functools.cache
 def library(device):
-    """cuBLASLt for a device; None where nvmath-python is not installed, or, with a warning, finds no cuBLAS."""
+    """cuBLASLt for a device; None if nvmath-python is not installed or, with a warning, finds no cuBLAS."""
     if toolkit.SIMULATED or importlib.util.find_spec("nvmath") is None:
         return None
     from nvmath import CudaDataType
@@ -65,8 +65,8 @@ def library(device):
 # -- which ops -----------------------------------------------------------------------------------------------
 
 
-class Recipe(NamedTuple):
-    """C (m, n) = A (m, k) B (k, n), row-major, by the names of an op's operands and sizes; turned: A is (k, m)."""
+class Operands(NamedTuple):
+    """The operands of an op that are C (m, n) = A (m, k) B (k, n), row-major, by name; turned: A is (k, m)."""
 
     c: str
     a: str
@@ -76,10 +76,10 @@ class Recipe(NamedTuple):
     sizes: Any  # (m, n, k) of (samples, n_in, n_out)
 
 
-_FORWARD = Recipe("y", "x", "w", "b", False, lambda samples, n_in, n_out: (samples, n_out, n_in))
-_INPUT = Recipe("dx", "dz", "wt", "", False, lambda samples, n_in, n_out: (samples, n_in, n_out))
-_GRADIENT = Recipe("dw", "x", "dz", "db", True, lambda samples, n_in, n_out: (n_in, n_out, samples))
-_RECIPES = {
+_FORWARD = Operands("y", "x", "w", "b", False, lambda samples, n_in, n_out: (samples, n_out, n_in))
+_INPUT = Operands("dx", "dz", "wt", "", False, lambda samples, n_in, n_out: (samples, n_in, n_out))
+_GRADIENT = Operands("dw", "x", "dz", "db", True, lambda samples, n_in, n_out: (n_in, n_out, samples))
+_OPERANDS = {
     (dense_forward,): _FORWARD,
     (dense_forward, activation_inplace): _FORWARD,
     (dense_backward_input,): _INPUT,
@@ -88,38 +88,44 @@ _RECIPES = {
 
 
 def product_launch(plan, kernels, buffers, numbers, label):
-    """The `ProductLaunch` that may take over from a plan's own launches for these kernels; None for others."""
-    recipe, found = _RECIPES.get(tuple(kernels)), library(plan.device)
-    if recipe is None or found is None or plan.dtype != np.float32:
+    """The `ProductLaunch` that can replace a plan's own launches for these kernels; None for others."""
+    operands, found = _OPERANDS.get(tuple(kernels)), library(plan.device)
+    if operands is None or found is None or plan.dtype != np.float32:
         return None
-    launch = ProductLaunch(found, recipe, buffers, numbers, label)
+    launch = ProductLaunch(found, operands, buffers, numbers, label)
     return launch if launch.is_large(plan.batch) else None
 
 
 class ProductLaunch:
-    """A product by cuBLASLt, among a plan's launches; it stands for an op with its own kernels where it `takes` it."""
+    """A product by cuBLASLt among the launches of a plan; it replaces an op's own kernels where it `takes` the call."""
 
-    def __init__(self, library, recipe, buffers, numbers, label):
-        self.library, self.recipe, self.buffers, self.numbers, self.label = library, recipe, buffers, numbers, label
-        self.vector = buffers[recipe.vector] if recipe.vector else None
+    def __init__(self, library, operands, buffers, numbers, label):
+        self.library, self.operands, self.buffers, self.numbers, self.label = (
+            library,
+            operands,
+            buffers,
+            numbers,
+            label,
+        )
+        self.vector = buffers[operands.vector] if operands.vector else None
         self.code = numbers.get("code", IDENTITY)
         self.again = numbers.get("w_again", 0) + numbers.get("b_again", 0) > 0
 
     @property
     def activates(self):
-        """Whether the product leaves nothing of an activation to be done."""
+        """Whether the product includes the activation."""
         return self.code in (IDENTITY, RELU)
 
     def _epilogue(self):
         names = self.library.lt.Epilogue
-        if self.recipe is _GRADIENT:
+        if self.operands is _GRADIENT:
             return names.DEFAULT if self.vector is None else names.BGRADA
         if self.code == RELU:
             return names.RELU if self.vector is None else names.RELU_BIAS
         return names.DEFAULT if self.vector is None else names.BIAS
 
     def _sizes(self, n):
-        return self.recipe.sizes(n * self.numbers["rows"], self.numbers["n_in"], self.numbers["n_out"])
+        return self.operands.sizes(n * self.numbers["rows"], self.numbers["n_in"], self.numbers["n_out"])
 
     def is_large(self, n):
         """Whether a call on n samples reaches the crossover."""
@@ -127,24 +133,24 @@ class ProductLaunch:
         return m * columns * k >= CROSSOVER
 
     def _addresses(self, words):
-        """Those of C, A, B and the vector (0: none) with the arrays of a frame."""
-        recipe = self.recipe
-        found = [self.buffers[name] for name in (recipe.c, recipe.a, recipe.b)]
+        """The addresses of C, A, B and the vector (0: none), with the arrays of a frame."""
+        operands = self.operands
+        found = [self.buffers[name] for name in (operands.c, operands.a, operands.b)]
         return [0 if b is None else int(words[b.space]) + 4 * b.offset for b in (*found, self.vector)]
 
     def _product(self, n, words):
         addresses = self._addresses(words)
         alignments = tuple(min(_ALIGNED, address & -address) for address in addresses)
-        given = self.library, *self._sizes(n), self.recipe.turned, int(self._epilogue())
+        given = self.library, *self._sizes(n), self.operands.turned, int(self._epilogue())
         return product(*given, *alignments), addresses
 
     def takes(self, n, words):
-        """Whether cuBLASLt makes the product of a call: it is large, and adds to no gradient that is there."""
-        adds = self.recipe is _GRADIENT and (self.again or words[frame.ACCUMULATE])
+        """Whether cuBLASLt computes the product of a call: it is large, and does not accumulate."""
+        adds = self.operands is _GRADIENT and (self.again or words[frame.ACCUMULATE])
         return self.is_large(n) and not adds and self._product(n, words)[0] is not None
 
     def blocks(self, n, words, one_block):
-        """1 where it is launched, 0 where not."""
+        """1 if it is launched, else 0."""
         return int(not one_block and self.takes(n, words))
 
     def enqueue(self, bound, blocks, stream):
@@ -159,7 +165,7 @@ class ProductLaunch:
 
 @functools.cache
 def product(library, m, n, k, turned, epilogue, *alignments):
-    """The `Product` of these sizes, made once; None where cuBLASLt has no algorithm for it.
+    """The `Product` of these sizes, made once; None if cuBLASLt has no algorithm for it.
 
     alignments: of the addresses of C, A, B and the vector (0: none), in bytes.
     """

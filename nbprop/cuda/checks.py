@@ -1,4 +1,4 @@
-"""Whether numbers in device memory lie in their range: a launch whose result is how many do not."""
+"""Whether integers and targets in device memory are in range: a launch whose result is the number that are not."""
 
 from nbprop.cuda import functions as f
 from nbprop.cuda.groups import block_sum
@@ -11,6 +11,7 @@ from nbprop.runtime import arguments as arg
 
 @device_function
 def _count_wrong(result, count, least, below, address, code):
+    """result = how many of `count` integers at an address are not in least..below - 1. result OUT (1,)."""
     wrong = like(result[0], 0.0)
     for i in range(cuda.threadIdx.x, count, THREADS):
         value = integer_at(address, code, i)
@@ -22,22 +23,38 @@ def _count_wrong(result, count, least, below, address, code):
 
 @on_device(blocks=lambda: 1)
 def x_range(result, n, each, least, below, x_address, x_code):
+    """result = how many integers of x are not in least..below - 1.
+
+    result OUT (1,). Dimensions: n samples of `each` integers.
+    """
     _count_wrong(result, n * each, least, below, x_address, x_code)
 
 
 @on_device(blocks=lambda: 1)
 def target_range(result, n, each, least, below, target_address, target_code):
+    """result = how many classes of target are not in least..below - 1.
+
+    result OUT (1,). Dimensions: n samples of `each` integers.
+    """
     _count_wrong(result, n * each, least, below, target_address, target_code)
 
 
 @on_device(blocks=lambda: 1)
 def lengths_range(result, n, each, least, below, lengths_address, lengths_code):
+    """result = how many lengths are not in least..below - 1.
+
+    result OUT (1,). Dimensions: n samples of `each` integers.
+    """
     _count_wrong(result, n * each, least, below, lengths_address, lengths_code)
 
 
 @on_device(blocks=lambda: 1)
 def target_interval(result, target, n, each, low_bits, high_bits, positions, lengths_address, lengths_code):
-    """How many numbers of a target lie outside low..high and within lengths; NaN does not, it comes out in the loss."""
+    """result = how many numbers of target, within lengths, lie outside low..high; NaN does not, it shows in the loss.
+
+    result OUT (1,), target IN (n, each), of which each / positions numbers are a position; low_bits, high_bits: the
+    bits of low and high.
+    """
     low, high = f.real_of_word(target[0], low_bits), f.real_of_word(target[0], high_bits)
     wrong, size = like(result[0], 0.0), each // positions
     for i in range(cuda.threadIdx.x, n * each, THREADS):

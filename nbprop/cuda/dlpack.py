@@ -1,4 +1,4 @@
-"""DLPack: other libraries' arrays seen through their capsules, and capsules over nbprop's arrays.
+"""DLPack: capsules over nbprop's arrays, and views of other libraries' arrays.
 
 The structures are those of dlpack.h, version 0.8 (https://dmlc.github.io/dlpack/latest/c_api.html): an unversioned
 DLManagedTensor in a capsule named "dltensor", which its consumer renames "used_dltensor".
@@ -53,18 +53,18 @@ _python.PyCapsule_GetPointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 _Destructor = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(("PyCapsule_IsValid", _python))
 
-# What capsules point to, by address, until a consumer (or the capsule's own end) lets go of it.
+# What capsules point to, by address, until it is released by a consumer or with the capsule.
 _alive: dict[int, tuple] = {}
 
 
 @_Deleter
-def _let_go(managed):
+def _release(managed):
     _alive.pop(ctypes.addressof(managed.contents), None)
 
 
 @ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
-def _capsule_ends(capsule):
-    """A capsule that nobody has consumed still has its first name; its tensor goes with it."""
+def _destroy_capsule(capsule):
+    """Release the tensor of a capsule that was not consumed, which still has its first name."""
     if _is_valid(capsule, b"dltensor"):
         pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
             ("PyCapsule_GetPointer", _python)
@@ -80,13 +80,13 @@ def capsule(owner, address, shape, dtype, device):
     managed.tensor.device = _Device(DEVICE, device)
     managed.tensor.dtype = _DataType(_KINDS[dtype.kind], 8 * dtype.itemsize, 1)
     managed.tensor.shape = ctypes.cast(extents, ctypes.POINTER(ctypes.c_int64))
-    managed.deleter = _let_go
+    managed.deleter = _release
     _alive[ctypes.addressof(managed)] = managed, extents, owner
-    return _python.PyCapsule_New(ctypes.addressof(managed), b"dltensor", ctypes.cast(_capsule_ends, ctypes.c_void_p))
+    return _python.PyCapsule_New(ctypes.addressof(managed), b"dltensor", ctypes.cast(_destroy_capsule, ctypes.c_void_p))
 
 
 def view(name, value, stream):
-    """(shape, dtype, address) of another library's array, which orders its own pending work before `stream`."""
+    """(shape, dtype, address) of another library's array, whose producer orders its pending work before `stream`."""
     # 1 names the legacy default stream (Python array API standard, __dlpack__).
     found = value.__dlpack__(**({} if toolkit.SIMULATED else {"stream": int(stream.handle) if stream else 1}))
     managed = ctypes.cast(_python.PyCapsule_GetPointer(found, b"dltensor"), ctypes.POINTER(_Managed)).contents

@@ -1,7 +1,7 @@
-"""What `fit` uses when params lie on the device, by the names that job.py has for the host: checks, and the job.
+"""`fit` on the device, under the names that job.py has for the host: the checks of its data, and the job.
 
-Data, parameters and state stay on the device; what comes back are the losses of each page of steps, and for sample
-weights one copy at the start. The order of samples is drawn on the host, by the CPU's generator.
+Data, parameters and state stay on the device. Only the losses of each page of steps come back, and, with sample
+weights, one copy of these at the start. The order of samples is drawn on the host, by the generator of the CPU.
 """
 
 import math
@@ -36,7 +36,7 @@ TARGET = "cuda"
 
 @on_device(blocks=lambda: 1)
 def count_not_finite(result, x, n):
-    """result = how many of x's n numbers are NaN or infinite."""
+    """result = how many of the n numbers of x are NaN or infinite. result OUT (1,), x IN (n,)."""
     wrong, limit = like(result[0], 0.0), like(result[0], math.inf)
     for i in range(cuda.threadIdx.x, n, THREADS):
         # False for NaN; math.isfinite would be a call to libdevice.
@@ -48,7 +48,11 @@ def count_not_finite(result, x, n):
 
 @on_device(blocks=lambda: 1)
 def count_unfit(result, x, n, each, low_bits, high_bits, positions, address, code):
-    """result = how many of the n * each numbers of x are not in low..high; those beyond lengths do not count."""
+    """result = how many numbers of x, within lengths, are not in low..high.
+
+    result OUT (1,), x IN (n, each), of which each / positions numbers are a position; low_bits, high_bits: the bits of
+    low and high; address, code: of the lengths.
+    """
     low, high = f.real_of_word(x[0], low_bits), f.real_of_word(x[0], high_bits)
     wrong, size = like(result[0], 0.0), each // positions
     for i in range(cuda.threadIdx.x, n * each, THREADS):
@@ -62,7 +66,7 @@ def count_unfit(result, x, n, each, low_bits, high_bits, positions, address, cod
 
 @on_device(blocks=lambda: 1, dtypes=(np.float32,))
 def count_outside(result, n, address, code, least, below):
-    """result = how many of n integers at an address are not in least..below - 1."""
+    """result = how many of n integers at an address are not in least..below - 1. result OUT (1,)."""
     wrong = like(result[0], 0.0)
     for i in range(cuda.threadIdx.x, n, THREADS):
         value = integer_at(address, code, i)
@@ -73,7 +77,7 @@ def count_outside(result, n, address, code, least, below):
 
 
 def _counted(kernel, dtype, arrays, n, **numbers):
-    """The result of one launch of a kernel that counts."""
+    """The result of one launch of a counting kernel."""
     result, stream = memory.zeros(1, dtype), memory.current_stream()
     sequence = Sequence()
     sequence.add(kernel, dtype, arrays | {"result": result}, n, **numbers)
@@ -83,18 +87,18 @@ def _counted(kernel, dtype, arrays, n, **numbers):
 
 
 def check_finite(function, name, array):
-    """Refuse an array to be trained that is spoilt already: no loss would be a number."""
+    """Refuse parameters or state that already hold NaN or infinity: every loss would be NaN."""
     if array is not None and not finite(array):
         raise ValueError(f"{function}: {name} holds NaN or infinity; pass values that are finite")
 
 
 def finite(array):
-    """Whether all of a device array is."""
+    """Whether all elements of a device array are finite."""
     return array.size == 0 or _counted(count_not_finite, array.dtype, {"x": array}, array.size) == 0
 
 
 def any_set(array):
-    """Whether any element of a device array is not zero."""
+    """Whether any element of a device array is nonzero."""
     return bool(array.to_host().any())
 
 
@@ -114,9 +118,9 @@ def check_vector(argument, array, size, kinds, written=False):
 
 
 def _check_column(function, name, array, n, shape, dtype, integers=None, loss=None, lengths=None):
-    """Samples (n, *shape) of `dtype`, or of integers: (what they are called, least, most).
+    """Samples (n, *shape) of `dtype`, or of integers: (what they are called, minimum, maximum).
 
-    loss: the one whose target they are; lengths: how many positions of each count.
+    loss: whose target they are, if they are one; lengths: how many positions of each sample count.
     """
     argument = f"{function}: {name}"
     array = memory.as_array(argument, array)
@@ -178,7 +182,7 @@ def check_state(plan, state, samples):
 
 
 def check_separate(name, written, others):
-    """What is written shares memory with none of the others."""
+    """Check that what is written shares memory with none of the others."""
     read = {f"argument {k}": array for k, array in enumerate(others) if array is not None}
     memory.check_separate("fit", {} if written is None else {name: written}, read)
 
@@ -187,7 +191,7 @@ def check_separate(name, written, others):
 
 
 class Job:
-    """One training on the device: what running.py drives, as job.Job is on the host."""
+    """One training on the device, with the interface of job.Job, its counterpart on the host."""
 
     def __init__(self, plan, params, data, batch, optimizer, values, decay_mask, trainable, state=None):
         self.plan, self.params, self.data = plan, params, data
@@ -212,11 +216,11 @@ class Job:
         self._epoch_begun = -1
 
     def keep(self, each_epoch):
-        """Make room for snapshots, as on the host."""
+        """Allocate snapshots, as on the host."""
         self._kept = {name: self.snapshot() for name in ("initial", "best", *(("begun",) if each_epoch else ()))}
 
     def snapshot(self):
-        """The parameters, with the layer state behind them."""
+        """The parameters, followed by the layer state."""
         extent = self.params.size + (0 if self.layers is None else self.layers.size)
         found = memory.empty(extent, self.params.dtype)
         self._take(found)
@@ -234,7 +238,7 @@ class Job:
     finite = staticmethod(finite)
 
     def shuffle(self, seed):
-        """Take the samples of each epoch in an order of its own."""
+        """Shuffle the samples of each epoch."""
         self.seed = seed
 
     def layer_state(self, state):
@@ -251,7 +255,7 @@ class Job:
         return {name: array.to_host() for name, array in arrays.items()}
 
     def run_steps(self, steps):
-        """Go on for up to `steps` steps; an outcome, as of `epochs.run_steps`."""
+        """Run up to `steps` steps; returns an outcome, as `epochs.run_steps` does."""
         words, done = self.words, 0
         words[epochs.DONE] = words[epochs.RECORD_COUNT] = 0
         while done < steps:
@@ -282,35 +286,35 @@ class Job:
         """Run `count` steps of n samples and read their losses."""
         words, first = self.words, int(self.words[epochs.STEP])
         begin = int(words[epochs.POSITION])
-        masses = [self._mass(begin + k * n, n) for k in range(count)]
+        weight_sums = [self._weight_sum(begin + k * n, n) for k in range(count)]
         if n not in self._steps:
             columns = [None if buffer is None else buffer[:n] for buffer in self.batches.buffers]
             given = self.plan, self.params, columns, self.grads, self.work, self.layers
             self._steps[n] = Step(*given, self.update, self.stream, self.batches, self.clips)
         step = self._steps[n]
         values = [[*(self.values | {"lr": rate}).values()] for rate in self.rates[done : done + count]]
-        if all(masses):
+        if all(weight_sums):
             step.prepare(first, values)
             for _ in range(count):
                 step.run()
-        elif masses[0]:
-            return self._run_page(n, masses.index(0.0), done)
-        else:  # a batch whose weights are all zero has no mean: its step is passed over
-            count, masses = 1, masses[:1]
-        losses = step.read_losses(first, count) if masses[0] else np.zeros(1)
-        return self._note(n, losses, masses)
+        elif weight_sums[0]:
+            return self._run_page(n, weight_sums.index(0.0), done)
+        else:  # a batch whose weights are all zero has no mean: skip its step
+            count, weight_sums = 1, weight_sums[:1]
+        losses = step.read_losses(first, count) if weight_sums[0] else np.zeros(1)
+        return self._note(n, losses, weight_sums)
 
-    def _mass(self, begin, n):
+    def _weight_sum(self, begin, n):
         return float(n) if self.weights is None else float(self.weights[self._order[begin : begin + n]].sum())
 
-    def _note(self, n, losses, masses):
+    def _note(self, n, losses, weight_sums):
         words, numbers = self.words, self.numbers
-        for loss, mass in zip(losses, masses, strict=True):
+        for loss, weight_sum in zip(losses, weight_sums, strict=True):
             if not np.isfinite(loss):
                 numbers[epochs.LOSS] = numbers[epochs.CALL + arg.RESULT] = loss
                 return epochs.NOT_FINITE
-            numbers[epochs.LOSS_SUM] += loss * mass
-            numbers[epochs.WEIGHT_SUM] += mass
+            numbers[epochs.LOSS_SUM] += loss * weight_sum
+            numbers[epochs.WEIGHT_SUM] += weight_sum
             words[epochs.POSITION] += n
             words[epochs.STEP] += 1
             words[epochs.DONE] += 1

@@ -1,4 +1,4 @@
-"""The elementary functions as device code calls them: compiled, so that simulated threads can call them, too."""
+"""The elementary functions for device code: compiled, so that simulated threads can call them too."""
 
 import math
 

@@ -1,14 +1,14 @@
-"""Small networks on large batches in one launch: forward, loss and backward, with all activations on the chip.
+"""Small networks on large batches in one launch: forward pass, loss and backward pass, with activations on the chip.
 
-The manner of tiny-cuda-nn (Mueller, Rousselle, Novak and Keller 2021, "Real-time neural radiance caching for path
-tracing", section 4.2), in float32. A block takes a tile of samples through the whole network and back, with what every
-layer made in shared memory (tile.py); of the data it reads the samples and writes nothing back. It adds the tile's
-weight gradients to a slice of its own, which stays in the cache, and goes on to its next tile. A second launch adds up
-the blocks' slices in order; a recorded training step updates the parameters in that same launch (optimizers.py).
+After tiny-cuda-nn (Mueller, Rousselle, Novak and Keller 2021, "Real-time neural radiance caching for path tracing",
+section 4.2), in float32. A thread block takes a tile of samples through the whole network, forward and backward, with
+the outputs of all layers in shared memory (tile.py): it reads the samples from global memory, and writes no activations
+there. It accumulates the weight gradients of its tiles in a slice of its own, which stays in the L2 cache. A second
+launch adds up the slices in order; a recorded training step updates the parameters in that same launch (optimizers.py).
 
-A plan runs value and value_and_grad like this where its network is a chain of dense layers, activations that follow
-them, flatten and reshape, in float32, with widths up to `tile.WIDEST`, one of the losses of tile_losses.py, a batch
-of at least `FEWEST_SAMPLES`, and values that fit in shared memory.
+A plan runs value and value_and_grad this way if its network is a chain of dense layers, activations after them, flatten
+and reshape, in float32, with widths up to `tile.WIDEST`, one of the losses of tile_losses.py, a batch of at least
+`FEWEST_SAMPLES`, and activations that fit in shared memory.
 """
 
 import math
@@ -30,12 +30,12 @@ from nbprop.program import frame
 from nbprop.program.ops import Buffer
 from nbprop.program.table import VALUE, VALUE_AND_GRAD
 
-# Samples of a batch from which on a plan takes this way: a tile for each multiprocessor of an H100. Not measured.
+# The smallest batch that is fused: one tile per multiprocessor of an H100. Not measured.
 FEWEST_SAMPLES = 1 << 40 if SIMULATED else 132 * 128
-# Shared memory of a block, so that two fit in an H100's multiprocessor (228 KiB, of which each takes 1 for itself).
+# Shared memory of a block: two fit in a multiprocessor of an H100 (228 KiB, of which each block reserves 1).
 MOST_SHARED = 8 * 1024 if SIMULATED else 113 * 1024
 
-# The label of the launch that makes the gradient of the slices, which an update does without.
+# The label of the launch that sums the slices into the gradient; an update of the parameters can replace it.
 SUM = "sum of slices"
 
 
@@ -48,7 +48,7 @@ class Chain(NamedTuple):
 
 
 def chain_of(net):
-    """The network as a `Chain`, or None where it is none."""
+    """The network as a `Chain`, or None if it does not qualify."""
     layers = _dense_layers(net)
     if not layers or len(layers) > MOST_LAYERS or max(max(n_in, n_out) for n_in, n_out, *_ in layers) > WIDEST:
         return None
@@ -63,7 +63,7 @@ def chain_of(net):
 
 
 def _dense_layers(net):
-    """[(n_in, n_out, place of the weight, of the bias or -1, activation)]; None where the network has other layers."""
+    """[(n_in, n_out, offset of the weight, of the bias or -1, activation)]; None if the network has other layers."""
     found = []
     for (path, layer), shape in zip(net.nodes, net.shapes, strict=False):
         if isinstance(layer, (Flatten, Reshape)):
@@ -80,12 +80,12 @@ def _dense_layers(net):
 
 
 def _apart(code, last):
-    """Whether a layer's z has another place than its y (see tile.py)."""
+    """Whether the z of a layer is stored apart from its y (see tile.py)."""
     return code in NEEDS_INPUT or (last and code != IDENTITY)
 
 
 def _placed(layers, samples):
-    """The layers' words, with the places of their values in shared memory."""
+    """The layers' words, with the offsets of their activations in shared memory."""
 
     def room(width):
         nonlocal end
@@ -140,12 +140,15 @@ class Fused:
         }
 
     def slices(self, n):
-        """How many slices a call on n samples leaves."""
+        """The number of slices that a call on n samples leaves."""
         return int(blocks_of(n, self.samples))
 
 
 def fused(plan, append, append_words):
-    """`Fused` for a plan that qualifies, None for others. append, append_words: a launch, words to the plan's table."""
+    """`Fused` for a plan that qualifies, else None.
+
+    append, append_words: functions that add a launch, or words, to the plan's table.
+    """
     if plan.dtype != np.float32 or type(plan.loss) not in NUMBERS or plan.watch or plan.batch < FEWEST_SAMPLES:
         return None
     chain = chain_of(plan.net)

@@ -1,6 +1,6 @@
-"""The launches of a fused plan (see fused.py): sum(w); all tiles, forward and back; sums over the blocks' slices.
+"""The launches of a fused plan (see fused.py): sum(w); all tiles, forward and backward; the sums over the slices.
 
-A slice holds the gradients of all parameters, then the sum of the losses, both of its block's tiles.
+A slice holds the gradients of all parameters, then the sum of the losses, over all tiles of its thread block.
 """
 
 import numpy as np
@@ -14,18 +14,18 @@ from nbprop.cuda.kernels import on_device, word_at
 from nbprop.cuda.losses.base import cuda_weight_sum
 from nbprop.cuda.tile import BIAS, CODE, FEWEST_PARTS, LAYER_WORDS, MOST_WORDS, N_IN, N_OUT, X, Y
 from nbprop.cuda.tile_losses import loss_of_sample
-from nbprop.cuda.toolkit import SIMULATED, THREADS, cover, cuda, device_function
+from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function, grid_size
 from nbprop.numerics.activations import IDENTITY
 from nbprop.numerics.scalars import like
 
-# Samples of a tile: a plan takes the most that fit in shared memory.
+# Samples of a tile: a plan uses the largest tile that fits in shared memory.
 SAMPLES = (16, 8) if SIMULATED else (128, 64, 32)
 # Blocks, each with its slice: two for each of an H100's 132 multiprocessors. Not measured.
 MOST_BLOCKS = 2 if SIMULATED else 264
-# Where the slices begin in `partials`; sum(w) stands in front of them.
+# Offset of the slices in `partials`; sum(w) comes before them.
 SLICES = 32
 
-# Words of a task, which say what a tile's loss is.
+# Words of a task: what a tile needs to know to compute its loss.
 LOSS, DELTA_BITS, TARGET_ADDRESS, TARGET_CODE = range(4)
 TASK_WORDS = 4
 
@@ -37,20 +37,20 @@ def blocks_of(n, samples):
 
 
 def stride_of(n_params):
-    """Elements from a slice to the next."""
+    """Elements between the starts of consecutive slices."""
     return -(-(n_params + 1) // 32) * 32
 
 
 def cuda_kernels(cuda):
-    """In the order of their launches; of the kernels of tiles a plan takes one."""
+    """In launch order; a plan uses one of the tile kernels."""
     return cuda_weight_sum(cuda, None), *map(_tiles, SAMPLES), reduced, mean
 
 
 # -- tiles ---------------------------------------------------------------------------------------------------
 
 
-def _way_there(samples):
-    """A device function: a tile through all layers, each with a barrier behind it."""
+def _forward_pass(samples):
+    """A device function: the forward pass of a tile, with a barrier after each layer."""
     wide, narrow = (tile.forward_product(samples, shape) for shape in (tile.WIDE, tile.NARROW))
     value, down = tile.activation(samples)[0], samples // tile.WIDE[0]
 
@@ -69,7 +69,7 @@ def _way_there(samples):
 
 
 def _losses(samples):
-    """A device function: the sum of w l over a thread's samples; with `gradient`, dL/dy in the place of the output."""
+    """A device function: the sum of w l over a thread's samples; with `gradient`, dL/dy overwrites the output."""
     lead = samples + 4
 
     @device_function
@@ -91,29 +91,29 @@ def _losses(samples):
     return losses
 
 
-def _way_back(samples):
-    """A device function: the gradients of a tile, added to what the slice holds when `again`."""
+def _backward_pass(samples):
+    """A device function: the backward pass of a tile, into the slice; added to what it holds when `adds`."""
     wide, narrow = (tile.backward_product(samples, shape) for shape in (tile.WIDE_BACK, tile.NARROW))
     wide_weight, narrow_weight = (tile.weight_gradient(samples, each) for each in tile.SQUARES)
-    bias, (_, slope), down = tile.bias_gradient(samples), tile.activation(samples), samples // tile.WIDE[0]
+    bias, (_, derivative), down = tile.bias_gradient(samples), tile.activation(samples), samples // tile.WIDE[0]
 
     @device_function
-    def backward(slices, space, params, layers, last, base, again):
+    def backward(slices, space, params, layers, last, base, adds):
         if layers[last + CODE] != IDENTITY:
-            slope(space, layers, last, True)
+            derivative(space, layers, last, True)
             cuda.syncthreads()
         for step in range(0, last + LAYER_WORDS, LAYER_WORDS):
             layer = last - step
             n_in, n_out = layers[layer + N_IN], layers[layer + N_OUT]
             if layers[layer + BIAS] >= 0:
-                bias(slices, space, layers, layer, base, again)
+                bias(slices, space, layers, layer, base, adds)
             if ((n_in + 3) // 4) * ((n_out + 3) // 4) >= FEWEST_PARTS:
-                wide_weight(slices, space, layers, layer, base, again)
+                wide_weight(slices, space, layers, layer, base, adds)
             else:
-                narrow_weight(slices, space, layers, layer, base, again)
+                narrow_weight(slices, space, layers, layer, base, adds)
             cuda.syncthreads()
             if layer > 0:
-                slope(space, layers, layer - LAYER_WORDS, False)
+                derivative(space, layers, layer - LAYER_WORDS, False)
                 if down * ((n_in + 3) // 4) >= FEWEST_PARTS:
                     wide(space, params, layers, layer)
                 else:
@@ -123,19 +123,19 @@ def _way_back(samples):
 
 
 def _tiles(samples):
-    """The kernel for tiles of so many samples: a block takes one after another, into its slice."""
-    load, forward, losses = tile.load_samples(samples), _way_there(samples), _losses(samples)
-    backward = _way_back(samples)
+    """The kernel for tiles of `samples` samples: a thread block runs one after another, into its slice."""
+    load, forward, losses = tile.load_samples(samples), _forward_pass(samples), _losses(samples)
+    backward = _backward_pass(samples)
 
     @device_function
-    def take(partials, space, params, x, target, weights, layers, last, n, first, base, again, task, gradient):
+    def run_tile(partials, space, params, x, target, weights, layers, last, n, first, base, adds, task, gradient):
         load(space, x, layers[X], first, n, layers[N_IN])
         cuda.syncthreads()
         forward(space, params, layers, last // LAYER_WORDS + 1)
         total = losses(space, target, weights, partials, layers, last, n, first, task, gradient)
         cuda.syncthreads()
         if gradient:
-            backward(partials, space, params, layers, last, base, again)
+            backward(partials, space, params, layers, last, base, adds)
         return total
 
     def blocks(n):
@@ -167,13 +167,18 @@ def _tiles(samples):
         target_address,
         target_code,
     ):
-        """partials: from SLICES on, a slice for each block. layers: how many, with words in the table at layers_at."""
+        """Loss and, with `gradient`, gradients of all tiles of a thread block, to its slice.
+
+        params IN (n_params,), x IN (n, inputs), target IN (n, outputs) or empty, weights IN (n,) or empty; partials OUT
+        (SLICES + blocks * stride,): from SLICES on, one slice per thread block; before that IN: sum(w). layers: the
+        number of layers, described in the table from layers_at on; elements: of shared memory.
+        """
         space = cuda.shared.array(0, float32)
         words = cuda.shared.array(MOST_WORDS, int64)
         task = cuda.shared.array(TASK_WORDS, int64)
         for i in range(cuda.threadIdx.x, layers * LAYER_WORDS, THREADS):
             words[i] = word_at(table_address, layers_at + i)
-        # What is needed once a tile waits in shared memory: in registers it would push others out to memory.
+        # Needed once a tile, so kept in shared memory: in registers, it would cause spills.
         if cuda.threadIdx.x == 0:
             task[LOSS], task[DELTA_BITS] = loss, delta_bits
             task[TARGET_ADDRESS], task[TARGET_CODE] = target_address, target_code
@@ -183,9 +188,22 @@ def _tiles(samples):
         base, last, total = SLICES + cuda.blockIdx.x * stride, (layers - 1) * LAYER_WORDS, like(params[0], 0.0)
         begin = cuda.blockIdx.x * samples
         for first in range(begin, n, cuda.gridDim.x * samples):
-            again = first > begin
-            total += take(
-                partials, space, params, x, target, weights, words, last, n, first, base, again, task, gradient != 0
+            adds = first > begin
+            total += run_tile(
+                partials,
+                space,
+                params,
+                x,
+                target,
+                weights,
+                words,
+                last,
+                n,
+                first,
+                base,
+                adds,
+                task,
+                gradient != 0,
             )
         total = block_sum(space, total)
         if cuda.threadIdx.x == 0:
@@ -197,9 +215,12 @@ def _tiles(samples):
 # -- sums over slices ----------------------------------------------------------------------------------------
 
 
-@on_device(blocks=lambda n_params: cover(n_params), dtypes=(np.float32,))
+@on_device(blocks=lambda n_params: grid_size(n_params), dtypes=(np.float32,))
 def reduced(grads, partials, n, samples, stride, n_params, accumulate):
-    """grads = the sum of the blocks' slices."""
+    """grads = the sum of the slices, in order; accumulated with `accumulate`.
+
+    grads OUT (n_params,), partials IN (SLICES + blocks * stride,).
+    """
     for i in range(cuda.grid(1), n_params, cuda.gridsize(1)):
         total = sum_of_slices(partials, SLICES + i, stride, blocks_of(n, samples))
         grads[i] = total + grads[i] if accumulate > 0 else total
@@ -207,7 +228,10 @@ def reduced(grads, partials, n, samples, stride, n_params, accumulate):
 
 @on_device(blocks=lambda: 1, dtypes=(np.float32,))
 def mean(result, weights, partials, n, samples, stride, n_params):
-    """result = the sum of the slices' losses over sum(w)."""
+    """result = the sum of the losses of all slices / sum(w).
+
+    result OUT (1,), weights IN (n,) or empty, partials IN (SLICES + blocks * stride,).
+    """
     total = like(result[0], 0.0)
     for number in range(cuda.threadIdx.x, blocks_of(n, samples), THREADS):
         total += partials[SLICES + number * stride + n_params]

@@ -1,7 +1,7 @@
-"""Sums over the threads of a block, in an order that depends on sizes alone: the same bits every time.
+"""Sums over the threads of a block, in an order that depends on sizes alone: bitwise the same on every run.
 
 A *team* is a power of two of neighbouring threads that work on one row together; a block holds THREADS / team of them.
-Every thread of the block must call these functions: they meet at barriers.
+Every thread of the block must call these functions, since they contain barriers.
 """
 
 from nbprop.compiler.jit import njit
@@ -11,7 +11,7 @@ from nbprop.numerics.scalars import like
 
 @njit
 def team_of(size):
-    """Threads for a row of `size` elements: the power of two from `size` up, at most a block."""
+    """Threads for a row of `size` elements: the next power of two, at most a block."""
     team = 1
     while team < size and team < THREADS:
         team *= 2
@@ -19,7 +19,7 @@ def team_of(size):
 
 
 def rows_of(rows, size):
-    """Blocks for `rows` rows of `size` elements, a team each."""
+    """Blocks for `rows` rows of `size` elements, one team per row."""
     each, team = THREADS, 1
     while team < size and team < THREADS:
         team, each = team * 2, each // 2
@@ -28,7 +28,7 @@ def rows_of(rows, size):
 
 @device_function
 def team_sum(space, value, lane, team):
-    """The sum of a team's values, to each of its threads. space: shared memory, an element a thread."""
+    """The sum of a team's values, returned to each of its threads. space: shared memory, one element per thread."""
     here = cuda.threadIdx.x
     space[here] = value
     cuda.syncthreads()
@@ -45,7 +45,10 @@ def team_sum(space, value, lane, team):
 
 @device_function
 def team_max(space, value, lane, team):
-    """The largest of a team's values, NaN if one is, to each of its threads. space: as in `team_sum`."""
+    """The maximum of a team's values, NaN if one is, returned to each of its threads.
+
+    space: shared memory, one element per thread.
+    """
     here = cuda.threadIdx.x
     space[here] = value
     cuda.syncthreads()
@@ -57,31 +60,31 @@ def team_max(space, value, lane, team):
                 space[here] = other
         cuda.syncthreads()
         half //= 2
-    top = space[here - lane]
+    maximum = space[here - lane]
     cuda.syncthreads()
-    return top
+    return maximum
 
 
 @device_function
-def row_top(space, x, start, size, lane, team):
-    """The largest of x[start : start + size], NaN if one is, by a team; size 0: that of x's first element."""
-    top = x[start] if size > 0 else x[0]
+def row_max(space, x, start, size, lane, team):
+    """The maximum of x[start : start + size], NaN if one is, by a team; size 0: x[0] alone."""
+    maximum = x[start] if size > 0 else x[0]
     for j in range(lane, size, team):
         value = x[start + j]
-        if value > top or value != value:
-            top = value
-    return team_max(space, top, lane, team)
+        if value > maximum or value != value:
+            maximum = value
+    return team_max(space, maximum, lane, team)
 
 
 @device_function
 def block_sum(space, value):
-    """The sum of a block's values, to each of its threads."""
+    """The sum of a block's values, returned to each of its threads."""
     return team_sum(space, value, cuda.threadIdx.x, THREADS)
 
 
 @device_function
 def column_sum(space, value, width):
-    """The sum of the values of all threads whose numbers are equal modulo `width`, a power of two; to each of them."""
+    """The sum over all threads whose numbers are equal modulo `width`, a power of two; returned to each of them."""
     here, half = cuda.threadIdx.x, THREADS // 2
     space[here] = value
     cuda.syncthreads()
@@ -97,7 +100,7 @@ def column_sum(space, value, width):
 
 @device_function
 def row_factor(weights, partials, n, rows, row):
-    """w / (sum(w) rows) of a row's sample, whose `rows` rows share it; sum(w) stands in partials[0]."""
+    """w / (sum(w) rows): the weight of a row in the mean, where a sample has `rows` rows; sum(w) is in partials[0]."""
     if weights.size == 0:
         return like(partials[0], 1.0) / like(partials[0], n * rows)
     return weights[row // rows] / (partials[0] * like(partials[0], rows))

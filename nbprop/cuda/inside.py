@@ -8,12 +8,12 @@
         trace = cuda.local.array(TRACE, float32)
         forward(y, x, params, first, stride, trace)
 
-evaluates one network in each thread. Parameter k lies at params[first + k * stride], so that threads may share one
-network (0, 1) or each have its own, where neighbouring threads read neighbouring words (i, threads). The `_block`
-variants share the work of one evaluation among a block's threads, with the trace in shared memory.
+evaluates one network in each thread. Parameter k is params[first + k * stride], so that threads can share one network
+(0, 1), or each have its own, with neighbouring threads reading neighbouring words (i, threads). The `_block` variants
+share the work of one evaluation among the threads of a block, with the trace in shared memory.
 
-The trace holds the input and every layer's output (for gelu, gelu_tanh and silu what goes into f, too), which is all
-that `vjp` needs. Networks of dense, activation and flatten layers; softmax is none of these activations.
+The trace holds the input and the output of every layer (for gelu, gelu_tanh and silu also the pre-activation), which is
+all that `vjp` needs. Networks of dense, activation (not softmax) and flatten layers are supported.
 """
 
 import math
@@ -24,12 +24,12 @@ from nbprop.layers.activation import Activation
 from nbprop.layers.dense.layer import Dense
 from nbprop.layers.reshape import Flatten
 from nbprop.networks.network import Network
-from nbprop.numerics.activations import ACTIVATIONS, IDENTITY, NEEDS_INPUT, SOFTMAX, slope_of, value_of
+from nbprop.numerics.activations import ACTIVATIONS, IDENTITY, NEEDS_INPUT, SOFTMAX, derivative_of, value_of
 from nbprop.numerics.scalars import like
 
 
 class _Layer(NamedTuple):
-    """Where a layer's numbers lie: in the trace its input, what goes into f, its output; its parameters, -1: none."""
+    """Offsets of a layer: in the trace, of its input, pre-activation and output; of its parameters, -1 for none."""
 
     n_in: int
     n_out: int
@@ -42,7 +42,7 @@ class _Layer(NamedTuple):
 
 
 def _layers(function, net):
-    """The layers of a network for one sample, as `_Layer`s, and the trace's size."""
+    """The layers of a network for one sample, as `_Layer`s, and the size of the trace."""
     if not isinstance(net, Network):
         raise TypeError(f"{function}: net must be what nbprop.network(...) returns, got {type(net).__name__}")
     found, x, size = [], 0, math.prod(net.input_shape)
@@ -134,7 +134,7 @@ def _ends(net, layers):
 
 
 def _backward(layer):
-    """adjoint holds dL/d of each number of the trace; in one thread."""
+    """The backward pass of a layer in one thread; adjoint holds the gradient by each number of the trace."""
     n_in, n_out, x, z, y, weight, bias, code = layer
     dense, saved = weight >= 0, z if code in NEEDS_INPUT else y
 
@@ -143,11 +143,11 @@ def _backward(layer):
         (first, dfirst), (stride, dstride) = places, strides
         for k in range(n_in):
             adjoint[x + k] = like(adjoint[0], 0.0)
-        # A bound that the compiler cannot see: unrolled, the offsets of all parameters stay in registers, and spill.
+        # A bound that the compiler cannot see: unrolled, it would keep all offsets in registers, and spill them.
         for j in range(n_out if stride != 0 else 0):
             dz = adjoint[y + j]
             if code != IDENTITY:
-                dz *= slope_of(trace[saved + j], code)
+                dz *= derivative_of(trace[saved + j], code)
             if dense:
                 if bias >= 0:
                     dparams[dfirst + (bias + j) * dstride] += dz
@@ -219,7 +219,7 @@ def forward_block(net):
 
 
 def _backward_block(layer):
-    """As `_backward`: threads share first the outputs, then the inputs; each sum is in one thread, in order."""
+    """As `_backward`: the threads divide first the outputs, then the inputs; each sum runs in one thread, in order."""
     n_in, n_out, x, z, y, weight, bias, code = layer
     dense, saved = weight >= 0, z if code in NEEDS_INPUT else y
 
@@ -230,7 +230,7 @@ def _backward_block(layer):
         for j in range(me, n_out, threads):
             dz = adjoint[y + j]
             if code != IDENTITY:
-                dz *= slope_of(trace[saved + j], code)
+                dz *= derivative_of(trace[saved + j], code)
             adjoint[y + j] = dz
             if dense and bias >= 0:
                 dparams[dfirst + (bias + j) * dstride] += dz

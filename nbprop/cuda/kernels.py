@@ -1,18 +1,21 @@
-"""Kernels on the device: how they stand for the kernels of a plan's ops, and how a launch gives them their arguments.
+"""Device kernels: which ones stand for the kernels of a plan, and how a launch passes their arguments.
 
-A layer's file defines `cuda_kernels(cuda)`, which returns what `on_device` makes of functions like
+A module of nbprop/cuda/layers, or a user's, defines `cuda_kernels(cuda)`, which returns functions decorated by
+`on_device`:
 
-    @on_device(activation_forward, blocks=lambda n, size: cover(n * size))
+    @on_device(activation_forward, blocks=lambda n, size: grid_size(n * size))
     def forward(y, x, n, size, code):
+        # y = f(x). y OUT, x IN (n, size).
         for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
             y[i] = value_of(x[i], code)
 
-By their names, its arrays are operands of the op's row and its numbers are the row's sizes (or words of the frame, as
-for the CPU's kernels); it takes those it needs. Two more arrays are the device's: `partials`, scratch between the
-launches of one op, and `result`, of one element. An op may be several launches: they run in the order of the list.
+Parameters are matched by name: arrays are operands of the op's row, numbers are its sizes (or words of the frame, as
+for the CPU's kernels); a kernel takes those that it needs. Two more arrays exist on the device: `partials`, scratch
+between the launches of one op, and `result`, of one element. Several launches that stand for one op run in the order of
+the list.
 
-A launch passes two addresses, those of the frame and of the row in the device's copy of the table, whatever the kernel;
-reading the operands from there is the CPU walker's own intrinsic.
+Every launch passes two addresses, that of the frame and that of the row in the device's copy of the table; the kernel
+reads its operands from there with the same intrinsic as the CPU.
 """
 
 import functools
@@ -32,7 +35,7 @@ from nbprop.program import frame
 from nbprop.program.binding import kernel_arguments
 from nbprop.program.kernel import FRAME_WORDS as HOST_WORDS
 
-# What only a device's frame has, behind the host's words: two spaces, and the address of the plan's table.
+# Words of a device's frame after those of the host's: two spaces, and the address of the plan's table.
 PARTIALS, RESULT, TABLE = frame.WORDS, frame.WORDS + 1, frame.WORDS + 2
 NAMED_WORDS = HOST_WORDS | {"table_address": TABLE}
 DEVICE_SPACES = {"partials": PARTIALS, "result": RESULT}
@@ -42,7 +45,7 @@ SIGNATURE = types.void(types.int64, types.int64)  # frame, row
 
 
 class DeviceKernel:
-    """One launch of an op, or of several ops in one; made by `on_device`."""
+    """One launch of an op, or of several ops at once; made by `on_device`."""
 
     def __init__(self, function, replaces, blocks, scratch, dtypes, resident, apart, shared):
         self.function, self.replaces, self.resident, self.apart = function, replaces, resident, apart
@@ -59,9 +62,9 @@ class DeviceKernel:
 
     @property
     def bounds(self):
-        """Launch bounds: a block's threads, and how many blocks a multiprocessor is to hold at once.
+        """Launch bounds: threads per block, and how many blocks are to be resident on a multiprocessor.
 
-        Without the second number ptxas aims at some occupancy of its own, and spilled registers for it.
+        Without the second number, ptxas chooses an occupancy itself, and spilled registers to reach it.
         """
         return THREADS, self.resident
 
@@ -74,7 +77,7 @@ class DeviceKernel:
         return self._scratch(values)
 
     def shared(self, values):
-        """Bytes of shared memory whose extent only the launch knows."""
+        """Bytes of dynamic shared memory."""
         return 0 if self._shared is None else self._shared(values)
 
     def entry(self, dtype):
@@ -110,26 +113,26 @@ def _by_names(function):
 
 
 def on_device(*replaces, blocks, scratch=None, dtypes=(np.float32, np.float64), resident=3, apart=False, shared=None):
-    """Decorate a function as a kernel that stands for a plan's kernel (or for several ops that follow each other).
+    """Decorate a function as a device kernel that stands for a kernel of a plan, or for several consecutive ones.
 
-    blocks(...) : blocks of a launch, from numbers and lengths of arrays by their names
-    scratch(...) : elements of `partials` that it needs
-    dtypes : those that it is launched in
-    resident : blocks that a multiprocessor is to hold at once, which bounds the registers
-    apart : whether it needs so much shared memory that programs with it are never one launch (see oneblock.py)
-    shared(...) : bytes of shared memory that cuda.shared.array(0, ...) is
+    blocks(...) : blocks of a launch; its parameters name sizes, or arrays, whose lengths it gets
+    scratch(...) : elements of `partials` that the launch needs
+    dtypes : dtypes that it is launched for
+    resident : blocks to be resident on a multiprocessor, which limits the registers of each
+    apart : whether it needs so much shared memory that programs with it never run in one block (see oneblock.py)
+    shared(...) : bytes of dynamic shared memory, cuda.shared.array(0, ...)
     """
     return lambda function: DeviceKernel(function, replaces, blocks, scratch, dtypes, resident, apart, shared)
 
 
 @njit
 def word_at(address, index):
-    """Word number `index` at an address, of the plan's table for one."""
+    """Word number `index` at an address, for example that of the plan's table."""
     return load(address, index)
 
 
 def simulated_arguments(kernel, dtype, frame_address, row_address):
-    """What the entry reads from the frame and the row; in the simulator both are the host's."""
+    """What the entry reads from the frame and the row; in the simulator, both are in host memory."""
     words = host_array(frame_address, FRAME_WORDS, np.int64)
     count = 3 * len(kernel.arrays) + len(kernel.sizes)
     row, found = host_array(row_address, count, np.int64).tolist(), []
@@ -159,7 +162,7 @@ def kernels_of(module):
     return getattr(module, "CUDA_KERNELS", ())
 
 
-# CPU module: where its kernels for the device are
+# CPU module: the module with its device kernels
 _MODULES = {
     f"nbprop.{place}": f"nbprop.cuda.{there}"
     for place, there in {
@@ -190,24 +193,24 @@ _MODULES = {
 
 @functools.cache
 def _made(make, digest):
-    """Made once for each function, and again when a user's has become another."""
+    """Made once per function; again when a user's function has changed."""
     return tuple(make(toolkit.cuda))
 
 
 def all_kernels():
-    """Those of every layer and loss that has been imported."""
+    """The device kernels of every layer and loss of the package."""
     names = [name for name in _MODULES if not name.startswith("nbprop.optimizers.")]
     return [kernel for name in sorted(names) for kernel in kernels_of(importlib.import_module(name))]
 
 
 def launches_of(*kernels):
-    """The launches that stand for an op's kernel, or for several ops' in a row; None where there are none."""
+    """The launches that stand for the kernel of an op, or of several consecutive ops; None if there are none."""
     module = sys.modules.get(kernels[0].function.__module__)
     return [kernel for kernel in kernels_of(module) if _are(kernel.replaces, kernels)] or None
 
 
 def _are(some, others):
-    """Whether these are the same of the plan's kernels: a user's that is defined again with the same code is."""
+    """Whether two tuples hold the same kernels; a user's kernel equals one defined again with the same code."""
     return len(some) == len(others) and all(
         a is b or (a.name == b.name and not is_ours(b.function) and a.source_digest() == b.source_digest())
         for a, b in zip(some, others, strict=True)

@@ -1,7 +1,8 @@
-"""Arrays in device memory: nbprop's own, and anybody's that speaks __cuda_array_interface__ or DLPack.
+"""Arrays in device memory: nbprop's own, and any that speak __cuda_array_interface__ or DLPack.
 
-CuPy, PyTorch and JAX arrays are taken as they are, without a copy; `Array` speaks both, so they take nbprop's. Arrays
-are C-contiguous. Memory that another library has filled on a stream of its own is waited for.
+CuPy, PyTorch and JAX arrays are used in place, without a copy; `Array` speaks both protocols, so that these libraries
+take nbprop's arrays too. Arrays are C-contiguous. If another library has filled memory on a stream of its own, that
+stream is waited for.
 """
 
 import contextlib
@@ -17,13 +18,13 @@ _stream: contextvars.ContextVar = contextvars.ContextVar("nbprop_cuda_stream", d
 
 
 def current_stream():
-    """The stream that nbprop's launches go to: the default stream, unless inside `use_stream`."""
+    """The stream of nbprop's launches: the default stream, unless inside `use_stream`."""
     return _stream.get()
 
 
 @contextlib.contextmanager
 def use_stream(stream):
-    """Send nbprop's launches to a stream of cuda.core's (0: the default stream) for the length of a with block."""
+    """Send nbprop's launches to a stream of cuda.core's (0: the default stream) within a with block."""
     token = _stream.set(stream)
     try:
         yield stream
@@ -83,7 +84,7 @@ class Array:
         return dlpack.DEVICE, self.device
 
     def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
-        """A DLPack capsule over the same memory; the work so far is waited for, so any stream may read it."""
+        """A DLPack capsule over the same memory; pending work is waited for, so that any stream may read it."""
         toolkit.synchronize(current_stream())
         return dlpack.capsule(self, self.address, self.shape, self.dtype, self.device)
 
@@ -122,7 +123,7 @@ class Array:
             toolkit.copy(self.address, value.address, self.nbytes, current_stream())
 
     def to_host(self):
-        """A NumPy copy, after the stream's work so far."""
+        """A NumPy copy, made after the pending work of the stream."""
         host = np.empty(self.shape, self.dtype)
         toolkit.read(self.address, host, current_stream())
         return host
@@ -164,9 +165,9 @@ def is_device_array(value):
 
 
 def as_array(name, value):
-    """Any device array as an `Array` over the same memory; `name` is the argument's in errors.
+    """Any device array as an `Array` over the same memory; `name` is that of the argument, for errors.
 
-    Raises TypeError for a host array or anything else, ValueError for strides, or for another device's memory.
+    Raises TypeError for a host array or anything else, ValueError for a strided array or memory of another device.
     """
     here = toolkit.current_device()
     if isinstance(value, Array):
@@ -198,7 +199,7 @@ def _elsewhere(name, there, here):
 
 
 def check_separate(function, written, read):
-    """Refuse arrays that are written and share memory with another; both: {name: Array}."""
+    """Refuse written arrays that share memory with another; written and read are {name: Array}."""
     arrays = [*written.items(), *read.items()]
     for k, (name, mine) in enumerate(arrays[: len(written)]):
         for other, array in arrays[k + 1 :]:
@@ -225,5 +226,5 @@ def _from_interface(name, value):
 
 
 def _handle(stream):
-    """A stream's number in __cuda_array_interface__, where 1 is the default one."""
+    """The number of a stream in __cuda_array_interface__, where 1 is the default stream."""
     return toolkit.handle_of(stream) or 1

@@ -1,4 +1,4 @@
-"""`objective` on a device plan: the data stays on the device, and so do the parameters of a device theta."""
+"""`objective` on a device plan: its data stays on the device, and so does the gradient for a theta on the device."""
 
 import math
 
@@ -15,9 +15,8 @@ from nbprop.runtime.datasets import check_layers
 class DeviceObjective:
     """fun(theta) -> (loss, gradient), as `nbprop.objective` describes it.
 
-    theta is a (n_params,) float64 NumPy array, as SciPy has it: it goes to the device, and a fresh float64 gradient
-    comes back. Or it is a device array of the plan's dtype: then the gradient is a fresh device array, and only the
-    loss comes back.
+    theta is either a (n_params,) float64 NumPy array, as SciPy passes it, which is copied to the device, and whose
+    gradient is a new float64 NumPy array; or a device array of the plan's dtype, whose gradient is a new device array.
     """
 
     def __init__(self, function, plan, x, target, weights, state):
@@ -35,11 +34,11 @@ class DeviceObjective:
         self._chunks = []
         for start in range(0, self.n_samples, plan.batch):
             piece = slice(start, start + plan.batch)
-            mass = len(self.x[piece]) if host is None else host[piece].sum()
-            if mass > 0:
+            weight_sum = len(self.x[piece]) if host is None else host[piece].sum()
+            if weight_sum > 0:
                 own = None if host is None else self.weights[piece]
-                share = mass / (self.n_samples if host is None else host.sum())
-                self._chunks.append((self.x[piece], self.target[piece], own, float(share)))
+                fraction = weight_sum / (self.n_samples if host is None else host.sum())
+                self._chunks.append((self.x[piece], self.target[piece], own, float(fraction)))
 
     def __call__(self, theta):
         if isinstance(theta, np.ndarray):
@@ -50,11 +49,11 @@ class DeviceObjective:
         return (loss if math.isfinite(loss) else math.inf), gradient
 
     def loss(self, theta):
-        """The loss alone, as it is; theta on the host."""
+        """The loss alone, which may be infinite or NaN; theta on the host."""
         self._take(theta)
         return sum(
-            share * calls.value(self.plan, self._params, x, target, self._work, weights, self._state_anew())
-            for x, target, weights, share in self._chunks
+            fraction * calls.value(self.plan, self._params, x, target, self._work, weights, self._reset_state())
+            for x, target, weights, fraction in self._chunks
         )
 
     def _take(self, theta):
@@ -62,20 +61,22 @@ class DeviceObjective:
         with np.errstate(over="ignore"):  # beyond float32's range: infinity, and then a loss that is not finite
             self._params.copy_from(theta.astype(self.plan.dtype))
 
-    def _state_anew(self):
-        """The layer state as it was given: what one call leaves in it is no part of the next."""
+    def _reset_state(self):
+        """The layer state as it was given: no call sees what an earlier one has left in it."""
         if self._state is not None:
             self._state[:] = self._first_state
         return self._state
 
     def _gradient(self, params, x, target, grads, weights):
-        return calls.value_and_grad(self.plan, params, x, target, grads, self._work, weights, False, self._state_anew())
+        return calls.value_and_grad(
+            self.plan, params, x, target, grads, self._work, weights, False, self._reset_state()
+        )
 
     def _host_gradient(self):
         loss, gradient = 0.0, np.zeros(self.n_params)
-        for x, target, weights, share in self._chunks:
+        for x, target, weights, fraction in self._chunks:
             found = self._gradient(self._params, x, target, self._part, weights)
-            loss, gradient = loss + share * found, gradient + share * self._part.to_host().astype(np.float64)
+            loss, gradient = loss + fraction * found, gradient + fraction * self._part.to_host().astype(np.float64)
         return loss, gradient
 
     def _device_gradient(self, theta):

@@ -1,8 +1,9 @@
-"""Small programs in one launch: a single block walks the rows of the table, with a barrier between them.
+"""Small programs in one launch: a single thread block runs the rows of the table, with a barrier between them.
 
-For a network of a few thousand numbers a launch costs more than its work. Every kernel's loops stride by the grid, so
-that its function runs on one block as it is; here a switch over a program's kernels calls them row by row, as the CPU's
-walker does. What it reads and writes stays in the block's caches. The bits are those of the separate launches.
+For a network of a few thousand numbers, a launch costs more than its work. The loops of every kernel stride by the
+grid, so its function runs on one block unchanged; here a switch over the kernels of a program calls them row by row, as
+the CPU's walker does. What they read and write stays in the cache of the multiprocessor. The results are bitwise those
+of the separate launches.
 """
 
 import functools
@@ -16,7 +17,7 @@ from nbprop.cuda.kernels import NAMED_WORDS, simulated_arguments, word_at
 from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function
 from nbprop.program.binding import kernel_arguments
 
-# Elements of the largest array in a program up to which one block runs it. Not measured: no GPU was at hand.
+# One block runs a program whose largest array has at most this many elements. Not measured.
 MOST_ELEMENTS = 8192
 
 
@@ -46,7 +47,7 @@ def _switch(kernels, dtype, number=0):
 
 
 def entry(kernels, dtype):
-    """The function (frame, rows, steps, count) of a walk; steps: for each launch its kernel's number and its row."""
+    """The function (frame, rows, steps, count) of a walk; steps: (number of the kernel, its row) of each launch."""
     run = _switch(kernels, dtype)
 
     def walk(frame, rows, steps, count):
@@ -75,8 +76,8 @@ def _simulated(steps):
         cuda.syncthreads()
 
 
-class Walk:
-    """A program's launches as one."""
+class OneBlockLaunch:
+    """The launches of a program as a single one."""
 
     def __init__(self, launches, dtype):
         self.kernels = tuple(dict.fromkeys(launch.kernel for launch in launches))

@@ -1,7 +1,8 @@
-"""The optimizers on device arrays: the rules of rules.py, a thread a parameter.
+"""The optimizers on device arrays: the rules of update_rules.py, one thread per parameter.
 
-What depends on the step alone (the rate, Adam's corrections) is computed on the host, in float64 as on the CPU, for a
-page of steps at a time; a launch reads its step's row. So updates can be recorded once and replayed.
+What depends on the step alone (the learning rate, Adam's bias corrections) is computed on the host, in float64 as on
+the CPU, for a page of steps at a time; a launch reads the row of its step. So updates can be recorded once and
+replayed.
 """
 
 import numpy as np
@@ -25,8 +26,8 @@ def optimizer_state(optimizer, n_params, dtype=np.float32):
 class Update:
     """An optimizer bound to device arrays: `enqueue` launches the step that its frame names.
 
-    slices: those of a fused plan's workspace, with their stride (see fused.py). `count` of them are then summed up to
-    the gradient, unless it is 0.
+    slices: those in the workspace of a fused plan, with their stride (see fused.py). Unless `count` is 0, `count` of
+    them are summed into the gradient.
     """
 
     def __init__(self, name, params, grads, state, decay_mask=None, trainable=None, page=1, slices=None):
@@ -50,7 +51,7 @@ class Update:
         self.frame_address = self._sequence.place().frame_address
 
     def prepare(self, first, values_of_steps, stream):
-        """Write the constants of the steps from `first`; values_of_steps: the hyperparameters of each, in order."""
+        """Write the constants of the steps from `first` on; values_of_steps: the hyperparameters of each, in order."""
         rows = [rules.constants_of(self.name, self.dtype, first + k, v) for k, v in enumerate(values_of_steps)]
         self.first = first
         toolkit.write(self.constants.address, np.concatenate(rows), stream)
@@ -62,7 +63,7 @@ class Update:
 
 
 def take_step(name, params, grads, state, step, decay_mask, trainable, hyper):
-    """One step of an optimizer on device arrays; arguments as the public functions in optimizers.py have them."""
+    """One step of an optimizer on device arrays; arguments as those of the public functions in optimizers/api.py."""
     given = list(rules.RULES[name].hyperparameters.items())
     values = [check_hyperparameter(name, *kind, value) for kind, value in zip(given, hyper, strict=False)]
     step = check_integer(f"{name}: step", step, 0)

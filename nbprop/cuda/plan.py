@@ -1,11 +1,11 @@
 """A plan on the device: the ops of the same table, launch by launch.
 
-The CPU's lowering gives the ops and places their buffers; here each op becomes the launches of the kernels that stand
-for it (kernels.py), a dense layer with its activation one launch. A row of the device's table is a row of the host's:
-operands (space, offset, length), then sizes, in the order of the device kernel's parameters.
+The lowering for the CPU provides the ops and the offsets of their buffers; here each op becomes the launches of the
+kernels that stand for it (kernels.py); a dense layer and its activation are one launch. A row of the device's table has
+the form of the host's: operands (space, offset, length), then sizes, in the order of the device kernel's parameters.
 
-The workspace holds the frame, the result and `partials` (scratch within an op), and behind them what the CPU's plan
-has there: so whatever a walk touches is the caller's, and walks with workspaces of their own may overlap.
+The workspace holds the frame, the result and `partials` (scratch within an op), then what the CPU's plan has there. So
+everything that a walk writes belongs to the caller, and walks with separate workspaces may overlap.
 """
 
 import math
@@ -27,19 +27,19 @@ from nbprop.runtime import arguments as arg
 
 @dataclass(eq=False)
 class Launch:
-    """A kernel with its row: where that stands in the table, and its numbers and arrays' lengths by name."""
+    """A kernel with its row: the offset of the row in the table; sizes, and lengths of arrays, by name."""
 
     kernel: object
     row: int
     values: dict
-    spaces: dict  # array name -> space, for those that the caller may leave out
+    spaces: dict  # array name -> space, of arrays that the caller may leave out
     label: str
-    when: Callable | None = None  # (n, words) -> whether it is launched at all
+    when: Callable | None = None  # (n, words) -> whether to launch it
 
     def blocks(self, n, words, one_block):
         """Blocks for n samples with the arrays of a frame; 0: not launched. one_block: see oneblock.py.
 
-        A kernel's `blocks` may also ask for `lengths`, whether the call has some.
+        The `blocks` function of a kernel may also ask for `lengths`: whether the call was given some.
         """
         if self.when is not None and not self.when(n, words):
             return 0
@@ -74,13 +74,13 @@ class DevicePlan(Plan):
         return self._written()
 
     def _prepare(self):
-        """Nothing: launches compile at their first use."""
+        """Nothing to do: launches are compiled at their first use."""
 
     def _load(self):
         """Device kernels compile at their first launch."""
 
     def _launches(self, ops):
-        """The launches of some ops; two that follow each other may be one."""
+        """The launches of some ops; two consecutive ops may be one launch."""
         found, position = [], 0
         while position < len(ops):
             pair = ops[position : position + 2]
@@ -98,7 +98,7 @@ class DevicePlan(Plan):
         return self._append(kernel, *_operands(ops), ops[0].label)
 
     def _with_library(self, ops, launches):
-        """The launches of ops, and beside them cuBLASLt's, which takes over for large products (see blas.py)."""
+        """The launches of ops, and beside them cuBLASLt's, which replaces them for large products (see blas.py)."""
         product = blas.product_launch(self, _kernels(ops), *_operands(ops), ops[0].label)
         if product is None:
             return launches
@@ -113,7 +113,7 @@ class DevicePlan(Plan):
         return [*launches, product, *behind]
 
     def _append(self, kernel, buffers, numbers, label):
-        """Append a row with what the kernel takes of these operands and sizes."""
+        """Append a row with those of these operands and sizes that the kernel takes."""
         values = numbers | {name: buffer.size if buffer else 0 for name, buffer in buffers.items()}
         values["itemsize"] = self.dtype.itemsize
         spaces = {name: buffer.space for name, buffer in buffers.items() if buffer and buffer.space != frame.WORK}
@@ -124,13 +124,13 @@ class DevicePlan(Plan):
         return Launch(kernel, row, values, spaces, label)
 
     def _append_words(self, words):
-        """Append words that are no row; their place in the table."""
+        """Append words that are not a row; returns their offset in the table."""
         self._words.append((self._length, words))
         self._length += len(words)
         return self._length - len(words)
 
     def _written(self):
-        """The table's words; the length of `partials` is known once all rows are."""
+        """The words of the table, once all rows, and so the length of `partials`, are known."""
         found = np.zeros(self._length, np.int64)
         for begin, kernel, buffers, numbers in self._rows:
             row = []
@@ -144,7 +144,7 @@ class DevicePlan(Plan):
         return found
 
     def _place_extras(self):
-        """Where frame, result, partials and the CPU plan's buffers lie in the workspace, in elements from its start."""
+        """The offsets of result, partials and the CPU plan's buffers in the workspace, in elements."""
         unit = 32
         self.result_offset = 8 * FRAME_WORDS // self.dtype.itemsize
         self.partials_offset = self.result_offset + unit
@@ -152,7 +152,10 @@ class DevicePlan(Plan):
         self.work_size += self.buffers_offset
 
     def work_for(self, function):
-        """Elements of workspace that a function needs: a fused one (see fused.py) none of the CPU plan's buffers."""
+        """Elements of workspace that a function needs.
+
+        A fused one (see fused.py) uses none of the CPU plan's buffers.
+        """
         fused = self.fused is not None and function in ("value", "value_and_grad")
         return self.buffers_offset if fused else self.work_size
 
@@ -163,7 +166,7 @@ class DevicePlan(Plan):
         return work[self.partials_offset + SLICES : self.buffers_offset], self.fused.stride
 
     def _range_checks(self):
-        """{argument: launch} for the integers whose range is checked before a walk."""
+        """{argument: launch} for the arguments whose range is checked before a walk."""
         from nbprop.cuda.checks import RANGE_CHECKS, target_interval
 
         found = {}
@@ -184,14 +187,14 @@ class DevicePlan(Plan):
         return found
 
     def in_one_block(self, n):
-        """Whether a program on n samples is so small that one block walks it (see oneblock.py)."""
+        """Whether a program on n samples is small enough to run in one block (see oneblock.py)."""
         apart = any(kernel.apart for _, kernel, _, _ in self._rows)
         return not apart and self._widest * n <= oneblock.MOST_ELEMENTS * self.batch
 
     def walk(self, program, launches):
-        """A program's launches as one; kept, since its steps lie on the device."""
+        """The launches of a program as a single one; kept, since its steps are on the device."""
         if (program, launches) not in self._walks:
-            self._walks[program, launches] = oneblock.Walk(launches, self.dtype)
+            self._walks[program, launches] = oneblock.OneBlockLaunch(launches, self.dtype)
         return self._walks[program, launches]
 
     def table_address(self):
@@ -240,7 +243,7 @@ def _no_kernel(op):
 
 
 def _device_number(name, number, dtype):
-    """A size as the device's row holds it: the bits of a real number, float64 in the host's, in the plan's dtype."""
+    """A size as a row of the device holds it: the bits of a real number, float64 on the host, in the plan's dtype."""
     if name.endswith("_bits") and dtype == np.float32:
         return int(np.float32(np.int64(number).view(np.float64)).view(np.int32))
     return number

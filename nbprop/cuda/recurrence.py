@@ -1,11 +1,12 @@
-"""The time loops of recurrent layers on the device, forward and back; a layer's file gives what one step does.
+"""The time loops of recurrent layers on the device, forward and backward; a layer provides the step of one unit.
 
-A block takes some samples through all steps, so no block waits for another. Its threads form groups, each for ROWS of
-the samples; a thread of a group has one unit (in a layer wider than a block, every so-many-th) and keeps the sums of
-its unit's gates for all ROWS samples in registers. What a step multiplies of the samples (h before it, dz after it)
-comes through shared memory, a slice at a time; U is read through the caches, each number once for ROWS samples.
+A thread block takes some samples through all steps, so no block waits for another. Its threads form groups, each for
+ROWS of the samples; a thread of a group has one unit (in a layer wider than a block, every team-th unit) and
+accumulates its gates for all ROWS samples in registers. What a step multiplies (h in the forward pass, dz in the
+backward pass) is staged in shared memory, a slice at a time; U is read through the caches, each number once for ROWS
+samples.
 
-A sum runs over its terms in order, in one thread: the bits depend on nothing but the numbers.
+Each sum runs over its terms in order, in one thread, so its bits depend on the numbers alone.
 """
 
 from nbprop.compiler.jit import njit
@@ -14,7 +15,7 @@ from nbprop.cuda.toolkit import MULTIPROCESSORS, THREADS, cuda, device_function
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
 
-ROWS = 4  # samples of a group: a number of U that is loaded is multiplied so often
+ROWS = 4  # samples of a group: each loaded number of U is used this many times
 _SLICE = ROWS * THREADS
 SHAPE = {
     "blocks": lambda n, width: -(-n // int(samples_of_block(n, team_of(width)))),
@@ -25,14 +26,14 @@ SHAPE = {
 
 @njit
 def samples_of_block(n, team):
-    """Samples that a block takes when groups have `team` threads: few enough that every multiprocessor has some."""
+    """Samples of a block whose groups have `team` threads: few enough to give every multiprocessor some."""
     groups = min(THREADS // team, (n + ROWS * MULTIPROCESSORS - 1) // (ROWS * MULTIPROCESSORS))
     return ROWS * groups
 
 
 @njit
 def samples_of_group(n, team, first, thread):
-    """(first sample, number of samples) of a thread's group in the block that takes samples from `first` on."""
+    """(first sample, number of samples) of a thread's group, in the block of the samples from `first` on."""
     mine, stop = first + ROWS * (thread // team), min(n, first + samples_of_block(n, team))
     return mine, max(0, min(ROWS, stop - mine))
 
@@ -40,13 +41,13 @@ def samples_of_group(n, team, first, thread):
 def step_product(columns):
     """A device function: sums = A W for the ROWS samples of a group and `columns` columns of W, `apart` apart.
 
-    multiply(sums, part, a, a_first, width, count, w, w_width, column, apart, team): sums OUT (columns * ROWS,),
-    registers; part: shared memory, _SLICE elements; A (count, width) from element a_first on, W (width, w_width); the
-    first column is `column`. All threads of the block call it; what they have written before is seen.
+    multiply(sums, staged, a, a_first, width, count, w, w_width, column, apart, team): sums OUT (columns * ROWS,), in
+    registers; staged: shared memory, _SLICE elements; a IN: A (count, width) from element a_first on; w IN (width,
+    w_width), whose first column used is `column`. All threads of the block call it, and see what they wrote before.
     """
 
     @device_function
-    def multiply(sums, part, a, a_first, width, count, w, w_width, column, apart, team):
+    def multiply(sums, staged, a, a_first, width, count, w, w_width, column, apart, team):
         zero = like(a[0], 0.0)
         lane, group, across = cuda.threadIdx.x % team, cuda.threadIdx.x // team, ROWS * (THREADS // team)
         for s in range(columns * ROWS):
@@ -55,31 +56,32 @@ def step_product(columns):
             cuda.syncthreads()
             for r in range(ROWS):
                 inside = r < count and k0 + lane < width
-                part[lane * across + group * ROWS + r] = a[a_first + r * width + k0 + lane] if inside else zero
+                staged[lane * across + group * ROWS + r] = a[a_first + r * width + k0 + lane] if inside else zero
             cuda.syncthreads()
             for k in range(min(team, width - k0) if count > 0 else 0):
                 here, row = k * across + group * ROWS, (k0 + k) * w_width + column
                 for c in range(columns):
                     weight = w[row + c * apart]
                     for r in range(ROWS):
-                        sums[c * ROWS + r] += part[here + r] * weight
+                        sums[c * ROWS + r] += staged[here + r] * weight
 
     return multiply
 
 
 def walk_forward(gates, cell):
-    """A device function that walks over the positions of all samples.
+    """A device function: the forward pass over the positions of all samples.
 
     walk(h, more, z, u, a, n, positions, width, code, lengths_address, lengths_code): h INOUT (1 + positions, n, width),
-    z INOUT (positions, n, gates * width): x W + b, u IN (width, gates * width); more, a and code are the cell's.
-    cell(h, more, z, a, code, sums, r, place, within) does a step of unit j of a sample; h U for its gates is sums[r],
-    sums[ROWS + r], ...; place: (its index in z, in h before and after the step, width, j); within: before the length.
+    z INOUT (positions, n, gates * width): x W + b, u IN (width, gates * width); more, a and code are passed to the
+    cell. cell(h, more, z, a, code, sums, r, place, within) computes a step of unit j of a sample, whose h U are
+    sums[r], sums[ROWS + r], ... of its gates; place: (its index in z, in h before and after the step, width, j);
+    within: whether the step is within the length.
     """
     multiply, size = step_product(gates), gates * ROWS
 
     @device_function
     def walk(h, more, z, u, a, n, positions, width, code, lengths_address, lengths_code):
-        sums, part, team = cuda.local.array(size, z.dtype), cuda.shared.array(_SLICE, z.dtype), team_of(width)
+        sums, staged, team = cuda.local.array(size, z.dtype), cuda.shared.array(_SLICE, z.dtype), team_of(width)
         samples = samples_of_block(n, team)
         for first in range(cuda.blockIdx.x * samples, n, cuda.gridDim.x * samples):
             mine, count = samples_of_group(n, team, first, cuda.threadIdx.x)
@@ -87,7 +89,7 @@ def walk_forward(gates, cell):
                 at = (t * n + mine) * width
                 for j0 in range(0, width, team):
                     j = j0 + cuda.threadIdx.x % team
-                    multiply(sums, part, h, at, width, count, u, gates * width, min(j, width - 1), width, team)
+                    multiply(sums, staged, h, at, width, count, u, gates * width, min(j, width - 1), width, team)
                     for r in range(ROWS):
                         if r < count and j < width:
                             here, row = at + r * width + j, gates * (at + r * width) + j
@@ -98,19 +100,19 @@ def walk_forward(gates, cell):
 
 
 def walk_backward(gates, cell):
-    """A device function that walks back over the positions of all samples.
+    """A device function: the backward pass over the positions of all samples.
 
     walk(dz, more, dh, kept, z, q, ut, n, positions, width, code): dz OUT (positions, n, gates * width), the gradient by
-    h U; dh INOUT (positions, n, width): from above IN, in all OUT; ut IN (gates * width, width); the rest is the
-    cell's. cell(dz, more, dh, kept, z, q, code, place, ends) does a step of a unit of a sample, but for dz U^T; place:
-    (its index in z, in dh, in what has 1 + positions steps after this one, in dh before (negative at the first step),
-    in what has no steps, width); ends: the last step, where the walk back begins.
+    h U; dh INOUT (positions, n, width): from above in, the total out; ut IN (gates * width, width); the rest is passed
+    to the cell. cell(dz, more, dh, kept, z, q, code, place, ends) computes a step of a unit of a sample, except dz U^T;
+    place: (its index in z; in dh; in arrays of 1 + positions steps, after this step; in dh before this step, negative
+    at the first; in arrays without steps; width); ends: whether this is the last step, where the pass begins.
     """
     multiply = step_product(1)
 
     @device_function
     def walk(dz, more, dh, kept, z, q, ut, n, positions, width, code):
-        sums, part, team = cuda.local.array(ROWS, dz.dtype), cuda.shared.array(_SLICE, dz.dtype), team_of(width)
+        sums, staged, team = cuda.local.array(ROWS, dz.dtype), cuda.shared.array(_SLICE, dz.dtype), team_of(width)
         samples, step = samples_of_block(n, team), n * width
         for first in range(cuda.blockIdx.x * samples, n, cuda.gridDim.x * samples):
             mine, count = samples_of_group(n, team, first, cuda.threadIdx.x)
@@ -123,7 +125,7 @@ def walk_backward(gates, cell):
                         cell(dz, more, dh, kept, z, q, code, place, t == positions - 1)
                 for j0 in range(0, width if t > 0 else 0, team):
                     j = j0 + cuda.threadIdx.x % team
-                    multiply(sums, part, dz, gates * at, gates * width, count, ut, width, min(j, width - 1), 0, team)
+                    multiply(sums, staged, dz, gates * at, gates * width, count, ut, width, min(j, width - 1), 0, team)
                     for r in range(ROWS):
                         if r < count and j < width:
                             dh[at - step + r * width + j] += sums[r]

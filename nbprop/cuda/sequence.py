@@ -1,4 +1,4 @@
-"""Launches over a frame and rows of their own, for what is no plan: optimizers, clipping, taking batches."""
+"""Launches with a frame and rows of their own, for what is not a plan: optimizers, clipping, gathering batches."""
 
 import numpy as np
 
@@ -18,9 +18,9 @@ class Sequence:
         self._launches, self._arrays, self._rows = [], [], []
 
     def add(self, kernel, dtype, arrays, n=1, **numbers):
-        """Append a launch. arrays: by name, device arrays of any element type that the kernel sees as dtype.
+        """Append a launch. arrays: device arrays by name, of any element type; the kernel sees them as dtype.
 
-        A number may be a function without arguments, asked at each `write`.
+        A number may be a function without arguments, which each `write` calls.
         """
         row = []
         for name in kernel.arrays:
@@ -56,7 +56,7 @@ class Sequence:
         toolkit.write(self.frame_address, np.array([*self.words, *numbers], np.int64), stream)
 
     def enqueue(self, stream):
-        """Launch all."""
+        """Launch all kernels."""
         rows = self.frame_address + 8 * FRAME_WORDS
         for kernel, dtype, blocks, start in self._launches:
             kernel.launch(dtype, blocks, stream, self.frame_address, rows + 8 * start)

@@ -1,13 +1,13 @@
-"""A small network on a tile of samples, with all activations on the chip: forward, loss, backward (see fused.py).
+"""A small network on a tile of samples, with all activations on the chip: its products and derivatives (see fused.py).
 
-Shared memory holds a slice of one layer's weight, [0, STAGE), and behind it, for every value of the network, a matrix
-(width, samples): element (j, s) lies at its place + j * lead + s. Samples lie side by side, so that four of them are
-one load; lead = samples + 4 puts neighbouring rows in different banks. Rows up to the next multiple of 4 exist and hold
-zeros. z = x W + b and y = f(z) of a layer share a place, unless f' needs z, or it is the last layer: there dL/dy takes
-the place of y. On the way back a layer's y makes place for f'(z), and that for dL/dz.
+Shared memory holds a slice of the weight of one layer, [0, STAGE), and after it a matrix (width, samples) for the
+activations of each layer: element (j, s) is at offset + j * lead + s. Samples are contiguous, so that four of them are
+one load; lead = samples + 4 puts consecutive rows in different banks. Rows are padded to a multiple of 4 with zeros. z
+= x W + b and y = f(z) of a layer share their memory, unless f' needs z, or the layer is the last one: there dL/dy
+overwrites y. In the backward pass, the y of a layer is overwritten by f'(z), and that by dL/dz.
 
-Each product keeps a part of its result in the registers of a thread, as in products.py; narrow layers, where such parts
-would leave most threads idle, have smaller ones. Sums run in an order that depends on sizes alone.
+Each product accumulates a part of its result in the registers of a thread, as in products.py; narrow layers, where such
+parts would leave most threads idle, have smaller ones. Summation order depends on sizes alone.
 """
 
 import numpy as np
@@ -16,31 +16,31 @@ from numba import float32
 from nbprop.compiler.jit import njit
 from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function
 from nbprop.cuda.vectors import load4, store4
-from nbprop.numerics.activations import slope_of, value_of
+from nbprop.numerics.activations import derivative_of, value_of
 from nbprop.numerics.scalars import like
 
 # Widths of layers, and how many layers.
 WIDEST, MOST_LAYERS = (32 if SIMULATED else 128), 16
-# Words of a layer: its widths; in shared memory the places of its input x, of z = x W + b, and of y = f(z); in params
-# those of its weight and its bias (-1: none); f's code; 1 where z's place shall hold y when it has been computed.
+# Words of a layer: its widths; offsets in shared memory of its input x, of z = x W + b, and of y = f(z); offsets in
+# params of its weight and its bias (-1: none); the code of f; 1 if y, once computed, is also stored over z.
 N_IN, N_OUT, X, Z, Y, WEIGHT, BIAS, CODE, KEEP = range(9)
 LAYER_WORDS = 9
 MOST_WORDS = MOST_LAYERS * LAYER_WORDS
 
 LANES = 4 if SIMULATED else 32
 WARPS = THREADS // LANES
-# A thread has so many loads from global memory under way.
+# Loads from global memory that a thread has in flight.
 BATCH = 2 if SIMULATED else 4
-# (samples, columns) that a thread keeps of a product over features; (rows, columns) of a weight's gradient.
+# (samples, columns) that a thread accumulates of a product over features; (rows, columns) of a weight gradient.
 WIDE, WIDE_BACK, NARROW = (8, 4), (4, 4), (4, 1)
 SQUARES = 4, 1
-# With fewer parts than this, a product takes the smaller ones: a warp for each of a multiprocessor's four schedulers.
+# A product with fewer parts than this uses smaller ones: one warp for each of the four schedulers of a multiprocessor.
 FEWEST_PARTS = THREADS // 2
 
 
 @njit
 def lead_of_weight(n_out):
-    """Elements from a row of a staged weight to the next: an odd multiple of four, so that rows' banks differ."""
+    """Row stride of a staged weight: an odd multiple of four, so that rows are in different banks."""
     return 4 * (((n_out + 3) // 4) | 1)
 
 
@@ -56,7 +56,7 @@ def rows_of_stage(n_out):
 
 @device_function
 def stage(space, params, weight, n_out, first, rows):
-    """Rows `first` to first + rows of a weight to shared memory; zeros up to multiples of 4 in both directions."""
+    """Rows `first` to first + rows of a weight to shared memory, padded with zeros to multiples of 4."""
     held, lead, me = cuda.local.array(BATCH, float32), lead_of_weight(n_out), cuda.threadIdx.x
     padded, zero = (rows + 3) // 4 * 4, like(space[0], 0.0)
     for col in range(me % LANES, (n_out + 3) // 4 * 4, LANES):
@@ -72,12 +72,12 @@ def stage(space, params, weight, n_out, first, rows):
 
 
 def forward_product(samples, part_shape):
-    """A device function: z = x W + b for a tile, by parts of (samples, columns) a thread."""
+    """A device function: z = x W + b for a tile; a thread computes parts of (samples, columns)."""
     (rows, columns), lead = part_shape, samples + 4
     size, down = rows * columns, samples // rows
 
     @device_function
-    def accumulate(part, space, x, w, lead_w, depth):
+    def accumulate(acc, space, x, w, lead_w, depth):
         left, right = cuda.local.array(rows, float32), cuda.local.array(4, float32)
         for _ in range(depth):
             for r in range(0, rows, 4):
@@ -88,56 +88,56 @@ def forward_product(samples, part_shape):
                 right[0] = space[w]
             for r in range(rows):
                 for c in range(columns):
-                    part[r * columns + c] += left[r] * right[c]
+                    acc[r * columns + c] += left[r] * right[c]
             x += lead
             w += lead_w
 
     @device_function
-    def finish(part, four, space, params, z, bias, n_out, first_col, first_sample):
+    def finish(acc, four, space, params, z, bias, n_out, first_col, first_sample):
         for c in range(columns):
             col = first_col + c
             if col < n_out:
-                shift = params[bias + col] if bias >= 0 else like(part[0], 0.0)
+                shift = params[bias + col] if bias >= 0 else like(acc[0], 0.0)
                 for r in range(0, rows, 4):
                     for k in range(4):
-                        four[k] = part[(r + k) * columns + c] + shift
+                        four[k] = acc[(r + k) * columns + c] + shift
                     store4(space, z + col * lead + first_sample + r * down, four, 0)
 
     @device_function
     def forward(space, params, layers, layer):
-        """With a barrier behind it."""
+        """Ends with a barrier."""
         n_in, n_out, x = layers[layer + N_IN], layers[layer + N_OUT], layers[layer + X]
-        part, four = cuda.local.array(size, float32), cuda.local.array(4, float32)
+        acc, four = cuda.local.array(size, float32), cuda.local.array(4, float32)
         lead_w, depth = lead_of_weight(n_out), rows_of_stage(n_out)
         parts = down * ((n_out + columns - 1) // columns)
         for begin in range(0, parts, THREADS):
             mine = begin + cuda.threadIdx.x
             first_sample, first_col = mine % down * 4, mine // down * columns
             for at in range(size):
-                part[at] = like(space[0], 0.0)
+                acc[at] = like(space[0], 0.0)
             for first in range(0, n_in, depth):
                 deep = min(depth, n_in - first)
                 stage(space, params, layers[layer + WEIGHT], n_out, first, deep)
                 cuda.syncthreads()
                 if mine < parts:
-                    accumulate(part, space, x + first * lead + first_sample, first_col, lead_w, deep)
+                    accumulate(acc, space, x + first * lead + first_sample, first_col, lead_w, deep)
                 cuda.syncthreads()
             if mine < parts:
                 z, bias = layers[layer + Z], layers[layer + BIAS]
-                finish(part, four, space, params, z, bias, n_out, first_col, first_sample)
+                finish(acc, four, space, params, z, bias, n_out, first_col, first_sample)
         cuda.syncthreads()
 
     return forward
 
 
 def backward_product(samples, part_shape):
-    """A device function: x *= dz W^T, where x holds f'(z) of the layer below: then its dL/dz."""
+    """A device function: x *= dz W^T, where x holds f'(z) of the layer below, and then its dL/dz."""
     (rows, columns), lead = part_shape, samples + 4
     size, down, four_columns = rows * columns, samples // rows, 4 * columns
 
     @device_function
-    def accumulate(part, space, dz, w, across, lead_w, depth):
-        """Four columns of dz at a time: w's four elements are one load."""
+    def accumulate(acc, space, dz, w, across, lead_w, depth):
+        """Four columns of dz at a time, so that four elements of w are one load."""
         left, right = cuda.local.array(rows, float32), cuda.local.array(four_columns, float32)
         for _ in range(0, depth, 4):
             for c in range(columns):
@@ -147,12 +147,12 @@ def backward_product(samples, part_shape):
                     load4(left, r, space, dz + k * lead + r * down)
                 for r in range(rows):
                     for c in range(columns):
-                        part[r * columns + c] += left[r] * right[4 * c + k]
+                        acc[r * columns + c] += left[r] * right[4 * c + k]
             dz += 4 * lead
             w += 4
 
     @device_function
-    def finish(part, four, space, place, first_row, across, stop, first_sample):
+    def finish(acc, four, space, place, first_row, across, stop, first_sample):
         for c in range(columns):
             row = first_row + c * across
             if row < stop:
@@ -160,14 +160,14 @@ def backward_product(samples, part_shape):
                     here = place + row * lead + first_sample + r * down
                     load4(four, 0, space, here)
                     for k in range(4):
-                        four[k] *= part[(r + k) * columns + c]
+                        four[k] *= acc[(r + k) * columns + c]
                     store4(space, here, four, 0)
 
     @device_function
     def backward(space, params, layers, layer):
-        """With a barrier behind it, and one before it reads x."""
+        """Ends with a barrier, and has one before it reads x."""
         n_in, n_out, dz = layers[layer + N_IN], layers[layer + N_OUT], layers[layer + Y]
-        part, four = cuda.local.array(size, float32), cuda.local.array(4, float32)
+        acc, four = cuda.local.array(size, float32), cuda.local.array(4, float32)
         lead_w, depth = lead_of_weight(n_out), rows_of_stage(n_out)
         for first in range(0, n_in, depth):
             wide = min(depth, n_in - first)
@@ -177,9 +177,9 @@ def backward_product(samples, part_shape):
             for mine in range(cuda.threadIdx.x, down * across, THREADS):
                 first_sample, col = mine % down * 4, mine // down
                 for at in range(size):
-                    part[at] = like(space[0], 0.0)
-                accumulate(part, space, dz + first_sample, col * lead_w, across, lead_w, n_out)
-                finish(part, four, space, layers[layer + X], first + col, across, first + wide, first_sample)
+                    acc[at] = like(space[0], 0.0)
+                accumulate(acc, space, dz + first_sample, col * lead_w, across, lead_w, n_out)
+                finish(acc, four, space, layers[layer + X], first + col, across, first + wide, first_sample)
             cuda.syncthreads()
 
     return backward
@@ -191,7 +191,7 @@ def activation(samples):
 
     @device_function
     def value(space, layers, layer):
-        """Where z has a place of its own, it keeps what f' is computed of."""
+        """y = f(z); where z is stored apart, it keeps the argument of f'."""
         z, y, code, keep = layers[layer + Z], layers[layer + Y], layers[layer + CODE], layers[layer + KEEP]
         for at in range(cuda.threadIdx.x, layers[layer + N_OUT] * samples, THREADS):
             here = at // samples * lead + at % samples
@@ -201,22 +201,22 @@ def activation(samples):
                 space[z + here] = found
 
     @device_function
-    def slope(space, layers, layer, times):
+    def derivative(space, layers, layer, times):
         z, y, code = layers[layer + Z], layers[layer + Y], layers[layer + CODE]
         for at in range(cuda.threadIdx.x, layers[layer + N_OUT] * samples, THREADS):
             here = at // samples * lead + at % samples
-            found = slope_of(space[z + here], code)
+            found = derivative_of(space[z + here], code)
             space[y + here] = space[y + here] * found if times else found
 
-    return value, slope
+    return value, derivative
 
 
 def weight_gradient(samples, each):
-    """A device function: dW = x^T dz of a tile, by parts of (each, each) a thread, to a place in global memory."""
+    """A device function: dW = x^T dz of a tile, to global memory; a thread computes parts of (each, each)."""
     lead, square, four_each = samples + 4, each * each, 4 * each
 
     @device_function
-    def accumulate(part, space, x, down, dz, across):
+    def accumulate(acc, space, x, down, dz, across):
         left, right = cuda.local.array(four_each, float32), cuda.local.array(four_each, float32)
         for s in range(0, samples, 4):
             for r in range(each):
@@ -226,36 +226,36 @@ def weight_gradient(samples, each):
             for r in range(each):
                 for c in range(each):
                     for k in range(4):
-                        part[r * each + c] += left[4 * r + k] * right[4 * c + k]
+                        acc[r * each + c] += left[4 * r + k] * right[4 * c + k]
 
     @device_function
-    def gradient(slices, space, layers, layer, base, again):
-        """slices[base + ...] = dW, added to what they hold when `again`."""
+    def gradient(slices, space, layers, layer, base, adds):
+        """slices[base + ...] = dW, added to what they hold when `adds`."""
         n_in, n_out = layers[layer + N_IN], layers[layer + N_OUT]
         x, dz, place = layers[layer + X], layers[layer + Y], base + layers[layer + WEIGHT]
-        part = cuda.local.array(square, float32)
+        acc = cuda.local.array(square, float32)
         down, across = (n_in + each - 1) // each, (n_out + each - 1) // each
         for mine in range(cuda.threadIdx.x, down * across, THREADS):
             row, col = mine // across, mine % across
             for at in range(each * each):
-                part[at] = like(space[0], 0.0)
-            accumulate(part, space, x + row * lead, down, dz + col * lead, across)
+                acc[at] = like(space[0], 0.0)
+            accumulate(acc, space, x + row * lead, down, dz + col * lead, across)
             for r in range(each):
                 for c in range(each):
                     i, j = row + r * down, col + c * across
                     if i < n_in and j < n_out:
                         at = place + i * n_out + j
-                        slices[at] = slices[at] + part[r * each + c] if again else part[r * each + c]
+                        slices[at] = slices[at] + acc[r * each + c] if adds else acc[r * each + c]
 
     return gradient
 
 
 def bias_gradient(samples):
-    """A device function: db = the sum of dz over a tile, a thread a column, the last threads of the block first."""
+    """A device function: db = the sum of dz over a tile; one thread per column, the last threads first."""
     lead = samples + 4
 
     @device_function
-    def gradient(slices, space, layers, layer, base, again):
+    def gradient(slices, space, layers, layer, base, adds):
         four, total = cuda.local.array(4, float32), cuda.local.array(4, float32)
         for j in range(THREADS - 1 - cuda.threadIdx.x, layers[layer + N_OUT], THREADS):
             for k in range(4):
@@ -265,13 +265,13 @@ def bias_gradient(samples):
                 for k in range(4):
                     total[k] += four[k]
             whole, at = (total[0] + total[1]) + (total[2] + total[3]), base + layers[layer + BIAS] + j
-            slices[at] = slices[at] + whole if again else whole
+            slices[at] = slices[at] + whole if adds else whole
 
     return gradient
 
 
 def load_samples(samples):
-    """A device function: rows of x to shared memory, (n_in, samples). Beyond n, the last sample again."""
+    """A device function: rows of x to shared memory, (n_in, samples); beyond n, the last sample is repeated."""
     lead = samples + 4
 
     @device_function

@@ -1,16 +1,16 @@
-"""The losses on a tile in shared memory (see tile.py): a thread a sample, the scalar functions of the losses' files.
+"""The losses on a tile in shared memory (see tile.py): one thread per sample, with the losses' own scalar functions.
 
-Each function takes a sample's output, element j at space[y + j * lead], and returns its loss l; with `gradient` it puts
-dL/dy = factor dl/dy there.
+Each function takes the output of a sample, element j at space[y + j * lead], and returns its loss l; with `gradient`,
+dL/dy = factor dl/dy overwrites the output.
 """
 
 from nbprop.compiler.jit import njit
 from nbprop.cuda.functions import exp, log
 from nbprop.cuda.toolkit import device_function
-from nbprop.losses.binary_cross_entropy import BinaryCrossEntropy, cross_entropy, cross_entropy_slope
+from nbprop.losses.binary_cross_entropy import BinaryCrossEntropy, cross_entropy, cross_entropy_derivative
 from nbprop.losses.gaussian_nll import GaussianNLL
-from nbprop.losses.huber import Huber, huber_slope, huber_value
-from nbprop.losses.mse import MeanSquaredError, squared_error, squared_error_slope
+from nbprop.losses.huber import Huber, huber_derivative, huber_value
+from nbprop.losses.mse import MeanSquaredError, squared_error, squared_error_derivative
 from nbprop.losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import integer_at
@@ -20,11 +20,11 @@ NUMBERS = {MeanSquaredError: MSE, BinaryCrossEntropy: BINARY, Huber: HUBER, Soft
 NUMBERS[GaussianNLL] = GAUSSIAN
 
 _VALUES = tuple(map(njit, (squared_error, cross_entropy, huber_value)))
-_SLOPES = tuple(map(njit, (squared_error_slope, cross_entropy_slope, huber_slope)))
+_DERIVATIVES = tuple(map(njit, (squared_error_derivative, cross_entropy_derivative, huber_derivative)))
 
 
-def _elementwise(value, slope):
-    """The mean over a sample's outputs of value(y, t, delta)."""
+def _elementwise(value, derivative):
+    """A device function: the mean over the outputs of a sample of value(y, t, delta)."""
 
     @device_function
     def loss(space, outputs, target, first, factor, delta, gradient):
@@ -34,30 +34,30 @@ def _elementwise(value, slope):
             output, wanted = space[y + j], target[first]
             total += value(output, wanted, delta)
             if gradient:
-                space[y + j] = factor / size * slope(output, wanted, delta)
+                space[y + j] = factor / size * derivative(output, wanted, delta)
             first += 1
         return total / size
 
     return loss
 
 
-_mse, _binary, _huber = map(_elementwise, _VALUES, _SLOPES)
+_mse, _binary, _huber = map(_elementwise, _VALUES, _DERIVATIVES)
 
 
 @device_function
 def _softmax(space, outputs, chosen, factor, gradient):
     y, lead, width = outputs
-    top, total = space[y], like(space[0], 0.0)
+    maximum, total = space[y], like(space[0], 0.0)
     for j in range(lead, width * lead, lead):
         value = space[y + j]
-        if value > top or value != value:
-            top = value
+        if value > maximum or value != value:
+            maximum = value
     for j in range(0, width * lead, lead):
-        total += exp(space[y + j] - top)
-    found = log(total) + (top - space[y + chosen * lead])
+        total += exp(space[y + j] - maximum)
+    found = log(total) + (maximum - space[y + chosen * lead])
     if gradient:
         for j in range(0, width * lead, lead):
-            p = exp(space[y + j] - top) / total
+            p = exp(space[y + j] - maximum) / total
             p = p - like(p, 1.0) if j == chosen * lead else p
             space[y + j] = factor * p
     return found
@@ -69,23 +69,23 @@ def _gaussian(space, outputs, target, first, factor, gradient):
     size, half, total = width // 2, like(space[0], 0.5), like(space[0], 0.0)
     each = factor / like(total, size)
     for j in range(size):
-        mean, spread = j * lead, (size + j) * lead
-        log_variance = space[y + spread]
+        mean, log_variance_at = j * lead, (size + j) * lead
+        log_variance = space[y + log_variance_at]
         error, precision = space[y + mean] - target[first + j], exp(-log_variance)
         total += half * (log_variance + error * error * precision)
         if gradient:
             space[y + mean] = each * error * precision
-            slope = half * (like(half, 1.0) - error * error * precision)
-            space[y + spread] = each * slope
+            derivative = half * (like(half, 1.0) - error * error * precision)
+            space[y + log_variance_at] = each * derivative
     return total / like(total, size)
 
 
 @device_function
 def loss_of_sample(number, space, outputs, target, wanted, factor, delta, gradient):
-    """The loss of a sample by its number in NUMBERS.
+    """The loss of a sample, chosen by its number in NUMBERS.
 
-    outputs: (its place y, lead, width). target (n, width), or (n, width / 2) for GAUSSIAN; wanted: (address of the
-    targets, code of their type, which sample).
+    space INOUT: shared memory; outputs: (offset y of its output, lead, width); target IN (n, width), for GAUSSIAN (n,
+    width / 2); wanted: (address of the classes, code of their type, number of the sample).
     """
     (address, code, i), width = wanted, outputs[2]
     if number == SOFTMAX:

@@ -1,8 +1,8 @@
-"""The one importer of numba.cuda: the real one, or its simulator where NUMBA_ENABLE_CUDASIM=1 was set before Numba.
+"""The only importer of numba.cuda: the real one, or its simulator if NUMBA_ENABLE_CUDASIM=1 was set before Numba.
 
-Device code in this package and in layers' `cuda_kernels(cuda)` sees the module as `cuda`: cuda.grid, cuda.shared, ...
-The simulator gives a running kernel a module of its own, which plain globals would miss: `cuda` is then a stand-in that
-asks for it at each use. The simulator's device memory is the host's, and an address there is an address here.
+Device code in this package and in `cuda_kernels(cuda)` of layers sees the module as `cuda`: cuda.grid, cuda.shared, ...
+In the simulator, a running kernel has a module of its own, which plain globals would miss: `cuda` is then a proxy that
+looks it up at each use. The simulator's device memory is host memory, and so are its addresses.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from numba import cuda as _cuda
 
 SIMULATED = bool(getattr(config, "ENABLE_CUDASIM", False))
 
-# Threads of a block. The simulator starts an operating-system thread for each, 0.4 ms apiece.
+# Threads of a block. The simulator starts an operating-system thread for each, which takes 0.4 ms.
 THREADS = 8 if SIMULATED else 256
 # An H100's.
 MULTIPROCESSORS = 1 if SIMULATED else 132
-# Blocks of a loop over elements, which strides by the whole grid: some 4 for each multiprocessor.
+# Most blocks of a loop over elements, which strides by the grid: some 4 per multiprocessor.
 MOST_BLOCKS = 3 if SIMULATED else 4 * MULTIPROCESSORS
 
 
@@ -50,11 +50,11 @@ _LOST = frozenset(
 
 
 class DeviceLostError(RuntimeError):
-    """The device does not answer any more; what lay in its memory is gone."""
+    """The device no longer responds; the contents of its memory are lost."""
 
 
 def answering(function):
-    """The function, with DeviceLostError in place of the driver's exception where the device is lost."""
+    """The function, raising DeviceLostError instead of the driver's exception if the device is lost."""
 
     @functools.wraps(function)
     def call(*arguments, **options):
@@ -67,8 +67,8 @@ def answering(function):
             if code is None or code[0] not in _LOST:
                 raise
             raise DeviceLostError(
-                f"the CUDA device is lost ({code[0]}): what lay in its memory is gone, arrays in host memory are as "
-                "they were; start a new process (fit goes on from its checkpoint with resume=True). NVIDIA's driver "
+                f"the CUDA device is lost ({code[0]}) with the contents of its memory; arrays in host memory are "
+                "unchanged; start a new process (fit goes on from its checkpoint with resume=True). NVIDIA's driver "
                 "writes the cause to the system's log, as an Xid"
             ) from error
 
@@ -139,13 +139,13 @@ def _configured(kernel, blocks, stream, shared):
 
 
 def shared_memory_of_a_block():
-    """The most bytes of shared memory that a block of the current device may have, if its kernel asks for so much."""
+    """The most bytes of shared memory that a block of the current device may have, if its kernel opts in."""
     if SIMULATED:
         return 227 * 1024  # an H100's
     return _cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
 
 
-def cover(total, each=THREADS):
+def grid_size(total, each=THREADS):
     """Blocks for `total` items at `each` a block, in a loop that strides by the grid."""
     return min(-(-total // each), MOST_BLOCKS)
 
@@ -167,7 +167,7 @@ def _bytes_at(address, size):
 
 
 def simulated(array):
-    """An array as the simulator's memory: a kernel writes to it directly, not to a copy that is copied back."""
+    """An array in the simulator's memory, which a kernel writes to directly, not to a copy that is copied back."""
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
     return FakeCUDAArray(array)
@@ -181,7 +181,7 @@ def within_kernel(arguments):
 
 
 def forget_shared_arrays():
-    """Let a simulated block make its shared arrays anew: the simulator tells them apart by source lines alone."""
+    """Let a simulated block allocate new shared arrays: the simulator identifies them by source line alone."""
     from numba.cuda.simulator.kernel import _get_kernel_context
 
     _get_kernel_context().shared._allocations.clear()
@@ -196,7 +196,7 @@ def as_numba(array):
 
 @answering
 def allocate(size):
-    """(address, owner) of new device memory of `size` bytes, at a multiple of 256; freed with its owner."""
+    """(address, owner) of `size` bytes of new device memory, aligned to 256; freed with its owner."""
     if SIMULATED:
         owner = np.empty(size + 256, np.uint8)
         return owner.ctypes.data + -owner.ctypes.data % 256, owner
@@ -231,7 +231,7 @@ def write(address, host, stream=0):
 
 @answering
 def read(address, host, stream=0):
-    """Copy device memory to a contiguous host array, after the stream's earlier work."""
+    """Copy device memory to a contiguous host array, after the pending work of the stream."""
     flat = host.reshape(-1).view(np.uint8)
     if SIMULATED:
         _simulated_stream(stream).enqueue(functools.partial(_copy_here, flat.ctypes.data, address, flat.size))
@@ -354,7 +354,7 @@ def follow(stream, other):
 
 
 def handle_of(stream):
-    """The driver's number of a stream, or of the graph that is being recorded on one; 0 for the default stream."""
+    """The driver's handle of a stream, or of the graph being recorded on it; 0 for the default stream."""
     return int(stream.__cuda_stream__()[1]) if stream else 0
 
 
@@ -369,7 +369,7 @@ def call_library(function, stream):
 
 @answering
 def wait_for(handle):
-    """Wait for the work of somebody else's stream (the number that __cuda_array_interface__ gives)."""
+    """Wait for the work of another library's stream (its handle in __cuda_array_interface__)."""
     if not SIMULATED:
         _cuda.external_stream(handle).synchronize()
 

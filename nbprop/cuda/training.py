@@ -1,7 +1,8 @@
-"""A training step on the device, recorded once and replayed: gather a batch, gradient, clip, update, note the loss.
+"""A training step on the device, recorded once and replayed: gather a batch, gradient, clip, update, store the loss.
 
-Nothing comes back from a step. The host writes a page of constants (rates, Adam's corrections) ahead of its steps and
-reads their losses behind them; the step's number, which everything else follows from, is counted on the device.
+A step returns nothing to the host. The host writes a page of constants (learning rates, Adam's bias corrections) ahead
+of its steps, and reads their losses afterwards; the number of the step, which everything else depends on, is counted on
+the device.
 """
 
 import math
@@ -16,24 +17,27 @@ from nbprop.cuda.fused import SUM
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.optimizers import Update, optimizer_state
 from nbprop.cuda.sequence import Sequence
-from nbprop.cuda.toolkit import cover, cuda
+from nbprop.cuda.toolkit import cuda, grid_size
 from nbprop.program import frame
 from nbprop.program.elements import integer_at
 from nbprop.training.job import hyperparameters as defaults
 
-PAGE = 8 if toolkit.SIMULATED else 256  # steps whose constants and losses lie on the device at a time
-WORD = 4  # bytes in which rows are copied
+PAGE = 8 if toolkit.SIMULATED else 256  # steps whose constants and losses are on the device at a time
+WORD = 4  # rows are copied in words of this many bytes
 
 
 @njit
 def _advance(address):
-    """The next step, in a frame."""
+    """Increment the step of a frame."""
     store(address, frame.STEP, load(address, frame.STEP) + 1)
 
 
 @on_device(blocks=lambda: 1)
 def note_and_advance(losses, result, n, plan_frame, update_frame, gather_frame, note_frame, step):
-    """losses[step modulo its length] = result; the next step in all frames. n is not used."""
+    """losses[step modulo its length] = result, then increment the step of all frames; n is not used.
+
+    losses OUT (PAGE,), result IN (1,).
+    """
     if cuda.threadIdx.x == 0:
         losses[step % losses.size] = result[0]
         _advance(plan_frame)
@@ -42,11 +46,12 @@ def note_and_advance(losses, result, n, plan_frame, update_frame, gather_frame, 
         _advance(note_frame)
 
 
-@on_device(blocks=lambda samples, words: cover(samples * words), dtypes=(np.float32,))
+@on_device(blocks=lambda samples, words: grid_size(samples * words), dtypes=(np.float32,))
 def gather(to, source, n, samples, words, batch, order_address, epoch_address, step):
     """The batch's rows, in words of four bytes (float32: a copy keeps their bits); n is not used.
 
-    to OUT (samples, words), source IN (n, words), order: uint32. The word at epoch_address is the epoch's first step.
+    to OUT (samples, words), source IN (n, words); order_address: of n uint32; epoch_address: of a word, the first step
+    of the epoch.
     """
     begin = (step - load_word(epoch_address)) * batch
     for i in range(cuda.grid(1), samples * words, cuda.gridsize(1)):
@@ -60,7 +65,7 @@ def load_word(address):
 
 
 class Batches:
-    """Data on the device that steps take their batches from, in an order of samples that the host writes each epoch."""
+    """Data on the device, from which steps gather their batches, in an order that the host writes each epoch."""
 
     def __init__(self, columns, batch):
         self.columns, self.batch, self.samples = columns, batch, len(columns[0])
@@ -75,11 +80,11 @@ class Batches:
 
 
 class Step:
-    """One training step with everything bound: `prepare` a page of them, then `run` each.
+    """One training step with all arguments bound: `prepare` a page of steps, then `run` each.
 
-    columns: (x, target, weights, lengths) of its samples, where the plan's call finds them; batches: what fills them,
-    or None if the caller does. state: the network's layer state, or None. The update of a fused plan sums up the
-    gradient itself, unless it has to be clipped first.
+    columns: (x, target, weights, lengths) of its samples, as the plan's call reads them; batches: what fills them, or
+    None if the caller does. state: the layer state of the network, or None. The update of a fused plan sums the slices
+    into the gradient itself, unless that has to be clipped first.
     """
 
     def __init__(self, plan, params, columns, grads, work, state, update, stream, batches=None, clips=()):
@@ -126,7 +131,7 @@ class Step:
         self._capture.replay(self.stream)
 
     def read_losses(self, first, count):
-        """The losses of steps that have run since `prepare`, once they are done: (count,) float64."""
+        """The losses of steps run since `prepare`, (count,) float64; waits for them."""
         host = np.empty(PAGE, self.plan.dtype)
         toolkit.read(self.losses.address, host, self.stream)
         return host[(first + np.arange(count)) % PAGE].astype(np.float64)

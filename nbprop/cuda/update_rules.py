@@ -1,15 +1,18 @@
-"""The optimizers' rules on the device: a thread a parameter."""
+"""The optimizers' rules on the device: one thread per parameter.
+
+Dimensions: n parameters, with `slots` elements of state each.
+"""
 
 import numpy as np
 
 from nbprop.cuda.groups import sum_of_slices
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.toolkit import cover, device_function
+from nbprop.cuda.toolkit import device_function, grid_size
 from nbprop.numerics.scalars import like
 from nbprop.optimizers.update_rules import CONSTANTS, MOST_HYPERPARAMETERS, RULES
 from nbprop.program.elements import integer_at
 
-# Tuples of a length that is known when a rule is compiled.
+# Tuples whose length is known when a rule is compiled.
 _TAKE = {
     1: lambda c, k: (c[k],),
     2: lambda c, k: (c[k], c[k + 1]),
@@ -21,7 +24,10 @@ _TAKE = {
 
 
 def cuda_kernels(cuda):
-    """The device's updates: a thread a parameter. The constants come from a table, computed in float64 by the host."""
+    """The device updates: one thread per parameter.
+
+    The constants come from a table, which the host computes in float64.
+    """
     return tuple(_cuda_update(cuda, rule) for rule in RULES.values())
 
 
@@ -30,11 +36,13 @@ def _cuda_update(cuda, optimizer):
     rule, slots = optimizer.rule, optimizer.slots
     take = device_function(_TAKE[len(optimizer.constants(np.float64(0), 0.0, padded)[1])])
 
-    @on_device(optimizer.kernel, blocks=lambda n: cover(n))
+    @on_device(optimizer.kernel, blocks=lambda n: grid_size(n))
     def update(p, g, state, c, slices, n, count, stride, decay_mask, trainable, first_step, step):
-        """p INOUT, g IN (n,); state INOUT (slots n,); c IN, rows of steps from first_step on; masks: addresses or 0.
+        """One step of the rule; see nbprop/optimizers/update_rules.py for the equations.
 
-        With a count, g is OUT: the sum of so many slices, `stride` elements apart.
+        p INOUT (n,), g INOUT (n,), state INOUT (slots * n,); c IN (steps, CONSTANTS): the constants of the steps from
+        first_step on; slices IN (count, stride): if count is not 0, g is their sum, else only read. decay_mask,
+        trainable: addresses of n bytes, 0 for all.
         """
         at = (step - first_step) * CONSTANTS
         decay, constants = c[at], take(c, at + 1)

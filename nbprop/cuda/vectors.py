@@ -1,6 +1,6 @@
-"""Four neighbouring floats at once, which Numba has no words for, written with llvmlite: one 128-bit access to memory.
+"""Four neighbouring floats in one 128-bit memory access, which Numba cannot express, so written with llvmlite.
 
-The element's index must be a multiple of 4, and the array must begin at a multiple of 16 bytes.
+The index of the first must be a multiple of 4, and the array aligned to 16 bytes.
 """
 
 from llvmlite import ir
@@ -14,7 +14,7 @@ _ALIGNMENT = 16
 
 
 def _four(context, builder, array_type, array, index):
-    """The address of four elements, as a vector's."""
+    """The address of four elements, as a pointer to a vector."""
     element = context.get_data_type(array_type.dtype)
     data = cgutils.create_struct_proxy(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), ir.VectorType(element, 4).as_pointer())

@@ -1,18 +1,19 @@
-"""The three products of a convolution on the device, tile by tile, without the matrix of windows ("implicit GEMM").
+"""The three products of a convolution on the device, tile by tile, without a matrix of windows ("implicit GEMM").
 
-As products.py, but for where the elements of A and the rows of B lie. In each product the address of an element of A
-is the sum of a part that its row decides and one that its column does: a pixel's window begins somewhere, and a tap of
-the window lies somewhere in it. The parts of a tile's rows, and of the columns of each step over k, are computed once,
-by one thread each, and lie in shared memory; those of a step while the step before it is under way.
+As in products.py, except for the addresses of the elements of A and the rows of B. In each product, the address of an
+element of A is the sum of an offset that depends on its row and one that depends on its column: where the window of a
+pixel begins, and where a tap lies within the window. The offsets of the rows of a tile, and of the columns of each step
+over k, are computed once, each by one thread, and stored in shared memory; those of a step during the step before it.
 
     y = windows W         rows are pixels of y, steps are taps and channels
     dW = windows^T dy     rows are taps and channels, steps are pixels of y
     dx = dy's taps W^T    rows are pixels of x, steps are taps and filters
 
-With a stride s a pixel of x meets only those taps whose place is the pixel's modulo s. So the pixels of x go in s x s
-classes, each a product of its own with its own taps, and nothing is multiplied by zero but at the borders.
+With a stride s, a pixel of x meets only those taps whose offset is congruent to the pixel modulo s. So the pixels of x
+are divided into s x s classes, each a product of its own with its own taps, and nothing is multiplied by zero except at
+the borders.
 
-The order of the sums depends on sizes alone.
+Summation order depends on the sizes alone.
 """
 
 import numpy as np
@@ -23,14 +24,15 @@ from nbprop.numerics.scalars import like
 
 
 def gatherer(tile, row_place, step_place, *, along_rows=False, bordered=False, column_sums=False):
-    """A device function that adds A[:, first:last] B[first:last, :] to a thread's part of a tile.
+    """A device function that adds A[:, first:last] B[first:last, :] to a thread's accumulators.
 
-    multiply(part, sums, a, b, m, n, i, j, first, last, at, g): as that of `products.multiplier`; `at` and `g` are for
+    multiply(acc, sums, a, b, m, n, i, j, first, last, at, g): as that of `products.multiplier`; `at` and `g` are passed
+    to
 
     row_place(row, at, g) -> (offset in a, y, x)
     step_place(step, at, g) -> (offset in a, y, x, offset in b of the row of B)
 
-    along_rows: neighbouring elements of a belong to neighbouring rows of A, rather than to neighbouring steps.
+    along_rows: neighbouring elements of a belong to neighbouring rows of A, not to neighbouring steps.
     bordered: elements whose y and x, of row and step together, lie outside (g.out_h, g.out_w) are 0.
     """
     rows, columns, depth, _, _ = tile
@@ -70,8 +72,8 @@ def gatherer(tile, row_place, step_place, *, along_rows=False, bordered=False, c
             b_slice[step, col] = b[of_steps[half, 3, step] + j + col] if inside else zero
 
     @device_function
-    def multiply(part, sums, a, b, m, n, i, j, first, last, at, g):
-        # The simulator tells shared arrays apart by their lines.
+    def multiply(acc, sums, a, b, m, n, i, j, first, last, at, g):
+        # One per line: the simulator identifies shared arrays by source line.
         a_slice = cuda.shared.array(a_shape, a.dtype)
         b_slice = cuda.shared.array(b_shape, a.dtype)
         of_rows = cuda.shared.array(rows_shape, np.int64)
@@ -84,20 +86,20 @@ def gatherer(tile, row_place, step_place, *, along_rows=False, bordered=False, c
             note_steps(of_steps, 1 - half, l0 + depth, last, at, g)
             load(a_slice, b_slice, of_rows, of_steps, half, a, b, m - i, last - l0, j, n, g)
             cuda.syncthreads()
-            add(part, sums, a_slice, b_slice)
+            add(acc, sums, a_slice, b_slice)
             cuda.syncthreads()
             half = 1 - half
 
     return multiply
 
 
-# -- where things lie ----------------------------------------------------------------------------------------
-# `at` is (group, filters of all groups) and, for dx, the class of pixels behind it (see `pixel_class`).
+# -- addresses -----------------------------------------------------------------------------------------------
+# `at` is (group, filters of all groups), and for dx also the class of pixels (see `pixel_class`).
 
 
 @device_function
 def _window(pixel, g):
-    """Where the window of a pixel of y begins in the images."""
+    """The offset in the images of the window of a pixel of y."""
     line = pixel // g.out_w
     image = line // g.out_h
     row = image * g.height + (line - image * g.out_h) * g.stride_h
@@ -106,7 +108,7 @@ def _window(pixel, g):
 
 @device_function
 def _tap(k, g):
-    """Where element k of a window lies in it: kernel row, kernel column, channel of the group."""
+    """The offset within a window of its element k: kernel row, kernel column, channel of the group."""
     size = g.channels // g.groups
     tap = k // size
     i = tap // g.kernel_w
@@ -160,7 +162,7 @@ def pixel_class(number, group, filters, g):
 
 @device_function
 def pixel_of_class(number, g):
-    """(image, row, column) of a pixel in its class, where rows and columns count by strides."""
+    """(image, row, column) of a pixel within its class; rows and columns in units of strides."""
     wide, high = (g.width + g.stride_w - 1) // g.stride_w, (g.height + g.stride_h - 1) // g.stride_h
     line = number // wide
     image = line // high
@@ -191,9 +193,9 @@ def filter_of_step(k, at, g):
 
 
 @device_function
-def _clear(part, size):
+def _clear(acc, size):
     for r in range(size):
-        part[r] = like(part[0], 0.0)
+        acc[r] = like(acc[0], 0.0)
 
 
 def convolution(tile):
@@ -202,26 +204,26 @@ def convolution(tile):
     size, across, down = each_row * each_column, columns // each_column, rows // each_row
 
     @device_function
-    def make(part, none, y, x, w, b, n, filters, g, group, i, j):
+    def make(acc, none, y, x, w, b, n, filters, g, group, i, j):
         m, own = n * g.out_h * g.out_w, filters // g.groups
         depth = g.kernel_h * g.kernel_w * (g.channels // g.groups)
-        _clear(part, size)
-        multiply(part, none, x, w, m, own, i, j, 0, depth, (group, filters), g)
+        _clear(acc, size)
+        multiply(acc, none, x, w, m, own, i, j, 0, depth, (group, filters), g)
         i, j = i + cuda.threadIdx.x // across, j + cuda.threadIdx.x % across
         for r in range(each_row):
             for c in range(each_column):
                 row, col = i + r * down, j + c * across
                 if row < m and col < own:
                     f = group * own + col
-                    y[row * filters + f] = part[r * each_column + c] + (b[f] if b.size > 0 else like(y[0], 0.0))
+                    y[row * filters + f] = acc[r * each_column + c] + (b[f] if b.size > 0 else like(y[0], 0.0))
 
     @device_function
     def convolve(y, x, w, b, n, filters, g):
-        part, none = cuda.local.array(size, y.dtype), cuda.local.array(1, y.dtype)
+        acc, none = cuda.local.array(size, y.dtype), cuda.local.array(1, y.dtype)
         wide, tall = (filters // g.groups + columns - 1) // columns, (n * g.out_h * g.out_w + rows - 1) // rows
         for block in range(cuda.blockIdx.x, g.groups * tall * wide, cuda.gridDim.x):
             at, group = block // g.groups, block % g.groups
-            make(part, none, y, x, w, b, n, filters, g, group, at // wide * rows, at % wide * columns)
+            make(acc, none, y, x, w, b, n, filters, g, group, at // wide * rows, at % wide * columns)
 
     return convolve
 
@@ -236,33 +238,33 @@ def weight_gradient(tile):
     size, across, down = each_row * each_column, columns // each_column, rows // each_row
 
     @device_function
-    def make(part, sums, partials, x, dy, n, filters, g, group, i, j, piece, count):
+    def make(acc, sums, partials, x, dy, n, filters, g, group, i, j, piece, count):
         m, own, k = g.kernel_h * g.kernel_w * (g.channels // g.groups), filters // g.groups, n * g.out_h * g.out_w
         depth = (k + count - 1) // count
-        _clear(part, size)
+        _clear(acc, size)
         _clear(sums, each_column)
         first, last = piece * depth, min(k, (piece + 1) * depth)
-        multiply(part, sums, x, dy, m, own, i, j, first, last, (group, filters), g)
+        multiply(acc, sums, x, dy, m, own, i, j, first, last, (group, filters), g)
         first_row, mine_i, mine_j = i == 0, cuda.threadIdx.x // across, cuda.threadIdx.x % across
         for c in range(each_column):
             col = j + mine_j + c * across
             for r in range(each_row):
                 row = i + mine_i + r * down
                 if row < m and col < own:
-                    partials[(piece * m + row) * filters + group * own + col] = part[r * each_column + c]
+                    partials[(piece * m + row) * filters + group * own + col] = acc[r * each_column + c]
             if first_row and mine_i == 0 and col < own:
                 partials[(count * m + piece) * filters + group * own + col] = sums[c]
 
     @device_function
     def differentiate(partials, x, dy, n, filters, g):
-        part, sums = cuda.local.array(size, x.dtype), cuda.local.array(each_column, x.dtype)
+        acc, sums = cuda.local.array(size, x.dtype), cuda.local.array(each_column, x.dtype)
         depth, own = g.kernel_h * g.kernel_w * (g.channels // g.groups), filters // g.groups
         wide, tall = (own + columns - 1) // columns, (depth + rows - 1) // rows
         count = pieces(depth, own, n * g.out_h * g.out_w, x.itemsize, g.groups)
         for block in range(cuda.blockIdx.x, g.groups * tall * wide * count, cuda.gridDim.x):
             at, group, piece = block // (count * g.groups), block // count % g.groups, block % count
             i, j = at // wide * rows, at % wide * columns
-            make(part, sums, partials, x, dy, n, filters, g, group, i, j, piece, count)
+            make(acc, sums, partials, x, dy, n, filters, g, group, i, j, piece, count)
 
     return differentiate
 
@@ -274,10 +276,10 @@ def input_gradient(tile):
     size, across, down = each_row * each_column, columns // each_column, rows // each_row
 
     @device_function
-    def make(part, none, dx, dy, wt, m, g, i, j, at):
+    def make(acc, none, dx, dy, wt, m, g, i, j, at):
         own = g.channels // g.groups
-        _clear(part, size)
-        multiply(part, none, dy, wt, m, own, i, j, 0, at[6] * at[9] * (at[1] // g.groups), at, g)
+        _clear(acc, size)
+        multiply(acc, none, dy, wt, m, own, i, j, 0, at[6] * at[9] * (at[1] // g.groups), at, g)
         i, j = i + cuda.threadIdx.x // across, j + cuda.threadIdx.x % across
         for r in range(each_row):
             image, row, col = pixel_of_class(i + r * down, g)
@@ -286,17 +288,17 @@ def input_gradient(tile):
                 pixel = ((image * g.height + row) * g.width + col) * g.channels + at[0] * own
                 for c in range(each_column):
                     if j + c * across < own:
-                        dx[pixel + j + c * across] = part[r * each_column + c]
+                        dx[pixel + j + c * across] = acc[r * each_column + c]
 
     @device_function
     def differentiate(dx, dy, wt, n, filters, g):
-        part, none = cuda.local.array(size, dx.dtype), cuda.local.array(1, dx.dtype)
+        acc, none = cuda.local.array(size, dx.dtype), cuda.local.array(1, dx.dtype)
         m = n * ((g.width + g.stride_w - 1) // g.stride_w) * ((g.height + g.stride_h - 1) // g.stride_h)
         wide, tall = (g.channels // g.groups + columns - 1) // columns, (m + rows - 1) // rows
         many = g.groups * g.stride_h * g.stride_w
         for block in range(cuda.blockIdx.x, many * tall * wide, cuda.gridDim.x):
             place, number = block // many, block % many
             at = pixel_class(number // g.groups, number % g.groups, filters, g)
-            make(part, none, dx, dy, wt, m, g, place // wide * rows, place % wide * columns, at)
+            make(acc, none, dx, dy, wt, m, g, place // wide * rows, place % wide * columns, at)
 
     return differentiate

@@ -1,1 +1,1 @@
-"""Files: networks, tables of data, pictures, and how all of them are written."""
+"""Files: networks, tables of data, pictures, and writing them atomically."""

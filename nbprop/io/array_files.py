@@ -1,7 +1,7 @@
 """Arrays in .npy and .npz files, read piece by piece.
 
-An array's header is checked against the size of its file before anything is allocated; nothing is unpickled, and of an
-.npz only the arrays that are asked for are unpacked. Every fault of a file ends in a ValueError that names it.
+The header of an array is checked against the size of its file before anything is allocated; nothing is unpickled, and
+only the requested arrays of an .npz are unpacked. Every fault of a file becomes a ValueError that names the file.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import zlib
 
 import numpy as np
 
-_DEFLATE = 1032  # the most bytes that one byte of a deflated stream can stand for
+_DEFLATE = 1032  # maximum compression ratio of deflate
 _FAULTS = (
     *(ValueError, TypeError, KeyError, EOFError, SyntaxError, OverflowError, RecursionError, NotImplementedError),
     *(RuntimeError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
@@ -24,28 +24,28 @@ _FAULTS = (
 
 
 @contextlib.contextmanager
-def _told(path, what):
-    """Whatever a file's bytes raise becomes one kind of error."""
+def _file_errors(path, what):
+    """Convert whatever the contents of a file raise into ArrayFileError."""
     try:
         yield
     except ArrayFileError:
         raise
     except (OSError, *_FAULTS) as error:
-        if isinstance(error, OSError) and error.filename is not None:  # the file as such, not what it holds
+        if isinstance(error, OSError) and error.filename is not None:  # from opening the file, not from its contents
             raise
         raise ArrayFileError(f"{path}: {what}: {error or type(error).__name__}") from None
 
 
 @contextlib.contextmanager
 def _without_warnings():
-    """Without NumPy's, on headers that Python 2 has written."""
+    """Suppress NumPy's warnings about headers written by Python 2."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 class ArrayFileError(ValueError):
-    """A file that does not hold what it should."""
+    """A file with invalid contents."""
 
 
 class StoredArray:
@@ -63,7 +63,7 @@ class StoredArray:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def rows_of(self, piece_bytes):
-        """How many rows make a piece of about so many bytes."""
+        """The number of rows in a piece of about `piece_bytes` bytes."""
         return max(1, piece_bytes // max(1, self.nbytes // max(1, self.shape[0])))
 
 
@@ -71,7 +71,7 @@ class _Mapped(StoredArray):
     """The array of an .npy file, as a memory map."""
 
     def __init__(self, path, name):
-        with _told(path, "not a readable .npy file"), _without_warnings():
+        with _file_errors(path, "not a readable .npy file"), _without_warnings():
             self.array = np.lib.format.open_memmap(path, mode="r")
         super().__init__(path, name, self.array.shape, self.array.dtype, False)
 
@@ -85,7 +85,11 @@ class _Member(StoredArray):
 
     def __init__(self, path, name, member):
         self.member = member
-        with _told(path, f"{name} is damaged"), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+        with (
+            _file_errors(path, f"{name} is damaged"),
+            zipfile.ZipFile(path) as archive,
+            archive.open(member) as stream,
+        ):
             version = np.lib.format.read_magic(stream)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             if version not in ((1, 0), (2, 0)):
@@ -97,7 +101,7 @@ class _Member(StoredArray):
                 raise ValueError("it holds Python objects, which are never unpickled")
             if min(shape, default=0) < 0 or info.file_size != stream.tell() + size:
                 raise ValueError(
-                    f"its header tells of {size} bytes (shape {shape}, {dtype}), and {info.file_size - stream.tell()} "
+                    f"its header promises {size} bytes (shape {shape}, {dtype}), but {info.file_size - stream.tell()} "
                     "are stored"
                 )
             held = os.path.getsize(path)
@@ -115,14 +119,14 @@ class _Member(StoredArray):
 
     def _read(self, shape, rows):
         archive = zipfile.ZipFile(self.path)
-        with _told(self.path, f"{self.name} is damaged"), archive, archive.open(self.member) as stream:
+        with _file_errors(self.path, f"{self.name} is damaged"), archive, archive.open(self.member) as stream:
             stream.read(archive.getinfo(self.member).file_size - self.nbytes)  # the header
             for start in range(0, shape[0], rows):
                 piece = np.empty((min(rows, shape[0] - start), *shape[1:]), self.dtype)
                 self._fill(stream, piece)
                 yield piece
-            if stream.read(1):  # to the end, where the checksum is compared
-                raise ValueError("bytes too many")
+            if stream.read(1):  # read to the end, where the checksum is verified
+                raise ValueError("it has extra bytes")
 
     def _fill(self, stream, piece):
         view, filled = memoryview(piece.reshape(-1).view(np.uint8)), 0
@@ -136,10 +140,10 @@ class _Member(StoredArray):
 def open_arrays(path, names):
     """({name: StoredArray}, names of the arrays that are not used) of an .npz, for {name: accepted spellings}.
 
-    Raises ArrayFileError for a file that is damaged or lacks one, OSError for one that cannot be opened.
+    Raises ArrayFileError for a file that is damaged or lacks an array, OSError for one that cannot be opened.
     """
     refuse_streams(path)
-    with _told(path, "not a readable .npz file"), zipfile.ZipFile(path) as archive:
+    with _file_errors(path, "not a readable .npz file"), zipfile.ZipFile(path) as archive:
         members = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
     found = {}
     for wanted, spellings in names.items():
@@ -153,12 +157,12 @@ def open_arrays(path, names):
 
 
 def open_array(path, name="x"):
-    """The array of an .npy file, mapped."""
+    """The array of an .npy file, memory-mapped."""
     refuse_streams(path)
     return _Mapped(path, name)
 
 
 def refuse_streams(path):
-    """A pipe or a device cannot be read twice, and reading one may wait without end."""
+    """Refuse a pipe or a device, which cannot be read twice, and may block for ever."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ArrayFileError(f"{path}: not a regular file; copy what it gives into one")
+        raise ArrayFileError(f"{path}: not a regular file; copy its contents into one")

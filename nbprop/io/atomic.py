@@ -1,7 +1,7 @@
-"""Files written whole or not at all: in a folder beside their place, brought to the disk, and renamed.
+"""Files written completely or not at all: in a folder beside their destination, synced to the disk, and renamed.
 
-The folder is locked while its writer lives. A killed writer leaves it behind unlocked, and the next one of the same
-name removes it. Only regular files are replaced; a device or a pipe gets the bytes written into it.
+The folder is locked as long as its writer lives. A killed writer leaves it behind unlocked, and the next writer of a
+file with the same name removes it. Only regular files are replaced; the bytes are written into a device or a pipe.
 """
 
 import contextlib
@@ -16,16 +16,15 @@ import tempfile
 
 try:
     import fcntl
-except ImportError:  # Windows: what a killed writer leaves behind stays there
+except ImportError:  # Windows: what a killed writer leaves behind is not removed
     fcntl = None  # type: ignore[assignment]
 
-_NAME_KEPT = (
-    50  # characters of a file's name that its temporary folder bears, so that any name leaves room for the rest
-)
+# Characters of the name of a file in that of its temporary folder, so that the latter is never too long.
+_NAME_KEPT = 50
 
 
 def as_path(argument, path):
-    """A path as a str. Raises TypeError or ValueError, in the argument's name, for what cannot be one."""
+    """A path as a str. Raises TypeError or ValueError, naming the argument, for what cannot be a path."""
     try:
         name = os.fsdecode(path)
     except TypeError:
@@ -36,28 +35,28 @@ def as_path(argument, path):
 
 
 def write_atomically(path, write):
-    """Make a file by write(temporary path) and put it in the place of `path` in one step, once it is on the disk.
+    """Write a file by write(temporary path), and rename it to `path` once it is on the disk.
 
     The temporary path ends in the file's own name. Where `path` is a character device, a pipe or one of this process's
     descriptors (/dev/stdout), the finished file is copied into it.
 
-    Raises OSError when that fails; no temporary file stays behind and what `path` held before is as it was.
+    Raises OSError if that fails; then no temporary file is left, and `path` is unchanged.
     """
     from safetensors import SafetensorError
 
     path = os.fsdecode(path)
-    said = "could not be written and is as it was"
+    failure = "could not be written and is unchanged"
     try:
         stream = _stream(path)
         if stream is not None:
-            said = "could not be written"
+            failure = "could not be written"
             _copy_into(stream, path, write)
         else:
             _replace(os.path.realpath(path), write)  # through a link, the file that it names
     except OSError as error:
-        raise OSError(error.errno, f"{path} {said}: {error.strerror or error}") from error
+        raise OSError(error.errno, f"{path} {failure}: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise OSError(f"{path} {said}: {error}") from error
+        raise OSError(f"{path} {failure}: {error}") from error
 
 
 # -- regular files -------------------------------------------------------------------------------------------
@@ -66,20 +65,20 @@ def write_atomically(path, write):
 def _replace(final, write):
     with _folder_beside(final) as folder:
         temporary = os.path.join(folder, os.path.basename(final))
-        # Made here, with the mode that open() would give: the library's writer makes files for the owner alone.
+        # Created here, with the mode of open(): the library creates files with access for the owner alone.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         mode = stat.S_IMODE(os.stat(final if os.path.exists(final) else temporary).st_mode)
         write(temporary)
         os.chmod(temporary, mode)
-        _to_disk(temporary, os.O_RDWR)
+        _sync(temporary, os.O_RDWR)
         os.replace(temporary, final)
         if os.name == "posix":
-            _to_disk(os.path.dirname(final), os.O_RDONLY)
+            _sync(os.path.dirname(final), os.O_RDONLY)
 
 
 @contextlib.contextmanager
 def _folder_beside(final):
-    """A new folder beside a file, locked; at the end it is gone. Those of dead writers go first."""
+    """A new, locked folder beside a file, removed at the end; those of dead writers are removed first."""
     parent, name = os.path.split(final)
     prefix = f".{name[:_NAME_KEPT]}."
     _remove_dead(parent, prefix)
@@ -87,7 +86,7 @@ def _folder_beside(final):
     while lock is None:
         folder = os.path.join(parent, f"{prefix}{secrets.token_hex(6)}.tmp")
         os.mkdir(folder, 0o700)
-        lock = _lock(folder)  # None where another writer took it for a dead one's, before it was locked
+        lock = _lock(folder)  # None if another writer removed it before it was locked
     try:
         yield folder
     finally:
@@ -97,7 +96,7 @@ def _folder_beside(final):
 
 
 def _lock(folder):
-    """A descriptor that keeps a new folder locked; None where the folder is gone, -1 where there are no such locks."""
+    """A descriptor that keeps a new folder locked; None if the folder is gone, -1 without such locks."""
     if fcntl is None:
         return -1
     try:
@@ -117,9 +116,9 @@ def _remove_dead(parent, prefix):
     if fcntl is None:
         return
     temporary = re.compile(re.escape(prefix) + r"[0-9a-f]{12}\.tmp")
-    with contextlib.suppress(OSError):  # a folder that may be written but not listed
+    with contextlib.suppress(OSError):  # a folder that can be written but not listed
         for name in [name for name in os.listdir(parent) if temporary.fullmatch(name)]:
-            with contextlib.suppress(OSError):  # locked, removed by another writer meanwhile, or somebody else's
+            with contextlib.suppress(OSError):  # locked, already removed, or of another user
                 _remove_if_unlocked(os.path.join(parent, name))
 
 
@@ -135,7 +134,7 @@ def _remove_if_unlocked(path):
         os.close(descriptor)
 
 
-def _to_disk(path, flags):
+def _sync(path, flags):
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
@@ -147,7 +146,7 @@ def _to_disk(path, flags):
 
 
 def _stream(path):
-    """A descriptor to write into, where `path` is no regular file; None where it is one, or is to become one."""
+    """A descriptor to write to if `path` is not a regular file; None if it is one, or does not exist."""
     own = _own_descriptor(path)
     if own is not None:
         return os.dup(own)
@@ -160,7 +159,7 @@ def _stream(path):
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder")
     if not (stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)):
-        raise OSError(errno.EINVAL, "it is neither a file nor something that a file can be written into")
+        raise OSError(errno.EINVAL, "it is neither a file, a device nor a pipe")
     return os.open(path, os.O_WRONLY)
 
 
@@ -183,6 +182,6 @@ def _copy_into(descriptor, path, write):
         temporary = os.path.join(folder, os.path.basename(path))
         write(temporary)
         if sys.stdout is not None:
-            sys.stdout.flush()  # what was printed before comes before
+            sys.stdout.flush()  # earlier output comes first
         with open(temporary, "rb") as file:
             shutil.copyfileobj(file, stream)

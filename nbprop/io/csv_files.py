@@ -1,11 +1,11 @@
-"""Tables of numbers and labels in text files: which line holds names, what separates columns, what is missing.
+"""Tables of numbers and labels in text files: detects header, delimiter and missing values.
 
-Nothing about a file is settled in silence. What the format options leave open is read off the file's first lines, and
-`TextTable.remarks` says what was found; where the lines allow two readings, the file is refused with the option that
-settles it. Lines are numbered as an editor shows them, columns from 1.
+Nothing about a file is decided silently. What the format options leave open is inferred from the first lines, and
+reported; if the lines are ambiguous, the file is refused, with the option that resolves it. Lines are numbered as in an
+editor, columns from 1.
 
-Python's csv module reads. Blocks of lines that hold nothing but numbers go to NumPy's reader, which is three times
-faster and gives the same bits; whatever it does not take, the csv module reads again and says what is wrong.
+Python's csv module reads the files. Blocks of lines that hold only numbers go to NumPy's reader, which is three times
+faster and gives the same bits; what it does not accept is read again by the csv module, which reports what is wrong.
 """
 
 import codecs
@@ -23,24 +23,24 @@ from nbprop.validation import nearest
 
 MISSING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None")
 _DELIMITERS = (",", ";", "\t", "|")
-_SAMPLE, _BLOCK = 50, 4096  # records that are looked at, lines that are read at a time
+_SAMPLE, _BLOCK = 50, 4096  # records that are inspected, lines that are read at a time
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 @dataclass(frozen=True)
 class TextFormat:
-    """What is known of a text file beforehand; None where its first lines are to tell."""
+    """The format of a text file as far as it is given; None for what is to be inferred from its first lines."""
 
     header: bool | None = None  # whether the first line holds names
     delimiter: str | None = None  # one character
-    comment: str | None = None  # lines that begin with it are left out
-    missing: tuple = MISSING  # fields that stand for a missing value
+    comment: str | None = None  # lines that begin with it are skipped
+    missing: tuple = MISSING  # fields that represent a missing value
     encoding: str = "utf-8"
 
 
 @dataclass
 class Block:
-    """Some records: their lines in the file, numbers (records, columns) with NaN where missing, fields of text."""
+    """Some records: their line numbers, numbers (records, columns) with NaN where missing, fields of text."""
 
     lines: list
     numbers: np.ndarray
@@ -50,7 +50,7 @@ class Block:
 class TextTable:
     """A text file's columns: `names` (or None), `width`, `header_line`, and the records block by block.
 
-    known : names that a file for an existing model has in its header; a first line with all of them is one
+    known : feature names of an existing model; a first line that contains all of them is a header
     """
 
     def __init__(self, path, form=None, known=()):
@@ -76,12 +76,12 @@ class TextTable:
     # -- columns
 
     def name(self, column):
-        """A column as it is told: its name, or its number."""
+        """A column as messages name it: its number, and its name."""
         named = self.names is not None and self.names[column] != ""
         return f"column {column + 1}" + (f" '{self.names[column]}'" if named else "")
 
     def find(self, text):
-        """The column that has this name, or else this number, counted from 1."""
+        """The index of the column with this name, or else this number, counted from 1."""
         if self.names is not None and self.names.count(text) == 1:
             return self.names.index(text)
         if self.names is not None and text in self.names:
@@ -96,21 +96,21 @@ class TextTable:
         raise ValueError(f"{self.path}: no column named {text!r}; {nearest(text, self.names)}")
 
     def unnamed(self, column):
-        """Whether a column has no name; "Unnamed: 0" is what pandas calls one that it has read and written again."""
+        """Whether a column has no name; pandas calls one "Unnamed: 0" when it writes it again."""
         return self.names is None or re.fullmatch(r"(Unnamed: \d+)?", self.names[column]) is not None
 
     def counts_rows(self, column):
-        """Whether a column holds 0, 1, 2, ... or 1, 2, 3, ..., as far as the first records tell."""
+        """Whether a column holds 0, 1, 2, ... or 1, 2, 3, ... in the first records."""
         return _running([row[column].strip() for _, row in self.sample])
 
-    # -- what the first lines tell
+    # -- inferring the format
 
     def _sample(self, delimiter):
         with self._open() as lines:
             return list(itertools.islice(self._records(lines, delimiter), _SAMPLE))
 
     def _find_delimiter(self):
-        """The first of the usual ones that splits all of the first records into the same number of columns."""
+        """The first usual delimiter that splits all of the first records into the same number of columns."""
         for delimiter in _DELIMITERS:
             try:
                 widths = {len(row) for _, row in self._sample(delimiter)}
@@ -130,16 +130,16 @@ class TextTable:
         unlike = [j for j, kind in enumerate(kinds) if kind == "text" and below[j] == "number"]
         numbers = [j for j, kind in enumerate(kinds) if kind == "number"]
         if fields[0] == "" and len(fields) > 1 and others and self._index_below(others):
-            return True  # what pandas and R write: names, and none for the index
+            return True  # as pandas and R write it: names, without one for the index
         if "text" in kinds and not numbers and (unlike or "missing" not in kinds[fields[0] == "" :]):
             return True
         if unlike or ("text" in kinds and not numbers):
             j = unlike[0] if unlike else kinds.index("text")
             raise self._unclear(
-                first, f"{fields[j]!r} is no number as those below it, but other fields could be values"
+                first, f"{fields[j]!r} is not a number like those below it, but other fields could be values"
             )
         if _running(fields) and "text" not in kinds:
-            raise self._unclear(first, "running numbers are what pandas writes where columns have no names")
+            raise self._unclear(first, "consecutive numbers are what pandas writes for columns without names")
         if others and kinds.count("number") == self.width and self._all_quoted():
             raise self._unclear(first, "all of it is quoted, and the next line is not")
         return False
@@ -178,14 +178,14 @@ class TextTable:
             if self.names is not None:
                 next(self._records(lines, self.delimiter))
             while block := list(itertools.islice(lines, _BLOCK)):
-                if any('"' in line for _, line in block):  # a record may go on beyond the block
+                if any('"' in line for _, line in block):  # a record may extend beyond the block
                     yield from self._by_csv(itertools.chain(block, lines), numbers, texts)
                     return
                 found = self._by_numpy(block, numbers) if not texts else None
                 yield from self._by_csv(block, numbers, texts) if found is None else (found,)
 
     def _by_numpy(self, block, columns):
-        """A block where all is plain numbers, else None."""
+        """A block that holds only numbers, else None."""
         rows = [(number, line) for number, line in block if line.strip()]
         if not rows or not all(line.count(self.delimiter) == self.width - 1 for _, line in rows):
             return None
@@ -242,7 +242,7 @@ class TextTable:
             if not math.isfinite(value):
                 raise ValueError(
                     f"{self.path}: line {line}, {self.name(column)}: {field} is not finite; remove the line, "
-                    f"or say --missing '{field}' where it stands for a missing value"
+                    f"or say --missing '{field}' if it represents a missing value"
                 )
             found.append(value)
         return found
@@ -252,10 +252,8 @@ class TextTable:
         text = f"{self.path}: line {line}, {self.name(column)}: {shown!r} is not a number"
         other = next((mark for mark in _DELIMITERS if mark in field and mark != self.delimiter), None)
         if other is not None:
-            return f"{text}; where {other!r} separates columns, say --delimiter '{other}'"
-        return (
-            f"{text}; leave the column out with --drop, or say --missing '{shown}' where it stands for a missing value"
-        )
+            return f"{text}; if {other!r} separates columns, say --delimiter '{other}'"
+        return f"{text}; leave the column out with --drop, or say --missing '{shown}' if it represents a missing value"
 
     def _text(self, field):
         field = field.strip()
@@ -265,7 +263,7 @@ class TextTable:
         return field
 
     def _open(self, count=False):
-        """(number, line) of the lines that are no comments."""
+        """(number, line) of the lines that are not comments."""
         return _Lines(self, count)
 
     def _records(self, lines, delimiter, count=False):
@@ -294,11 +292,11 @@ class TextTable:
 
 
 class CsvError(csv.Error, ValueError):
-    """What the csv module refuses."""
+    """A record that the csv module refuses."""
 
 
 class TextWhereNumber(ValueError):
-    """A field of a column of numbers that is none."""
+    """A field that is not a number in a column of numbers."""
 
     def __init__(self, message, column):
         super().__init__(message)
@@ -362,7 +360,7 @@ class _Lines:
 
 
 def _number(field):
-    """The number that a field holds, None for none. Python's own reading, without its underscores and other digits."""
+    """The number in a field, or None: as float() reads it, but without underscores and non-ASCII digits."""
     if "_" in field or not field.isascii():
         return None
     try:
@@ -372,5 +370,5 @@ def _number(field):
 
 
 def _running(fields):
-    """Whether fields hold 0, 1, 2, ... or 1, 2, 3, ..., written as whole numbers."""
+    """Whether fields are 0, 1, 2, ... or 1, 2, 3, ..., written as integers."""
     return any(fields == [str(k) for k in range(first, first + len(fields))] for first in (0, 1))

@@ -1,7 +1,7 @@
-"""Data for training and prediction from .csv, .npz and .npy files, piece by piece, and what was found in them.
+"""Data for training and prediction from .csv, .npz and .npy files, piece by piece, with a report of what was found.
 
-A source knows the shape of a sample before it reads one; `pieces` gives (x, y) a few megabytes at a time, each value
-checked and named by its place: `line 4, column 2 'width'` in a text file, `x[3, 0]` in an array.
+A source knows the shape of a sample before it reads one; `pieces` yields (x, y) a few megabytes at a time. Every value
+is checked, and errors name its place: `line 4, column 2 'width'` in a text file, `x[3, 0]` in an array.
 """
 
 from dataclasses import dataclass, field
@@ -14,20 +14,20 @@ from nbprop.io.csv_files import TextFormat, TextTable, TextWhereNumber
 from nbprop.messages import SAMPLES_DIFFER, failure
 
 _PIECE = 1 << 22  # bytes of a piece
-_TELL = 8  # so many lines, names or labels are told one by one
-_EXACT = 2.0**53  # whole numbers below it are exact in float64
+_SHOWN = 8  # maximum number of lines, names or labels listed one by one
+_EXACT = 2.0**53  # integers below it are exact in float64
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What the command line says about a file."""
+    """The options of the command line about a file."""
 
     form: TextFormat = field(default_factory=TextFormat)
     target: tuple = ()  # columns by name or number; by default the last `targets`
     targets: int | None = None
     drop: tuple = ()  # columns to leave out
-    index: str = "auto"  # what becomes of a first column without a name: "auto", "drop", "keep"
-    on_missing: str | float = "refuse"  # "refuse", "drop", or a number to put there
+    index: str = "auto"  # what to do with a first column without a name: "auto", "drop", "keep"
+    on_missing: str | float = "refuse"  # "refuse", "drop", or a number to replace them by
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Piece:
 
 @dataclass
 class Data:
-    """Samples as training takes them. y is (n, ...) numbers, or class numbers into `labels` where it was text."""
+    """Samples as training takes them; y is (n, ...) numbers, or, if it was text, indices into `labels`."""
 
     x: np.ndarray
     y: np.ndarray
@@ -50,18 +50,18 @@ class Data:
 
 
 class Source:
-    """What both kinds of files share: missing values, dtypes, and reading all of it."""
+    """What both kinds of files share: missing values, dtypes, and reading all samples."""
 
-    features: list | None = None  # names of the features where the file has them
+    features: list | None = None  # names of the features, if the file has them
     target_names: list | None = None
-    text_target = None  # where the target holds text: the message for a loss that wants numbers
+    text_target = None  # if the target is text: the message for a loss that needs numbers
 
     def __init__(self, path, choices):
         self.path, self.choices = path, choices
         self.count, self.left_out = 0, []
 
-    def settled(self, piece):
-        """A piece without missing values; None where no sample is left."""
+    def without_missing(self, piece):
+        """A piece without missing values; None if no sample is left."""
         x, y, wanted = piece.x, piece.y, self.choices.on_missing
         gaps = np.isnan(x).reshape(len(x), -1) if x.dtype.kind == "f" else np.zeros((len(x), 1), bool)
         target_gaps = np.zeros(len(x), bool)
@@ -76,24 +76,24 @@ class Source:
             i = int(np.argmax(target_gaps if wanted != "refuse" and target_gaps.any() else wrong))
             if wanted == "refuse" or target_gaps[i]:
                 place = self.place(piece, i, int(np.argmax(gaps[i]))) if gaps[i].any() else self.target_place(piece, i)
-                remedy = "--on-missing drop" + ("" if target_gaps[i] else " or a number to put there")
+                remedy = "--on-missing drop" + ("" if target_gaps[i] else " or a number to replace it")
                 raise ValueError(f"{self.path}: {place} is missing; fill it in, or say {remedy}")
             piece.x = np.where(np.isnan(x), x.dtype.type(wanted), x)
         self.count += len(piece.x)
         return piece if len(piece.x) else None
 
     def converted(self, piece, dtype, limit):
-        """A piece's x in the dtype of the network, or as integers below `limit` where that is not 0."""
+        """The x of a piece in the dtype of the network, or as integers below `limit` if that is not 0."""
         x = piece.x
         with np.errstate(over="ignore", invalid="ignore"):
             if limit:
                 out = x.astype(np.int64)
                 wrong = (x < 0) | (x >= limit) | (out != x)
-                what = f"the network's first layer takes whole numbers in 0..{limit - 1}"
+                what = f"the network's first layer takes integers in 0..{limit - 1}"
             else:
                 out = x.astype(dtype)
                 wrong = ~np.isfinite(out)
-                what = f"{dtype} holds no such number" + ("; say --dtype float64" if dtype == np.float32 else "")
+                what = f"{dtype} cannot represent it" + ("; say --dtype float64" if dtype == np.float32 else "")
         if wrong.any():
             i, j = divmod(int(np.argmax(wrong.reshape(len(x), -1))), max(1, x[0].size))
             value = x.reshape(len(x), -1)[i, j]
@@ -110,7 +110,7 @@ class Source:
             rows.append(piece.rows)
         if not xs:
             raise ValueError(f"{self.path}: no samples" + (" without a missing value" if self.left_out else ""))
-        x, y, rows = _joined(xs), _joined(ys), _joined(rows)
+        x, y, rows = _concatenated(xs), _concatenated(ys), _concatenated(rows)
         labels = None
         if y.dtype.kind == "U":
             if y.ndim > 1 and y[0].size > 1:
@@ -129,7 +129,7 @@ class Source:
         """Pieces with x ready for the network; see `converted`."""
         self.count, self.left_out = 0, []
         for piece in self.raw_pieces():
-            piece = self.settled(piece)
+            piece = self.without_missing(piece)
             if piece is not None:
                 piece.x = self.converted(piece, dtype, limit).reshape(len(piece.x), *self.sample_shape)
                 yield piece
@@ -140,14 +140,14 @@ class Source:
         return Piece(rows, None, rows)
 
     def missing_line(self):
-        """What was done about missing values, in a line, or None."""
+        """What was done about missing values, as a line, or None."""
         if self.left_out:
             return f"left out for a missing value: {_some(self.left_out)} ({self.row_word})"
         return None
 
 
 class CsvSource(Source):
-    """A text file. `features` are a model's names, to be found in the file where it has names."""
+    """A text file. features: the names of a model, to be found in the header of the file, if it has one."""
 
     row_word = "lines"
 
@@ -199,14 +199,14 @@ class CsvSource(Source):
         return columns[len(columns) - count :]
 
     def _named(self, columns, features):
-        """The columns with a model's names, in the model's order."""
+        """The columns with the names of a model, in its order."""
         names = self.table.names
-        lost = [name for name in features if names.count(name) != 1]
-        if lost:
-            told = ", ".join(map(repr, lost[:_TELL]))
+        absent = [name for name in features if names.count(name) != 1]
+        if absent:
+            shown = ", ".join(map(repr, absent[:_SHOWN]))
             raise ValueError(
                 f"{self.path}: the network was trained with {_named_list(features)}; of these the file lacks, or has "
-                f"more than once, {told}; rename its columns, or remove the line of names where their order is the same"
+                f"more than once, {shown}; rename its columns, or remove its header if their order is the same"
             )
         found = [names.index(name) for name in features]
         for column in columns:
@@ -215,7 +215,7 @@ class CsvSource(Source):
         return found
 
     def _without_index(self, columns):
-        """Leave out leading columns without a name that count the rows."""
+        """Leave out leading columns that have no name and count the rows."""
         table, index = self.table, self.choices.index
         if index == "drop" and columns and not table.unnamed(columns[0]):
             raise ValueError(f"{self.path}: {table.name(columns[0])} has a name; leave it out with --drop, not --index")
@@ -243,7 +243,7 @@ class CsvSource(Source):
         return columns
 
     def raw_pieces(self):
-        """Pieces as they stand in the file, in float64."""
+        """Pieces as in the file, in float64."""
         texts = self.targets if self.text_target is not None else []
         numbers = self.columns + ([] if texts else self.targets) + ([] if self.index is None else [self.index])
         last = None
@@ -259,7 +259,7 @@ class CsvSource(Source):
             yield Piece(x, y, np.array(block.lines))
 
     def _check_index(self, block, index, last):
-        """The first column goes on counting."""
+        """Check that the first column continues to count; returns its last number."""
         start = index[0] if last is None else last + 1
         wrong = index != start + np.arange(len(index))
         if wrong.any():
@@ -286,7 +286,7 @@ class CsvSource(Source):
         return f"line {piece.rows[i]}, target " + ", ".join(map(repr, self.target_names))
 
     def lines(self):
-        """What was found, told line by line before the data is read."""
+        """A report of what was found, line by line, before the data is read."""
         table = self.table
         yield f"file: {self.path}, columns separated by {table.delimiter!r}, {table.form.encoding}"
         yield "names: " + ("none" if table.names is None else f"line {table.header_line}")
@@ -295,7 +295,7 @@ class CsvSource(Source):
         yield from self.remarks
 
     def lines_after(self):
-        """What was found in all of the file."""
+        """A report of what was found in the whole file."""
         yield f"rows: {self.count:,}"
         table = self.table
         if table.comments:
@@ -303,9 +303,9 @@ class CsvSource(Source):
         if table.blank:
             yield f"left out as blank: {table.blank} line{'s' if table.blank > 1 else ''}"
         if table.missing:
-            told = ", ".join(f"{name!r} {count}" for name, count in sorted(table.missing.items()))
+            shown = ", ".join(f"{name!r} {count}" for name, count in sorted(table.missing.items()))
             filled = "" if self.choices.on_missing == "drop" else f", taken as {self.choices.on_missing}"
-            yield f"missing values: {told}{filled}"
+            yield f"missing values: {shown}{filled}"
         if (line := self.missing_line()) is not None:
             yield line
 
@@ -384,7 +384,7 @@ class ArraySource(Source):
 def open_data(path, choices, with_target, features=None):
     """The source of a file: .csv (or .tsv, .txt) by its name, .npz or .npy.
 
-    with_target : whether a target is to be read, or its columns (where told) left out
+    with_target : whether to read a target, or to leave out its columns, if given
     features : names that the network was trained with
     """
     suffix = Path(path).suffix.lower()
@@ -396,19 +396,19 @@ def open_data(path, choices, with_target, features=None):
 
 
 def are_classes(y):
-    """Whether a target holds whole numbers that float64 has told apart."""
+    """Whether a target holds integers that float64 represents exactly."""
     if y.dtype.kind in "iub":
         return True
     return bool((np.abs(y) < _EXACT).all() and np.array_equal(y, np.rint(y)))
 
 
-def _joined(parts):
+def _concatenated(parts):
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _some(items):
-    told = ", ".join(map(str, items[:_TELL]))
-    return told if len(items) <= _TELL else f"{told} and {len(items) - _TELL:,} more"
+    shown = ", ".join(map(str, items[:_SHOWN]))
+    return shown if len(items) <= _SHOWN else f"{shown} and {len(items) - _SHOWN:,} more"
 
 
 def _named_list(names, word=""):

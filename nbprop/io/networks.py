@@ -1,9 +1,9 @@
-"""Networks with their parameters in files: safetensors, which other frameworks read, the description in its metadata.
+"""Networks with their parameters in safetensors files, which other frameworks read; the description is in the metadata.
 
-One tensor for each name of `nbprop.views`, and for each piece of layer state that belongs to no sample where the state
-was given, in the parameters' own dtype. The metadata has one key, "nbprop", a JSON object of the format's version, the
-network, and a checksum of both network and tensors. With one key and sorted tensors a file's bytes depend on its
-contents alone.
+There is one tensor for each name in `nbprop.views` and, if the state was given, for each piece of layer state that does
+not belong to samples, in the dtype of the parameters. The metadata has one key, "nbprop": a JSON object with the format
+version, the network, and a checksum of network and tensors. With one key and sorted tensors, the bytes of a file depend
+on its contents alone.
 """
 
 import hashlib
@@ -29,27 +29,27 @@ _DTYPES = {"F32": np.float32, "F64": np.float64}
 
 
 def save(path, net, params, state=None, *, notes=None):
-    """Write a network and its parameters to a file, whole or not at all.
+    """Write a network and its parameters to a file, atomically.
 
     Parameters
     ----------
-    path : str or path; by custom it ends in .safetensors. An old file of that name is replaced at the end, in one step.
+    path : str or path; by convention it ends in .safetensors. An existing file is replaced atomically.
     net : Network
     params : (net.n_params,) float32 or float64 array
     state : array of the same dtype from `layer_state(plan)`, or None
-        Where the network has running statistics, these belong to it as params do: `load_state` reads them.
+        The running statistics of the network, if it has some, which belong to it like params: `load_state` reads them.
     notes : dict that JSON can hold, or None
         What else belongs to the network, such as the names of its inputs and classes: `load_notes` reads it.
 
     Other tools find each parameter as an array under its name in `nbprop.views`: "0.dense.weight" of shape (in, out);
-    and statistics under names such as "1.batchnorm.running_mean". What each sample has of the state is not stored.
+    and statistics under names such as "1.batchnorm.running_mean". The state of samples is not stored.
 
     Raises
     ------
     TypeError, ValueError
         For an argument that does not fit; nothing has been written then.
     OSError
-        When the file cannot be written (full disk, no permission); the old file is as it was.
+        If the file cannot be written (full disk, no permission); an old file is then unchanged.
 
     Examples
     --------
@@ -78,8 +78,8 @@ def save(path, net, params, state=None, *, notes=None):
 def digest(tensors, description=None):
     """Checksum of a file's contents: 32 hexadecimal digits of BLAKE2b.
 
-    tensors: {name: C-contiguous array}; their names, dtypes, shapes and bytes count, their order does not. description:
-    what else is to be covered, anything that JSON can hold; it counts as JSON gives it back. Arrays are not copied.
+    tensors: {name: C-contiguous array}; covers names, dtypes, shapes and bytes, but not their order. description: what
+    else to cover, anything that JSON can represent, as it is read back. Arrays are not copied.
     """
     found = hashlib.blake2b(json.dumps(description, sort_keys=True).encode(), digest_size=16)
     for name in sorted(tensors):
@@ -90,12 +90,12 @@ def digest(tensors, description=None):
 
 
 def _checked_notes(notes):
-    """{"notes": notes} to describe a file with; nothing where there are none."""
+    """{"notes": notes} for the description of a file; {} if there are none."""
     if notes is None:
         return {}
     try:
         if not isinstance(notes, dict) or json.loads(json.dumps(notes, allow_nan=False)) != notes:
-            raise TypeError("it comes back changed")
+            raise TypeError("JSON reads it back changed")
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"save: notes must be a dict of what JSON can hold: {error}") from None
     return {"notes": notes}
@@ -107,7 +107,7 @@ def _covered(config, notes):
 
 
 def load_notes(path):
-    """The notes that `save` has written with a network; {} where there are none.
+    """The notes that `save` has written with a network; {} if there are none.
 
     Raises ValueError and OSError as `load` does.
     """
@@ -134,13 +134,13 @@ def load(path):
 
     Returns
     -------
-    (Network, params), params being (net.n_params,) of the dtype they were saved in
+    (Network, params) : params is (net.n_params,), in the dtype in which it was saved
 
     Raises
     ------
     ValueError
-        For a file that is cut, has bytes too many, is something else, comes from a newer version, whose tensors are not
-        those of its network, or that is not as it was saved (its checksum; a file without one is taken as it is); says
+        For a file that is truncated or too long, is not a network, is from a newer version, has tensors other than
+        those of its network, or was changed after it was saved (by its checksum; a file without one is accepted); says
         which.
     OSError
         When there is no such file, or it may not be read.
@@ -150,7 +150,7 @@ def load(path):
 
 
 def load_state(path, plan):
-    """New layer state for a plan, with what `save` has stored of it: running statistics.
+    """New layer state for a plan, with the running statistics that `save` has stored.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def load_state(path, plan):
 
     Returns
     -------
-    As `layer_state(plan)`; what each sample has of it is as before the first step.
+    As `layer_state(plan)`; the state of samples is as before the first step.
 
     Raises
     ------
@@ -199,17 +199,17 @@ def load_state(path, plan):
 
 
 def check_readable(function, name):
-    """A file that may be read; raises OSError, or ValueError for a pipe or device, which might never end."""
+    """Check that a file can be read; raises OSError, or ValueError for a pipe or device, which might never end."""
     mode = os.stat(name).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ValueError(f"{function}: {name} is a device or a pipe; copy what comes from it into a file")
-    with open(name, "rb"):  # its errors say better what cannot be opened than those of the library
+    with open(name, "rb"):  # its errors are clearer than those of the library
         pass
 
 
 @collector_paused()
 def _read(function, name):
-    """(net, params, {name: piece of layer state}, notes) of a file, once all of it has been found to fit."""
+    """(net, params, {name: piece of layer state}, notes) of a file, once all of it has been checked."""
     from safetensors import SafetensorError, safe_open
 
     check_readable(function, name)
@@ -225,12 +225,12 @@ def _read(function, name):
     except SafetensorError as error:
         raise ValueError(f"{function}: {name}: {_damage(name)} ({brief(error)})") from None
     if checksum is not None and checksum != digest(tensors | state, _covered(config, notes)):
-        raise ValueError(f"{function}: {name} is damaged: its contents do not fit its checksum; they have been changed")
+        raise ValueError(f"{function}: {name} is damaged: its contents do not match its checksum")
     return net, params, state, notes
 
 
 def _fill(view, stored):
-    """Copy a stored tensor, a piece at a time: the library makes a copy of whatever it is asked for."""
+    """Copy a stored tensor piece by piece, since the library copies whatever is requested."""
     if view.ndim == 0:
         view[...] = stored[...]
         return
@@ -242,9 +242,7 @@ def _fill(view, stored):
 def _network(function, name, metadata):
     """(network, its description, checksum or None, notes or None) of a file's metadata."""
     if _KEY not in metadata:
-        raise ValueError(
-            f"{function}: {name} is a safetensors file of something else: its metadata describes no nbprop network"
-        )
+        raise ValueError(f"{function}: {name} is a safetensors file, but its metadata describes no nbprop network")
     try:
         description = read_json(metadata[_KEY])
         version, config = description["format"], description["network"]
@@ -271,9 +269,9 @@ def _network(function, name, metadata):
 
 
 def _check_tensors(function, name, net, file):
-    """Every tensor is one that the network has, in its shape and of one dtype.
+    """Check that the tensors are those of the network, in shape, and of one dtype.
 
-    Returns what is stored of the layout of the network's layer state, and the dtype.
+    Returns the stored part of the layout of the layer state, and the dtype.
     """
     shapes = {path: slot.parameter.shape for path, slot in net.slots.items()}
     found, wanted, layout = set(file.keys()), set(shapes), {}
@@ -282,10 +280,10 @@ def _check_tensors(function, name, net, file):
         layout = layout if found & set(layout) else {}
         wanted |= set(layout)
         shapes |= {path: (size,) for path, (_, size) in layout.items()}
-    for said, paths in (("lacks", wanted - found), ("has, besides the network's,", found - wanted)):
+    for problem, paths in (("lacks", wanted - found), ("has, besides the network's,", found - wanted)):
         if paths:
             some = ", ".join(sorted(paths)[:10]) + (f" and {len(paths) - 10} more" if len(paths) > 10 else "")
-            raise ValueError(f"{function}: {name} {said} the tensor {brief(some)}")
+            raise ValueError(f"{function}: {name} {problem} the tensor {brief(some)}")
     dtypes = set()
     for path, shape in shapes.items():
         tensor = file.get_slice(path)
@@ -302,7 +300,7 @@ def _check_tensors(function, name, net, file):
 
 
 def _damage(name):
-    """What is wrong with a file that the library refuses: its size against the one that its header promises."""
+    """What is wrong with a file that the library refuses, from its size and the one that its header promises."""
     size = os.path.getsize(name)
     with open(name, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -312,7 +310,7 @@ def _damage(name):
         if begins != b"{":
             return "this is not a safetensors file"
         if 8 + length > size:
-            return f"the file is cut, or no safetensors file: {size} bytes, where its header alone needs {8 + length}"
+            return f"the file is truncated, or not safetensors: {size} bytes, but its header alone needs {8 + length}"
         try:
             header = read_json(begins + file.read(length - 1))
             ends = [tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__"]
@@ -320,9 +318,9 @@ def _damage(name):
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             return "its header is damaged, or this is not a safetensors file"
     if size < promised:
-        return f"the file is cut: {size} bytes of {promised}"
+        return f"the file is truncated: {size} bytes of {promised}"
     return (
         f"the file is too large: {size} bytes, where its header promises {promised}"
         if size > promised
-        else ("its header does not fit its contents")
+        else ("its header does not match its contents")
     )

@@ -1,4 +1,4 @@
-"""Pictures in files: what the demo and the examples share."""
+"""Pictures in files, for the demo and the examples."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ _KINDS = (".png", ".pdf", ".svg", ".jpg")
 
 
 def picture_path(text):
-    """A path for a picture, as argparse takes types: of a kind that can be drawn, in a folder that is there."""
+    """An argparse type: the path of a picture, with a known suffix, in an existing folder."""
     path = Path(text)
     if path.suffix.lower() not in _KINDS:
         raise argparse.ArgumentTypeError(f"must end in {', '.join(_KINDS[:-1])} or {_KINDS[-1]}, got {text!r}")
@@ -31,7 +31,7 @@ def picture_option(description, what):
 
 
 def save_picture(figure, path, **options):
-    """Write a figure of matplotlib's, whole or not at all; options as `savefig` takes them."""
+    """Write a matplotlib figure, atomically; options as in `savefig`."""
 
     kind = Path(path).suffix[1:].lower()
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind, **options))

@@ -1,4 +1,4 @@
-"""A progress bar where the user's tqdm can draw one."""
+"""A progress bar, if tqdm is installed."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ def _tqdm():
 
 
 def check_progress(function, progress):
-    """Refuse what `progress_bar` does not take, before any work."""
+    """Refuse what `progress_bar` does not accept, before any work."""
     if progress is not None and not isinstance(progress, bool):
         raise TypeError(f"{function}: progress must be True, False or None, got {type(progress).__name__}")
     if progress and _tqdm() is None:
@@ -32,7 +32,7 @@ def check_progress(function, progress):
 
 @contextlib.contextmanager
 def progress_bar(function, progress, total, begun, unit):
-    """A bar of steps, or something that takes the same calls and shows nothing.
+    """A progress bar, or an object with the same methods that shows nothing.
 
     progress: True, False, or None: when tqdm is installed and the output is a terminal. total: steps in all, or None.
     """

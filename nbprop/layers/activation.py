@@ -107,22 +107,22 @@ def scale_by_derivative(d, s, code):
             d[i] = d[i] * (s[i] + like(d[i], 1.0)) if s[i] <= 0 else d[i]
     elif code == GELU:
         for i in range(d.size):
-            d[i] *= f.gelu_slope(s[i])
+            d[i] *= f.gelu_derivative(s[i])
     elif code == GELU_TANH:
         for i in range(d.size):
-            d[i] *= f.gelu_tanh_slope(s[i])
+            d[i] *= f.gelu_tanh_derivative(s[i])
     elif code == SILU:
         for i in range(d.size):
-            d[i] *= f.silu_slope(s[i])
+            d[i] *= f.silu_derivative(s[i])
     elif code == SOFTPLUS:
         for i in range(d.size):
-            d[i] *= f.softplus_slope(s[i])
+            d[i] *= f.softplus_derivative(s[i])
     elif code == SIGMOID:
         for i in range(d.size):
-            d[i] *= f.sigmoid_slope(s[i])
+            d[i] *= f.sigmoid_derivative(s[i])
     elif code == TANH:
         for i in range(d.size):
-            d[i] *= f.tanh_slope(s[i])
+            d[i] *= f.tanh_derivative(s[i])
 
 
 @njit
@@ -133,13 +133,13 @@ def add_curvature(d_dot, d, s, s_dot, code):
             d_dot[i] += like(d[i], 0.0) if s[i] > 0 else d[i] * s_dot[i]
     elif code == GELU:
         for i in range(d.size):
-            d_dot[i] += d[i] * s_dot[i] * f.gelu_bend(s[i])
+            d_dot[i] += d[i] * s_dot[i] * f.gelu_second_derivative(s[i])
     elif code == GELU_TANH:
         for i in range(d.size):
-            d_dot[i] += d[i] * s_dot[i] * f.gelu_tanh_bend(s[i])
+            d_dot[i] += d[i] * s_dot[i] * f.gelu_tanh_second_derivative(s[i])
     elif code == SILU:
         for i in range(d.size):
-            d_dot[i] += d[i] * s_dot[i] * f.silu_bend(s[i])
+            d_dot[i] += d[i] * s_dot[i] * f.silu_second_derivative(s[i])
     elif code == SOFTPLUS:
         for i in range(d.size):
             d_dot[i] += d[i] * s_dot[i] * exp(-s[i])
@@ -183,7 +183,7 @@ def activation_second(d_dot, d, s, s_dot, n, size, code, part, parts):
     if code == TANH:
         # One pass, since little but memory limits it; three over 512 elements at a time took half as long again.
         for i in range(d.size):
-            slope = f.tanh_slope(s[i])
+            slope = f.tanh_derivative(s[i])
             d_dot[i] = d_dot[i] * slope - d[i] * s_dot[i] * like(slope, 2.0) * s[i]
             d[i] *= slope
         return

@@ -1,4 +1,4 @@
-"""The registry of losses: one file and one line each."""
+"""The registry of losses: one file, and one line here, for each."""
 
 from nbprop.losses.base import LOSSES, Loss
 from nbprop.losses.binary_cross_entropy import binary_cross_entropy
@@ -10,7 +10,7 @@ from nbprop.validation import choose
 
 
 def loss_named(loss):
-    """The loss of a name, or the loss itself."""
+    """The loss with a name, or the loss itself."""
     return loss if isinstance(loss, Loss) else choose("loss", loss, LOSSES)()
 
 

@@ -1,13 +1,15 @@
-"""What a loss is: a kernel that gives each row's loss l and dl/dy together, and their weighted mean.
+"""What a loss is: a kernel that computes the loss l of each row together with dl/dy, and their weighted mean.
 
 The loss of a call is sum(w l) / sum(w) over the samples, in nats for likelihoods; without weights every w is 1. Sums
 run in index order in float64, so their bits do not depend on threads.
 
-Where the output is a sequence, (n, T, ...) with the T of the network's input, and the call brings `lengths`, the mean
-runs over the positions that count: the sum over samples i and positions t below length_i of w_i l_it, divided by the
-sum of w_i length_i. A long sample weighs as much as its positions. Positions beyond have no loss and no gradient,
-whatever target and output hold there (class targets must still be classes). Nothing of this is in a loss's own kernels:
-`count_positions` turns the gradient of the mean over all positions into that over those which count.
+If the output is a sequence, (n, T, ...) with the T of the network's input, and the call has `lengths`, the mean runs
+over the positions within lengths: the sum over samples i and positions t < length_i of w_i l_it, divided by the sum of
+w_i length_i. So a sample weighs in proportion to its length. Positions beyond have neither loss nor gradient, whatever
+target and output hold there (class targets must still be classes). The kernels of a loss know nothing of this:
+`count_positions` converts the gradient of the mean over all positions into that over the positions within lengths.
+
+Dimensions: n samples; rows rows a sample, each with size (or classes) outputs; positions of a sequence.
 """
 
 import math
@@ -22,19 +24,20 @@ LOSSES: dict[str, type["Loss"]] = {}
 
 
 @njit
-def row_scale(weights, mass, rows, row):
-    """The factor w / (sum(w) rows) of one row's gradient; `rows` rows make a sample. Returns float64.
+def row_scale(weights, weight_sum, rows, row):
+    """w / (sum(w) rows), the factor of the gradient of one row, where a sample has `rows` rows; float64.
 
-    mass: ``total_weight(weights, n) * rows``, which a kernel computes once, and not for each row.
+    weight_sum: ``total_weight(weights, n) * rows``, which a kernel computes once, and not for each row. weights IN (n,)
+    or empty.
     """
     if weights.size == 0:
-        return 1.0 / mass
-    return weights[row // rows] / mass
+        return 1.0 / weight_sum
+    return weights[row // rows] / weight_sum
 
 
 @njit
 def total_weight(weights, n):
-    """sum(w) in float64, in index order; n without weights."""
+    """sum(w) in float64, in index order; n without weights. weights IN (n,) or empty."""
     if weights.size == 0:
         return float(n)
     total = 0.0
@@ -45,7 +48,7 @@ def total_weight(weights, n):
 
 @njit
 def _counted_weight(weights, n, positions, lengths_address, lengths_code):
-    """sum(w length) in float64, in index order."""
+    """sum(w length) in float64, in index order. weights IN (n,) or empty."""
     total = 0.0
     for i in range(n):
         length = float(length_at(lengths_address, lengths_code, i, positions))
@@ -55,7 +58,10 @@ def _counted_weight(weights, n, positions, lengths_address, lengths_code):
 
 @kernel
 def loss_mean(losses, weights, n, rows):
-    """sum(w l) / sum(w), l being the mean of a sample's rows. losses IN (n * rows,), weights IN (n,) or empty."""
+    """sum(w l) / sum(w), where l is the mean over the rows of a sample.
+
+    losses IN (n * rows,), weights IN (n,) or empty.
+    """
     total = 0.0
     for i in range(n):
         sample = 0.0
@@ -67,7 +73,7 @@ def loss_mean(losses, weights, n, rows):
 
 @kernel
 def loss_mean_of_positions(losses, weights, n, positions, rows, lengths_address, lengths_code):
-    """The mean of the losses of all positions that count, weighted by their samples.
+    """The weighted mean of the losses at all positions within lengths.
 
     losses IN (n, positions, rows), weights IN (n,) or empty.
     """
@@ -82,14 +88,14 @@ def loss_mean_of_positions(losses, weights, n, positions, rows, lengths_address,
 
 @kernel
 def count_positions(dy, weights, n, positions, size, lengths_address, lengths_code, part, parts):
-    """From the gradient of the mean over all positions to that over those that count, 0 at the others.
+    """From the gradient of the mean over all positions to that over those within lengths; 0 beyond.
 
-    dy INOUT (n, positions, size), weights IN (n,) or empty. Also the curvature's product.
+    dy INOUT (n, positions, size), weights IN (n,) or empty. Also for the product with the curvature.
     """
     if lengths_address == 0:
         return
-    whole = total_weight(weights, n) * positions
-    ratio = like(dy[0], whole / _counted_weight(weights, n, positions, lengths_address, lengths_code))
+    all_positions = total_weight(weights, n) * positions
+    ratio = like(dy[0], all_positions / _counted_weight(weights, n, positions, lengths_address, lengths_code))
     start, stop = share(n * positions, part, parts)
     for row in range(start, stop):
         here = dy[row * size : (row + 1) * size]
@@ -101,18 +107,18 @@ def count_positions(dy, weights, n, positions, size, lengths_address, lengths_co
 
 
 class Loss:
-    """A loss's description: a frozen dataclass; `kernel` computes losses and gradient, `curvature` H y'.
+    """The description of a loss, a frozen dataclass: `kernel` computes losses and gradient, `curvature` H y'.
 
-    `fisher` computes E[H] y', the expectation over targets drawn from the model, where the loss is the negative
-    logarithm of a likelihood; it is `curvature` where H does not depend on the target.
+    `fisher` computes E[H] y', the expectation over targets drawn from the model, if the loss is a negative log
+    likelihood; it is `curvature` if H does not depend on the target.
     """
 
     kind = ""
     kernel = None
     curvature = None
     fisher = None
-    target_range = (-math.inf, math.inf)  # where a real target lies, ends included: others are refused
-    applies: tuple = ()  # names of activations that turn an output into what the loss itself makes of it
+    target_range = (-math.inf, math.inf)  # range of a real target, ends included; others are refused
+    applies: tuple = ()  # activations that the loss applies to the output itself
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -123,7 +129,7 @@ class Loss:
         return output_shape, 0
 
     def rows(self, output_shape):
-        """How many rows of the last axis one sample has."""
+        """The number of rows, along the last axis, of one sample."""
         return math.prod(output_shape[:-1])
 
     def sizes(self, output_shape):
@@ -131,11 +137,11 @@ class Loss:
         return (output_shape[-1] if output_shape else 1,)
 
     def summands(self, y, target):
-        """(rows, m): what the losses of rows are summed up from, as computed, for `rounding_error`.
+        """(rows, m): the terms whose sum is the loss of each row, as computed, for `rounding_error`.
 
-        y (rows, outputs) float64; target (rows, of one row) float64, or (rows,) integers for classes.
+        y (rows, outputs) float64; target (rows, targets of a row) float64, or (rows,) integers for classes.
         """
-        raise NotImplementedError(f"loss {self.kind} does not tell what it is summed up from")
+        raise NotImplementedError(f"loss {self.kind} does not implement summands")
 
     def lower(self, build, y, dy):
         """Emit the loss of y and, unless dy is None, its gradient with respect to y into dy."""

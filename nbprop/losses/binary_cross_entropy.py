@@ -13,24 +13,25 @@ from nbprop.program.kernel import kernel
 
 @scalar_function
 def cross_entropy(y, t, delta):
+    """softplus(y) - t y, of one output; delta is not used."""
     return softplus(y) - t * y
 
 
 @scalar_function
-def cross_entropy_slope(y, t, delta):
+def cross_entropy_derivative(y, t, delta):
+    """Its derivative by y: sigmoid(y) - t."""
     return sigmoid(y) - t
 
 
 @kernel
 def binary_cross_entropy_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
-    """losses = mean over a row of softplus(z) - t z; dy = (sigmoid(z) - t) w / (sum(w) rows size), with z = y.
+    """l = mean over a row of softplus(z) - t z; dy = (sigmoid(z) - t) w / (sum(w) rows size), with z = y.
 
-    losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y IN, target IN (n * rows, size), weights IN (n,)
-    or empty.
-    softplus(z) - t z never overflows and keeps its digits for large |z|.
+    losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y and target IN (n * rows, size), weights IN (n,) or
+    empty. softplus(z) - t z never overflows, and keeps its digits for large |z|.
     """
     first, last = share(n * rows, part, parts)
-    mass = total_weight(weights, n) * rows
+    weight_sum = total_weight(weights, n) * rows
     for i in range(first, last):
         y_row, t_row = y[i * size : (i + 1) * size], target[i * size : (i + 1) * size]
         total = like(y[0], 0.0)
@@ -38,19 +39,22 @@ def binary_cross_entropy_kernel(losses, dy, y, target, weights, n, rows, size, p
             total += cross_entropy(y_row[j], t_row[j], total)
         losses[i] = total / like(total, size)
         if dy.size > 0:
-            factor = like(total, row_scale(weights, mass, rows, i) / size)
+            factor = like(total, row_scale(weights, weight_sum, rows, i) / size)
             d_row = dy[i * size : (i + 1) * size]
             for j in range(size):
-                d_row[j] = factor * cross_entropy_slope(y_row[j], t_row[j], total)
+                d_row[j] = factor * cross_entropy_derivative(y_row[j], t_row[j], total)
 
 
 @kernel
 def binary_cross_entropy_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, part, parts):
-    """dy_dot = p (1 - p) y_dot w / (sum(w) rows size), with p = sigmoid(y). Arrays as in the loss's kernel."""
+    """dy_dot = p (1 - p) y_dot w / (sum(w) rows size), with p = sigmoid(y).
+
+    dy_dot OUT, y_dot, y and target IN (n * rows, size), weights IN (n,) or empty; target is not read.
+    """
     first, last = share(n * rows, part, parts)
-    mass = total_weight(weights, n) * rows
+    weight_sum = total_weight(weights, n) * rows
     for i in range(first, last):
-        factor = like(y[0], row_scale(weights, mass, rows, i) / size)
+        factor = like(y[0], row_scale(weights, weight_sum, rows, i) / size)
         for j in range(i * size, (i + 1) * size):
             p = sigmoid(y[j])
             dy_dot[j] = factor * p * (like(p, 1.0) - p) * y_dot[j]

@@ -15,11 +15,11 @@ from nbprop.program.kernel import kernel
 def gaussian_nll_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
     """l = mean over k of (s + (t - m)^2 e^-s) / 2, where a row of y holds k means m, then k log variances s.
 
-    losses OUT (n * rows,), dy OUT (n * rows, 2 k) or empty, y IN (n * rows, 2 k), target IN (n * rows, k), weights IN
-    (n,) or empty; size is k. The constant log(2 pi) / 2 is left out.
+    losses OUT (n * rows,), dy OUT (n * rows, 2 size) or empty, y IN (n * rows, 2 size), target IN (n * rows, size),
+    weights IN (n,) or empty; size is k. The constant log(2 pi) / 2 is left out.
     """
     first, last = share(n * rows, part, parts)
-    mass = total_weight(weights, n) * rows
+    weight_sum = total_weight(weights, n) * rows
     half = like(y[0], 0.5)
     for i in range(first, last):
         y_row, t_row = y[2 * i * size : 2 * (i + 1) * size], target[i * size : (i + 1) * size]
@@ -29,7 +29,7 @@ def gaussian_nll_kernel(losses, dy, y, target, weights, n, rows, size, part, par
             total += half * (y_row[size + j] + error * error * exp(-y_row[size + j]))
         losses[i] = total / like(total, size)
         if dy.size > 0:
-            factor = like(half, row_scale(weights, mass, rows, i) / size)
+            factor = like(half, row_scale(weights, weight_sum, rows, i) / size)
             d_row = dy[2 * i * size : 2 * (i + 1) * size]
             for j in range(size):
                 error = y_row[j] - t_row[j]
@@ -42,15 +42,15 @@ def gaussian_nll_kernel(losses, dy, y, target, weights, n, rows, size, part, par
 def gaussian_nll_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, part, parts):
     """dy_dot = H y_dot: with e = m - t and r = exp(-s), H = [[r, -e r], [-e r, e^2 r / 2]] for each target.
 
-    dy_dot OUT, y_dot and y IN (n * rows, 2 k), target IN (n * rows, k), weights IN (n,) or empty; size is k.
+    dy_dot OUT, y_dot and y IN (n * rows, 2 size), target IN (n * rows, size), weights IN (n,) or empty; size is k.
     """
     first, last = share(n * rows, part, parts)
-    mass = total_weight(weights, n) * rows
+    weight_sum = total_weight(weights, n) * rows
     half = like(y[0], 0.5)
     for i in range(first, last):
         here = slice(2 * i * size, 2 * (i + 1) * size)
         y_row, change, out, t_row = y[here], y_dot[here], dy_dot[here], target[i * size : (i + 1) * size]
-        factor = like(half, row_scale(weights, mass, rows, i) / size)
+        factor = like(half, row_scale(weights, weight_sum, rows, i) / size)
         for j in range(size):
             error, precision = y_row[j] - t_row[j], exp(-y_row[size + j])
             out[j] = factor * precision * (change[j] - error * change[size + j])
@@ -59,17 +59,18 @@ def gaussian_nll_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, par
 
 @kernel
 def gaussian_nll_fisher(dy_dot, y_dot, y, target, weights, n, rows, size, part, parts):
-    """dy_dot = E[H] y_dot: with r = exp(-s), E[H] = [[r, 0], [0, 1 / 2]] for each target.
+    """dy_dot = E[H] y_dot: with r = exp(-s), E[H] = [[r, 0], [0, 1 / 2]], since E[e] = 0 and E[e^2] = 1 / r.
 
-    Since E[e] = 0 and E[e^2] = 1 / r. Arrays as in `gaussian_nll_curvature`; target is not read.
+    dy_dot OUT, y_dot and y IN (n * rows, 2 size), target IN (n * rows, size), weights IN (n,) or empty; size is k;
+    target is not read.
     """
     first, last = share(n * rows, part, parts)
-    mass = total_weight(weights, n) * rows
+    weight_sum = total_weight(weights, n) * rows
     half = like(y[0], 0.5)
     for i in range(first, last):
         here = slice(2 * i * size, 2 * (i + 1) * size)
         y_row, change, out = y[here], y_dot[here], dy_dot[here]
-        factor = like(half, row_scale(weights, mass, rows, i) / size)
+        factor = like(half, row_scale(weights, weight_sum, rows, i) / size)
         for j in range(size):
             out[j] = factor * exp(-y_row[size + j]) * change[j]
             out[size + j] = factor * half * change[size + j]

@@ -15,12 +15,14 @@ from nbprop.validation import number
 
 @scalar_function
 def huber_value(y, t, delta):
+    """Huber's loss of one output."""
     error, half = abs(y - t), like(y, 0.5)
     return delta * (error - half * delta) if error > delta else half * error * error
 
 
 @scalar_function
-def huber_slope(y, t, delta):
+def huber_derivative(y, t, delta):
+    """Its derivative by y: clip(y - t, -delta, delta)."""
     error = y - t
     error = delta if error > delta else error
     return -delta if error < -delta else error
@@ -28,13 +30,13 @@ def huber_slope(y, t, delta):
 
 @kernel
 def huber_kernel(losses, dy, y, target, weights, n, rows, size, delta_bits, part, parts):
-    """losses = mean over a row of Huber's loss; dy = clip(y - t, -delta, delta) w / (sum(w) rows size).
+    """l = mean over a row of Huber's loss; dy = clip(y - t, -delta, delta) w / (sum(w) rows size).
 
-    losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y IN, target IN (n * rows, size), weights IN (n,) or
+    losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y and target IN (n * rows, size), weights IN (n,) or
     empty; delta_bits: delta as the bits of a float64.
     """
     first, last = share(n * rows, part, parts)
-    mass = total_weight(weights, n) * rows
+    weight_sum = total_weight(weights, n) * rows
     delta = like(y[0], double_of_word(delta_bits))
     for i in range(first, last):
         y_row, t_row = y[i * size : (i + 1) * size], target[i * size : (i + 1) * size]
@@ -43,20 +45,24 @@ def huber_kernel(losses, dy, y, target, weights, n, rows, size, delta_bits, part
             total += huber_value(y_row[j], t_row[j], delta)
         losses[i] = total / like(total, size)
         if dy.size > 0:
-            factor = like(delta, row_scale(weights, mass, rows, i) / size)
+            factor = like(delta, row_scale(weights, weight_sum, rows, i) / size)
             d_row = dy[i * size : (i + 1) * size]
             for j in range(size):
-                d_row[j] = factor * huber_slope(y_row[j], t_row[j], delta)
+                d_row[j] = factor * huber_derivative(y_row[j], t_row[j], delta)
 
 
 @kernel
 def huber_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, delta_bits, part, parts):
-    """dy_dot = y_dot w / (sum(w) rows size) where |y - t| <= delta, else 0. Arrays as in `huber_kernel`."""
+    """dy_dot = y_dot w / (sum(w) rows size) where |y - t| <= delta, else 0.
+
+    dy_dot OUT, y_dot, y and target IN (n * rows, size), weights IN (n,) or empty; delta_bits: delta as the bits of a
+    float64.
+    """
     first, last = share(n * rows, part, parts)
-    mass = total_weight(weights, n) * rows
+    weight_sum = total_weight(weights, n) * rows
     delta = like(y[0], double_of_word(delta_bits))
     for i in range(first, last):
-        factor = like(delta, row_scale(weights, mass, rows, i) / size)
+        factor = like(delta, row_scale(weights, weight_sum, rows, i) / size)
         for j in range(i * size, (i + 1) * size):
             dy_dot[j] = factor * y_dot[j] if abs(y[j] - target[j]) <= delta else like(delta, 0.0)
 
@@ -65,16 +71,18 @@ def huber_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, delta_bits
 def huber_fisher(dy_dot, y_dot, y, target, weights, n, rows, size, delta_bits, part, parts):
     """dy_dot = c y_dot w / (sum(w) rows size), c = P(|e| <= delta) under the density exp(-l(e)) / Z.
 
-    Huber 1964, section 4; Z = sqrt(2 pi) erf(delta / sqrt 2) + 2 exp(-delta^2 / 2) / delta. Arrays as in
-    `huber_kernel`; target is not read.
+    Huber 1964, section 4; Z = sqrt(2 pi) erf(delta / sqrt 2) + 2 exp(-delta^2 / 2) / delta.
+
+    dy_dot OUT, y_dot, y and target IN (n * rows, size), weights IN (n,) or empty; delta_bits: delta as the bits of a
+    float64; target is not read.
     """
     first, last = share(n * rows, part, parts)
-    mass = total_weight(weights, n) * rows
+    weight_sum = total_weight(weights, n) * rows
     delta = double_of_word(delta_bits)
     inside = math.sqrt(2.0 * math.pi) * math.erf(delta * math.sqrt(0.5))
     chance = inside / (inside + 2.0 * math.exp(-0.5 * delta * delta) / delta)
     for i in range(first, last):
-        factor = like(y[0], chance * row_scale(weights, mass, rows, i) / size)
+        factor = like(y[0], chance * row_scale(weights, weight_sum, rows, i) / size)
         for j in range(i * size, (i + 1) * size):
             dy_dot[j] = factor * y_dot[j]
 

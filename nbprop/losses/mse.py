@@ -12,21 +12,23 @@ from nbprop.program.kernel import kernel
 
 @scalar_function
 def squared_error(y, t, delta):
+    """(y - t)^2, of one output; delta is not used."""
     return (y - t) * (y - t)
 
 
 @scalar_function
-def squared_error_slope(y, t, delta):
+def squared_error_derivative(y, t, delta):
+    """Its derivative by y: 2 (y - t)."""
     return like(y, 2.0) * (y - t)
 
 
-# Shorter rows are summed in index order, which takes less time than to join partial sums.
+# Shorter rows are summed in index order, which is faster than combining partial sums.
 _LONG = 32
 
 
 @njit
 def _squares(y, target):
-    """The sum of (y - t)^2 over a row."""
+    """sum((y - t)^2) over a row. y and target IN (size,)."""
     if y.size >= _LONG:
         return row_squares_between(y, target)
     total = like(y[0], 0.0)
@@ -37,21 +39,21 @@ def _squares(y, target):
 
 @kernel
 def mse_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
-    """losses = mean (y - t)^2 of each row; dy = 2 (y - t) w / (sum(w) rows size).
+    """l = mean over a row of (y - t)^2; dy = 2 (y - t) w / (sum(w) rows size).
 
-    losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y IN, target IN (n * rows, size), weights IN (n,)
-    or empty.
+    losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y and target IN (n * rows, size), weights IN (n,) or
+    empty.
     """
     first, last = share(n * rows, part, parts)
     if weights.size == 0:
         _equal_weights(losses, dy, y, target, n * rows, size, first, last)
         return
-    mass = total_weight(weights, n) * rows
+    weight_sum = total_weight(weights, n) * rows
     for i in range(first, last):
         y_row, t_row = y[i * size : (i + 1) * size], target[i * size : (i + 1) * size]
         losses[i] = _squares(y_row, t_row) / like(y[0], size)
         if dy.size > 0:
-            factor = like(y[0], 2.0 * row_scale(weights, mass, rows, i) / size)
+            factor = like(y[0], 2.0 * row_scale(weights, weight_sum, rows, i) / size)
             d_row = dy[i * size : (i + 1) * size]
             for j in range(size):
                 d_row[j] = factor * (y_row[j] - t_row[j])
@@ -59,7 +61,10 @@ def mse_kernel(losses, dy, y, target, weights, n, rows, size, part, parts):
 
 @njit
 def _equal_weights(losses, dy, y, target, total_rows, size, first, last):
-    """Rows first to last with equal weights, in flat loops: one for each row of one output costs more than its work."""
+    """Rows first to last without weights, in flat loops, since with one output a row, a loop per row is overhead.
+
+    losses OUT (total_rows,), dy OUT (total_rows, size) or empty, y and target IN (total_rows, size).
+    """
     y, target = y[first * size : last * size], target[first * size : last * size]
     if dy.size > 0:
         dy = dy[first * size : last * size]
@@ -77,20 +82,23 @@ def _equal_weights(losses, dy, y, target, total_rows, size, first, last):
 
 @kernel
 def mse_curvature(dy_dot, y_dot, y, target, weights, n, rows, size, part, parts):
-    """dy_dot = 2 y_dot w / (sum(w) rows size). dy_dot OUT, y_dot IN (n * rows, size), weights IN (n,) or empty."""
+    """dy_dot = 2 y_dot w / (sum(w) rows size).
+
+    dy_dot OUT, y_dot, y and target IN (n * rows, size), weights IN (n,) or empty; y and target are not read.
+    """
     first, last = share(n * rows, part, parts)
-    mass = total_weight(weights, n) * rows
+    weight_sum = total_weight(weights, n) * rows
     if weights.size == 0:
-        _scaled(dy_dot[first * size : last * size], y_dot[first * size : last * size], 2.0 / (mass * size))
+        _scaled(dy_dot[first * size : last * size], y_dot[first * size : last * size], 2.0 / (weight_sum * size))
         return
     for i in range(first, last):
         here = slice(i * size, (i + 1) * size)
-        _scaled(dy_dot[here], y_dot[here], 2.0 * row_scale(weights, mass, rows, i) / size)
+        _scaled(dy_dot[here], y_dot[here], 2.0 * row_scale(weights, weight_sum, rows, i) / size)
 
 
 @njit
 def _scaled(y, x, factor):
-    """y = factor x."""
+    """y = factor x. y OUT, x IN (size,)."""
     factor = like(y[0], factor)
     for i in range(y.size):
         y[i] = factor * x[i]

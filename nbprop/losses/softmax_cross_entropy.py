@@ -18,50 +18,50 @@ from nbprop.program.kernel import kernel
 def softmax_cross_entropy_kernel(
     losses, dy, y, target, weights, n, rows, classes, target_address, target_code, part, parts
 ):
-    """losses = log(sum exp(z)) - z[class] of each row; dy = (softmax(z) - onehot) w / (sum(w) rows), with z = y.
+    """l = log(sum exp(z)) - z[class] of each row; dy = (softmax(z) - onehot) w / (sum(w) rows), with z = y.
 
-    losses OUT (n * rows,), dy OUT (n * rows, classes) or empty, y IN (n * rows, classes), weights IN (n,) or empty. The
-    classes are integers of any width at target_address (`target` is empty).
+    losses OUT (n * rows,), dy OUT (n * rows, classes) or empty, y IN (n * rows, classes), weights IN (n,) or empty;
+    target IN (0,), empty: the classes are n * rows integers of any width at target_address.
     """
     first, last = share(n * rows, part, parts)
-    mass = total_weight(weights, n) * rows
+    weight_sum = total_weight(weights, n) * rows
     for i in range(first, last):
         z = y[i * classes : (i + 1) * classes]
         chosen = integer_at(target_address, target_code, i)
-        top = row_max(z)
+        z_max = row_max(z)
         if dy.size > 0:
             p = dy[i * classes : (i + 1) * classes]
             for j in range(classes):
-                p[j] = exp(z[j] - top)
+                p[j] = exp(z[j] - z_max)
             total = p[0]
             for j in range(1, classes):
                 total += p[j]
-            factor = like(total, row_scale(weights, mass, rows, i))
+            factor = like(total, row_scale(weights, weight_sum, rows, i))
             scale = factor / total
             for j in range(classes):
                 p[j] *= scale
             p[chosen] -= factor
         else:
-            total = exp(z[0] - top)
+            total = exp(z[0] - z_max)
             for j in range(1, classes):
-                total += exp(z[j] - top)
-        losses[i] = log(total) + (top - z[chosen])
+                total += exp(z[j] - z_max)
+        losses[i] = log(total) + (z_max - z[chosen])
 
 
 @kernel
 def softmax_cross_entropy_curvature(dy_dot, y_dot, y, target, weights, n, rows, classes, part, parts):
     """dy_dot = p (y_dot - sum(p y_dot)) w / (sum(w) rows) in each row, with p = softmax(y).
 
-    dy_dot OUT, y_dot and y IN (n * rows, classes), weights IN (n,) or empty.
+    dy_dot OUT, y_dot and y IN (n * rows, classes), weights IN (n,) or empty; target IN (0,), empty.
     """
     first, last = share(n * rows, part, parts)
-    mass = total_weight(weights, n) * rows
+    weight_sum = total_weight(weights, n) * rows
     for i in range(first, last):
         here = slice(i * classes, (i + 1) * classes)
         p, change = dy_dot[here], y_dot[here]
         softmax_row(p, y[here])
         along = row_dot(p, change)
-        factor = like(along, row_scale(weights, mass, rows, i))
+        factor = like(along, row_scale(weights, weight_sum, rows, i))
         for j in range(classes):
             p[j] *= factor * (change[j] - along)
 
@@ -75,9 +75,9 @@ class SoftmaxCrossEntropy(Loss):
     applies = ("softmax", "sigmoid")
 
     def summands(self, y, target):
-        top = y.max(1)
-        total = np.log(np.exp(y - top[:, None]).sum(1))
-        return np.stack([total, top - y[np.arange(len(y)), target]], 1)
+        z_max = y.max(1)
+        total = np.log(np.exp(y - z_max[:, None]).sum(1))
+        return np.stack([total, z_max - y[np.arange(len(y)), target]], 1)
 
     def target(self, output_shape):
         if not output_shape:

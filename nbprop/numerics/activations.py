@@ -1,7 +1,7 @@
 """Activations and their derivatives as scalar functions, written once for CPU loops and CUDA kernels.
 
-`value_of(x, code)` is f(x); `slope_of(s, code)` is f', where s is x for the codes in NEEDS_INPUT and y = f(x) for the
-others. Loops that must vectorise branch on the code outside and call the function of one activation.
+`value_of(x, code)` is f(x); `derivative_of(s, code)` is f', where s is x for the codes in NEEDS_INPUT, and y = f(x) for
+the others. Loops that must vectorise branch on the code outside, and call the function of one activation.
 
 Sources: ReLU, Nair & Hinton 2010; leaky ReLU, Maas et al. 2013 (slope 0.01); ELU, Clevert et al. 2016 (alpha 1); GELU,
 Hendrycks & Gimpel 2016, section 2; SiLU, Elfwing et al. 2018; softplus, Dugas et al. 2001.
@@ -28,7 +28,7 @@ ACTIVATIONS = {
     "tanh": TANH,
     "softmax": SOFTMAX,
 }
-# f' needs x itself; for all others it is written in y.
+# f' is a function of x; for all others it is written as a function of y.
 NEEDS_INPUT = frozenset({GELU, GELU_TANH, SILU})
 # f(max(x)) = max(f(x)).
 MONOTONE = frozenset({RELU, LEAKY_RELU, ELU, SOFTPLUS, SIGMOID, TANH})
@@ -41,131 +41,147 @@ SLOPE = 0.01
 
 
 @scalar_function
-def _floored(x):
-    """x, or -1000 where it is below: f and f' are as at -infinity from there on, and 0 times infinity is no number."""
+def _bounded_below(x):
+    """max(x, -1000): f and f' have reached their limits there, and 0 times infinity would be NaN."""
     return like(x, -1000.0) if x < like(x, -1000.0) else x
 
 
 @scalar_function
-def _clamped(x):
-    """x within -1000..1000, where f' and f'' are as at the infinities: no power of x overflows. NaN stays NaN."""
-    x = _floored(x)
+def _bounded(x):
+    """x within -1000..1000, beyond which f' and f'' are constant, so that no power of x overflows. NaN stays NaN."""
+    x = _bounded_below(x)
     return like(x, 1000.0) if x > like(x, 1000.0) else x
 
 
 @scalar_function
 def relu(x):
+    """max(x, 0); NaN for NaN."""
     return like(x, 0.0) if x <= 0 else x
 
 
 @scalar_function
 def leaky_relu(x):
+    """x, or 0.01 x where x is negative."""
     return x * like(x, SLOPE) if x <= 0 else x
 
 
 @scalar_function
 def elu(x):
+    """x, or e^x - 1 where x is negative."""
     return expm1(x) if x <= 0 else x
 
 
 @scalar_function
-def elu_slope(y):
+def elu_derivative(y):
+    """f', from y = f(x)."""
     return y + like(y, 1.0) if y <= 0 else like(y, 1.0)
 
 
 @scalar_function
 def gaussian_cdf(x):
+    """The standard normal distribution function."""
     return like(x, 0.5) * (like(x, 1.0) + erf(x * like(x, ROOT_HALF)))
 
 
 @scalar_function
 def gaussian_density(x):
+    """The standard normal density."""
     return like(x, ONE_OVER_ROOT_2_PI) * exp(like(x, -0.5) * x * x)
 
 
 @scalar_function
 def gelu(x):
-    x = _floored(x)
+    """x times the standard normal distribution function of x."""
+    x = _bounded_below(x)
     return x * gaussian_cdf(x)
 
 
 @scalar_function
-def gelu_slope(x):
-    x = _clamped(x)
+def gelu_derivative(x):
+    """f', from x."""
+    x = _bounded(x)
     return gaussian_cdf(x) + x * gaussian_density(x)
 
 
 @scalar_function
-def gelu_bend(x):
-    """f''."""
-    x = _clamped(x)
+def gelu_second_derivative(x):
+    """f'', from x."""
+    x = _bounded(x)
     return gaussian_density(x) * (like(x, 2.0) - x * x)
 
 
 @scalar_function
 def gelu_tanh_inner(x):
+    """tanh(sqrt(2 / pi) (x + 0.044715 x^3))."""
     return tanh(like(x, ROOT_2_OVER_PI) * (x + like(x, CUBIC) * x * x * x))
 
 
 @scalar_function
 def gelu_tanh(x):
-    x = _floored(x)
+    """The approximation of gelu by tanh."""
+    x = _bounded_below(x)
     return like(x, 0.5) * x * (like(x, 1.0) + gelu_tanh_inner(x))
 
 
 @scalar_function
-def gelu_tanh_slope(x):
-    x = _clamped(x)
+def gelu_tanh_derivative(x):
+    """f', from x."""
+    x = _bounded(x)
     t = gelu_tanh_inner(x)
     inner = like(x, ROOT_2_OVER_PI) * (like(x, 1.0) + like(x, 3 * CUBIC) * x * x)
-    slope = (like(x, 1.0) - t * t) * inner
-    return like(x, 0.5) * (like(x, 1.0) + t) + like(x, 0.5) * x * slope
+    outer = (like(x, 1.0) - t * t) * inner
+    return like(x, 0.5) * (like(x, 1.0) + t) + like(x, 0.5) * x * outer
 
 
 @scalar_function
-def gelu_tanh_bend(x):
-    """f''."""
-    x = _clamped(x)
+def gelu_tanh_second_derivative(x):
+    """f'', from x."""
+    x = _bounded(x)
     t = gelu_tanh_inner(x)
     inner = like(x, ROOT_2_OVER_PI) * (like(x, 1.0) + like(x, 3 * CUBIC) * x * x)
-    bend = like(x, 6 * CUBIC * ROOT_2_OVER_PI) * x
-    rest = like(x, 1.0) - t * t
-    return rest * (inner + like(x, 0.5) * x * (bend - like(x, 2.0) * t * inner * inner))
+    inner_derivative = like(x, 6 * CUBIC * ROOT_2_OVER_PI) * x
+    one_minus_square = like(x, 1.0) - t * t
+    return one_minus_square * (inner + like(x, 0.5) * x * (inner_derivative - like(x, 2.0) * t * inner * inner))
 
 
 @scalar_function
 def silu(x):
-    x = _floored(x)
+    """x sigmoid(x)."""
+    x = _bounded_below(x)
     return x * sigmoid(x)
 
 
 @scalar_function
-def silu_slope(x):
-    x = _clamped(x)
+def silu_derivative(x):
+    """f', from x."""
+    x = _bounded(x)
     p = sigmoid(x)
     return p * (like(p, 1.0) + x * (like(p, 1.0) - p))
 
 
 @scalar_function
-def silu_bend(x):
-    """f''."""
-    x = _clamped(x)
+def silu_second_derivative(x):
+    """f'', from x."""
+    x = _bounded(x)
     p = sigmoid(x)
     return p * (like(p, 1.0) - p) * (like(p, 2.0) + x * (like(p, 1.0) - like(p, 2.0) * p))
 
 
 @scalar_function
-def softplus_slope(y):
+def softplus_derivative(y):
+    """f', from y = f(x)."""
     return -expm1(-y)
 
 
 @scalar_function
-def sigmoid_slope(y):
+def sigmoid_derivative(y):
+    """f', from y = f(x)."""
     return y * (like(y, 1.0) - y)
 
 
 @scalar_function
-def tanh_slope(y):
+def tanh_derivative(y):
+    """f', from y = f(x)."""
     return like(y, 1.0) - y * y
 
 
@@ -194,7 +210,7 @@ def value_of(x, code):
 
 
 @njit
-def slope_of(s, code):
+def derivative_of(s, code):
     """f' of the activation with this code; s is x for the codes in NEEDS_INPUT, y for the others."""
     one = like(s, 1.0)
     if code == RELU:
@@ -202,17 +218,17 @@ def slope_of(s, code):
     if code == LEAKY_RELU:
         return like(s, SLOPE) if s <= 0 else one
     if code == ELU:
-        return elu_slope(s)
+        return elu_derivative(s)
     if code == GELU:
-        return gelu_slope(s)
+        return gelu_derivative(s)
     if code == GELU_TANH:
-        return gelu_tanh_slope(s)
+        return gelu_tanh_derivative(s)
     if code == SILU:
-        return silu_slope(s)
+        return silu_derivative(s)
     if code == SOFTPLUS:
-        return softplus_slope(s)
+        return softplus_derivative(s)
     if code == SIGMOID:
-        return sigmoid_slope(s)
+        return sigmoid_derivative(s)
     if code == TANH:
-        return tanh_slope(s)
+        return tanh_derivative(s)
     return one

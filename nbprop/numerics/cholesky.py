@@ -1,12 +1,12 @@
-"""The Cholesky factor of a symmetric positive definite matrix, in blocks: nearly all of it is the matrix product.
+"""The Cholesky factor of a symmetric positive definite matrix, in blocks, so that nearly all of it is a matrix product.
 
-A = L L^T, one block of columns after the other (Golub and Van Loan 2013, "Matrix Computations", section 4.2.6, in its
-outer product form): factor the block on the diagonal, solve for the rows below it, subtract their products from what
-remains.
+A = L L^T, one block of columns at a time (Golub and Van Loan 2013, "Matrix Computations", section 4.2.6, in outer
+product form): factor the diagonal block, solve for the rows below it, and subtract their products from the remaining
+matrix.
 
-The bits are those of the plain loop over i, j and k: L[i, j] starts as A[i, j], loses L[i, k] L[j, k] for k = 0, 1, ...
-in that order, each with one fused multiply-add, and is divided by L[j, j]. The products subtract by adding the negated
-panel, which rounds the same.
+The result is bitwise that of the plain loop over i, j and k: L[i, j] starts as A[i, j], L[i, k] L[j, k] is subtracted
+for k = 0, 1, ... in order, each with one fused multiply-add, and the result is divided by L[j, j]. The products
+subtract by adding the negated panel, which rounds identically.
 """
 
 import numpy as np
@@ -19,25 +19,25 @@ from nbprop.numerics.gemm.microkernel import pointer
 # Columns of a block. At 1,441 columns 32, 64, 96 and 128 were within 10 % of each other.
 BLOCK = 64
 
-# A panel is solved so many rows at a time, which stay in the second level cache.
+# Rows of a panel that are solved at a time, which stay in the L2 cache.
 _ROWS = 256
 
 
 @njit
 def _panel_stride(n):
-    """Elements between the rows of a transposed panel: whole cache lines; never 1, which `product` sums in lanes."""
+    """Row stride of a transposed panel: whole cache lines; never 1, where `product` sums in another order."""
     return (max(n - BLOCK, 0) + 7) // 8 * 8
 
 
 @njit
 def cholesky_scratch(n):
-    """Elements of scratch that `cholesky` needs for (n, n)."""
+    """Elements of scratch that `cholesky` needs for a matrix (n, n)."""
     return BLOCK * _panel_stride(n) + gemm_scratch(BLOCK, n, BLOCK, 1)
 
 
 @njit
 def _factor_block(lower, first, size, n):
-    """Factor the block on the diagonal at (first, first); False where it is not positive definite."""
+    """Factor the diagonal block at (first, first); False if it is not positive definite. lower INOUT (n, n)."""
     for i in range(first, first + size):
         row_i = lower[i * n : i * n + n]
         for j in range(first, i + 1):
@@ -56,9 +56,10 @@ def _factor_block(lower, first, size, n):
 
 @njit
 def _solve_panel(panel, stride, lower, first, size, n):
-    """Solve L21 L11^T = A21 for the rows below a block; L21 into lower, and -L21^T into panel (size, stride).
+    """Solve L21 L11^T = A21 for the rows below a block.
 
-    The panel is transposed so that the loop over the rows of A21, which do not wait for each other, fills the vectors.
+    lower INOUT (n, n): A21 in, L21 out; panel OUT (size, stride): -L21^T, transposed so that the inner loop runs over
+    the rows of A21, which are independent and vectorise.
     """
     begin = first + size
     for chunk in range(begin, n, _ROWS):
@@ -86,10 +87,10 @@ def _solve_panel(panel, stride, lower, first, size, n):
 
 @njit
 def cholesky(lower, scratch, n):
-    """Factor in place; False where the matrix is not positive definite, and lower then holds no factor.
+    """Factor A = L L^T in place; False if A is not positive definite, and then lower holds no factor.
 
-    lower INOUT (n, n) row-major: the matrix, then its factor; nothing above the diagonal's blocks is read or written.
-    scratch: `cholesky_scratch(n)` elements.
+    lower INOUT (n, n), row-major: A in, L out; nothing above the diagonal blocks is read or written. scratch:
+    `cholesky_scratch(n)` elements.
     """
     stride = _panel_stride(n)
     panel, rest = scratch[: BLOCK * stride], scratch[BLOCK * stride :]

@@ -1,28 +1,30 @@
 """The three matrix products of a convolution, without the matrix of windows.
 
-A *window* is what one output pixel sees: kernel_h x kernel_w pixels of the padded image, one every `dilation`, with the
-channels of one group. Were all windows written out as the rows of a matrix ("im2col"; Chellapilla, Puri and Simard
+A *window* is what one output pixel sees: kernel_h x kernel_w pixels of the padded image, `dilation` apart, with the
+channels of one group. If all windows were written out as the rows of a matrix ("im2col"; Chellapilla, Puri and Simard
 2006, "High performance convolutional neural networks for document processing", section 3), a convolution, its weight
 gradient and its input gradient would be
 
     y = windows W,    dW = windows^T dy,    dx = the sum over the windows, each at its place, of dy W^T.
 
-That matrix is kernel_h * kernel_w times the image, and need not exist. A window is a few *lines* of the image, each
-contiguous: kernel rows, or single pixels where dilation or groups leave gaps between them. The windows of neighbouring
-pixels lie at equal distances. So they are the rows of a matrix in segments, as the register tile takes them
-(microkernel.py): `windows_product` multiplies them where they are with packed parts of W, and `windows_gradient` turned
-over with dy. Any stride, dilation and group is a matter of distances.
+That matrix is kernel_h * kernel_w times as large as the image, and is never formed. A window consists of a few *lines*
+of the image, each contiguous: kernel rows, or single pixels if dilation or groups leave gaps between them. The windows
+of neighbouring pixels are at equal distances, so they are the rows of a matrix in segments, as the register tile takes
+them (microkernel.py): `windows_product` multiplies them in place with packed parts of W, and `windows_gradient`,
+transposed, with dy. Stride, dilation and groups only change distances.
 
-dx is a product of the first kind where a stride is 1 and the image is not much larger than the output: the windows are
-those of dy, padded, and W is turned around. Elsewhere `windows_scatter` makes, for each row of the image, one product
-of all kernel rows that meet in it, and adds the product's rows to the image where they overlap.
+dx is a product of the first kind if the stride is 1 and the image is not much larger than the output: then the windows
+are those of the padded dy, and W is reversed. Otherwise `windows_scatter` computes, for each row of the image, one
+product of all kernel rows that contribute to it, and adds the rows of the product to the image, where they overlap.
 
 Measured at 64 channels to 64 filters, 3 x 3, on 28 x 28: 92 % of the multiply-add peak. Gathering windows into a strip
-first, for products of full tiles, lost 9 % of the forward product and 12 % of dW to the copying.
+first, to multiply full tiles only, lost 9 % of the forward product and 12 % of dW to the copying.
 
-Pixels are counted over the whole batch; the elements of a window in the order of the weight's rows: kernel row, kernel
-column, channel. The bits: y and dW are sums in index order, as in gemm/blocked.py, whatever the shares. An element of
-dx from `windows_scatter` is a sum in an order that depends on the sizes alone: threads share whole samples.
+Pixels are counted over the whole batch; the elements of a window in the order of the rows of the weight: kernel row,
+kernel column, channel. y and dW are sums in index order, as in gemm/blocked.py, however the work is divided. Each
+element of dx from `windows_scatter` is a sum in an order that depends on the sizes alone: threads divide whole samples.
+
+Dimensions: n images (height, width, channels), padded; kernel_h x kernel_w taps; output (n, out_h, out_w, filters).
 """
 
 from math import gcd
@@ -35,12 +37,12 @@ from nbprop.numerics.gemm.entry import segmented_product
 from nbprop.numerics.gemm.microkernel import HEIGHTS, add, copy, itemsize, pointer, transpose_square
 from nbprop.numerics.partition import share
 
-# What stays in the second level cache: a packed part of W, half of 1 MiB; the part of dy that dW takes, a quarter.
+# What stays in an L2 cache of 1 MiB: a packed part of W takes a half, the part of dy that dW reads a quarter.
 _PACKED_BYTES = 512 * 1024
 _BLOCK_BYTES = 256 * 1024
-# The most columns of a packed part of W^T.
+# Maximum number of columns of a packed part of W^T.
 _PACKED_COLUMNS = 512
-# The most kernel rows in a packed part of W^T.
+# Maximum number of kernel rows in a packed part of W^T.
 _MEETING = 32
 # Elements of a strip of dy W^T.
 _STRIP = 3 * 1024
@@ -49,7 +51,7 @@ _ROWS = HEIGHTS[0]
 
 
 class Windows(NamedTuple):
-    """The padded images (n, height, width, channels), and how the windows of (n, out_h, out_w) pixels lie in them."""
+    """The padded images (n, height, width, channels), and the windows of (n, out_h, out_w) pixels in them."""
 
     height: int
     width: int
@@ -72,16 +74,16 @@ def windows_scratch(threads):
 
 @njit
 def _even(total, most):
-    """The length of pieces, at most `most` long, that cut `total` into as few and as equal ones as possible."""
+    """The length of the fewest pieces of at most `most` that divide `total`, as equal as possible."""
     pieces = (total + most - 1) // most
     return (total + pieces - 1) // pieces
 
 
 @njit
 def lines_of(g):
-    """A window's lines: how many are at equal distances, that distance, how often, and that distance.
+    """The lines of a window as two nested loops: (count, distance, outer count, outer distance).
 
-    Kernel rows, once; or the pixels of a kernel row, once for each.
+    The kernel rows, with an outer count of 1; or the pixels of a kernel row, for each of the kernel rows.
     """
     below = g.dilation_h * g.width * g.channels
     if g.dilation_w == 1 and g.groups == 1:
@@ -98,7 +100,7 @@ def line_size(g):
 
 @njit
 def _corner(pixel, group, g):
-    """Where the window of an output pixel begins in the images."""
+    """The offset in the images of the window of an output pixel."""
     row, column = pixel // g.out_w, pixel % g.out_w
     row = row // g.out_h * g.height + row % g.out_h * g.stride_h
     return (row * g.width + column * g.stride_w) * g.channels + group * (g.channels // g.groups)
@@ -106,7 +108,7 @@ def _corner(pixel, group, g):
 
 @njit
 def _scatter(x, strip, ld, pixels, k_first, depth, g):
-    """Add strip[i, l] to the row x of an image where element k_first + l of a kernel row of the window i lies."""
+    """Add strip[i, l] to the row x of an image, where element k_first + l of a kernel row of window i is."""
     length, column = line_size(g), g.stride_w * g.channels
     done = 0
     while done < depth:
@@ -119,7 +121,7 @@ def _scatter(x, strip, ld, pixels, k_first, depth, g):
 
 @njit
 def _pack(packed, source, ld, rows, columns):
-    """Copy a matrix (rows, columns) so that each panel of two vectors of columns lies in one piece."""
+    """Copy a matrix (rows, columns) so that each panel of two vectors of columns is contiguous."""
     panel = 2 * (VECTOR_BYTES // itemsize(packed))
     j = 0
     while j < columns:
@@ -140,10 +142,10 @@ def _packed_part(columns, lines, length, c):
 
 @njit
 def windows_product(y, x, w, bias, scratch, n, filters, g, start, part, parts):
-    """y = start + windows W, or one share of it: some of the rows of pixels.
+    """y = start + windows W, or the share of one thread: some of the rows of pixels.
 
     y : OUT (INOUT to accumulate), address of (n * out_h * out_w, filters)
-    x : IN, address of the padded images
+    x : IN, address of (n, height, width, channels)
     w : IN, address of (kernel_h * kernel_w * channels / groups, filters)
     bias : IN, address of (filters,), read when start is BIAS
     scratch : `windows_scratch(parts)` elements
@@ -162,7 +164,7 @@ def windows_product(y, x, w, bias, scratch, n, filters, g, start, part, parts):
             for repeat in range(repeats):
                 for line in range(0, count, lines):
                     for inside in range(0, length, depth):
-                        # With depth < length a part is a piece of one line.
+                        # With depth < length, a part is a piece of one line.
                         segments, size = min(lines, count - line), min(depth, length - inside)
                         row = (repeat * count + line) * length + inside
                         _pack(packed, pointer(w, row * filters + j), filters, segments * size, cut)
@@ -176,9 +178,9 @@ def windows_product(y, x, w, bias, scratch, n, filters, g, start, part, parts):
 
 @njit
 def _rows_of_pixels(y, x, packed, bias, filters, group, first, stop, size, segments, jump, columns, g, start):
-    """The part of `windows_product` that one packed part of W makes.
+    """The contribution to `windows_product` of one packed part of W.
 
-    Columns of pixels that are too few for a tile's height are taken downwards, so that tiles are full.
+    If the rest of a row of pixels has too few for the height of a tile, tiles run down the columns of pixels instead.
     """
     panel = 2 * (VECTOR_BYTES // itemsize(y))
     whole = g.out_w - g.out_w % _ROWS if g.out_w % _ROWS < 4 else g.out_w
@@ -209,7 +211,12 @@ def _rows_of_pixels(y, x, packed, bias, filters, group, first, stop, size, segme
 
 @njit
 def windows_gradient(dw, x, dy, n, filters, g, start, part, parts):
-    """dW = start + windows^T dy, or one share of it: some of the rows. Addresses as in `windows_product`; dw OUT."""
+    """dW = start + windows^T dy, or the share of one thread: some of the rows.
+
+    dw : OUT (INOUT to accumulate), address of (kernel_h * kernel_w * channels / groups, filters)
+    x : IN, address of (n, height, width, channels)
+    dy : IN, address of (n * out_h * out_w, filters)
+    """
     count, distance, _, below = lines_of(g)
     length, columns = line_size(g), filters // g.groups
     depth = g.kernel_h * g.kernel_w * (g.channels // g.groups)
@@ -220,7 +227,7 @@ def windows_gradient(dw, x, dy, n, filters, g, start, part, parts):
     height = max(1, _BLOCK_BYTES // itemsize(dw) // (g.out_w * filters))
     row = 0
     while row < n * g.out_h:
-        # Rows of pixels whose part of dy stays in the cache, of one image: there they lie at equal distances.
+        # Rows of pixels of one image, at equal distances, whose part of dy stays in the cache.
         rows = min(min(height, n * g.out_h - row), g.out_h - row % g.out_h)
         begin = start if row == 0 else ACCUMULATE
         for group in range(g.groups):
@@ -243,9 +250,9 @@ def windows_gradient(dw, x, dy, n, filters, g, start, part, parts):
 
 @njit
 def windows_scatter(dx, dy, wt, scratch, n, filters, g, part, parts):
-    """dx += the sum over the windows, each at its place, of dy W^T, or one share of it: some of the samples.
+    """dx += the sum over the windows, each at its place, of dy W^T, or the share of one thread: some of the samples.
 
-    dx : INOUT, address of the padded images
+    dx : INOUT, address of (n, height, width, channels)
     dy : IN, address of (n * out_h * out_w, filters)
     wt : IN, address of (filters, kernel_h * kernel_w * channels / groups)
     scratch : `windows_scratch(parts)` elements
@@ -255,12 +262,12 @@ def windows_scatter(dx, dy, wt, scratch, n, filters, g, part, parts):
         return
     packed = pointer(scratch, part * (_PACKED_BYTES // 4 + _STRIP_ELEMENTS))
     length, columns = g.kernel_w * (g.channels // g.groups), filters // g.groups
-    # Kernel rows `apart` meet in the same rows of the image: those of the first meet in one row for each row of dy,
-    # which the kernel row after it takes from the row of dy `above` that one.
+    # Kernel rows at multiples of `apart` contribute to the same rows of the image; consecutive ones of these read rows
+    # of dy that are `above` apart.
     common = gcd(g.stride_h, g.dilation_h)
     apart, above = g.stride_h // common, g.dilation_h // common
-    # A part of W^T: kernel rows that meet, some filters, some elements of a kernel row; whole lines, where a line is no
-    # longer than a part.
+    # A part of W^T: kernel rows that contribute to the same rows, some filters, some elements of a kernel row; whole
+    # lines, unless a line is longer than a part.
     width = _PACKED_COLUMNS
     if line_size(g) <= width:
         width = _even(length // line_size(g), width // line_size(g)) * line_size(g)
@@ -284,7 +291,7 @@ def windows_scatter(dx, dy, wt, scratch, n, filters, g, part, parts):
 
 @njit
 def _pack_rows(packed, source, row, ld, rows, depth, columns):
-    """As `_pack`, of a matrix (rows * depth, columns) whose rows come in `rows` blocks, `row` elements apart."""
+    """As `_pack`, of a matrix (rows * depth, columns) whose rows are `rows` blocks, `row` elements apart."""
     panel = 2 * (VECTOR_BYTES // itemsize(packed))
     for j in range(0, columns, panel):
         for i in range(rows):
@@ -294,10 +301,10 @@ def _pack_rows(packed, source, row, ld, rows, depth, columns):
 
 @njit
 def _rows_of_image(dx, dy, packed, filters, first, stop, kernel_row, rows, above, depth, k, columns, g):
-    """The part of `windows_scatter` that one packed part of W^T makes, a row of the image at a time.
+    """The contribution to `windows_scatter` of one packed part of W^T, a row of the image at a time.
 
-    In a row meet several kernel rows, each with a row of dy of its own. Their sum is one product, whose rows are then
-    added to the image: a window would otherwise be added kernel row by kernel row.
+    Several kernel rows contribute to a row, each with its own row of dy. Their sum is one product, whose rows are then
+    added to the image, instead of adding kernel row by kernel row.
     """
     panel = 2 * (VECTOR_BYTES // itemsize(dx))
     strip = pointer(packed, _PACKED_BYTES // 4)
@@ -305,7 +312,7 @@ def _rows_of_image(dx, dy, packed, filters, first, stop, kernel_row, rows, above
     line = g.out_w * filters
     for image in range(first, stop):
         for p in range(g.out_h + (rows - 1) * above):
-            # Kernel row number r takes the row p - r * above of dy.
+            # Kernel row number r reads row p - r * above of dy.
             r_first, r_stop = max(0, (p - g.out_h) // above + 1), min(rows, p // above + 1)
             if r_first >= r_stop:
                 continue
@@ -325,7 +332,7 @@ def _rows_of_image(dx, dy, packed, filters, first, stop, kernel_row, rows, above
 
 @njit
 def turn_around(wt, w, taps, channels, filters, groups, part, parts):
-    """wt[taps - 1 - t, f, g channels + c] = w[t, c, g filters / groups + f], or one share of it: some taps and groups.
+    """wt[taps - 1 - t, f, g channels + c] = w[t, c, g filters / groups + f], or the share of one thread.
 
     wt : OUT, address of (taps, filters / groups, groups * channels)
     w : IN, address of (taps, channels, filters)

@@ -1,4 +1,7 @@
-"""Kernels that copy and add: what lowering itself needs beside the layers' own."""
+"""Kernels that copy and add, which lowering itself needs beside the layers' own.
+
+Dimensions: n samples; size elements of each, or of each position; rows rows a sample.
+"""
 
 from nbprop.numerics.partition import share, share_blocks
 from nbprop.numerics.scalars import like
@@ -8,7 +11,7 @@ from nbprop.program.kernel import kernel
 
 @kernel
 def add_forward(y, a, b, n, size, part, parts):
-    """y = a + b. y OUT, a IN, b IN: (n, size)."""
+    """y = a + b. y OUT, a and b IN (n, size)."""
     start, stop = share_blocks(n * size, part, parts)
     y, a, b = y[start:stop], a[start:stop], b[start:stop]
     for i in range(y.size):
@@ -17,7 +20,7 @@ def add_forward(y, a, b, n, size, part, parts):
 
 @kernel
 def add_into(y, x, n, size, part, parts):
-    """y += x. y INOUT, x IN: (n, size)."""
+    """y += x. y INOUT, x IN (n, size)."""
     start, stop = share_blocks(n * size, part, parts)
     y, x = y[start:stop], x[start:stop]
     for i in range(y.size):
@@ -26,7 +29,7 @@ def add_into(y, x, n, size, part, parts):
 
 @kernel
 def copy(y, x, n, size, part, parts):
-    """y = x. y OUT, x IN: (n, size)."""
+    """y = x. y OUT, x IN (n, size)."""
     start, stop = share_blocks(n * size, part, parts)
     y, x = y[start:stop], x[start:stop]
     for i in range(y.size):
@@ -35,7 +38,7 @@ def copy(y, x, n, size, part, parts):
 
 @kernel(optional=("x",))
 def copy_or_zero(y, x, n, size, part, parts):
-    """y = x, or 0 where x is empty. y OUT, x IN: (n, size)."""
+    """y = x, or 0 if x is empty. y OUT, x IN (n, size)."""
     start, stop = share_blocks(n * size, part, parts)
     y = y[start:stop]
     if x.size == 0:
@@ -49,7 +52,7 @@ def copy_or_zero(y, x, n, size, part, parts):
 
 @kernel(optional=("v",))
 def parameters_or_zero(y, v, n, part, parts):
-    """y = v, or 0 where v is empty. y OUT, v IN: a parameter's part of a direction, of any size."""
+    """y = v, or 0 if v is empty, for one parameter's part of a direction. y OUT, v IN (any,)."""
     start, stop = share_blocks(y.size, part, parts)
     for i in range(start, stop):
         y[i] = v[i] if v.size > 0 else like(y[i], 0.0)
@@ -70,9 +73,9 @@ def copy_columns(y, x, n, rows, y_width, y_first, x_width, x_first, width, part,
 
 @kernel(optional=("x",))
 def copy_within(y, x, n, positions, size, lengths_address, lengths_code, part, parts):
-    """y = x where a position counts, else 0, whatever x holds there; 0 where x is empty.
+    """y = x up to the length of each sample, 0 beyond it whatever x holds there; 0 if x is empty.
 
-    y OUT, x IN: (n, positions, size).
+    y OUT, x IN (n, positions, size).
     """
     start, stop = share(n * positions, part, parts)
     if x.size > 0 and lengths_address == 0:

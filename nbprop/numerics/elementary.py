@@ -1,12 +1,12 @@
-"""Elementary functions for compiled loops, each one name for float32 and float64.
+"""Elementary functions for compiled loops, one name each for float32 and float64.
 
     for i in range(y.size):
         y[i] = functions.tanh(x[i])
 
-compiles to vector instructions of the processor's width: no call, no branch, no table. The type of x selects
-`functions_f32` or `functions_f64`; any other type is a typing error. Equal x give equal bits in a loop's vector
-body and in its scalar tail. NaN gives NaN; the limits at infinity, the signs of zeros, overflow to infinity and
-gradual underflow to subnormals and 0 are those of the exact function.
+compiles to vector instructions of the processor's width: no call, no branch, no table. The type of x selects the
+function of elementary_f32.py or elementary_f64.py; any other type is a typing error. Equal x give equal bits in the
+vector body of a loop and in its scalar tail. NaN gives NaN; the limits at infinity, the signs of zeros,
+overflow to infinity and gradual underflow to subnormals and 0 are those of the exact function.
 
 Error bounds are in units in the last place of the exact result, in float32 and in float64. Measured against
 mpmath, and for float32 on every number with 2**-14 <= |x| < 256; with and without fused multiply-add.

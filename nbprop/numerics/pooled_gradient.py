@@ -1,8 +1,8 @@
-"""Sums of windows of an image where a max pool took a number: the weight gradient of the convolution under the pool.
+"""The weight gradient of a convolution under a max pool: sums of windows of the image at each argmax.
 
-Of all the pixels that a pool looks at, one a window has a gradient. So the gradient of the weights is a sum over the
-pool's windows, a window of the convolution's input for each, and a quarter of the multiply-adds are left where pools
-are 2 x 2. In words of LLVM's, as microkernel.py: which window comes next is known only when it is read.
+Of all the pixels in a window of the pool, only the maximum has a gradient. So the weight gradient is a sum over the
+windows of the pool, of one window of the convolution's input each; with 2 x 2 pools, a quarter of the multiply-adds
+remains. Written with llvmlite, as microkernel.py: which window comes next is known only when its index is read.
 """
 
 from llvmlite import ir
@@ -13,18 +13,18 @@ from nbprop.compiler.jit import njit
 from nbprop.compiler.simd import HALF_BYTES, INT, INT32, VECTOR_BYTES, Vectors, call, element, keep_rolled, lane_numbers
 from nbprop.numerics.gemm.microkernel import itemsize, pointer
 
-# Lines of a window, and vectors of a line, that stay in registers: eighteen of 32, or twelve of AVX2's 16.
+# Lines of a window, and vectors of a line, that stay in registers: eighteen of 32 registers, or twelve of AVX2's 16.
 _LINES = 6
 _VECTORS = 3 if VECTOR_BYTES == 64 else 2
 
 
 @intrinsic
 def argmax_offsets(typingctx, offsets, argmax, count, kernel_w, row, pixel):
-    """offsets[e] = where in an image the pixel lies that has number argmax[e] in its window, counted from the window.
+    """offsets[e] = the offset in the image, from the window, of the pixel with index argmax[e] within the window.
 
-    offsets : OUT, address of (count,) integers in the place of numbers, and of a vector more, which is written
-    argmax : IN, address of (count,): numbers of pixels, in rows of kernel_w
-    row, pixel : elements of the image from a row of pixels to the next, and from a pixel to the next in its row
+    offsets : OUT, address of (count,) integers as wide as the floats, and of one more vector, which is overwritten
+    argmax : IN, address of (count,): indices of pixels, in rows of kernel_w
+    row, pixel : strides of the image, in elements, between rows of pixels and between pixels
     """
     size = types.intp
     signature = types.void(offsets, argmax, size, size, size, size)
@@ -46,8 +46,8 @@ def _emit_offsets(builder, pointer_type, offsets, argmax, count, kernel_w, row, 
         first = builder.insert_element(ir.Constant(integers, ir.Undefined), value, INT32(0))
         return builder.shuffle_vector(first, first, lane_numbers([0] * emit.lanes))
 
-    # A tap is i * kernel_w + j, its place i * row + j * pixel; i by a product, for divisions are slow. Half a tap more
-    # keeps rounding away from the whole numbers.
+    # A tap is i * kernel_w + j, its offset i * row + j * pixel; i is computed by a product, since divisions are slow.
+    # Adding half a tap keeps rounding from changing the integer part.
     half = ir.Constant(emit.type, [0.5] * emit.lanes)
     factor = emit.splat(builder.fdiv(emit.scalar(1.0), builder.sitofp(kernel_w, emit.scalar)))
     back, along = splat(builder.sub(row, builder.mul(kernel_w, pixel))), splat(pixel)
@@ -64,18 +64,18 @@ def _emit_offsets(builder, pointer_type, offsets, argmax, count, kernel_w, row, 
 def sum_of_argmax_windows(
     total, x, distance, lines, length, dy, offsets, filters, rows, columns, row_step, column_step
 ):
-    """total[l, k] += the sum over a pool's windows of dy times x[at + l * distance + k], in the order of the windows.
+    """total[l, k] += the sum over the windows of a pool of dy times x[at + l * distance + k], in window order.
 
     total : INOUT, address of (lines, length)
-    x : IN, address of an image, where the window of its first output pixel begins
-    dy, offsets : IN, addresses of what belongs to the pool's outputs (rows, columns), `filters` elements apart: their
-        gradients, and what `argmax_offsets` makes of the pixels chosen
-    row_step, column_step : elements of x from a row of the pool's windows to the next, and from a window to the next
+    x : IN, address of (height, width, channels), an image, from the window of its first output pixel on
+    dy, offsets : IN, addresses of (rows, columns), `filters` elements apart, one per output of the pool: gradients, and
+        the offsets from `argmax_offsets`
+    row_step, column_step : elements of x between rows of windows of the pool, and between windows
     """
     lanes = VECTOR_BYTES // itemsize(total)
     line, count = 0, (lines + _LINES - 1) // _LINES
     for piece in range(count, 0, -1):
-        # Pieces as equal as can be: a piece of a single line would wait for every multiply-add.
+        # Pieces as equal as possible: a piece of a single line would expose the latency of every multiply-add.
         cut = (lines - line + piece - 1) // piece
         for k in range(0, length, _VECTORS * lanes):
             _sum_of_piece(
@@ -89,7 +89,7 @@ def sum_of_argmax_windows(
 def _sum_of_piece(
     typingctx, total, ld, x, distance, lines, length, dy, offsets, filters, rows, columns, row_step, column_step
 ):  # fmt: skip
-    """As `sum_of_argmax_windows`, for what fits the registers."""
+    """As `sum_of_argmax_windows`, for lines and vectors that fit in registers."""
     size = types.intp
     signature = types.void(total, size, x, size, size, size, dy, offsets, size, size, size, size, size)
 
@@ -110,7 +110,7 @@ def _emit_piece(
     operands = (total, ld, x, distance, length, dy, offsets, filters, rows, columns, row_step, column_step)
     widths = [(half, HALF_BYTES, 1)] if half < lanes else []
     widths += [(lanes * vectors, VECTOR_BYTES, vectors) for vectors in range(1, _VECTORS + 1)]
-    # The narrowest that holds a line: each case takes the lengths above those of the case before.
+    # The narrowest width that holds a line: each case handles the lengths above those of the case before.
     above = 0
     for most, width, vectors in widths:
         inside = builder.and_(
@@ -132,7 +132,7 @@ def _emit_lines(
     sums = [[cgutils.alloca_once(builder, emit.type) for _ in range(vectors)] for _ in range(lines)]
 
     def places(base, stride):
-        """(a sum, the address of its vector, that vector's mask); an address serves three lines, as in the product."""
+        """(sum, address of its vector, mask of the vector); one address serves three lines, as in the product."""
         strides = [builder.mul(stride, INT(i)) for i in range(3)]
         for line in range(lines):
             group = builder.gep(base, [builder.mul(stride, INT(line // 3 * 3))])

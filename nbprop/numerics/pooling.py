@@ -1,8 +1,8 @@
-"""Windows of an image in vector registers, channel by channel: the largest number or the mean, and the ways back.
+"""Max and mean over windows of an image in vector registers, channel by channel, and their backward passes.
 
-In words of LLVM's, as microkernel.py, because few channels are the common case of early layers: a loop that the
-compiler vectorises does six channels one by one, with a branch each, and took 15 times as long. Each takes `count`
-windows of a row, `step` elements of the image apart: a call for each of them took three times as long.
+Written with llvmlite, as microkernel.py, because early layers often have few channels: a loop vectorised by the
+compiler would process six channels one by one, with a branch each, and took 15 times as long. Each call handles `count`
+windows of a row, `step` elements of the image apart: one call per window took three times as long.
 """
 
 from numba.core import cgutils, types
@@ -13,10 +13,10 @@ from nbprop.compiler.simd import HALF_BYTES, INT, VECTOR_BYTES, Vectors, call
 
 @intrinsic
 def window_max(typingctx, y, argmax, x, row, pixel, i_first, i_stop, j_first, j_stop, columns, channels, count, step):
-    """y = the largest of x[i * row + j * pixel] over i in [i_first, i_stop) and j in [j_first, j_stop).
+    """y = the maximum of x[i * row + j * pixel] over i in [i_first, i_stop) and j in [j_first, j_stop).
 
-    argmax = i * columns + j of the first of equal ones; a NaN is the largest, and of several the last. y, argmax, x are
-    addresses, of `channels` numbers each.
+    argmax = i * columns + j of the maximum, the first of equal ones; NaN counts as the maximum, the last of several. y
+    and argmax OUT, x IN: addresses of (channels,) numbers.
     """
     size = types.intp
     signature = types.void(y, argmax, x, *(size,) * 10)
@@ -42,9 +42,9 @@ def window_sum(typingctx, y, x, row, pixel, i_first, i_stop, j_first, j_stop, fa
 
 
 def _in_vectors(builder, pointer_type, channels, body):
-    """body(emit, c, mask) for every vector of channels; the last one's mask says which of it exist.
+    """body(emit, c, mask) for every vector of channels; the mask of the last selects the channels that exist.
 
-    Up to half a vector of channels takes half a vector: a masked store is slow where it crosses a cache line.
+    A rest of up to half a vector uses a half vector: a masked store that crosses a cache line is slow.
     """
     emit, short = (Vectors(builder, pointer_type, width) for width in (VECTOR_BYTES, HALF_BYTES))
     whole = builder.and_(channels, INT(-emit.lanes))
@@ -63,7 +63,7 @@ def _range(builder, first, stop):
     return cgutils.for_range_slice(builder, first, stop, INT(1), inc=True)
 
 
-# Windows whose pixels are unrolled, as (rows, columns): the loops over so few took four times as long.
+# Window sizes that are unrolled, (rows, columns): loops over so few pixels took four times as long.
 _UNROLLED = ((2, 2), (3, 3))
 
 
@@ -71,7 +71,7 @@ def _emit_window(
     builder, pointer_type, largest, y, argmax, x, row, pixel, i_first, i_stop, j_first, j_stop, last, channels, count,
     step
 ):  # fmt: skip
-    """`last` is the number of columns for the largest, the factor for the sum."""
+    """`last` is the number of columns for the maximum, the factor for the sum."""
     first = builder.gep(x, [builder.add(builder.mul(i_first, row), builder.mul(j_first, pixel))])
     tap = builder.add(builder.mul(i_first, last), j_first) if largest else INT(0)
     rows, columns = builder.sub(i_stop, i_first), builder.sub(j_stop, j_first)
@@ -98,7 +98,7 @@ def _emit_windows(
     builder, pointer_type, largest, unrolled_rows, unrolled_columns, y, argmax, x, row, pixel, rows, columns, tap, last,
     channels, count, step
 ):  # fmt: skip
-    """Windows of rows x columns pixels: of `unrolled` ones, or where that is 0 of as many as the arguments say."""
+    """Windows of rows x columns pixels: unrolled for a constant size, or with loops if that is 0."""
 
     def body(emit, c, mask):
         best, index = (cgutils.alloca_once(builder, emit.type) for _ in range(2))
@@ -139,7 +139,7 @@ def _emit_windows(
 
 @intrinsic
 def spread_argmax(typingctx, dx, dy, argmax, pixel, j_first, j_stop, first_tap, channels, count, step):
-    """dx[j * pixel] += dy where argmax is first_tap + j, for j in [j_first, j_stop): a row of a window."""
+    """dx[j * pixel] += dy where argmax is first_tap + j, for j in [j_first, j_stop): one row of a window."""
     return _spread_argmax(dx, dy, argmax, True)
 
 
@@ -147,8 +147,8 @@ def spread_argmax(typingctx, dx, dy, argmax, pixel, j_first, j_stop, first_tap, 
 def place_argmax(typingctx, dx, dy, argmax, pixel, j_first, j_stop, first_tap, channels, count, step):
     """As `spread_argmax`, but dx[j * pixel] = dy or 0, for windows that do not overlap.
 
-    Reading what the neighbour has just written through a mask waits until it has arrived: adding takes five times as
-    long for few channels.
+    A load of what the neighbouring window has just stored through a mask stalls: for few channels, adding takes five
+    times as long.
     """
     return _spread_argmax(dx, dy, argmax, False)
 
@@ -165,7 +165,7 @@ def _spread_argmax(dx, dy, argmax, adding):
 
 @intrinsic
 def spread(typingctx, dx, dy, pixel, j_first, j_stop, factor, channels, count, step):
-    """dx[j * pixel] += factor dy for j in [j_first, j_stop): a row of a window."""
+    """dx[j * pixel] += factor dy for j in [j_first, j_stop): one row of a window."""
     size = types.intp
     signature = types.void(dx, dy, size, size, size, dx.dtype, size, size, size)
 
@@ -179,18 +179,18 @@ def spread(typingctx, dx, dy, pixel, j_first, j_stop, factor, channels, count, s
 def _emit_spread(
     builder, pointer_type, chosen, adding, dx, dy, argmax, pixel, j_first, j_stop, last, channels, count, step
 ):
-    """`last` is the first pixel's number where some are chosen by `argmax`, else the factor."""
+    """`last` is the index of the first pixel if `chosen` (a max pool), else the factor."""
 
     def body(emit, c, mask):
         given = emit.load(builder.gep(dy, [builder.add(here, c)]), mask)
         numbers = emit.load(builder.gep(argmax, [builder.add(here, c)]), mask) if chosen else None
-        share = given if chosen else builder.fmul(given, emit.splat(last))
+        gradient = given if chosen else builder.fmul(given, emit.splat(last))
         with _range(builder, j_first, j_stop) as (j, _):
             place = builder.gep(window, [builder.add(builder.mul(j, pixel), c)])
             if chosen:
                 tap = emit.splat(builder.sitofp(builder.add(last, j), emit.scalar))
-                share = builder.select(builder.fcmp_ordered("==", numbers, tap), given, emit.zero())
-            emit.store(builder.fadd(emit.load(place, mask), share) if adding else share, place, mask)
+                gradient = builder.select(builder.fcmp_ordered("==", numbers, tap), given, emit.zero())
+            emit.store(builder.fadd(emit.load(place, mask), gradient) if adding else gradient, place, mask)
 
     with cgutils.for_range(builder, count) as q:
         window, here = builder.gep(dx, [builder.mul(q.index, step)]), builder.mul(q.index, channels)

@@ -3,13 +3,13 @@
 The generator is Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3",
 SC 2011, section 3.3): ten rounds of two 32 x 32 -> 64 bit products turn a 128-bit counter and a 64-bit key into
 four 32-bit words. The key is the seed; the counter's low half counts blocks of four words, its high half is the
-stream. No state is kept, so values may be computed in any order, by any number of threads and on a GPU, and come
-out the same.
+stream. No state is kept, so values can be computed in any order, by any number of threads and on a GPU, with the
+same result.
 
 A float32 takes one word and a float64 two. 256 positions of a stream in float32 read 64 blocks: first the first
 word of each, then the second, the third and the fourth; 128 positions in float64 read the first two words of 64
 blocks, then the other two. So runs of values and of blocks are both contiguous, and filling an array costs a fourth
-(a half) of asking for one value at a time. Use a stream for one purpose and one dtype: `stream` makes its number.
+(a half) of computing one value at a time. Use a stream for one purpose and one dtype; `stream` computes its number.
 """
 
 import numpy as np
@@ -37,8 +37,8 @@ def stream(purpose, part, step):
 def philox4x32(c0, c1, c2, c3, k0, k1):
     """Philox4x32-10: four random words, from a counter of four words and a key of two.
 
-    Words are uint64 that hold 32 bits each: on processors and GPUs alike the product of two such is one
-    instruction, and a loop over counters vectorises.
+    Words are 32 bits in a uint64 each: on CPUs and GPUs alike, the product of two is one instruction, and a loop over
+    counters vectorises.
     """
     for _ in range(10):
         product_0, product_1 = _MULTIPLIER_0 * c0, _MULTIPLIER_1 * c2
@@ -133,7 +133,7 @@ def _central_quantile(q):
 
 @scalar_function
 def _tail_quantile(p):
-    """Minus the normal quantile of p, 0 < p < 0.075 (the same)."""
+    """Minus the normal quantile of p, 0 < p < 0.075 (the same algorithm)."""
     r = np.sqrt(-log_f64(p))
     if r <= 5.0:
         r -= 1.6
@@ -200,7 +200,7 @@ specialise(_fill_chunk, _select_fill_chunk)
 def fill_uniform(out, seed, stream, start=0):
     """out[i] = uniform(seed, stream, start + i, out.dtype).
 
-    out : (n,) float32 or float64, OUT
+    out : OUT (n,), float32 or float64
     seed, stream, start : integers, not negative
     """
     start = np.int64(start)
@@ -218,7 +218,7 @@ def fill_uniform(out, seed, stream, start=0):
 
 @njit
 def fill_normal(out, seed, stream, start=0):
-    """out[i] = normal(seed, stream, start + i), rounded to the dtype of out. Arguments as `fill_uniform`."""
+    """out[i] = normal(seed, stream, start + i), rounded to the dtype of out. out OUT (n,); as `fill_uniform`."""
     start = np.int64(start)
     for i in range(out.size):
         out[i] = normal(seed, stream, start + i)
@@ -226,15 +226,15 @@ def fill_normal(out, seed, stream, start=0):
 
 @njit
 def permutation(seed, step, out):
-    """out = a random order of 0 .. n - 1, by (seed, step): Fisher and Yates's shuffle, all orders alike likely.
+    """out = a random permutation of 0 .. n - 1 by (seed, step), all equally likely: the shuffle of Fisher and Yates.
 
-    out : (n,) integers, OUT; n < 2**32
+    out : OUT (n,) integers; n < 2**32
     """
     key = stream(SHUFFLE, 0, step)
     for i in range(out.size):
         out[i] = bounded(seed, key, i, i + 1)
     for i in range(out.size):
-        # "Inside out": the first i entries are an order of 0 .. i - 1, and i takes the place of any of them.
+        # "Inside out": the first i entries are a permutation of 0 .. i - 1; i replaces any of them, which moves to i.
         j = out[i]
         out[i] = out[j]
         out[j] = i

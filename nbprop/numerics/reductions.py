@@ -1,10 +1,10 @@
 """Sums, dot products and maxima along a row, vectorised, with the same bits on every processor.
 
-A loop that adds in index order waits for every addition, and only a flag that lets LLVM add in any order would
-vectorise it: with other bits on other processors. Here the order is written out. 64 bytes of partial results stand
-side by side (16 float32 or 8 float64), four times: element i of a run of 256 bytes goes to partial result i; what is
-left over goes to the first 64 bytes. At the end the four are joined, then halves until one number is left. So the error
-of a sum grows with the row's size over 64 (32 in float64), not with its size.
+A loop that adds in index order has to wait for every addition; only a flag that lets LLVM reorder additions would
+vectorise it, with other bits on other processors. Here the order is explicit. There are 64 bytes of partial results (16
+float32 or 8 float64), four times: element i of a run of 256 bytes goes to partial result i; the remaining elements go
+to the first 64 bytes. At the end the four are combined, then halves until one number is left. So the error of a sum
+grows with the size of the row over 64 (32 in float64), rather than with its size.
 """
 
 from llvmlite import ir
@@ -54,7 +54,7 @@ def _scaled_dots_about(vectors, totals, g, s, x, mean):
     return _dots_about(vectors, totals, vectors.builder.fmul(g, s), x, mean)
 
 
-# name -> (takes the next elements, joins two partial results, where these start, how many results there are)
+# name -> (adds the next elements, combines two partial results, their initial value, the number of results)
 _REDUCTIONS = {
     "row_sum": (_sum, _sum, 0.0, 1),
     "row_dot": (_dot, _sum, 0.0, 1),
@@ -68,7 +68,7 @@ _REDUCTIONS = {
 
 
 def _emit_reduction(builder, pointer_type, name, row_count, out, count, *given):
-    """out[0], ... = the results of a reduction over `count` elements of the rows; behind these, scalars are given."""
+    """out[0], ... = the results of a reduction over `count` elements of the rows; given: the rows, then scalars."""
     take, join, start, results = _REDUCTIONS[name]
     vectors = Vectors(builder, pointer_type, _BYTES)
     lanes, first = vectors.lanes, ir.Constant(vectors.type, [start] * vectors.lanes)
@@ -98,7 +98,7 @@ def _emit_reduction(builder, pointer_type, name, row_count, out, count, *given):
 
 
 def _across(vectors, partial, join):
-    """The lanes of a vector joined, halves at a time."""
+    """The lanes of a vector combined, halves at a time."""
     lanes, builder = vectors.lanes, vectors.builder
     while lanes > 1:
         lanes //= 2

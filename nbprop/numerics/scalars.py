@@ -1,9 +1,9 @@
 """How a scalar function becomes callable from compiled loops, for both targets and both precisions.
 
-Plain `register_jitable` compiles a function once, with the flags of whichever caller comes first: a user's
-own `njit` without our flags would leave a slow, differently rounded version for every kernel after it. Here
-the CPU's version always has the package's flags; another target (CUDA) compiles the same source its own way.
-It is always inlined: a call that LLVM finds too long to inline keeps the loop around it from being vectorised.
+A plain `register_jitable` compiles a function once, with the flags of its first caller: a user's own `njit` without our
+flags would leave a slow, differently rounded version for every kernel after it. Here the CPU's version always has the
+flags of the package; another target (CUDA) compiles the same source in its own way. It is always inlined: a call that
+LLVM considers too long to inline would keep the loop around it from being vectorised.
 """
 
 import functools
@@ -33,9 +33,9 @@ def scalar_function(function):
 
 
 def by_precision(float32, float64):
-    """Make the decorated description f(x) a public name: it compiles to `float32` or `float64` by the type of x.
+    """Decorate a stub f(x), whose docstring is kept: calls compile to `float32` or `float64` by the type of x.
 
-    Any other type (an integer, a boolean) is a typing error: nothing is ever converted.
+    Any other type (an integer, a boolean) is a typing error: nothing is converted.
     """
 
     def decorate(description):
@@ -87,10 +87,10 @@ overload(like, strict=False)(_like)
 
 
 def in_register(x):
-    """A float64 constant that a loop is to keep in a register.
+    """A float64 constant that a loop keeps in a register.
 
-    LLVM makes of a constant an operand in memory, read again for every vector: a polynomial then takes a cycle a
-    coefficient for that alone. A fence hides the constant's value, so it is loaded before the loop.
+    LLVM turns a constant into a memory operand, read again for every vector, which costs a polynomial a cycle per
+    coefficient. A fence hides the value of the constant, so that it is loaded before the loop.
     """
     raise TypeError("runs in compiled code only")
 
@@ -117,7 +117,7 @@ overload(in_register, strict=False)(lambda x: lambda x: x)
 
 
 def real_of_word(x, word):
-    """The number of x's type whose bits are the low ones of a word: how a row of a device's table carries a number."""
+    """The number of the type of x whose bits are the low ones of a word: how a row of a table holds a real number."""
     raise TypeError("runs in compiled code only")
 
 

@@ -24,7 +24,7 @@ from nbprop.validation import as_dtype, check_integer, choose
 
 
 def optimizer_state(optimizer, n_params, dtype=np.float64):
-    """A new state for an optimizer: 1-D, `dtype`, zeros; as many elements a parameter as the rule remembers.
+    """A new state for an optimizer: 1-D, `dtype`, zeros; as many elements per parameter as the rule has.
 
     Adam's is (2 n_params,): first all running means of the gradient, then those of its square. `sgd` needs none: (0,).
 
@@ -157,12 +157,12 @@ def adam(
     decay_mask, trainable : (n,) bool or uint8 arrays, or None
         Which parameters decay, and which are updated at all; None means all.
     threads : int
-        Update only this share of the parameters, for threads; the bits do not depend on it.
+        How many threads share the update; the bits do not depend on it.
 
     Raises
     ------
     TypeError, ValueError
-        For an argument that does not fit: names it, what it got and what was needed. Nothing has been written then.
+        For an argument that does not fit: names it, what it got and what was needed; nothing has been written then.
 
     Examples
     --------
@@ -239,10 +239,10 @@ def rprop(
     trainable=None,
     threads=1,
 ):
-    """Rprop, in place, for gradients of the whole data: p -= sign(g) size, each parameter with a size of its own.
+    """Rprop, in place, for full-batch gradients: p -= sign(g) size, with a step size for each parameter.
 
-    A size starts as lr, is multiplied by `grow` while its gradient keeps its sign and by `shrink` when it turns (and
-    then p stays), within smallest..largest. `state` is (2n,): the last gradients, then the sizes. Riedmiller and Braun
+    A size starts as lr, is multiplied by `grow` while its gradient keeps its sign, and by `shrink` when it changes
+    (then p stays), within smallest..largest. `state` is (2n,): the last gradients, then the sizes. Riedmiller and Braun
     1993, in PyTorch's form. Weight decay is added to the gradient.
     """
     take_step(
@@ -289,7 +289,7 @@ OPTIMIZERS = {
 
 
 def _compile_as_written(function):
-    """Inside @njit the function is the one above: `take_step` has a compiled face of its own."""
+    """Inside @njit, compile the function as written above: `take_step` has an overload."""
 
     @overload(function, jit_options=FLAGS, strict=False)
     def same(*arguments, **named):

@@ -1,4 +1,4 @@
-"""Gradient clipping, by value and by global norm; from Python and from @njit, as the optimizers (see step.py)."""
+"""Gradient clipping, by value and by global norm; from Python and from @njit, like the optimizers (see step.py)."""
 
 import math
 
@@ -30,12 +30,12 @@ from nbprop.program import elements
 from nbprop.runtime import arguments as arg
 from nbprop.validation import as_number, interval
 
-# A kernel's row: addresses (0: no mask), elements, then float64 numbers; the kernel of the norm writes NORM.
+# The row of a kernel: addresses (0: no mask), elements, then float64 numbers; the kernel of the norm writes NORM.
 ROW_GRADS, ROW_TRAINABLE, ROW_N, ROW_LIMIT, ROW_NORM = range(5)
 ROW = 5
 
-# The norm keeps this many running sums, so that the loop vectorises and its bits do not depend on the processor.
-# Sixteen would each wait for its own last store: 38 us for 100,000 gradients in place of 12.
+# The norm has this many running sums, so that the loop vectorises and its bits do not depend on the processor. With
+# sixteen, each waits for its own last store: 38 us for 100,000 gradients instead of 12.
 _LANES = 256
 
 _DESCRIPTION = arg.DESCRIPTION
@@ -48,7 +48,7 @@ _BLOCK = steps.SCALARS + 2
 
 
 def clip_value_kernel(frame, row, part, parts):
-    """g = min(max(g, -limit), limit); NaN stays NaN."""
+    """g = min(max(g, -limit), limit); NaN stays NaN. ROW_GRADS: address of g, INOUT (ROW_N,)."""
     grads = array_at(frame, load(row, ROW_GRADS), load(row, ROW_N))
     if grads.size > 0:
         limit = like(grads[0], load_double(row, ROW_LIMIT))
@@ -59,7 +59,7 @@ def clip_value_kernel(frame, row, part, parts):
     return 0
 
 
-# A sum of squares above this has lost nothing to underflow that its last digit would show.
+# In a sum of squares above this, underflow has not changed the last digit.
 _LEAST = 1e-280
 
 
@@ -80,22 +80,23 @@ def _sum_of_squares(grads, trainable, masked, unit):
 
 @njit
 def _unit_of(grads, trainable, masked):
-    """A power of two that makes the largest trainable gradient about 1; 0 where all are 0, or one is not finite."""
-    top = 0.0
+    """A power of two that scales the largest trainable gradient to about 1; 0 if all are 0, or one is not finite."""
+    largest = 0.0
     for i in range(grads.size):
         size = 0.0 if masked and trainable[i] == 0 else abs(np.float64(grads[i]))
         if not size < np.inf:
             return 0.0
-        top = size if size > top else top
-    exponent = math.frexp(top)[1]
-    return math.ldexp(1.0, -min(max(exponent, -1000), 1000)) if top > 0.0 else 0.0
+        largest = size if size > largest else largest
+    exponent = math.frexp(largest)[1]
+    return math.ldexp(1.0, -min(max(exponent, -1000), 1000)) if largest > 0.0 else 0.0
 
 
 def clip_norm_kernel(frame, row, part, parts):
-    """norm = sqrt(sum g^2) over trainable gradients; g *= limit / (norm + 1e-6) where that is below 1.
+    """norm = sqrt(sum g^2) over trainable gradients; g *= limit / (norm + 1e-6), if that is below 1.
 
-    The sum is in float64: lane l takes the elements l, l + 256, ... in order, then the lanes are added up in order.
-    Where squares overflow or vanish, it is taken again of gradients times a power of two.
+    ROW_GRADS: address of g, INOUT (ROW_N,); ROW_TRAINABLE: address of bytes, IN (ROW_N,), or 0; ROW_NORM OUT. The sum
+    is in float64: lane l takes the elements l, l + 256, ... in order, then the lanes are added in order. If squares
+    overflow or underflow, it is recomputed with the gradients times a power of two.
     """
     n = load(row, ROW_N)
     grads = array_at(frame, load(row, ROW_GRADS), n)

@@ -1,7 +1,7 @@
-"""What stands behind every optimizer: checks, the call of a rule's kernel, and errors; from Python and from @njit.
+"""What all optimizers share: checks, the call of a rule's kernel, and errors; from Python and from @njit.
 
-Both faces describe their arguments in a block (see arguments.py) and call one compiled entry; a rule's kernel is
-compiled once for each dtype and reached by fingerprint.
+Both describe their arguments in a block (see arguments.py) and call the same compiled entry; the kernel of a rule is
+compiled once per dtype, and called by fingerprint.
 """
 
 import numpy as np
@@ -99,7 +99,7 @@ def describe_mask(block, argument, address, ndarray):
 
 @njit
 def _check_vectors(block, slots):
-    """All arrays of a step. A loop: for each constant argument Numba would compile the checks anew."""
+    """All arrays of a step. A loop: unrolled, Numba would compile the checks again for each."""
     code = load(block, arg.CODE)
     status, n = 0, -1
     for argument in range(5):
@@ -117,7 +117,7 @@ def _check_vectors(block, slots):
 
 @njit
 def _fits(kind, value):
-    """Whether a hyperparameter is what its kind says; false for NaN."""
+    """Whether a hyperparameter is in the range of its kind; false for NaN."""
     if kind == rules.FRACTION:
         return 0.0 <= value < 1.0
     if kind == rules.POSITIVE:
@@ -192,7 +192,7 @@ def _prepare(name):
 @njit
 def _call(prepared, params, grads, state, decay_mask, trainable, step, wanted, h0, h1, h2, h3, h4, h5):
     """Describe Python objects (by address, 0: not given) and call the entry. `prepared` is the address of the words in
-    `_Prepared`: each argument of a call from Python costs 20 ns, so what stays the same is passed as one."""
+    `_Prepared`: each argument of a call from Python costs 20 ns, so what does not change is passed as one."""
     block = stack_words(_BLOCK)
     objects, ndarray = (params, grads, state, decay_mask, trainable), load(prepared, _NDARRAY_WORD)
     for argument in range(3):
@@ -215,10 +215,10 @@ _NDARRAY_WORD = 5
 
 
 class _Prepared:
-    """What the steps of one optimizer and dtype share: the entry's address, what `_prepare` tells, `np.ndarray`'s."""
+    """What the steps of one optimizer and dtype share: the addresses of the entry and of `np.ndarray`, `_prepare`."""
 
     def __init__(self, name, dtype):
-        """Compile, or fetch from the disk cache, what a step needs; the entry refuses a dtype that does not fit."""
+        """Compile, or load from the disk cache, what a step needs; the entry refuses a dtype that does not fit."""
         _ENTRY.load()
         for numba_type in (types.float32, types.float64):
             if dtype == np.dtype(numba_type.name):
@@ -239,7 +239,7 @@ def take_step(name, params, grads, state, step, decay_mask, trainable, threads, 
     if prepared is None:
         prepared = _prepared[key] = _Prepared(*key)
     if h3 is False and name == "momentum":
-        h3 = 0.0  # the switch as it nearly always is, without a look at every argument
+        h3 = 0.0  # the usual value of the switch: keeps the fast path
     if not (
         (type(step) is type(threads) is int and type(h0) is type(h1) is float)
         and (type(h2) is type(h3) is float and type(h4) is type(h5) is float)
@@ -252,7 +252,7 @@ def take_step(name, params, grads, state, step, decay_mask, trainable, threads, 
     arrays = id(params), id(grads), id(state), *masks
     try:
         status = _call(prepared.address, *arrays, step, threads, h0, h1, h2, h3, h4, h5)
-    except OverflowError:  # an integer that no word holds
+    except OverflowError:  # an integer that exceeds a word
         for label, value in (("step", step), ("threads", threads)):
             _as_word(name, label, value)
         raise
@@ -384,7 +384,7 @@ def _take_step(
         describe(block, (params, grads, state, decay_mask, trainable))
         store(block, _STEP, step)
         store(block, _THREADS, threads)
-        # Times 1.0: Numba makes no float of a bool.
+        # Times 1.0: Numba does not convert a bool to a float.
         store_double(block, _HYPER, h0 * 1.0)
         store_double(block, _HYPER + 1, h1 * 1.0)
         store_double(block, _HYPER + 2, h2 * 1.0)

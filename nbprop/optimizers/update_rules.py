@@ -1,9 +1,9 @@
 """The mathematics of the optimizers: for each, one scalar function that updates one parameter.
 
 ``rule(p, g, s, t, decay, c)`` returns the new p and the new state (s, t) of one parameter with gradient g; a rule with
-fewer than two state elements returns the others as they came. `decay` is the parameter's own weight decay, 0 where a
-mask spares it, and c are constants of the step, all in the element's type. ``constants(zero, step, h)`` computes
-(decay, c) once a step, in float64, from the hyperparameters h (padded to six), and rounds them to the type of `zero`.
+fewer than two state elements returns the others unchanged. `decay` is the weight decay of the parameter, 0 if a mask
+exempts it, and c are constants of the step, all in the type of the elements. ``constants(zero, step, h)`` computes
+(decay, c) once per step, in float64, from the hyperparameters h (padded to six), and rounds them to the type of `zero`.
 CPU loops and CUDA kernels call the same two functions.
 """
 
@@ -35,42 +35,45 @@ def sign(x):
 
 
 @scalar_function
-def _squarable_f32(g):
+def _bounded_for_square_f32(g):
+    """`bounded_for_square` in one precision."""
     most = np.float32(2.0**63)
     limited = most if g > most else g
-    # What is not finite stays so: g - g is 0 or NaN.
+    # g - g is 0, or NaN if g is not finite.
     return (-most if limited < -most else limited) + (g - g)
 
 
 @scalar_function
-def _squarable_f64(g):
+def _bounded_for_square_f64(g):
+    """`bounded_for_square` in one precision."""
     most = 2.0**511
     limited = most if g > most else g
     return (-most if limited < -most else limited) + (g - g)
 
 
-@by_precision(_squarable_f32, _squarable_f64)
-def _squarable(g):
-    """As `squarable`."""
+@by_precision(_bounded_for_square_f32, _bounded_for_square_f64)
+def _bounded_for_square(g):
+    """As `bounded_for_square`."""
 
 
 @njit
-def squarable(g):
-    """g, no larger than that a running mean of its square stays finite: 2**63 in float32, 2**511 in float64.
+def bounded_for_square(g):
+    """g within +-2**63 in float32, or +-2**511 in float64, so that a running mean of its square stays finite.
 
-    A rule that divides by the root of such a mean takes the same step there as for a smaller gradient. NaN for an
-    infinity.
+    A rule that divides by the root of such a mean takes the same step as for a smaller gradient. NaN for infinity.
     """
-    return _squarable(g)
+    return _bounded_for_square(g)
 
 
 @scalar_function
 def _at_most_largest_f32(x):
+    """`at_most_largest` in one precision."""
     return _LARGEST_F32 if x > _LARGEST_F32 else x
 
 
 @scalar_function
 def _at_most_largest_f64(x):
+    """`at_most_largest` in one precision."""
     return _LARGEST_F64 if x > _LARGEST_F64 else x
 
 
@@ -81,7 +84,7 @@ def _at_most_largest(x):
 
 @njit
 def at_most_largest(x):
-    """x, or the largest finite number where it is larger."""
+    """min(x, the largest finite number)."""
     return _at_most_largest(x)
 
 
@@ -90,6 +93,7 @@ def at_most_largest(x):
 
 @scalar_function
 def sgd_constants(zero, step, h):
+    """weight decay, (lr,)."""
     lr, weight_decay, _, _, _, _ = h
     return like(zero, weight_decay), (like(zero, lr),)
 
@@ -102,6 +106,7 @@ def sgd_rule(p, g, s, t, decay, c):
 
 @scalar_function
 def momentum_constants(zero, step, h):
+    """weight decay, (momentum, gain, rate)."""
     lr, momentum, weight_decay, rumelhart, _, _ = h
     gain, rate = (lr, 1.0) if rumelhart != 0.0 else (1.0, lr)
     return like(zero, weight_decay), (like(zero, momentum), like(zero, gain), like(zero, rate))
@@ -112,7 +117,7 @@ def momentum_rule(p, g, velocity, t, decay, c):
     """v = momentum v + gain g; p -= rate v.
 
     (gain, rate) is (1, lr) in PyTorch's form. In that of Rumelhart, Hinton and Williams (Nature 323, 1986, equation 9)
-    it is (lr, 1), and -v is their weight change: a change of lr then leaves the velocity gathered so far as it is.
+    it is (lr, 1), and -v is their weight change: changing lr then leaves the accumulated velocity unchanged.
     """
     momentum, gain, rate = c
     velocity = momentum * velocity + gain * (g + decay * p)
@@ -121,6 +126,7 @@ def momentum_rule(p, g, velocity, t, decay, c):
 
 @scalar_function
 def nesterov_constants(zero, step, h):
+    """weight decay, (lr, momentum)."""
     lr, momentum, weight_decay, _, _, _ = h
     return like(zero, weight_decay), (like(zero, lr), like(zero, momentum))
 
@@ -139,6 +145,7 @@ def nesterov_rule(p, g, velocity, t, decay, c):
 
 @scalar_function
 def rmsprop_constants(zero, step, h):
+    """weight decay, (lr, decay, 1 - decay, eps)."""
     lr, decay, eps, weight_decay, _, _ = h
     return like(zero, weight_decay), (like(zero, lr), like(zero, decay), like(zero, 1.0 - decay), like(zero, eps))
 
@@ -147,13 +154,14 @@ def rmsprop_constants(zero, step, h):
 def rmsprop_rule(p, g, square, t, decay, c):
     """v = decay v + (1 - decay) g^2; p -= lr g / (sqrt(v) + eps) (Hinton, Coursera lecture 6e, 2012)."""
     lr, kept, fresh, eps = c
-    g = squarable(g + decay * p)
+    g = bounded_for_square(g + decay * p)
     square = kept * square + fresh * (g * g)
     return p - lr * (g / (math.sqrt(square) + eps)), square, t
 
 
 @scalar_function
 def adagrad_constants(zero, step, h):
+    """weight decay, (lr, eps)."""
     lr, eps, weight_decay, _, _, _ = h
     return like(zero, weight_decay), (like(zero, lr), like(zero, eps))
 
@@ -162,13 +170,14 @@ def adagrad_constants(zero, step, h):
 def adagrad_rule(p, g, square, t, decay, c):
     """v += g^2; p -= lr g / (sqrt(v) + eps) (Duchi, Hazan and Singer 2011, figure 1, diagonal)."""
     lr, eps = c
-    g = squarable(g + decay * p)
+    g = bounded_for_square(g + decay * p)
     square = at_most_largest(square + g * g)
     return p - lr * (g / (math.sqrt(square) + eps)), square, t
 
 
 @scalar_function
 def _adam_constants(zero, step, lr, beta1, beta2, eps):
+    """lr and 1 / sqrt(v) with their bias corrections of this step, eps, beta1, 1 - beta1, beta2, 1 - beta2."""
     rate = lr / (1.0 - beta1 ** (step + 1.0))
     root = 1.0 / np.sqrt(1.0 - beta2 ** (step + 1.0))
     return (
@@ -184,12 +193,14 @@ def _adam_constants(zero, step, lr, beta1, beta2, eps):
 
 @scalar_function
 def adam_constants(zero, step, h):
+    """weight decay, constants of `_adam_step`."""
     lr, beta1, beta2, eps, weight_decay, _ = h
     return like(zero, weight_decay), _adam_constants(zero, step, lr, beta1, beta2, eps)
 
 
 @scalar_function
 def adamw_constants(zero, step, h):
+    """lr times weight decay, constants of `_adam_step`."""
     lr, beta1, beta2, eps, weight_decay, _ = h
     return like(zero, lr * weight_decay), _adam_constants(zero, step, lr, beta1, beta2, eps)
 
@@ -198,10 +209,10 @@ def adamw_constants(zero, step, h):
 def _adam_step(p, g, m, v, c):
     """m and v are running means of g and g^2; p -= rate m / (sqrt(v) root + eps).
 
-    rate and root free m and v of their start at 0.
+    rate and root contain the bias corrections.
     """
     rate, root, eps, beta1, rest1, beta2, rest2 = c
-    g = squarable(g)
+    g = bounded_for_square(g)
     m = beta1 * m + rest1 * g
     v = beta2 * v + rest2 * (g * g)
     return p - rate * (m / (math.sqrt(v) * root + eps)), m, v
@@ -224,6 +235,7 @@ def adamw_rule(p, g, m, v, decay, c):
 
 @scalar_function
 def rprop_constants(zero, step, h):
+    """weight decay, (lr, shrink, grow, smallest, largest)."""
     lr, shrink, grow, smallest, largest, weight_decay = h
     c = (like(zero, lr), like(zero, shrink), like(zero, grow), like(zero, smallest), like(zero, largest))
     return like(zero, weight_decay), c
@@ -231,10 +243,10 @@ def rprop_constants(zero, step, h):
 
 @scalar_function
 def rprop_rule(p, g, before, size, decay, c):
-    """p -= sign(g) size; size grows while g keeps its sign and shrinks when it turns, and then there is no step.
+    """p -= sign(g) size; size grows while g keeps its sign, and shrinks, without a step, when g changes it.
 
-    Riedmiller and Braun 1993, in the form without weight backtracking, as PyTorch's. A size of 0 is one that has not
-    been set yet: it starts as lr.
+    Riedmiller and Braun 1993, without weight backtracking, as in PyTorch. A size of 0 has not been set yet: it
+    starts as lr.
     """
     lr, shrink, grow, smallest, largest = c
     zero = like(p, 0.0)
@@ -249,6 +261,7 @@ def rprop_rule(p, g, before, size, decay, c):
 
 @scalar_function
 def lion_constants(zero, step, h):
+    """weight decay, (lr, beta1, 1 - beta1, beta2, 1 - beta2)."""
     lr, beta1, beta2, weight_decay, _, _ = h
     c = like(zero, lr), like(zero, beta1), like(zero, 1.0 - beta1), like(zero, beta2), like(zero, 1.0 - beta2)
     return like(zero, weight_decay), c
@@ -267,23 +280,27 @@ def lion_rule(p, g, m, t, decay, c):
 
 # -- kernels: a rule over flat arrays ------------------------------------------------------------------------
 
-# A kernel's row: addresses (0 for a mask that was not given), then numbers; hyperparameters are float64.
+# The row of a kernel: addresses (0 for a mask that was not given), then numbers; hyperparameters are float64.
 PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE, N, STEP, HYPERPARAMETERS = range(8)
 ROW = HYPERPARAMETERS + MOST_HYPERPARAMETERS
 
-# A thread's share starts on a multiple of this many elements: cache lines are not torn between threads.
-_SHARE = 64
+# The share of a thread starts at a multiple of this many elements, so that no cache line is shared by threads.
+_GRAIN = 64
 
 
 def _update(rule, constants, slots):
-    """The kernel of a rule with `slots` state elements a parameter (state: all of the first, then the second)."""
+    """The kernel of a rule with `slots` state elements per parameter."""
 
     def update(frame, row, part, parts):
+        """One step of the rule on the arrays of a row: PARAMS INOUT (n,), GRADS IN (n,), STATE INOUT (slots, n).
+
+        DECAY_MASK and TRAINABLE IN (n,), bytes, or 0 for all.
+        """
         n = load(row, N)
         if n == 0:
             return 0
-        first, last = share((n + _SHARE - 1) // _SHARE, part, parts)
-        first, last = first * _SHARE, min(last * _SHARE, n)
+        first, last = share((n + _GRAIN - 1) // _GRAIN, part, parts)
+        first, last = first * _GRAIN, min(last * _GRAIN, n)
         if first >= last:
             return 0
         p = array_at(frame, load(row, PARAMS), n)[first:last]
@@ -319,13 +336,13 @@ def _update(rule, constants, slots):
 
 
 def kernel_signature(dtype):
-    """int64 kernel(frame, row, part, parts): an op's, so that a walk can split it. The frame only carries the dtype."""
+    """int64 kernel(frame, row, part, parts), like an op's, so that a walk can split it; the frame carries the dtype."""
     return types.int64(FrameType(dtype), types.int64, types.int64, types.int64)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """An optimizer: its scalar functions, its hyperparameters with their kinds, its state elements a parameter."""
+    """An optimizer: its scalar functions, its hyperparameters with their kinds, its state elements per parameter."""
 
     name: str
     slots: int
@@ -343,25 +360,25 @@ def _define(name, slots, rule, constants, **hyperparameters):
     RULES[name] = Rule(name, slots, hyperparameters, rule, constants, kernel)
 
 
-_PLAIN = {"weight_decay": NOT_NEGATIVE}
+_DECAY = {"weight_decay": NOT_NEGATIVE}
 _BETAS = {"lr": NOT_NEGATIVE, "beta1": FRACTION, "beta2": FRACTION}
-_ADAM = {**_BETAS, "eps": NOT_NEGATIVE, **_PLAIN}
-_define("sgd", 0, sgd_rule, sgd_constants, lr=NOT_NEGATIVE, **_PLAIN)
-_MOMENTUM = {"lr": NOT_NEGATIVE, "momentum": FRACTION, **_PLAIN}
+_ADAM = {**_BETAS, "eps": NOT_NEGATIVE, **_DECAY}
+_define("sgd", 0, sgd_rule, sgd_constants, lr=NOT_NEGATIVE, **_DECAY)
+_MOMENTUM = {"lr": NOT_NEGATIVE, "momentum": FRACTION, **_DECAY}
 _define("momentum", 1, momentum_rule, momentum_constants, **_MOMENTUM, rumelhart=SWITCH)
 _define("nesterov", 1, nesterov_rule, nesterov_constants, **_MOMENTUM)
-_define("rmsprop", 1, rmsprop_rule, rmsprop_constants, lr=NOT_NEGATIVE, decay=FRACTION, eps=NOT_NEGATIVE, **_PLAIN)
-_define("adagrad", 1, adagrad_rule, adagrad_constants, lr=NOT_NEGATIVE, eps=NOT_NEGATIVE, **_PLAIN)
+_define("rmsprop", 1, rmsprop_rule, rmsprop_constants, lr=NOT_NEGATIVE, decay=FRACTION, eps=NOT_NEGATIVE, **_DECAY)
+_define("adagrad", 1, adagrad_rule, adagrad_constants, lr=NOT_NEGATIVE, eps=NOT_NEGATIVE, **_DECAY)
 _define("adam", 2, adam_rule, adam_constants, **_ADAM)
 _define("adamw", 2, adamw_rule, adamw_constants, **_ADAM)
 _RPROP = {"shrink": FRACTION, "grow": AT_LEAST_ONE, "smallest": POSITIVE, "largest": POSITIVE}
-_define("rprop", 2, rprop_rule, rprop_constants, lr=POSITIVE, **_RPROP, **_PLAIN)
-_define("lion", 1, lion_rule, lion_constants, **_BETAS, **_PLAIN)
+_define("rprop", 2, rprop_rule, rprop_constants, lr=POSITIVE, **_RPROP, **_DECAY)
+_define("lion", 1, lion_rule, lion_constants, **_BETAS, **_DECAY)
 
 
 # -- the device ----------------------------------------------------------------------------------------------
 
-# The most constants that a rule has, behind its weight decay: a row of the table that a device's update reads.
+# Width of a row of constants that a device's update reads: weight decay, then the constants of a rule.
 CONSTANTS = 8
 
 

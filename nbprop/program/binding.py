@@ -1,4 +1,4 @@
-"""How a kernel's arguments are read from a frame and a row, and an array described to compiled code."""
+"""How a kernel's arguments are read from a frame and a row, and how arrays are described to compiled code."""
 
 from llvmlite import ir
 from numba import types
@@ -7,16 +7,14 @@ from numba.extending import intrinsic
 
 from nbprop.compiler.intrinsics import WORD, _pointer, make_array
 
-# -- kernels' arguments --------------------------------------------------------------------------------------
-
 
 def kernel_arguments(arrays, scalars, frame_words, null_absent=True):
     """An intrinsic ``bind(frame, row, part, parts)``: the tuple of arguments that a kernel takes.
 
-    `arrays` counts the operands in the row (three words each: space, offset, length); `scalars` names what
-    follows them. A name in `frame_words` is read from the frame, "part" and "parts" are the walker's, any other is
-    the row's next word. An array that was not given is empty; with `null_absent` it lies at address 0, whatever its
-    offset (see `pointer` in microkernel.py). Device kernels take no addresses, and spilled registers over it.
+    `arrays` is the number of operands in the row (three words each: space, offset, length); `scalars` names what
+    follows them. A name in `frame_words` is read from the frame, "part" and "parts" come from the walker, any other is
+    the next word of the row. An array that was not given is empty; with `null_absent`, its address is 0 whatever its
+    offset (see `pointer` in microkernel.py). Device kernels do not use addresses, and this would spill their registers.
     """
 
     @intrinsic
@@ -61,11 +59,11 @@ def kernel_arguments(arrays, scalars, frame_words, null_absent=True):
 
 
 def describe_arguments(places, description, code_of):
-    """An intrinsic ``describe(block, arrays)``: write what compiled code needs to know of each array of a tuple.
+    """An intrinsic ``describe(block, arrays)``: write a description of each array of a tuple, for compiled code.
 
     Array number i goes to word `places[i] * description` of the block, as five words: data address, rank, address of
-    the shape, element code (`code_of` its Numba type), flags (1 contiguous, 2 writable, 4 aligned). An argument that
-    was not given (None) leaves its words alone.
+    the shape, element code (`code_of` its Numba type), flags (1 contiguous, 2 writable, 4 aligned). The words of an
+    argument that was not given (None) are not written.
     """
 
     @intrinsic

@@ -1,4 +1,4 @@
-"""The types of elements as small integers, as compiled code passes them, and integers of any width."""
+"""Element types as small integers, as compiled code passes them, and arrays of integers of any width."""
 
 import numpy as np
 from numba import types
@@ -54,6 +54,6 @@ def integer_at(address, code, index):
 
 
 @njit
-def length_at(address, code, sample, longest):
-    """How many positions of a sample count: `longest` where the caller gave no lengths (address 0)."""
-    return longest if address == 0 else integer_at(address, code, sample)
+def length_at(address, code, sample, max_length):
+    """The length of a sample; `max_length` if the caller gave no lengths (address 0)."""
+    return max_length if address == 0 else integer_at(address, code, sample)

@@ -14,8 +14,6 @@ from nbprop.compiler.native import Native
 from nbprop.program import frame
 from nbprop.program.binding import kernel_arguments
 
-# -- kernels: natives that a walker calls --------------------------------------------------------------------
-
 OP_ARGUMENTS = (types.int64, types.int64, types.int64, types.int64)  # frame, row, part, parts
 
 FRAME_WORDS = {
@@ -33,7 +31,7 @@ FRAME_WORDS = {
 
 
 def _finish(frame_address, result):
-    """What a kernel returned: nothing, or a number that becomes the walk's result."""
+    """Handle the return value of a kernel: nothing, or a number that becomes the result of the walk."""
     raise TypeError("runs in compiled code only")
 
 
@@ -54,14 +52,14 @@ def _finish_compiled(frame_address, result):
 class Kernel(Native):
     """A plain function over arrays, made callable by the walker.
 
-    The parameters' names are the contract: arrays come first, then `n` (samples in this call), then sizes in the
-    order in which the row holds them. Names with a meaning of their own are filled in by the walk: `accumulate`,
-    `step`, `first_sample` (the place of sample 0 in the caller's batch, where a function walks one sample at a time),
-    `x_code`, `x_address`, `target_code`, `target_address`, `lengths_code`, `lengths_address`, and at the end `part` and
-    `parts`. A kernel without `part` runs on one thread while the others wait.
+    The names of its parameters are the contract: arrays come first, then `n` (samples in this call), then sizes in the
+    order of the row. Reserved names are filled in by the walk: `accumulate`, `step`, `first_sample` (the index in the
+    caller's batch of sample 0, when a function walks one sample at a time), `x_code`, `x_address`, `target_code`,
+    `target_address`, `lengths_code`, `lengths_address`, and at the end `part` and `parts`. A kernel without `part` runs
+    on one thread while the others wait.
 
-    An array that the caller did not give has size 0. A direction of `jvp` or `hvp` may be one: `optional` names the
-    arrays for which the kernel takes an empty one as zeros; any other it gets as an array of zeros (Builder.emit).
+    An array that the caller did not give has size 0. A direction of `jvp` or `hvp` can be such an array: `optional`
+    names the arrays for which the kernel handles an empty one as zeros; for others, it gets zeros (Builder.emit).
     """
 
     def __init__(self, function, uses=(), name=None, optional=()):
@@ -87,8 +85,8 @@ class Kernel(Native):
 
     @functools.cached_property
     def _by_itself(self):
-        """Made at first use: an import of nbprop with a hundred kernels need not wait for a hundred of them."""
-        # Inlined, or each array would be passed as seven words through memory: several ns for each operand of an op.
+        """The compiled function alone; made at first use, so that importing a hundred kernels takes no time."""
+        # Inlined; otherwise each array would be passed as seven words through memory, several ns per operand of an op.
         return self._given if self._given is not self.function else njit(self._given, forceinline=True)
 
     def compiled(self):
@@ -108,7 +106,7 @@ class Kernel(Native):
         return op
 
     def __call__(self, *arguments):
-        """Run the plain function (compiled for these argument types), as tests and teachers do."""
+        """Run the function itself, compiled for these argument types, as in tests and teaching."""
         return self._by_itself(*arguments)
 
 

@@ -1,4 +1,4 @@
-"""Buffers, values and ops, as lowering makes them."""
+"""Buffers, values and ops, as created by lowering."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from nbprop.program import frame
 
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """A piece of memory that ops read and write; its place in the workspace is fixed by liveness."""
+    """A piece of memory that ops read and write; liveness determines its offset in the workspace."""
 
     size: int
     space: int = frame.WORK

@@ -1,4 +1,4 @@
-"""Bounds on parameters, in each of the forms that SciPy's users write them, and the parameters that they leave free."""
+"""Bounds on parameters, in all forms that SciPy takes, and the parameters that they leave free."""
 
 import math
 
@@ -8,14 +8,14 @@ from nbprop.arrays import refuse_subclass
 
 
 class Free:
-    """The parameters that a search moves: those that are trainable and whose bounds leave them room.
+    """The parameters that a search moves: those that are trainable and not fixed by their bounds.
 
-    A parameter whose bounds meet is taken out here, for all solvers: SciPy's leave it to finite differences, to an
-    equality constraint that holds up to 1e-8, or refuse it.
+    A parameter whose bounds are equal is removed here, for all solvers: SciPy's methods treat it by finite differences,
+    or by an equality constraint that holds up to 1e-8, or refuse it.
     """
 
     def __init__(self, function, params, trainable, bounds):
-        """params: the start, of the plan's dtype; trainable: (n_params,) bool or None; bounds: as `minimize` takes."""
+        """params: the start, in the plan's dtype; trainable: (n_params,) bool or None; bounds: as in `minimize`."""
         self.start = params.astype(np.float64)
         chosen = np.arange(params.size) if trainable is None else np.flatnonzero(trainable)
         self.bounds = None
@@ -32,7 +32,7 @@ class Free:
         return vector if self.indices is None else vector[self.indices]
 
     def whole(self, theta):
-        """All parameters, from the free ones: theta itself where all are free, else a fresh array."""
+        """All parameters, from the free ones: theta itself if all are free, else a new array."""
         if self.indices is None:
             return theta
         whole = self.start.copy()
@@ -48,11 +48,11 @@ class Free:
         return whole
 
     def allowed(self, theta):
-        """Whether free parameters lie within the bounds; trust-constr asks for others, too."""
+        """Whether free parameters are within the bounds; trust-constr also evaluates others."""
         return self.bounds is None or bool((theta >= self.bounds[0]).all() and (theta <= self.bounds[1]).all())
 
     def inside(self, theta):
-        """(theta moved to the nearest point within the bounds, by how much the farthest moved)."""
+        """(the nearest point to theta within the bounds, the largest distance of a parameter)."""
         if self.bounds is None:
             return theta, 0.0
         moved = np.clip(theta, *self.bounds)
@@ -60,7 +60,7 @@ class Free:
 
 
 def _limits(function, bounds, params, chosen):
-    """(lo, hi) of the chosen parameters, float64 arrays of values that the plan's dtype has."""
+    """(lo, hi) of the chosen parameters, float64 arrays of values representable in the plan's dtype."""
     if hasattr(bounds, "lb") and hasattr(bounds, "ub"):
         pair = bounds.lb, bounds.ub
     elif isinstance(bounds, tuple) and len(bounds) == 2:
@@ -69,17 +69,17 @@ def _limits(function, bounds, params, chosen):
         pair = _columns(function, bounds, params.size)
     low, high = (_side(function, side, params, fill) for side, fill in zip(pair, (-math.inf, math.inf), strict=True))
     for wrong, text in (
-        (low > high, "the lower bound {low} lies above the upper bound {high}"),
+        (low > high, "the lower bound {low} is above the upper bound {high}"),
         (
             (params < low) | (params > high),
-            "the start {start} lies outside its bounds [{low}, {high}]; np.clip it first",
+            "the start {start} is outside its bounds [{low}, {high}]; np.clip it first",
         ),
     ):
         found = chosen[wrong[chosen]]
         if found.size:
             i = found[0]
-            said = text.format(low=low[i], high=high[i], start=params[i])
-            raise ValueError(f"{function}: bounds of params[{i}]: {said}")
+            problem = text.format(low=low[i], high=high[i], start=params[i])
+            raise ValueError(f"{function}: bounds of params[{i}]: {problem}")
     return low[chosen], high[chosen]
 
 
@@ -98,7 +98,7 @@ def _columns(function, bounds, n_params):
 
 
 def _side(function, side, params, fill):
-    """One side's bounds as a (n_params,) float64 array of values that the plan's dtype has."""
+    """The bounds of one side as a (n_params,) float64 array of values representable in the plan's dtype."""
     refuse_subclass(f"{function}: bounds", side)
     try:
         if isinstance(side, (list, tuple)):

@@ -1,7 +1,7 @@
-"""Constraints on parameters in SciPy's forms: whether they fit, and how far they are from holding.
+"""Constraints on parameters in SciPy's forms: their checks, and by how much they are violated.
 
-They hold for all parameters. SciPy's methods see the free ones, so that what a constraint's functions take and return
-is put together and cut here; all that they return is looked at, at every call.
+They apply to all parameters, whereas SciPy's methods see the free ones; so arguments and results of a constraint's
+functions are converted here, and everything that they return is checked, at every call.
 """
 
 import math
@@ -12,9 +12,9 @@ from nbprop.arrays import refuse_subclass
 
 
 def constraints_on(params, name, constraints, able):
-    """The constraints as a list, checked at the start.
+    """The constraints as a list, checked at the start point.
 
-    params: the start; name: the method's; able: the methods that take constraints.
+    params: the start point; name: the method; able: the methods that take constraints.
     """
     if isinstance(constraints, (tuple, list)) and not constraints:
         return []
@@ -73,7 +73,7 @@ class _Linear:
 
 
 class _Function:
-    """low <= fun(theta) <= high: values and Jacobian as arrays that fit, of a copy of theta."""
+    """low <= fun(theta) <= high: checked values and Jacobian; fun and jac get a copy of theta."""
 
     def __init__(self, fun, jac, args, low, high, theta):
         self.fun, self.jac, self.args, self.count = fun, jac, args, None
@@ -83,7 +83,7 @@ class _Function:
             self.jacobian(theta)
 
     def values(self, theta):
-        """fun(theta), (count,) float64. NaN is passed on: `violation` takes it for never holding."""
+        """fun(theta), (count,) float64. NaN is passed on: `violation` counts it as an infinite violation."""
         given = self.fun(theta.copy(), *self.args)
         found = np.atleast_1d(_numbers("fun", given))
         if found.ndim > 1:
@@ -104,7 +104,7 @@ class _Function:
         return found
 
     def functions_on(self, free):
-        """(fun, jac) over the free parameters; a jac that is no function stays as it is."""
+        """(fun, jac) over the free parameters; a jac that is not a function is unchanged."""
         jac = self.jac
         if callable(jac):
 
@@ -116,7 +116,7 @@ class _Function:
 
 
 class _Given(_Function):
-    """A constraint as a dict, SLSQP's own form."""
+    """A constraint as a dict, the form of SLSQP."""
 
     def __init__(self, constraint, theta, args):
         self.type = constraint["type"]
@@ -150,7 +150,7 @@ class _Nonlinear(_Function):
 
 
 class _Hessian:
-    """hess(theta, v) over the free parameters, as products: v^T hess need not be a matrix."""
+    """hess(theta, v) over the free parameters, as a LinearOperator: it need not be a matrix."""
 
     def __init__(self, hess, free):
         self.hess, self.free = hess, free
@@ -174,18 +174,20 @@ def _numbers(what, given):
 
 
 def _sides(low, high, count):
-    """What the values may be at least and at most, each (count,) float64."""
+    """The lower and upper bounds of the values, each (count,) float64."""
     sides = [_numbers("lb or ub", side) for side in (low, high)]
     for side in sides:
         if side.shape not in ((), (1,), (count,)):
-            raise ValueError(f"minimize: a constraint's sides must have its values' shape ({count},), got {side.shape}")
+            raise ValueError(
+                f"minimize: a constraint's lb and ub must have the shape of its values ({count},), got {side.shape}"
+            )
         if np.isnan(side).any():
-            raise ValueError("minimize: a constraint's sides hold NaN; use infinity for an open side")
+            raise ValueError("minimize: a constraint's lb or ub holds NaN; use infinity for an open side")
     return [np.broadcast_to(side, (count,)) for side in sides]
 
 
 def violation(constraints, theta):
-    """How far the worst constraint is from holding; differences that SciPy's methods leave count as none."""
+    """The largest violation of a constraint; 0 for one within the tolerance of SciPy's methods."""
     worst = 0.0
     for constraint in constraints:
         values = constraint.values(theta)

@@ -1,7 +1,8 @@
-"""Fleets: thousands of small networks of one architecture, each fitted to data of its own, in compiled code.
+"""Fleets: thousands of small networks of one architecture, each fitted to its own data, in compiled code.
 
-Every model has its own line search, damping and stop; a thread takes a contiguous share of the models, so results have
-the same bits on any number of threads. At any time a model's parameters are the best ones that it has been seen at.
+Every model has its own line search, damping and stopping criterion; a thread fits a contiguous range of models, so
+results are bitwise identical on any number of threads. At any time, the parameters of a model are the best ones
+evaluated so far.
 """
 
 from dataclasses import dataclass
@@ -32,26 +33,27 @@ _LM_ITERATIONS, _LM_EVALUATIONS = marquardt.ITERATIONS, marquardt.EVALUATIONS
 _SMALL_STEP, _NO_STEP = marquardt.SMALL_STEP, marquardt.NO_STEP
 
 METHODS = ("L-BFGS", "marquardt", "adam")
-INTERRUPTED = -1  # the status of a model that Ctrl-C came before the end of
-# The statuses of a fit that has met a criterion; Adam has none but the number of its steps.
+INTERRUPTED = -1  # the status of a model whose fit Ctrl-C interrupted
+# Statuses of a fit that met a criterion; the only one of Adam is the number of steps.
 _SUCCESS = {
     "L-BFGS": (solvers.GRADIENT, solvers.SLOW),
     "marquardt": (marquardt.GRADIENT, marquardt.SMALL_STEP, marquardt.SLOW),
     "adam": (0,),
 }
-# Where a share stands: the model at work, and how far it is.
+# The position of a thread: the current model, and its step.
 _MODEL, _STEP = 0, 1
 
 
 @dataclass(frozen=True)
 class FleetResult:
-    """What `fit_many` returns: an entry for each model.
+    """What `fit_many` returns: one entry per model.
 
-    fun : losses at the parameters, (models,); NaN for a model that Ctrl-C came before, infinity for one whose loss is
+    fun : (models,), losses at the parameters; NaN for a model not begun before Ctrl-C, infinity for one whose loss is
         not finite at the start
-    nit : iterations, (models,)
-    status : why each stopped, numbers of `reasons`; 0 after the most iterations, -1 where Ctrl-C came before its end
-    success : bool, (models,): whether a criterion was met (for Adam: whether all steps were made)
+    nit : (models,), iterations
+    status : (models,), why each stopped, keys of `reasons`; 0 after the maximum number of iterations, -1 for Ctrl-C
+    success : (models,) bool, whether a criterion was met (for Adam: whether all steps were made)
+    reasons : {status: its meaning}
     """
 
     fun: np.ndarray
@@ -67,8 +69,8 @@ def _is_finite(loss, grads, theta):
 
 
 @njit
-def _keep(losses, thetas, model, loss, theta):
-    """Keep a point that is better than the model's best so far."""
+def _update_best(losses, thetas, model, loss, theta):
+    """Store a point that is better than the best so far of its model."""
     if loss < losses[model] or np.isnan(losses[model]):
         losses[model] = loss
         thetas[model] = theta
@@ -78,7 +80,7 @@ def _keep(losses, thetas, model, loss, theta):
 def _lbfgs_piece(
     plan, thetas, xs, ys, losses, iterations, status, at, last, maxiter, start, state, theta, grads, work, most
 ):
-    """Up to `most` evaluations of models at[_MODEL] to last by L-BFGS; how many. `start` is a new state."""
+    """Up to `most` evaluations, of models at[_MODEL] to last, by L-BFGS; returns their number. start: a new state."""
     for done in range(most):
         model = at[_MODEL]
         if model >= last:
@@ -90,7 +92,7 @@ def _lbfgs_piece(
         loss = value_and_grad(plan, theta, xs[model], ys[model], grads, work)
         if not _is_finite(loss, grads, theta):
             loss = np.inf
-        _keep(losses, thetas, model, loss, theta)
+        _update_best(losses, thetas, model, loss, theta)
         outcome = lbfgs_step(state, theta, loss, grads)
         iterations[model] = state[_LBFGS_ITERATIONS]
         if outcome != 0 or iterations[model] >= maxiter:
@@ -103,7 +105,7 @@ def _lbfgs_piece(
 def _adam_piece(
     plan, thetas, xs, ys, losses, iterations, status, at, last, maxiter, lr, state, theta, grads, work, most
 ):
-    """Up to `most` evaluations of models at[_MODEL] to last by Adam on all of each model's data; how many."""
+    """Up to `most` evaluations, of models at[_MODEL] to last, by full-batch Adam; returns their number."""
     for done in range(most):
         model, step = at[_MODEL], at[_STEP]
         if model >= last:
@@ -113,7 +115,7 @@ def _adam_piece(
             theta[:] = thetas[model]
         loss = value_and_grad(plan, theta, xs[model], ys[model], grads, work)
         finite = _is_finite(loss, grads, theta)
-        _keep(losses, thetas, model, loss if finite else np.inf, theta)
+        _update_best(losses, thetas, model, loss if finite else np.inf, theta)
         if finite and step < maxiter:
             adam(theta, grads, state, step, lr)
             iterations[model] = at[_STEP] = step + 1
@@ -143,9 +145,9 @@ def _lm_piece(
     outputs,
     most,
 ):
-    """Up to `most` evaluations of models at[_MODEL] to last by Levenberg-Marquardt; how many.
+    """Up to `most` evaluations, of models at[_MODEL] to last, by Levenberg-Marquardt; returns their number.
 
-    `outputs` holds predictions and then residuals, `matrix` their Jacobian; at[_STEP] is what lm_step wants.
+    `outputs` holds predictions, then residuals; `matrix` their Jacobian; at[_STEP] is what lm_step wants next.
     """
     flat = outputs.reshape(-1)
     for done in range(most):
@@ -165,12 +167,12 @@ def _lm_piece(
                 cost += flat[i] * flat[i]
             if not (np.isfinite(cost) and np.isfinite(row_sum(theta))):
                 cost = flat[0] = np.inf
-            _keep(losses, thetas, model, cost / flat.size, theta)
+            _update_best(losses, thetas, model, cost / flat.size, theta)
         else:
             jacobian(plan, theta, xs[model], matrix, work)
         want = lm_step(state, theta, flat, matrix)
         if want == _SMALL_STEP and cost == np.inf:
-            want = _NO_STEP  # the step is small since nothing farther away is finite
+            want = _NO_STEP  # the step is small because no point farther away is finite
         at[_STEP] = want
         iterations[model] = state[_LM_ITERATIONS]
         if want > 2 or state[_LM_EVALUATIONS] > maxiter:
@@ -190,20 +192,20 @@ def fit_many(net, thetas, xs, ys, loss="mse", method="L-BFGS", maxiter=200, gtol
     ys : (models, n, *output_shape) float64 array; integers (models, n, *output_shape[:-1]) for classes
     loss : as `plan` takes it; "mse" for method="marquardt"
     method : "L-BFGS", "marquardt" (Levenberg-Marquardt) or "adam" (all of a model's data in each step)
-    maxiter : most iterations of each model (of evaluations, for marquardt)
+    maxiter : maximum number of iterations per model (of evaluations, for marquardt)
     gtol, ftol : as `lbfgs_state` and `lm_state` take them; lr : Adam's
-    threads : threads that share the models; the bits do not depend on it
+    threads : number of threads, which divide the models; the bits do not depend on it
 
     Returns
     -------
     FleetResult
-        thetas hold the best parameters that were evaluated, finite ones, with the losses in `fun`. Ctrl-C ends the call
-        within a fifth of a second, with status -1 for the models that are not done.
+        thetas hold the best finite parameters that were evaluated, whose losses are `fun`. Ctrl-C ends the call within
+        a fifth of a second, with status -1 for the unfinished models.
 
     Raises
     ------
     TypeError, ValueError
-        For an argument that does not fit, in whichever model, named with its value. Nothing has been written then.
+        For an argument that does not fit, in any model, named with its value; nothing has been written then.
 
     Examples
     --------
@@ -254,7 +256,7 @@ def fit_many(net, thetas, xs, ys, loss="mse", method="L-BFGS", maxiter=200, gtol
     status = np.full(models, INTERRUPTED)
     piece_of = _pieces(method, plan, maxiter, gtol, ftol, lr)
 
-    def share(first, last, stopped):
+    def fit_range(first, last, stopped):
         piece, buffers = piece_of()
         at, pace = np.array([first, 0]), Pace()
         while at[_MODEL] < last and not stopped():
@@ -263,21 +265,21 @@ def fit_many(net, thetas, xs, ys, loss="mse", method="L-BFGS", maxiter=200, gtol
             pace.end(done)
 
     try:
-        in_threads(share, [(0, 1)])  # whatever is compiled is so before other threads start
+        in_threads(fit_range, [(0, 1)])  # compile everything before other threads start
         if models > 1:
             bounds = np.linspace(1, models, min(threads, models - 1) + 1).astype(int).tolist()
-            in_threads(share, list(pairwise(bounds)))
+            in_threads(fit_range, list(pairwise(bounds)))
     except KeyboardInterrupt:
-        pass  # told by the status of the models that it came before the end of
+        pass  # the status of the unfinished models says so
     reasons = marquardt.REASONS if method == "marquardt" else dict(enumerate(solvers.REASONS))
     if method == "adam":
-        reasons = {_NOT_FINITE: "the loss or its gradient became infinite or NaN; the best parameters before are kept"}
-    reasons = {**reasons, 0: f"{maxiter} iterations, the most allowed", INTERRUPTED: "interrupted"}
+        reasons = {_NOT_FINITE: "the loss or its gradient became infinite or NaN; the best parameters so far are kept"}
+    reasons = {**reasons, 0: f"maximum number of iterations reached ({maxiter})", INTERRUPTED: "interrupted"}
     return FleetResult(losses, iterations, status, np.isin(status, _SUCCESS[method]), reasons)
 
 
 def _pieces(method, plan, maxiter, gtol, ftol, lr):
-    """A function that makes what a share works with: (the method's piece, buffers of its own)."""
+    """A function that returns what a thread works with: (the method's piece, buffers of its own)."""
     n = plan.n_params
 
     def buffers():
@@ -295,7 +297,7 @@ def _pieces(method, plan, maxiter, gtol, ftol, lr):
 
 
 def _check(name, array, dtype, rank, *, written=False):
-    """An array as a plain one; its dtype (None: integers), its rank and its order."""
+    """An array as an ndarray, with its dtype (None: integers), rank and order checked."""
     argument = f"fit_many: {name}"
     array = as_array(argument, array)
     if dtype is not None:

@@ -1,9 +1,9 @@
-"""L-BFGS in compiled code, for any objective: the caller evaluates, `lbfgs_step` says where next.
+"""L-BFGS in compiled code, for any objective: the caller evaluates, `lbfgs_step` returns where to evaluate next.
 
 Nocedal and Wright 2006, algorithms 7.4 and 7.5, with the line search of Moré and Thuente (line_search.py). The solver
-never calls the objective: it takes the loss and gradient at theta and moves theta to where it wants them next. So it
-needs no function as an argument, works on any loss in any compiled loop, stops and resumes anywhere, and a thousand of
-them can run side by side. All it remembers is one flat float64 vector.
+never calls the objective: it takes the loss and gradient at theta, and moves theta to the next point. So it needs no
+function as an argument, works on any loss in any compiled loop, can stop and resume anywhere, and a thousand searches
+can run side by side. Its whole state is one flat float64 vector.
 """
 
 import numpy as np
@@ -24,14 +24,14 @@ from nbprop.validation import check_integer, check_number, shown
 # What lbfgs_step returns.
 GO_ON, GRADIENT, SLOW, NO_STEP, NOT_FINITE = range(5)
 REASONS = (
-    "goes on",
-    "the largest gradient is at most gtol",
-    "the loss falls by at most ftol of itself",
+    "continues",
+    "the largest component of the gradient is at most gtol",
+    "the loss decreases by at most a fraction ftol of itself",
     "the line search finds no lower point",
     "the loss or its gradient at the start is not finite",
 )
 
-# The state's head: sizes and progress, then the line search's block; behind it the vectors.
+# The head of the state: sizes and progress, then the block of the line search; the vectors follow it.
 _N, _MEMORY, _STORED, _NEWEST, _STARTED, ITERATIONS, EVALUATIONS, LOSS, _GTOL, _FTOL = range(10)
 _SEARCH = 10
 _HEAD = _SEARCH + line_search.WORDS
@@ -39,6 +39,7 @@ _HEAD = _SEARCH + line_search.WORDS
 
 @njit
 def _words(n, memory):
+    """Elements of the state vector."""
     return _HEAD + (2 * memory + 3) * n + 2 * memory
 
 
@@ -62,14 +63,18 @@ def lbfgs_state(n_params, memory=10, gtol=1e-8, ftol=0.0):
 
 @njit
 def _add_scaled(y, scale, x):
-    """y += scale x."""
+    """y += scale x. y INOUT, x IN (n,)."""
     for i in range(y.size):
         y[i] += scale * x[i]
 
 
 @njit
 def _direction(d, g, steps, changes, rho, alpha, memory, stored, newest):
-    """d = -H g by the two-loop recursion (algorithm 7.4); H starts as s.y / y.y times the identity (equation 7.20)."""
+    """d = -H g by the two-loop recursion (algorithm 7.4); H starts as s.y / y.y times the identity (equation 7.20).
+
+    d OUT, g IN (n,); steps and changes IN (memory, n): the last s and y, of which `stored` are valid up to `newest`;
+    rho IN (memory,): 1 / s.y; alpha OUT (memory,).
+    """
     n = d.size
     for i in range(n):
         d[i] = -g[i]
@@ -90,7 +95,7 @@ def _direction(d, g, steps, changes, rho, alpha, memory, stored, newest):
 
 @njit
 def _advance(state, theta, loss, grad):
-    """One call of `lbfgs_step` on arrays."""
+    """One call of `lbfgs_step` on arrays: state and theta INOUT, grad INOUT (n,)."""
     n, memory = int(state[_N]), int(state[_MEMORY])
     search = state[_SEARCH:_HEAD]
     x0, g0, d = state[_HEAD : _HEAD + n], state[_HEAD + n : _HEAD + 2 * n], state[_HEAD + 2 * n : _HEAD + 3 * n]
@@ -99,7 +104,7 @@ def _advance(state, theta, loss, grad):
     rho, alpha = state[_HEAD + (3 + 2 * memory) * n :][:memory], state[_HEAD + (3 + 2 * memory) * n + memory :]
     state[EVALUATIONS] += 1
     if state[_STARTED] == 0:
-        # Later a gradient that is not finite has no finite slope either, and the line search steps back.
+        # Later, a gradient that is not finite has no finite slope either, and the line search steps back.
         if not (np.isfinite(loss) and np.isfinite(row_sum(grad))):
             return NOT_FINITE
         state[_STARTED] = 1.0
@@ -110,7 +115,7 @@ def _advance(state, theta, loss, grad):
                 theta[i] = x0[i] + search[line_search.STEP] * d[i]
             return GO_ON
         if outcome == line_search.FAILED and not loss < state[LOSS]:
-            # Once more from the steepest descent, unless that is what has just failed.
+            # Restart with steepest descent, unless that is what has just failed.
             for i in range(n):
                 theta[i], grad[i] = x0[i], g0[i]
             if state[_STORED] == 0:
@@ -184,24 +189,25 @@ _call = indirect_call(_signature)
 
 @njit
 def step_on_arrays(entry, state, theta, grad, loss):
+    """Call the compiled step at an address on arrays."""
     vectors = address_of(state), state.size, address_of(theta), address_of(grad), theta.size
     return _call(entry, (*vectors, loss))[1]
 
 
 def lbfgs_step(state, theta, loss, grad):
-    """Take the loss and the gradient at theta; move theta to where they are wanted next.
+    """Take the loss and the gradient at theta, and move theta to the next point to evaluate.
 
     Parameters
     ----------
     state : float64 vector from `lbfgs_state`
     theta : (n_params,) float64 array, overwritten
-    loss : float, at theta; one that is not finite makes the search step back
+    loss : float, at theta; if it is not finite, the search steps back
     grad : (n_params,) float64 array, the gradient at theta
 
     Returns
     -------
     int
-        0 to go on: evaluate at the new theta and call again. Else theta is the result, and the number is the reason:
+        0 to continue: evaluate at the new theta and call again. Otherwise theta is the result, and this is the reason:
         `nbprop.solvers.REASONS[number]`. state[nbprop.solvers.ITERATIONS] counts iterations.
 
     Raises
@@ -253,22 +259,22 @@ def _lbfgs_step(state, theta, loss, grad):
     return step
 
 
-# A whole search of `lbfgs` in one vector: the last outcome, the lowest loss, `lbfgs_state`'s vector, the point wanted
-# next, the best one and its gradient.
+# A whole search of `lbfgs` in one vector: the last outcome, the lowest loss, the vector of `lbfgs_state`, the next
+# point, the best point and its gradient.
 OUTCOME, LOWEST, _STATE = range(3)
 
 
 @njit
 def search_parts(search, n):
-    """(state, point wanted next, best point, its gradient): views of a search's vector."""
+    """(state, next point, best point, its gradient): views of the vector of a search."""
     a, b, c = search.size - 3 * n, search.size - 2 * n, search.size - n
     return search[_STATE:a], search[a:b], search[b:c], search[c:]
 
 
 def lbfgs_search(start, memory=10, gtol=1e-8, ftol=0.0, resume=None):
-    """A vector for `lbfgs` to work in: a new search, or the copy of an earlier one that goes on.
+    """A vector for `lbfgs` to work in: a new search, or the copy of an earlier one to resume.
 
-    A search that had ended goes on with what it has learned of the curvature.
+    A search that had ended is resumed with its approximation of the curvature.
     """
     state = lbfgs_state(start.size, memory, gtol, ftol)
     if resume is None:
@@ -282,7 +288,7 @@ def lbfgs_search(start, memory=10, gtol=1e-8, ftol=0.0, resume=None):
 
 
 def check_search(function, search, n):
-    """Every number of a search's vector over n parameters that becomes an index, a size or a result; ValueError."""
+    """Check every number of a search over n parameters that becomes an index, a size or a result; ValueError."""
     refuse_subclass(f"{function}: resume", search)
     known = isinstance(search, np.ndarray)
     if not known or search.dtype != np.float64 or search.size <= _STATE + _HEAD:
@@ -325,10 +331,10 @@ def check_search(function, search, n):
 def lbfgs(fun, start, memory=10, gtol=1e-8, ftol=0.0, maxiter=1000, callback=None, search=None, bursts=None):
     """Minimise fun(theta) -> (loss, float64 gradient) from Python with `lbfgs_step`; a scipy OptimizeResult.
 
-    `minimize(..., method="L-BFGS")` runs this on a plan's loss. The point in the result is the best one.
+    `minimize(..., method="L-BFGS")` runs this on the loss of a plan. The point in the result is the best one.
     callback(intermediate_result) is called after each iteration. search: a vector from `lbfgs_search` to work in; it
-    holds everything, at any time, so one that was stopped goes on from it; memory, gtol and ftol are then its own.
-    bursts: after the first evaluation, bursts.run(...) in place of fun and callback (lbfgs_bursts.py).
+    holds the complete state at any time, so a stopped search can be resumed from it; memory, gtol and ftol are then its
+    own. bursts: after the first evaluation, bursts.run(...) replaces fun and callback (lbfgs_bursts.py).
     """
     from scipy.optimize import OptimizeResult
 
@@ -351,7 +357,7 @@ def lbfgs(fun, start, memory=10, gtol=1e-8, ftol=0.0, maxiter=1000, callback=Non
             if callback is not None:
                 callback(OptimizeResult(x=best.copy(), fun=float(search[LOWEST]), nit=iterations))
     reached = outcome == GO_ON
-    message = f"{maxiter} iterations, the most allowed" if reached else REASONS[outcome]
+    message = f"maximum number of iterations reached ({maxiter})" if reached else REASONS[outcome]
     success = not reached and outcome in (GRADIENT, SLOW)
     result = OptimizeResult(x=best.copy(), fun=float(search[LOWEST]), jac=at_best.copy(), nit=iterations)
     result.update(nfev=evaluations, njev=evaluations, status=int(outcome) if not reached else 1)

@@ -1,6 +1,7 @@
-"""L-BFGS on a plan's loss in bursts of compiled code: Python is back some ten times a second, not at each evaluation.
+"""L-BFGS on the loss of a plan in bursts of compiled code, which return to Python some ten times a second.
 
-Between two gradients of a small network Python takes a tenth of their time, and a pool of threads falls asleep.
+If Python ran between two evaluations, it would take a tenth of their time for a small network, and the pool of threads
+would fall asleep.
 """
 
 import numpy as np
@@ -23,11 +24,12 @@ _call_entry = indirect_call(types.int64(types.int64, types.int64))
 
 @njit
 def _burst(entry, plan, objects, ndarray, step, search, gradient, counts, most):
-    """Up to counts[0] evaluations and steps of a search, until its state counts `most` iterations.
+    """Up to counts[0] evaluations and steps of a search, until its state has counted `most` iterations.
 
     objects : addresses of params (the point of the search), x, target, grads (`gradient`), work, weights
-    counts : INOUT; the evaluations that were made, and at how many of them the loss was not finite
-    Returns the status of the entry (not 0: nothing has been taken from that evaluation).
+    counts : INOUT (2,); evaluations made, and how many of them had a loss that was not finite
+
+    Returns the status of the entry; if it is not 0, that evaluation was discarded.
     """
     block, n = stack_words(_BLOCK), gradient.size
     for argument in range(len(objects)):
@@ -57,21 +59,26 @@ def _burst(entry, plan, objects, ndarray, step, search, gradient, counts, most):
 class Bursts:
     """The evaluations of an `Objective` and the steps of a search over all of its parameters.
 
-    tell(evaluations, not_finite, iterations, loss, theta) is called after each burst: how many evaluations it made, at
-    how many the loss was not finite, the iterations since this was made, the lowest loss and where it was.
+    report(evaluations, not_finite, iterations, loss, theta) is called after each burst, with the number of its
+    evaluations, how many had a loss that was not finite, the iterations of this call, the lowest loss and its point.
     """
 
-    def __init__(self, objective, search, tell):
-        self.plan, self.search, self.tell, self.gradient = objective.plan, search, tell, np.empty(objective.n_params)
+    def __init__(self, objective, search, report):
+        self.plan, self.search, self.report, self.gradient = (
+            objective.plan,
+            search,
+            report,
+            np.empty(objective.n_params),
+        )
         self._state, theta, self._best, _ = solvers.search_parts(search, objective.n_params)
         given = (theta, objective.x, objective.target, self.gradient, objective.work, objective.weights)
-        # Kept, since compiled code knows them by their addresses; plain, since it knows no memory maps.
+        # Kept alive, since compiled code has their addresses; as ndarrays, since it does not know memory maps.
         self._values = tuple(None if array is None else array.view(np.ndarray) for array in given)
         self._objects = tuple(0 if array is None else id(array) for array in self._values)
         self._begun, self._pace, self._counts = int(self._state[solvers.ITERATIONS]), Pace(), np.zeros(2, np.int64)
 
     def run(self, most):
-        """Make a burst; how many evaluations. most: the state's iterations at which the search ends."""
+        """Run a burst; returns the number of evaluations. most: the iteration count of the state at which to end."""
         self._counts[:] = self._pace.begin(), 0
         entries = ENTRIES["value_and_grad"].address, self.plan.address
         arrays = self.search, self.gradient, self._counts
@@ -80,7 +87,7 @@ class Bursts:
         finally:  # Ctrl-C during a burst is raised here, at its end
             evaluations, not_finite = self._counts.tolist()
             iterations = int(self._state[solvers.ITERATIONS]) - self._begun
-            self.tell(evaluations, not_finite, iterations, float(self.search[solvers.LOWEST]), self._best)
+            self.report(evaluations, not_finite, iterations, float(self.search[solvers.LOWEST]), self._best)
         if status != 0:
             raise refusal("minimize", self.plan, self._values, status)
         if self.search[solvers.OUTCOME] < 0:

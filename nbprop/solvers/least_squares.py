@@ -1,4 +1,4 @@
-"""SciPy's least-squares solvers on a plan: residuals, their exact Jacobian, whole or as products."""
+"""SciPy's least-squares solvers on a plan: residuals and their exact Jacobian, as a matrix or as products."""
 
 import math
 
@@ -33,7 +33,7 @@ _RHO = {
 class Residuals:
     """r(theta) = sqrt(w) (y - t), (n * outputs,) float64, of the free parameters; half its square is SciPy's cost.
 
-    Remembers the theta with the lowest cost under a robust loss.
+    Keeps the theta with the lowest cost, under the robust loss.
     """
 
     def __init__(self, plan, x, target, weights, loss="linear", f_scale=1.0, free=None):
@@ -57,14 +57,14 @@ class Residuals:
         return residuals
 
     def at(self, theta):
-        """The residuals at theta; all infinite where a parameter is, in the plan's dtype."""
+        """The residuals at theta; all infinite if a parameter is, in the plan's dtype."""
         params = self._params(theta)
         if not np.isfinite(params).all():
             return np.full(self.scale.size, np.inf)
         return self.scale * (outputs(self.plan, params, self.x, self._work).reshape(-1) - self.target)
 
     def cost(self, residuals):
-        """What is minimised."""
+        """The cost, which is minimised."""
         with np.errstate(over="ignore", invalid="ignore"):
             return 0.5 * self._f_scale**2 * float(self._rho((residuals / self._f_scale) ** 2).sum())
 
@@ -134,10 +134,10 @@ def least_squares(
     -------
     scipy.optimize.OptimizeResult
         However it ended, with the fields x (all parameters, float64), fun (the residuals there), cost (half the sum of
-        squares under loss="linear"), jac, grad, optimality, active_mask (SciPy's, with 0 at held parameters and None
-        where the search was stopped), nit (how many steps lowered the cost), nfev, njev, success, status and message.
-        params hold x, are finite, and their cost is never above the start's. Ctrl-C ends the search at the best point
-        so far, with status -1.
+        squares under loss="linear"), jac, grad, optimality, active_mask (SciPy's, with 0 for fixed parameters; None if
+        the search was stopped), nit (the number of steps that lowered the cost), nfev, njev, success, status and
+        message. params hold x, are finite, and their cost is never above that of the start. Ctrl-C ends the search at
+        the best point so far, with status -1.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def least_squares(
             raise failure(ALIASED, "least_squares: params", detail=name)
     if plan.loss.kind != "mse":
         raise ValueError(
-            f"least_squares: {plan.loss.kind} is no sum of squared residuals; make the plan with loss='mse' "
+            f"least_squares: {plan.loss.kind} is not a sum of squared residuals; make the plan with loss='mse' "
             "(its robust forms are least_squares' own loss=...), or use nbprop.minimize"
         )
     choose("least_squares: method", method, _METHODS)
@@ -194,7 +194,7 @@ def least_squares(
 
 
 def _run(residuals, start, method, options, tolerances):
-    """Run the method until it ends or is stopped; its result, over the free parameters."""
+    """Run the method until it ends or is stopped; returns its result, over the free parameters."""
     import scipy.optimize
 
     free = residuals.free
@@ -214,7 +214,7 @@ def _run(residuals, start, method, options, tolerances):
 
 
 def _settled(residuals, result):
-    """The result with the fields of every result, at the best point where the method ended at a worse one."""
+    """The result with all fields; at the best point if the method ended at a worse one."""
     from scipy.optimize import OptimizeResult
 
     free, message, success = residuals.free, result.message, bool(result.success)
@@ -230,7 +230,7 @@ def _settled(residuals, result):
             success, message = False, f"{message.rstrip('.')}; params hold the best point found"
     if residuals.not_finite and not success:
         message += f"; the residuals were not finite at {residuals.not_finite} of {residuals.evaluations} points"
-    # A float32 plan has seen theta rounded: that is the point whose residuals stand in the result.
+    # A float32 plan has evaluated theta rounded: the residuals of the result are at that point.
     whole = free.whole(theta).astype(residuals.plan.dtype).astype(np.float64)
     fun = residuals.at(free.part(whole))
     settled.update(x=whole, fun=fun, cost=residuals.cost(fun), success=success, status=int(result.status))
@@ -239,7 +239,7 @@ def _settled(residuals, result):
 
 
 def _own_point(residuals, theta):
-    """The method's own point within the bounds; None where there is none, or a lower cost was seen elsewhere."""
+    """The method's own point, within the bounds; None if there is none, or another had a lower cost."""
     if theta is None or not np.isfinite(theta).all():
         return None
     theta, _ = residuals.free.inside(theta)
@@ -247,7 +247,7 @@ def _own_point(residuals, theta):
 
 
 def _spread(free, result):
-    """What SciPy tells of the free parameters as it would of all: 0 at those that are held."""
+    """Fields over the free parameters extended to all parameters, with 0 for fixed ones."""
     spread = {name: None if result[name] is None else free.spread(result[name]) for name in ("grad", "active_mask")}
     jac = result.jac
     if isinstance(jac, np.ndarray):

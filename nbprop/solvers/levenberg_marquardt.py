@@ -1,8 +1,8 @@
-"""Levenberg-Marquardt in compiled code, for any residuals: the caller evaluates, `lm_step` says what it wants next.
+"""Levenberg-Marquardt in compiled code, for any residuals: the caller evaluates, `lm_step` returns what it needs next.
 
-Each step solves (J^T J + damping D) d = -J^T r, D the largest diagonal of J^T J seen (Moré 1978, section 3); the
-damping follows Nielsen 1999 (IMM-REP-1999-05, section 2.1). As in lbfgs.py the solver calls nobody and remembers all
-in one flat vector.
+Each step solves (J^T J + damping D) d = -J^T r, where D is the largest diagonal of J^T J so far (Moré 1978, section 3);
+the damping follows Nielsen 1999 (IMM-REP-1999-05, section 2.1). As in lbfgs.py, the solver calls no user function, and
+its whole state is one flat vector.
 """
 
 import numpy as np
@@ -27,25 +27,25 @@ RESIDUALS, JACOBIAN = 1, 2
 GRADIENT, SMALL_STEP, SLOW, NO_STEP, NOT_FINITE, OVERFLOW = range(3, 9)
 REASONS = {
     GRADIENT: "the largest component of J^T r is at most gtol",
-    SMALL_STEP: "the step is at most xtol of theta",
-    SLOW: "the cost falls by at most ftol of itself",
+    SMALL_STEP: "the step is at most a fraction xtol of theta",
+    SLOW: "the cost decreases by at most a fraction ftol of itself",
     NO_STEP: "no damping gives a lower cost",
     NOT_FINITE: "the residuals at the start are not finite",
     OVERFLOW: "J^T J or J^T r is not finite: the Jacobian is not, or its squares overflow",
 }
 
-# The state's head; behind it theta, gradient, step, scale (n each), J^T J and its factor (n x n each), and scratch for
-# the products that make them.
+# The head of the state; after it theta, gradient, step, scale (n each), J^T J and its factor (n x n each), and scratch
+# for the products.
 _N, _PHASE, _DAMPING, _GROWTH, COST, ITERATIONS, EVALUATIONS, _PREDICTED, _GTOL, _XTOL, _FTOL = range(11)
 _HEAD = 11
 _STARTING, _TRYING, _ACCEPTED = 0, 1, 2
-MANY = 1 << 40  # residuals, as far as scratch is concerned
+MANY = 1 << 40  # residuals, a bound for the size of scratch
 _FIRST_DAMPING, _LARGEST_DAMPING = 1e-3, 1e32
 
 
 @njit
 def _scratch(n):
-    """Elements of scratch for J^T J, whatever the number of residuals, and for its factor."""
+    """Elements of scratch for J^T J, for any number of residuals, and for its factor."""
     return max(gemm_scratch(n, n, MANY, 1), cholesky_scratch(n))
 
 
@@ -75,7 +75,7 @@ def lm_state(n_params, gtol=1e-8, xtol=1e-8, ftol=1e-8):
 
 @njit
 def _factor(lower, scratch, matrix, scale, damping, n):
-    """lower = the Cholesky factor of matrix + damping diag(scale), (n, n) row-major; False if that is not positive."""
+    """lower = the Cholesky factor of matrix + damping diag(scale), both (n, n); False if not positive definite."""
     for i in range(n):
         lower[i * n : i * n + i] = matrix[i * n : i * n + i]
         lower[i * n + i] = matrix[i * n + i] + damping * scale[i]
@@ -99,7 +99,7 @@ def _solve(d, lower, g, n):
 
 @njit
 def _propose(state, theta, x0, g, d, scale, matrix, lower, scratch, n):
-    """Move theta to the next trial point; RESIDUALS, or why there is none."""
+    """Move theta to the next trial point; returns RESIDUALS, or why there is none."""
     while True:
         if state[_DAMPING] > _LARGEST_DAMPING:
             for i in range(n):
@@ -138,17 +138,17 @@ def _advance(state, theta, residuals, jacobian):
         j, room = pointer(jacobian, 0), (pointer(scratch, 0), scratch.size, 0, 1)
         product((pointer(matrix, 0), n, j, 1, n, j, n, n, n, m, ZERO, pointer(matrix, 0), *room))
         product((pointer(g, 0), 1, j, 1, n, pointer(residuals, 0), 1, n, 1, m, ZERO, pointer(g, 0), *room))
-        top = 0.0
+        largest = 0.0
         for i in range(n):
-            # A diagonal that is finite bounds all of J^T J; of NaN and infinity no comparison below would tell.
+            # A finite diagonal bounds all of J^T J; comparisons below would not detect NaN or infinity.
             if not (np.isfinite(g[i]) and np.isfinite(matrix[i * n + i])):
                 return OVERFLOW
-            top = max(top, abs(g[i]))
+            largest = max(largest, abs(g[i]))
             scale[i] = max(scale[i], matrix[i * n + i])
             # A parameter that nothing depends on yet is held by the damping alone.
             scale[i] = scale[i] if scale[i] > 0 else 1.0
             x0[i] = theta[i]
-        if top <= state[_GTOL]:
+        if largest <= state[_GTOL]:
             return GRADIENT
         return _propose(state, theta, x0, g, d, scale, matrix, lower, scratch, n)
     state[EVALUATIONS] += 1
@@ -186,7 +186,7 @@ def _check(state, words, theta, n, residuals, m, jacobian):
     if not (whole(head[_N], n, n) and whole(head[_PHASE], _STARTING, _ACCEPTED)):
         return solver_states.DAMAGED
     if head[_PHASE] != _STARTING and not (head[_DAMPING] > 0 and head[_GROWTH] > 1):
-        return solver_states.DAMAGED  # damping that does not grow would be raised for ever
+        return solver_states.DAMAGED  # damping that does not grow would never end the loop
     for written, size in ((state, words), (theta, n)):
         if overlap(written, size, residuals, m) or overlap(written, size, jacobian, m * n):
             return solver_states.ALIASED
@@ -216,21 +216,21 @@ def _on_arrays(entry, state, theta, residuals, jacobian):
 
 
 def lm_step(state, theta, residuals, jacobian):
-    """Take what was asked for at theta; move theta, and say what is wanted there next.
+    """Take what was requested at theta; move theta, and return what to evaluate there next.
 
     Parameters
     ----------
     state : float64 vector from `lm_state`
     theta : (n_params,) float64 array, overwritten
     residuals : (m,) float64 array r(theta)
-    jacobian : (m, n_params) float64 array dr/dtheta, read only when it was asked for
+    jacobian : (m, n_params) float64 array dr/dtheta, read only if it was requested
 
     Returns
     -------
     int
-        1: evaluate the residuals at theta and call again (so it begins); 2: evaluate the Jacobian at theta, whose
-        residuals stand. Else theta is the result, and `nbprop.marquardt.REASONS[number]` is the reason. The cost is
-        half the sum of squares.
+        1: evaluate the residuals at theta and call again, as at the beginning; 2: evaluate the Jacobian at theta, whose
+        residuals are unchanged. Otherwise theta is the result, and `nbprop.marquardt.REASONS[number]` is the reason.
+        The cost is half the sum of squares.
 
     Raises
     ------
@@ -296,24 +296,24 @@ def levenberg_marquardt(residuals, jacobian, start, gtol=1e-8, xtol=1e-8, ftol=1
 
     Parameters
     ----------
-    residuals : function of theta that returns r(theta), an (m,) float64 array; NaN and infinity make the search step
-        back
+    residuals : function of theta that returns r(theta), an (m,) float64 array; the search steps back from NaN and
+        infinity
     jacobian : function of theta that returns dr/dtheta, an (m, n) float64 array
-    start : (n,) float64 array; left as it is
+    start : (n,) float64 array, unchanged
     gtol, xtol, ftol : as `lm_state` takes them
-    max_nfev : most evaluations of the residuals; None for 100 n
+    max_nfev : maximum number of evaluations of the residuals; None for 100 n
 
     Returns
     -------
     scipy.optimize.OptimizeResult
-        x, the best point that was evaluated, with fun, cost, jac, grad and optimality there (the last three None where
-        no Jacobian is finite), active_mask, nit, nfev, njev, success, status (0: max_nfev) and message. success is
+        x, the best point that was evaluated, with fun, cost, jac, grad and optimality there (the last three None if no
+        Jacobian is finite), active_mask, nit, nfev, njev, success, status (0: max_nfev) and message. success is
         True only where a criterion was met at finite numbers.
 
     Raises
     ------
     TypeError, ValueError
-        For an argument, or what a function returns, that does not fit; an exception of theirs goes through.
+        For an argument, or what a function returns, that does not fit; an exception of theirs propagates.
     """
     from scipy.optimize import OptimizeResult
 
@@ -345,7 +345,7 @@ def levenberg_marquardt(residuals, jacobian, start, gtol=1e-8, xtol=1e-8, ftol=1
         want = lm_step(state, theta, r, matrix)
     ended = want not in (RESIDUALS, JACOBIAN)
     if want == SMALL_STEP and not np.isfinite(cost):
-        want = NO_STEP  # the step is small since nothing farther away is finite
+        want = NO_STEP  # the step is small because no point farther away is finite
     if at_best is not None and want not in (NOT_FINITE, OVERFLOW) and not np.array_equal(place, best):
         matrix, place = _returned("jacobian", jacobian(best.copy()), (m, theta.size)), best
         jacobians += 1
@@ -356,7 +356,7 @@ def levenberg_marquardt(residuals, jacobian, start, gtol=1e-8, xtol=1e-8, ftol=1
         result.optimality = float(np.abs(result.grad).max())
     result.update(nit=int(state[ITERATIONS]), nfev=evaluations, njev=jacobians)
     result.update(success=ended and want in (GRADIENT, SMALL_STEP, SLOW), status=int(want) if ended else 0)
-    result.message = REASONS[want] if ended else f"{most} evaluations, the most allowed"
+    result.message = REASONS[want] if ended else f"maximum number of evaluations reached ({most})"
     return result
 
 

@@ -1,7 +1,7 @@
-"""The line search of Moré and Thuente (1994, ACM TOMS 20, 286-307), one trial step a call.
+"""The line search of Moré and Thuente (1994, ACM TOMS 20, 286-307), one trial step per call.
 
-It finds a step at which the strong Wolfe conditions hold: f(a) <= f(0) + ftol a f'(0) and |f'(a)| <= gtol |f'(0)|. All
-that it remembers is a block of float64 numbers, so that a search can stop between trials and go on in another call.
+It finds a step at which the strong Wolfe conditions hold: f(a) <= f(0) + ftol a f'(0) and |f'(a)| <= gtol |f'(0)|. Its
+whole state is a block of float64 numbers, so a search can stop between trials and continue in another call.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ _MOST_BACKINGS = 40
 
 @njit
 def begin(s, step, value, slope):
-    """Start a search at `step` from f(0) and f'(0) < 0; s is the block."""
+    """Start a search at `step`, from f(0) and f'(0) < 0. s OUT (WORDS,): the block."""
     s[:WORDS] = 0.0
     s[F0], s[G0], s[STAGE], s[STEP] = value, slope, 1.0, step
     s[WIDTH], s[WIDTH1] = _LARGEST, 2 * _LARGEST
@@ -30,12 +30,13 @@ def begin(s, step, value, slope):
 
 @njit
 def _largest(a, b, c):
+    """The largest magnitude of three numbers."""
     return max(abs(a), abs(b), abs(c))
 
 
 @njit
 def _cubic(stx, fx, gx, st, f, g, sign):
-    """The minimiser of the cubic through two points; `sign` chooses the root (the paper's section 4)."""
+    """(theta, gamma) of the minimiser of the cubic through two points (section 4); `sign` selects the root."""
     theta = 3.0 * (fx - f) / (st - stx) + gx + g
     scale = _largest(theta, gx, g)
     root = scale * np.sqrt(max(0.0, (theta / scale) ** 2 - (gx / scale) * (g / scale)))
@@ -44,7 +45,7 @@ def _cubic(stx, fx, gx, st, f, g, sign):
 
 @njit
 def _next_step(s, fx, gx, fy, gy, st, f, g):
-    """The paper's update of the interval and of the step, section 4; (fx, gx, fy, gy) anew."""
+    """Update the interval and the step (section 4 of the paper); returns the new (fx, gx, fy, gy). s INOUT (WORDS,)."""
     stx, sty = s[STX], s[STY]
     opposite = g * (gx / abs(gx)) < 0
     if f > fx:
@@ -97,10 +98,10 @@ def _next_step(s, fx, gx, fy, gy, st, f, g):
 
 @njit
 def advance(s, value, slope):
-    """Take the value and the slope at s[STEP]; FOUND, FAILED, or GO_ON with another s[STEP] to try."""
+    """Take value and slope at s[STEP]; returns FOUND, FAILED, or GO_ON with another s[STEP]. s INOUT (WORDS,)."""
     st = s[STEP]
     if not (np.isfinite(value) and np.isfinite(slope)):
-        # Outside of where f is finite: come nearer to the best point, and never go as far again.
+        # f is not finite here: step back towards the best point, and never go as far again.
         s[BACKED] += 1.0
         s[STMAX] = st
         s[STY], s[FY], s[GY] = st, np.inf, 0.0

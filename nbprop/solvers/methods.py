@@ -10,7 +10,7 @@ from nbprop.validation import check_flag, check_integer, check_number, choose, n
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its options, what else it takes, and what its result has beside the fields of every result."""
+    """A method: its options, what else it takes, and the fields of its result beside those of every result."""
 
     options: tuple
     bounds: bool = False
@@ -59,7 +59,7 @@ METHODS = {
     ),
 }
 
-# What the options are. Integers: the least; numbers: an interval, as `validation.interval` takes it.
+# The ranges of the options. Integers: minimum; numbers: an interval, as `validation.interval` takes it.
 _INTEGERS = {"maxiter": 0, "maxfun": 1, "maxls": 1, "maxcor": 1, "memory": 1, "minfev": 0, "maxCGit": -1, "verbose": 0}
 _FLAGS = ("disp", "return_all", "inexact")
 _POSITIVE, _NOT_NEGATIVE = (0.0, np.inf, "()"), (0.0, np.inf, "[)")
@@ -107,24 +107,24 @@ def settings(method, bounds, tol, maxiter, options):
 
 
 def _check_options(name, options):
-    """Each option's kind and range; those that hold arrays are looked at by `arrays`."""
+    """Check kind and range of each option; `check_arrays` checks those that hold arrays."""
     for option, value in options.items():
-        said = f"option {option!r}"
+        label = f"option {option!r}"
         if option in _INTEGERS:
-            options[option] = check_integer(f"minimize: {said}", value, _INTEGERS[option])
+            options[option] = check_integer(f"minimize: {label}", value, _INTEGERS[option])
         elif option in _FLAGS:
-            options[option] = check_flag(f"minimize: {said}", value)
+            options[option] = check_flag(f"minimize: {label}", value)
         elif option in _NUMBERS:
             low, high, ends = _NUMBERS[option]
             if name == "TNC" and option in _NEGATIVE_MEANS_DEFAULT:
                 low = -1.0
-            options[option] = check_number(f"minimize: {said}", value, low, high, ends)
+            options[option] = check_number(f"minimize: {label}", value, low, high, ends)
         elif option == "norm":
             if value not in (np.inf, -np.inf):
-                options[option] = check_number(f"minimize: {said}", value)
+                options[option] = check_number(f"minimize: {label}", value)
         elif option == "factorization_method" and value not in _FACTORIZATIONS:
             known = ", ".join(map(repr, _FACTORIZATIONS))
-            raise ValueError(f"minimize: {said} must be one of {known}, got {value!r}")
+            raise ValueError(f"minimize: {label} must be one of {known}, got {value!r}")
     if name.startswith("trust-") and options.get("eta", 0.0) >= 0.25:
         raise ValueError(f"minimize: option 'eta' must be below 0.25, got {options['eta']}")
     if not 0 < options.get("c1", 1e-4) < options.get("c2", 0.9 if name != "CG" else 0.4) < 1:
@@ -134,7 +134,7 @@ def _check_options(name, options):
 
 
 def check_arrays(options, free):
-    """The options that hold arrays: those over all parameters are cut to the free ones, in place."""
+    """Check the options that hold arrays, in place; those over all parameters are reduced to the free ones."""
     for option in ("scale", "offset"):
         if options.get(option) is not None:
             options[option] = free.part(_finite(option, options[option], (free.start.size,)))

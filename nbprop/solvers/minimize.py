@@ -15,12 +15,12 @@ from nbprop.solvers.lbfgs_bursts import Bursts
 from nbprop.solvers.methods import METHODS, check_arrays, settings
 from nbprop.solvers.objective import objective_for
 from nbprop.solvers.problem import check_problem, problem_words
-from nbprop.solvers.tracking import NotFiniteAtStart, Search, Stop, Validation, Watch
+from nbprop.solvers.tracking import NotFiniteAtStart, Stop, TrackedObjective, Validation, Watch
 from nbprop.validation import check_callable, check_flag, check_integer, check_number, shown
 
 # The fields of every result, however the search ended.
 _FIELDS = ("x", "fun", "jac", "nit", "nfev", "njev", "nhev", "success", "status", "message", "validation", "state")
-# A method may leave its bounds, or a constraint, by so much and call it rounding.
+# Violations of bounds by a method's own point that count as rounding.
 _SLACK = 1e-6
 
 
@@ -49,14 +49,14 @@ def minimize(
 
     Parameters
     ----------
-    plan : Plan made with a loss; float64 for a fit to full precision. With target="cuda" params and data are device
-        arrays: the search runs on the host, the gradients on the device; methods from gradients alone
+    plan : Plan made with a loss; float64 for a fit to full precision. With target="cuda", params and data are device
+        arrays: the search runs on the host, gradients on the device; only methods that use gradients alone
     params : (n_params,) array of the plan's dtype, the start; overwritten with the best parameters found
-    x, target, weights : as `objective` takes them; more samples than the plan's batch are taken in chunks
-    method : "L-BFGS" (nbprop's own, see lbfgs.py), "L-BFGS-B" (Byrd et al. 1995), both with memory for a few vectors;
-        "BFGS" (Nocedal and Wright 2006, section 6.1; memory for an n_params x n_params matrix), "CG" (the same, section
-        5.2), "TNC" or "SLSQP" from gradients; "Newton-CG", "trust-ncg", "trust-krylov" or "trust-constr" from exact
-        Hessian-vector products too
+    x, target, weights : as `objective` takes them; more samples than the plan's batch are split into chunks
+    method : from gradients: "L-BFGS" (nbprop's own, see lbfgs.py) and "L-BFGS-B" (Byrd et al. 1995), which store a few
+        vectors; "BFGS" (Nocedal and Wright 2006, section 6.1), which stores an n_params x n_params matrix; "CG"
+        (section 5.2 there); "TNC"; "SLSQP". Also with exact Hessian-vector products: "Newton-CG", "trust-ncg",
+        "trust-krylov", "trust-constr"
     bounds : scipy.optimize.Bounds, a tuple (lo, hi) of numbers or (n_params,) arrays, or a list of n_params pairs in
         which None is open; None for no bounds. L-BFGS-B, TNC, SLSQP, trust-constr. Rounded to the plan's dtype.
     callback : function called after each iteration, as SciPy calls it: callback(theta), or
@@ -64,38 +64,38 @@ def minimize(
         by raising StopIteration.
     trainable : (n_params,) array of bool, or None; the bits of parameters that are False stay as they are
     tol, options : as in scipy.optimize.minimize
-    maxiter : most iterations; the same as options={"maxiter": ...}
+    maxiter : maximum number of iterations; the same as options={"maxiter": ...}
     constraints : scipy.optimize.LinearConstraint, NonlinearConstraint, a dict for SLSQP, or a list of them, on all
-        parameters, of which bounds and trainable may hold some; SLSQP and trust-constr
-    validation : (x, target), (x, target, weights) or None; data to compute a loss on after each iteration, as in use
-    patience : int or None; stop after so many iterations without a lower validation loss, and go back to the parameters
-        that had the lowest
+        parameters, some of which may be fixed by bounds or trainable; SLSQP and trust-constr
+    validation : (x, target), (x, target, weights) or None; data to compute a loss on after each iteration, in inference
+        mode
+    patience : int or None; stop after this many iterations without a lower validation loss, and restore the parameters
+        with the lowest
     seconds : float or None; the search stops at the first evaluation that ends later
     progress : bool or None; show a bar with tqdm. None: when it is installed and the output is a terminal
-    resume : result.state of an earlier call with method "L-BFGS", or None; the search goes on as if it had not been
-        interrupted, bit for bit (memory is the state's). One of another network, loss, data or frozen parameters is
-        refused. SciPy's methods keep what they have
-        learned of the curvature to themselves: call again with the params that a stopped search left, and they start
-        anew from there.
+    resume : result.state of an earlier call with method "L-BFGS", or None; the search continues as if it had not been
+        interrupted, bit for bit (with the memory of the state). A state of another network, loss, data or set of frozen
+        parameters is refused. SciPy's methods do not expose their approximation of the curvature: call again with the
+        params of a stopped search to start a new one from there.
     state : as `objective` takes it
 
     Returns
     -------
     scipy.optimize.OptimizeResult
         However it ended, with the fields x (all parameters, float64), fun and jac (the loss and its gradient at x as
-        evaluated there, 0 at frozen parameters), nit, nfev, njev and nhev (of this call), success, status and message:
+        evaluated there, 0 at frozen parameters), nit, nfev, njev and nhev (of this call), success, status and message,
         the reason it stopped. Ctrl-C, seconds, patience and StopIteration stop it with status -1. params hold result.x,
         are finite, and are never worse than at the start (by the validation loss, with patience). validation is the
         list of validation losses, the start's first, or None; state a float64 vector for resume (L-BFGS), or None.
-        What the method tells beside that (hess_inv of BFGS and L-BFGS-B, ...; over the free parameters) is None where
-        the search was stopped.
+        Further fields of the method (hess_inv of BFGS and L-BFGS-B, ...; over the free parameters) are None if the
+        search was stopped.
 
     Raises
     ------
     TypeError, ValueError
         For an argument that does not fit, an unknown method or option, bounds that exclude the start, a loss at the
-        start that is not finite. Nothing has been written then. An exception of the callback's own, or of a
-        constraint's, goes through, with the best parameters so far in params.
+        start that is not finite; nothing has been written then. An exception of the callback or of a constraint
+        propagates, with the best parameters so far in params.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def minimize(
     free = Free("minimize", begin, _trainable(trainable, plan.n_params), bounds)
     check_arrays(options, free)
     if METHODS[name].hessp and plan.target != "cpu":
-        raise ValueError(f"minimize: {name} needs second derivatives, which do not run on the device; use L-BFGS-B")
+        raise ValueError(f"minimize: {name} needs second derivatives, which the device does not have; use L-BFGS-B")
     if METHODS[name].hessp and plan.without_tangents is not None:
         raise ValueError(
             f"minimize: {name} needs second derivatives and layer {plan.without_tangents} has none; use L-BFGS-B"
@@ -131,12 +131,14 @@ def minimize(
         problem = problem_words(fun, free)
         saved = _saved(free, options, tol, problem, resume)
     elif resume is not None:
-        raise ValueError(f'minimize: {name} cannot resume, "L-BFGS" can; call again with the params that it left')
+        raise ValueError(
+            f'minimize: {name} cannot resume, "L-BFGS" can; call again with the params of the stopped search'
+        )
     able = [other for other, row in METHODS.items() if row.constraints]
     constraints = constraints_on(
         begin, name, constraints, able
     )  # the last check, since it calls functions of the user's
-    search = Search(fun, free, constraints, seconds)
+    search = TrackedObjective(fun, free, constraints, seconds)
     try:
         with progress_bar("minimize", progress, options.get("maxiter"), 0, "iteration") as bar:
             # TNC alone counts evaluations only.
@@ -155,7 +157,7 @@ def minimize(
 
 
 def _run(search, name, watch, tol, options, saved, resumed):
-    """Run the method until it ends or is stopped; SciPy's result, over the free parameters."""
+    """Run the method until it ends or is stopped; returns SciPy's result, over the free parameters."""
     import scipy.optimize
 
     free = search.free
@@ -163,13 +165,13 @@ def _run(search, name, watch, tol, options, saved, resumed):
         with np.errstate(over="ignore", invalid="ignore"):  # SciPy's arithmetic on losses that are infinite
             start = free.part(free.start)
             if watch.validation is not None:
-                watch.validation.see(free.start)
+                watch.validation.update(free.start)
             if free.size == 0 or watch.most == 0:
                 return _at_start(search)
             if name == "L-BFGS":
                 if resumed:
-                    search.at_start()  # the state's point may be a worse one, tried by its line search
-                    _evaluate_best(search, saved)
+                    search.at_start()  # the point of the state may be worse: a trial of its line search
+                    _reevaluate_best(search, saved)
                 most, bursts = options.get("maxiter", 1000), None
                 if search.in_bursts and watch.idle:
                     bursts = Bursts(search.fun, saved, watch.after_burst)
@@ -192,15 +194,15 @@ def _run(search, name, watch, tol, options, saved, resumed):
         return scipy.optimize.OptimizeResult(success=False, status=-1, message=message, nit=watch.iterations)
 
 
-def _evaluate_best(search, saved):
-    """Evaluate a resumed state's best point again, rather than believe what an array of the user's says of it."""
+def _reevaluate_best(search, saved):
+    """Evaluate the best point of a resumed state again, rather than trust the values in a user's array."""
     _, _, best, at_best = search_parts(saved, search.free.size)
     if saved[LOWEST] < math.inf:
         saved[LOWEST], at_best[:] = search(best.copy())
 
 
 def _at_start(search):
-    """The result where nothing may move: by maxiter=0, or since bounds fix all that is trainable."""
+    """The result if nothing can move: for maxiter=0, or because bounds fix all trainable parameters."""
     from scipy.optimize import OptimizeResult
 
     search.at_start()
@@ -214,10 +216,10 @@ def _at_start(search):
 
 
 def _settled(search, name, result, validation):
-    """The result with the fields of every result, at the best point where the method ended at a worse one.
+    """The result with all fields; at the best point if the method ended at a worse one.
 
-    The loss and the gradient are computed again at the point that params will hold: a float32 plan has seen it rounded,
-    and not every method of SciPy's leaves the last point's.
+    Loss and gradient are computed again at the point that params will hold: a float32 plan has evaluated it rounded,
+    and not every method of SciPy returns those of its last point.
     """
     from scipy.optimize import OptimizeResult
 
@@ -244,13 +246,13 @@ def _settled(search, name, result, validation):
 
 
 def _evaluated(search, theta):
-    """(theta as the plan's dtype has it, its loss, its gradient); theta holds all parameters."""
+    """(theta rounded to the plan's dtype, its loss, its gradient); theta holds all parameters."""
     theta = theta.astype(search.fun.plan.dtype).astype(np.float64)
     return theta, *search.fun(theta)
 
 
 def _own_point(search, theta, success):
-    """The method's own point, within the bounds and evaluated; None where the best that it asked for is better."""
+    """The method's own point, within the bounds and evaluated; None if the best evaluated point is better."""
     if not np.isfinite(theta).all():
         return None
     theta, moved = search.free.inside(theta)
@@ -267,14 +269,14 @@ def _own_point(search, theta, success):
 
 
 def _saved(free, options, tol, problem, resume):
-    """The vector that nbprop's L-BFGS works in, new or an earlier one's copy."""
+    """The vector that nbprop's L-BFGS works in: a new one, or a copy of an earlier one."""
     start = free.part(free.start)
     given = {"memory": 10, "gtol": 1e-8 if tol is None else tol, "ftol": 0.0} | options
     given.pop("maxiter", None)
     if resume is None:
         return lbfgs_search(start, **given)
     if "memory" in options:
-        raise ValueError("minimize: a resumed search has the memory of its state; leave it out of options")
+        raise ValueError("minimize: a resumed search has the memory of its state; leave memory out of options")
     refuse_subclass("minimize: resume", resume)
     known = isinstance(resume, np.ndarray)
     if not known or resume.dtype != np.float64 or resume.ndim != 1 or resume.size <= problem.size:
@@ -289,7 +291,7 @@ def _saved(free, options, tol, problem, resume):
 
 
 def _checked(plan, params, others):
-    """params, where the result goes, and a copy or view of it on the host."""
+    """(params as checked, for the result; its values on the host)."""
     if plan.target != "cpu":
         return backends.get(plan.target).checked_params("minimize", plan, params, others)
     check_vector("minimize: params", params, plan.n_params, plan.dtype, written=True)
@@ -320,7 +322,7 @@ def _start_message(params):
 
 
 def _trainable(trainable, n_params):
-    """The mask of trainable parameters, looked at; None when all are."""
+    """The checked mask of trainable parameters; None if all are."""
     if trainable is None:
         return None
     check_vector("minimize: trainable", trainable, n_params, np.dtype(bool))

@@ -1,8 +1,8 @@
-"""What SciPy's optimizers call: `objective` makes the function of a plan and data that they minimise.
+"""`objective` makes, of a plan and data, the function that SciPy's optimizers minimise.
 
-SciPy works in float64 and keeps references to what a function returns, so every gradient here is a fresh float64 array.
-A plan in float32 converts inside. More samples than a plan's batch go through it in chunks; with W_k the weight of
-chunk k (its number of samples, without weights) and L_k its loss, the loss is sum(W_k L_k) / sum(W_k), and so is its
+SciPy works in float64 and keeps references to what a function returns, so every gradient is a new float64 array. A
+float32 plan converts inside. More samples than the plan's batch are split into chunks; with W_k the weight of chunk k
+(its number of samples, without weights) and L_k its loss, the loss is sum(W_k L_k) / sum(W_k), and likewise its
 gradient.
 """
 
@@ -29,9 +29,9 @@ class Objective:
         self._params = None if plan.dtype == np.float64 else np.empty(plan.n_params, plan.dtype)
         self._chunks = list(chunks(plan.batch, x, target, weights))
         self._single = len(self._chunks) == 1
-        # value_and_grad itself checks theta, as its params: on the fast path nothing is checked twice.
+        # value_and_grad checks theta, as its params: the fast path checks nothing twice.
         self._direct = self._single and self._params is None
-        self.bare = self._direct and state is None  # a call is one of value_and_grad, with nothing around it
+        self.bare = self._direct and state is None  # a call is value_and_grad and nothing else
 
     def __call__(self, theta):
         if self._direct:
@@ -44,11 +44,11 @@ class Objective:
         else:
             self._check(theta)
             loss, gradient = self._converted(theta)
-        # Line searches step back from infinity, but every comparison with NaN is false and sends them astray.
+        # Line searches step back from infinity; NaN would mislead them, since every comparison with it is false.
         return (loss if math.isfinite(loss) else math.inf), gradient
 
     def hessp(self, theta, v):
-        """The Hessian-vector product at theta: (n_params,) float64 arrays in, a fresh one out; exact, no matrix.
+        """The exact Hessian-vector product at theta: takes (n_params,) float64 arrays, returns a new one; no matrix.
 
         Chunks and a float32 plan are handled as in a call. Raises as a call, and ValueError for a network with a layer
         that has no tangents.
@@ -60,29 +60,29 @@ class Objective:
         if np.may_share_memory(params, direction):
             direction = direction.copy()
         product, part = np.zeros(self.n_params), np.empty(self.n_params, self.plan.dtype)
-        for x, target, weights, share in self._chunks:
-            hvp(self.plan, params, direction, x, target, part, self.work, weights, self._state_anew())
-            product += share * part.astype(np.float64)
+        for x, target, weights, fraction in self._chunks:
+            hvp(self.plan, params, direction, x, target, part, self.work, weights, self._reset_state())
+            product += fraction * part.astype(np.float64)
         return product
 
     def loss(self, theta):
-        """The loss alone, as it is; theta as in a call."""
+        """The loss alone, which may be infinite or NaN; theta as in a call."""
         self._check(theta)
         with np.errstate(over="ignore"):
             params = theta.astype(self.plan.dtype, copy=False)
         return sum(
-            share * value(self.plan, params, x, target, self.work, weights, self._state_anew())
-            for x, target, weights, share in self._chunks
+            fraction * value(self.plan, params, x, target, self.work, weights, self._reset_state())
+            for x, target, weights, fraction in self._chunks
         )
 
-    def _state_anew(self):
-        """The layer state as it was given: what one call leaves in it is no part of the next."""
+    def _reset_state(self):
+        """The layer state as it was given: no call sees what an earlier one has left in it."""
         if self._state is not None:
             self._state[:] = self._first_state
         return self._state
 
     def _gradient(self, params, x, target, grads, weights):
-        return value_and_grad(self.plan, params, x, target, grads, self.work, weights, False, self._state_anew())
+        return value_and_grad(self.plan, params, x, target, grads, self.work, weights, False, self._reset_state())
 
     def _check(self, theta):
         check_vector("objective: theta", theta, self.n_params, np.dtype(np.float64))
@@ -100,23 +100,23 @@ class Objective:
             return loss, part.astype(np.float64)
         loss, gradient = 0.0, np.zeros(self.n_params)
         scaled = part if part.dtype == np.float64 else np.empty(self.n_params)
-        for x, target, weights, share in self._chunks:
+        for x, target, weights, fraction in self._chunks:
             # Not accumulate=True: each chunk's gradient is a mean of its own, and float32 sums would lose digits.
-            loss += share * self._gradient(params, x, target, part, weights)
-            np.multiply(part, share, out=scaled)
+            loss += fraction * self._gradient(params, x, target, part, weights)
+            np.multiply(part, fraction, out=scaled)
             gradient += scaled
         return loss, gradient
 
 
 def chunks(batch, x, target, weights):
-    """(x, target, weights, share of the total weight) of each piece of at most `batch` samples; views, no copies."""
+    """(x, target, weights, fraction of the total weight) of each chunk of at most `batch` samples, as views."""
     total = len(x) if weights is None else weights.sum(dtype=np.float64)
     for start in range(0, len(x), batch):
         piece = slice(start, start + batch)
         own = None if weights is None else weights[piece]
-        share = len(x[piece]) / total if own is None else own.sum(dtype=np.float64) / total
-        if share > 0:  # a chunk whose weights are all zero has no mean
-            yield x[piece], target[piece], own, float(share)
+        fraction = len(x[piece]) / total if own is None else own.sum(dtype=np.float64) / total
+        if fraction > 0:  # a chunk whose weights are all zero has no mean
+            yield x[piece], target[piece], own, float(fraction)
 
 
 def objective(plan, x, target, weights=None, state=None):
@@ -125,10 +125,10 @@ def objective(plan, x, target, weights=None, state=None):
     Parameters
     ----------
     plan : Plan made with a loss, float64 or float32
-    x : (n, *input_shape) array of the plan's dtype; n may exceed the plan's batch, it is then taken in chunks
+    x : (n, *input_shape) array of the plan's dtype; n may exceed the plan's batch, it is then split into chunks
     target : (n, *output_shape) array of the plan's dtype; integers (n, *output_shape[:-1]) for classes
     weights : (n,) array of the plan's dtype, none negative, or None; the loss is sum(w l) / sum(w)
-    state : array from `layer_state(plan)`, where the network has one; each call begins with it, and it stays as it is
+    state : array from `layer_state(plan)`, where the network has one; each call begins with it; it is not changed
 
     Layers that differ between training and use (dropout, batch normalization) need a plan with mode="inference".
 
@@ -137,9 +137,9 @@ def objective(plan, x, target, weights=None, state=None):
     Returns
     -------
     Objective
-        fun(theta), where theta is a (n_params,) float64 array whatever the plan's dtype, returns a float and a fresh
-        (n_params,) float64 array. A loss that is not finite comes back as infinity. fun.hessp(theta, v) is the exact
-        Hessian-vector product, what SciPy's Newton methods take as hessp. One objective serves one thread at a time.
+        fun(theta), where theta is a (n_params,) float64 array whatever the plan's dtype, returns a float and a new
+        (n_params,) float64 array. A loss that is not finite is returned as infinity. fun.hessp(theta, v) is the exact
+        Hessian-vector product, which SciPy's Newton methods take as hessp. An objective must not be shared by threads.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What a search was about, in a few numbers: a state that is resumed must belong to the same problem.
+"""The problem of a search as a few numbers: a resumed state must belong to the same problem.
 
-A search's state holds losses and gradients of its own problem. Over other data they would be taken for this one's, and
-a loss reported that no parameters have.
+The state of a search holds losses and gradients of its own problem. With other data they would be mistaken for those of
+the new problem, and the reported loss would not be that of any parameters.
 """
 
 import hashlib
@@ -10,11 +10,11 @@ import numpy as np
 
 # What each word is a hash of.
 FIELDS = ("network, loss or dtype", "batch", "x", "target", "weights", "layer state", "trainable or frozen parameters")
-_PIECE = 1 << 24  # bytes hashed before Python may see a Ctrl-C
+_PIECE = 1 << 24  # bytes hashed at a time, between which Ctrl-C can interrupt
 
 
 def problem_words(fun, free):
-    """A float64 vector, a word for each of `FIELDS`, of an objective and of the parameters that are free."""
+    """A float64 vector with a word for each of `FIELDS`, from an objective and the free parameters."""
     plan = fun.plan
     described = f"{plan.net!r} {plan.loss!r} {plan.dtype} {plan.mode}"
     if free.indices is None:
@@ -22,7 +22,7 @@ def problem_words(fun, free):
     else:
         frozen = free.start.copy()
         frozen[free.indices] = np.nan
-    batch = min(plan.batch, fun.n_samples)  # chunks decide in which order the loss is summed
+    batch = min(plan.batch, fun.n_samples)  # chunks determine the summation order of the loss
     things = described, str(batch), fun.x, fun.target, fun.weights, fun._first_state, frozen
     return np.array([_word(thing) for thing in things])
 
@@ -42,10 +42,10 @@ def _word(thing):
 
 
 def check_problem(found, wanted):
-    """The words of a state that is resumed against those of this call."""
+    """Check the words of a resumed state against those of this call."""
     for name, one, other in zip(FIELDS, found.tolist(), wanted.tolist(), strict=True):
         if one != other:
             raise ValueError(
                 f"minimize: resume is the state of a search with another {name}; pass what it was made with, or leave "
-                "resume out and start anew from the params it left"
+                "resume out and start over from the params it left"
             )

@@ -1,8 +1,8 @@
-"""What a compiled solver checks before it works: that its state is one, belongs to theta, and overlaps nothing.
+"""Checks of a compiled solver before it runs: that its state is valid, fits theta, and overlaps no other array.
 
-A state is an array of the user's: it may be cut, edited, read from a file, or another problem's. So each number in it
-is checked before it becomes an index or a bound, by the compiled entry that both faces, Python and @njit, call. An
-entry returns what is wrong as a negative number, and has written nothing then.
+A state is a user's array: it may have been cut, edited, read from a file, or belong to another problem. So each number
+in it is checked before it becomes an index or a bound, by the compiled entry that both Python and @njit code call. An
+entry returns what is wrong as a negative number, and has then written nothing.
 """
 
 from numba import types
@@ -16,13 +16,13 @@ LENGTH, DAMAGED, ALIASED, OUTDATED = -1, -2, -3, -4
 
 @njit
 def whole(number, least, most):
-    """Whether a float64 is a whole number in least..most; NaN is none."""
+    """Whether a float64 is an integer in least..most; false for NaN."""
     return least <= number <= most and number == int(number)
 
 
 @njit
 def overlap(a, a_size, b, b_size):
-    """Whether vectors of so many float64 at two addresses share memory."""
+    """Whether float64 vectors of these sizes, at two addresses, share memory."""
     return a_size > 0 and b_size > 0 and a < b + 8 * b_size and b < a + 8 * a_size
 
 
@@ -32,7 +32,7 @@ def check_outcome(outcome):
     if outcome == LENGTH:
         raise ValueError("state does not fit theta; nbprop.lbfgs_state and nbprop.lm_state make one that does")
     if outcome == DAMAGED:
-        raise ValueError("state holds numbers that the solver never writes; begin with a new one")
+        raise ValueError("state holds numbers that the solver never writes; create a new one")
     if outcome == ALIASED:
         raise ValueError("an array that is written shares memory with another argument; pass separate buffers")
     if outcome == OUTDATED:

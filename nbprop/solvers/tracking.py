@@ -1,7 +1,8 @@
-"""What watches a search of `minimize`: the best point so far, the clock, the user's callback, validation.
+"""What tracks a search of `minimize`: the best point so far, the time limit, the user's callback, validation.
 
-A search over the free parameters remembers the best point it was asked for, so that however it ends, by itself, by
-Ctrl-C, a clock, a validation loss that no longer falls or an exception, the parameters are no worse than they began.
+A search over the free parameters keeps the best point that it has evaluated, so that however it ends, normally, by
+Ctrl-C, a time limit, a validation loss that no longer decreases or an exception, the parameters are no worse than at
+the start.
 """
 
 import inspect
@@ -19,11 +20,11 @@ class NotFiniteAtStart(Exception):
 
 
 class Stop(Exception):
-    """The search ends here; the argument says why."""
+    """End the search; the argument is the reason."""
 
 
-class Search:
-    """An objective over the free parameters that remembers the best point it was asked for."""
+class TrackedObjective:
+    """An objective over the free parameters that keeps the best point evaluated so far."""
 
     def __init__(self, fun, free, constraints, seconds):
         self.fun, self.free, self.seconds = fun, free, seconds
@@ -32,7 +33,7 @@ class Search:
         self.first = self.best = math.inf
         self.best_theta = free.start
         self.evaluations = self.products = self.not_finite = 0
-        # Beyond it a parameter is infinite in the plan's dtype, where saturated units may still give a finite loss.
+        # A larger parameter is infinite in the plan's dtype, and saturated units may still give a finite loss.
         self._largest = float(np.finfo(fun.plan.dtype).max)
 
     def __call__(self, theta):
@@ -48,11 +49,11 @@ class Search:
             self.first = loss
         if self.free.allowed(theta):
             self._compare(whole, loss)
-        self._look_at_the_clock()
+        self._check_time_limit()
         return loss, self.free.part(gradient)
 
     def at_start(self):
-        """Evaluate the start, where there may be no parameter that is free."""
+        """Evaluate the start, even if no parameter is free."""
         return self(self.free.part(self.free.start)) if self.free.size else self._start_alone()
 
     def _start_alone(self):
@@ -64,7 +65,7 @@ class Search:
         self._compare(self.free.start, loss)
 
     def _compare(self, whole, loss):
-        """Keep the point that is nearest to what the constraints allow and, among those, has the lowest loss."""
+        """Keep the point with the smallest violation of the constraints and, among those, the lowest loss."""
         if loss < self.best or self.violation > 0:
             distance = violation(self.constraints, whole)
             if loss < math.inf and (distance, loss) < (self.violation, self.best):
@@ -72,30 +73,30 @@ class Search:
 
     @property
     def in_bursts(self):
-        """Whether compiled code can make many evaluations before Python looks again."""
+        """Whether compiled code can run many evaluations without returning to Python."""
         return type(self.fun) is Objective and self.fun.bare and self.free.indices is None and self.seconds is None
 
     def after_burst(self, evaluations, not_finite, loss, theta):
-        """Take note of a burst: its evaluations, at how many the loss was not finite, the lowest loss so far."""
+        """Record a burst: its evaluations, how many had a loss that was not finite, the lowest loss and its point."""
         self.evaluations += evaluations
         self.not_finite += not_finite
         if loss < self.best:
             self.best, self.best_theta = loss, theta.copy()
 
-    def _look_at_the_clock(self):
+    def _check_time_limit(self):
         if time.monotonic() > self.end:
-            raise Stop(f"the time limit of {self.seconds:g} s is over")
+            raise Stop(f"the time limit of {self.seconds:g} s was reached")
 
     def hessp(self, theta, v):
         """H v over the free parameters."""
-        self._look_at_the_clock()
+        self._check_time_limit()
         self.products += 1
         direction = np.ascontiguousarray(self.free.spread(np.asarray(v, np.float64)))
         return self.free.part(self.fun.hessp(self.free.whole(theta), direction))
 
 
 class Validation:
-    """The loss on data held out, after each iteration; the parameters at which it was lowest."""
+    """The loss on held-out data after each iteration, and the parameters at which it was lowest."""
 
     def __init__(self, plan, data, patience, state):
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
@@ -107,19 +108,19 @@ class Validation:
         self.patience = patience
         self.losses, self.lowest, self.best, self.waited = [], math.inf, None, 0
 
-    def see(self, theta):
-        """Take the loss at theta (all parameters); stop the search when it has not fallen for too long."""
+    def update(self, theta):
+        """Compute the loss at theta (all parameters); stop the search if it has not decreased for too long."""
         loss = float(self.loss(theta))
         self.losses.append(loss)
         self.waited += 1
         if self.best is None or loss < self.lowest:
             self.lowest, self.best, self.waited = loss if math.isfinite(loss) else math.inf, theta.copy(), 0
         if self.patience is not None and self.waited >= self.patience:
-            raise Stop(f"the validation loss has not fallen for {self.waited} iterations")
+            raise Stop(f"the validation loss has not decreased for {self.waited} iterations")
 
 
 class Watch:
-    """What happens after each iteration: counting, the bar, the user's callback, validation."""
+    """What happens after each iteration: counting, the progress bar, the user's callback, validation."""
 
     def __init__(self, search, callback, validation, bar, most):
         self.search, self.callback, self.validation, self.bar, self.iterations = search, callback, validation, bar, 0
@@ -134,17 +135,17 @@ class Watch:
         self.iterations += 1
         self.bar.update(1)
         self.bar.set_postfix(loss=f"{self.search.best:.6g}")
-        if isinstance(intermediate_result, np.ndarray):  # TNC's way
+        if isinstance(intermediate_result, np.ndarray):  # from TNC
             intermediate_result = OptimizeResult(x=intermediate_result)
         free = self.search.free
         within = free.allowed(intermediate_result.x)
         theta = free.whole(intermediate_result.x).copy()
         if self.callback is not None:
-            self._call(theta, OptimizeResult(intermediate_result, x=theta))  # trust-constr goes on with its own x
+            self._call(theta, OptimizeResult(intermediate_result, x=theta))  # trust-constr continues with its own x
         if self.validation is not None and within:
-            self.validation.see(theta)
+            self.validation.update(theta)
         if self.iterations == self.most:
-            raise Stop("the most iterations allowed")
+            raise Stop("maximum number of iterations reached")
 
     def _call(self, theta, intermediate_result):
         try:
@@ -152,11 +153,11 @@ class Watch:
                 self.callback(intermediate_result=intermediate_result)
             else:
                 self.callback(theta)
-        except StopIteration:  # seen here, since some of SciPy's methods take it for an end of their own
+        except StopIteration:  # caught here, since some of SciPy's methods would treat it as a normal end
             raise Stop("stopped by the callback") from None
 
     def after_burst(self, evaluations, not_finite, iterations, loss, theta):
-        """What `Bursts` tells."""
+        """Called by `Bursts` after each burst."""
         self.search.after_burst(evaluations, not_finite, loss, theta)
         self.bar.update(iterations - self.iterations)
         self.bar.set_postfix(loss=f"{loss:.6g}")
@@ -166,5 +167,5 @@ class Watch:
 def _wants_result(callback):
     try:
         return "intermediate_result" in inspect.signature(callback).parameters
-    except (TypeError, ValueError):  # a function in C that does not tell its parameters
+    except (TypeError, ValueError):  # a C function without a signature
         return False

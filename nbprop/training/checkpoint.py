@@ -1,7 +1,7 @@
-"""Checkpoints of a training: its arrays as safetensors, its place and history as JSON in the metadata.
+"""Checkpoints of a training: its arrays as safetensors, its position and history as JSON in the metadata.
 
-A file is written aside, brought to the disk and renamed: a kill at any moment leaves the old one or the new one. What
-is read is believed only when its checksum is right and every word fits the run that goes on from it.
+A file is written to a temporary name, synced to the disk and renamed, so that a kill at any moment leaves either the
+old file or the new one. A file is used only if its checksum is right and every word fits the run that resumes from it.
 """
 
 import errno
@@ -24,14 +24,14 @@ _KEY = "nbprop_checkpoint"
 _PARTS = ("identity", "progress", "history", "added")
 _KINDS = ("F32", "F64")
 
-# Words of the job (loop.py) that say where a training stands.
+# Words of the job (loop.py) that hold the position of a training.
 PLACE = ("EPOCH", "POSITION", "STEP", "LOWEST_EPOCH")
 SUMS = ("LOSS_SUM", "WEIGHT_SUM", "LOWEST")
 
 
 @dataclass
 class Checkpoint:
-    """What a file holds: the run's identity, its arrays, where it stood, its history, what a callback added to it."""
+    """The contents of a file: identity of the run, arrays, position, history, and what a callback added to that."""
 
     identity: dict
     arrays: dict
@@ -40,35 +40,35 @@ class Checkpoint:
     added: dict
 
 
-def plain(value):
-    """What JSON takes for a NumPy number or array (as `default` of json.dumps)."""
+def as_json(value):
+    """A NumPy number or array as JSON takes it (the `default` of json.dumps)."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic) and isinstance(value.item(), (int, float, bool, str)):
         return value.item()
-    raise TypeError(f"{type(value).__name__} is nothing that JSON can hold")
+    raise TypeError(f"JSON cannot represent {type(value).__name__}")
 
 
 def write_checkpoint(path, checkpoint):
-    """Write a file; raises OSError when that fails, and the old file is as it was."""
+    """Write a file; raises OSError if that fails, with the old file unchanged."""
     from safetensors.numpy import save_file
 
     content = {"format": FORMAT} | {name: getattr(checkpoint, name) for name in _PARTS}
-    content = json.loads(json.dumps(content, default=plain))  # what the reader will see, which the digest covers
+    content = json.loads(json.dumps(content, default=as_json))  # as read back, which the digest covers
     content["digest"] = digest(checkpoint.arrays, content)
     write_atomically(path, lambda temporary: save_file(checkpoint.arrays, temporary, {_KEY: json.dumps(content)}))
 
 
 def read_checkpoint(path):
-    """The Checkpoint of a file whose checksum is right; None where there is no file.
+    """The Checkpoint of a file with a valid checksum; None if there is no file.
 
-    Raises ValueError for a file that is anything else, OSError for one that cannot be opened.
+    Raises ValueError for any other file, OSError for one that cannot be opened.
     """
     from safetensors import SafetensorError, safe_open
 
     name = os.fspath(path)
     try:
-        with open(name, "rb"):  # its errors say better what cannot be opened
+        with open(name, "rb"):  # its errors are clearer about what cannot be opened
             pass
     except FileNotFoundError:
         return None
@@ -81,10 +81,12 @@ def read_checkpoint(path):
                 _require(name, key, kind in _KINDS, kind, f"of {' or '.join(_KINDS)}")
             arrays = {key: file.get_tensor(key) for key in keys}
     except SafetensorError as error:
-        raise ValueError(f"fit: {name} is damaged or no checkpoint ({brief(error)}); delete it to start anew") from None
+        raise ValueError(
+            f"fit: {name} is damaged or not a checkpoint ({brief(error)}); delete it to start over"
+        ) from None
     claimed = content.pop("digest", None)
     if claimed != digest(arrays, content):
-        raise ValueError(f"fit: {name} is damaged: its checksum is not that of its contents; delete it to start anew")
+        raise ValueError(f"fit: {name} is damaged: its checksum is not that of its contents; delete it to start over")
     parts = [content.get(part) for part in _PARTS]
     for part, value in zip(_PARTS, parts, strict=True):
         _require(name, part, isinstance(value, dict), value, "a table of names")
@@ -97,17 +99,17 @@ def _content(name, metadata):
         content = read_json(metadata[_KEY])
         version = content["format"]
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"fit: {name} is no checkpoint of nbprop.fit; pass another path") from None
+        raise ValueError(f"fit: {name} is not a checkpoint of nbprop.fit; pass another path") from None
     if type(version) is not int or version != FORMAT:
         raise ValueError(f"fit: {name} has format {shown(version)}, and this version of nbprop reads {FORMAT}")
     return content
 
 
 def check_arrays(name, found, wanted):
-    """The arrays of a file are those of the run, {name: array}, in shape and dtype."""
+    """Check that the arrays of a file have the names, shapes and dtypes of those of the run, {name: array}."""
     for key in sorted(set(found) ^ set(wanted)):
         said = "lacks" if key in wanted else "has, besides those of this run,"
-        raise ValueError(f"fit: {name} {said} the array {brief(key)}; delete it to start anew")
+        raise ValueError(f"fit: {name} {said} the array {brief(key)}; delete it to start over")
     for key, array in wanted.items():
         fits = found[key].shape == array.shape and found[key].dtype == array.dtype
         got = f"{found[key].dtype} of shape {found[key].shape}"
@@ -118,14 +120,14 @@ def _require(name, word, fits, value, wanted):
     if not fits:
         got = value if isinstance(value, str) else repr(value)
         raise ValueError(
-            f"fit: {name} is damaged: {brief(word)} must be {wanted}, got {got[:80]}; delete it to start anew"
+            f"fit: {name} is damaged: {brief(word)} must be {wanted}, got {got[:80]}; delete it to start over"
         )
 
 
 def check_place(name, checkpoint, samples, batch, first_step, first_epoch, watched):
-    """Every word of a checkpoint that becomes an index or a bound, against the run's numbers.
+    """Check every word of a checkpoint that becomes an index or a bound against the numbers of the run.
 
-    watched: "validation" or "training" where losses are measured at each epoch's end, None where they are not.
+    watched: "validation" or "training" if losses are measured at the end of each epoch, else None.
     """
     progress, history = checkpoint.progress, checkpoint.history
     for word in PLACE:
@@ -142,9 +144,9 @@ def check_place(name, checkpoint, samples, batch, first_step, first_epoch, watch
     _require(name, "STEP", progress["STEP"] == step, progress["STEP"], f"{step}, as its epoch and position have it")
     lowest = progress["LOWEST_EPOCH"]
     _require(name, "LOWEST_EPOCH", lowest == -1 or first_epoch <= lowest < epoch, lowest, "an epoch that has ended")
-    mass, total = progress["WEIGHT_SUM"], progress["LOSS_SUM"]
-    _require(name, "WEIGHT_SUM", 0 <= mass < math.inf and (position or mass == 0), mass, "the weight of this epoch")
-    _require(name, "LOSS_SUM", math.isfinite(total) and (mass or total == 0), total, "the loss of this epoch")
+    seen, total = progress["WEIGHT_SUM"], progress["LOSS_SUM"]
+    _require(name, "WEIGHT_SUM", 0 <= seen < math.inf and (position or seen == 0), seen, "the weight of this epoch")
+    _require(name, "LOSS_SUM", math.isfinite(total) and (seen or total == 0), total, "the loss of this epoch")
     pending = progress.get("PENDING")
     fits = pending is False or (pending is True and watched is not None and done > 0 and position == 0)
     _require(name, "PENDING", fits, pending, "whether an epoch's end waits to be measured")

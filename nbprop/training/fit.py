@@ -1,6 +1,6 @@
 """`fit`: train a network on data, in place.
 
-Here arguments are checked; job.py lays out what compiled code works on, trainer.py drives it.
+The arguments are checked here; job.py lays out what compiled code works on; trainer.py drives it.
 """
 
 import math
@@ -19,7 +19,7 @@ from nbprop.training import identity as identities
 from nbprop.training import job as on_host
 from nbprop.training import loop as words
 from nbprop.training.job import hyperparameters
-from nbprop.training.trainer import Run, Settings
+from nbprop.training.trainer import Settings, Trainer
 from nbprop.validation import check_callable, check_flag, check_integer, check_number, check_seed
 
 
@@ -75,15 +75,16 @@ def fit(
         Samples a step; the last batch of an epoch may be smaller.
     epochs : int
     shuffle : bool
-        Take the samples in a new order each epoch, by a generator keyed by (seed, epoch).
+        Whether to shuffle the samples before each epoch, with a generator keyed by (seed, epoch).
     seed : int
     weights : (n,) array or None
         Sample weights; a batch's loss is sum(w l) / sum(w).
     validation : (x, target), (x, target, weights), (x, target, weights, lengths) or None
-        Data to compute a loss on after each epoch, as in use: without dropout, with running statistics.
+        Data to compute a loss on after each epoch, in inference mode: without dropout, with running statistics.
     schedule : str, function or None
         "constant", "step", "cosine", "one_cycle" or "warm_up" for the whole run (see `schedules.named`), or a function
-        of the step, from 0, that returns the learning rate; with a checkpoint it is asked for up to 1,000 beforehand.
+        of the step, from 0, that returns the learning rate; with a checkpoint, up to 1,000 rates are evaluated
+        beforehand.
     clip_norm, clip_value : float or None
         Clip the gradient by its Euclidean norm, or each element, before the update.
     weight_decay : float or None
@@ -93,42 +94,44 @@ def fit(
     threads : int
         The bits do not depend on it.
     patience : int or None
-        Stop after so many epochs without a lower loss, and go back to the best parameters. Without validation that is
-        the loss of all training data, computed after each epoch, which costs about a third more time.
+        Stop after this many epochs without a lower loss, and restore the best parameters. Without validation, the loss
+        is that of all training data, computed after each epoch, which takes about a third more time.
     callback : function or None
         Called as callback(history) after each epoch; training stops when it returns True.
     checkpoint : path or None
-        A file to write everything to, every `checkpoint_seconds` and at the end, in one step each time. Its folder is
-        tried before the first epoch; a write that fails later is a warning, and tried again.
+        A file to write the whole state to, atomically, every `checkpoint_seconds` and at the end. Whether its folder
+        can be written is tried before the first epoch; a later write that fails is a warning, and is tried again.
     resume : bool
-        Go on from the file `checkpoint` where it exists: a run that was killed repeats the uninterrupted one bit for
-        bit. All that the result depends on must be as it was: network, loss, data, hyperparameters, rates, masks, seed.
-        `epochs` may be more, where the rates of the steps done so far do not depend on it.
+        Continue from the file `checkpoint` if it exists: a run that was killed then gives the result of an
+        uninterrupted one, bit for bit. All that the result depends on must be unchanged: network, loss, data,
+        hyperparameters, rates, masks, seed. `epochs` may be larger, if the rates of the steps done so far do not depend
+        on it.
     progress : bool or None
         Show a bar with tqdm; None: when it is installed and the output is a terminal.
     state : array or None
-        Layer state, updated, for a network that has some: `layer_state(plan)` of a plan with the same batch. It goes
-        with the parameters: where these are the best epoch's, it is the best epoch's too.
+        Layer state, updated, for a network that has some: `layer_state(plan)` of a plan with the same batch. It always
+        belongs to the parameters: if these are the best epoch's, so is the state.
     lengths : (n,) integers or None
-        How many positions of each sample count, for networks over sequences.
+        The length of each sample, for networks over sequences.
     optimizer_state : array or None
-        What the optimizer remembers, updated: `optimizer_state(optimizer, net.n_params, dtype)`, or that of an earlier
-        fit's history, with first_step=history.next_step. Several fits then do what one fit does.
+        The state of the optimizer, updated: `optimizer_state(optimizer, net.n_params, dtype)`, or that in the history
+        of an earlier fit, with first_step=history.next_step. Several fits are then equivalent to one.
     first_step : int
-        The number of the first step, for training that goes on: it keys schedule functions, dropout, Adam's corrections
-        and, divided by the steps of an epoch, the order of samples. A schedule by name spans this call.
+        The number of the first step, for training that continues: it keys schedule functions, dropout, Adam's bias
+        corrections and, divided by the steps per epoch, the order of samples. A schedule by name spans this call.
     allow_changed : tuple of str
-        What may differ in a resumed run, such as ("lr",) or ("x", "target"); errors name it.
+        What may have changed in a resumed run, such as ("lr",) or ("x", "target"); errors name it.
     **others
         The optimizer's own arguments, such as beta1=0.8.
 
     Returns
     -------
     History
-        Losses, learning rates and times for each epoch, and why training stopped. `params` then hold the last step's
-        result; with `patience`, the best epoch's. Parameters are called best by a loss measured with them as they are,
-        in use, after an epoch: `best_loss`. A loss, clipped norm or parameter that is not finite ends the training as
-        "diverged", with the lowest loss, measured so, of the initial parameters and those kept of earlier epochs.
+        Losses, learning rates and times of each epoch, and why training stopped. `params` then hold the result of the
+        last step; with `patience`, that of the best epoch. The best epoch is that with the lowest loss measured after
+        it, with its parameters, in inference mode: `best_loss`. A loss, clipped norm or parameter that is not finite
+        ends the training as "diverged"; params then are those with the lowest loss, so measured, among the initial ones
+        and those kept from earlier epochs.
 
     Raises
     ------
@@ -138,9 +141,9 @@ def fit(
     OSError
         When `checkpoint` cannot be written, or not be read; nothing has been written then.
     KeyboardInterrupt
-        On Ctrl-C, after the step under way. `params` then hold the best epoch's parameters with `validation` or
-        `patience`, else the last step's; a checkpoint has been written where asked for. The `history` of this and of
-        any other exception after the first step is the history so far.
+        On Ctrl-C, after the current step. `params` then hold the parameters of the best epoch with `validation` or
+        `patience`, else those of the last step; a checkpoint has been written if asked for. This exception, and any
+        other after the first step, has the history so far as its `history`.
 
     Examples
     --------
@@ -168,7 +171,7 @@ def fit(
     check_progress("fit", progress)
     values = hyperparameters("fit", optimizer, lr, weight_decay, others)
     if resume and checkpoint is None:
-        raise ValueError("fit: resume=True needs checkpoint=, the path of the file to go on from")
+        raise ValueError("fit: resume=True needs checkpoint=, the path of the file to resume from")
 
     place = _place_of(params)
     params = place.check_vector("fit: params", params, net.n_params, (np.float32, np.float64), True)
@@ -196,23 +199,23 @@ def fit(
         job.shuffle(seed)
     _clip(job, clips)
     path = checkpoints.file_to_write("fit", "checkpoint", checkpoint)
-    run = Run(job, Settings(epochs, first_step, held_out, patience, callback, path, seconds))
-    run.schedule(schedule, values["lr"])
+    trainer = Trainer(job, Settings(epochs, first_step, held_out, patience, callback, path, seconds))
+    trainer.schedule(schedule, values["lr"])
     if path is not None:
-        fixed = {name: value for name, value in values.items() if name != "lr"}  # the rates stand for themselves
+        fixed = {name: value for name, value in values.items() if name != "lr"}  # the rates are compared themselves
         known = {"optimizer": optimizer, "shuffle": shuffle, "seed": seed, "patience": patience} | clips | fixed
-        run.identify(_identity(job, known, held_out, masks))
-    allowed = identities.check_allowed(allow_changed, run.identity if resume else None)
+        trainer.identify(_identity(job, known, held_out, masks))
+    allowed = identities.check_allowed(allow_changed, trainer.identity if resume else None)
     if resume:
-        run.resume(allowed)
-    return run.train(progress)
+        trainer.resume(allowed)
+    return trainer.train(progress)
 
 
 # -- arguments -----------------------------------------------------------------------------------------------
 
 
 def _place_of(params):
-    """Where params lie decides what checks arguments and trains: job.py, or its counterpart for the device."""
+    """The module that checks arguments and trains, by where params are: job.py, or its counterpart for the device."""
     return backends.get("cuda").training if backends.is_elsewhere(params) else on_host
 
 
@@ -237,21 +240,21 @@ def _check_optimizer_state(place, optimizer, state, params):
 
 
 def _check_steps(place, optimizer, remembered, first_step, steps):
-    """The first step's number, which goes with what the optimizer remembers of those before it."""
+    """The number of the first step, which must match the state of the optimizer."""
     first_step = check_integer("fit: first_step", first_step, 0, math.inf)
     if first_step + steps >= arg.STEPS:
         raise ValueError(f"fit: epochs ask for steps up to number {first_step + steps}, which must be below 2**40")
     if first_step > 0 and remembered is None and RULES[optimizer].slots > 0:
-        raise TypeError("fit: first_step needs optimizer_state, what the optimizer remembers: history.optimizer_state")
-    if first_step == 0 and remembered is not None and place.any_set(remembered):
-        raise ValueError(
-            "fit: optimizer_state holds what was left by earlier steps; pass first_step=history.next_step with it"
+        raise TypeError(
+            "fit: first_step needs optimizer_state, the state after the earlier steps: history.optimizer_state"
         )
+    if first_step == 0 and remembered is not None and place.any_set(remembered):
+        raise ValueError("fit: optimizer_state is that of earlier steps; pass first_step=history.next_step with it")
     return first_step
 
 
 def _identity(job, known, held_out, masks):
-    """What the result depends on, apart from the rates: numbers and names, and digests of arrays."""
+    """What the result depends on, except the rates: numbers and names, and digests of arrays."""
     plan, data = job.plan, dict(zip(("x", "target", "weights", "lengths"), job.data, strict=True))
     arrays = data | dict(zip(("decay_mask", "trainable"), masks, strict=True))
     return {

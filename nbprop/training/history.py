@@ -8,29 +8,29 @@ import numpy as np
 
 @dataclass
 class History:
-    """What `fit` returns. Lists hold a number for each epoch that was finished.
+    """What `fit` returns. Lists hold one number per finished epoch.
 
-    What a callback adds to it goes into checkpoints, too, where JSON can hold it (NumPy's numbers and arrays become
-    Python's numbers and lists).
+    What a callback adds to it is stored in checkpoints too, if JSON can represent it (NumPy numbers and arrays become
+    Python numbers and lists).
     """
 
-    loss: list[float] = field(default_factory=list)  # mean over the samples seen, while the parameters moved
-    validation_loss: list[float] = field(default_factory=list)  # at the epoch's end; empty without validation
-    training_loss: list[float] = field(default_factory=list)  # the same of all training data: patience's, without those
+    loss: list[float] = field(default_factory=list)  # mean over the samples of the epoch, while the parameters changed
+    validation_loss: list[float] = field(default_factory=list)  # at the end of the epoch; empty without validation
+    training_loss: list[float] = field(default_factory=list)  # on all training data, for patience without validation
     lr: list[float] = field(default_factory=list)  # of the epoch's last step
-    seconds: list[float] = field(default_factory=list)  # since the start, when the epoch's end was seen
+    seconds: list[float] = field(default_factory=list)  # from the start to the end of the epoch
     first_step: int = 0  # the number of the first step
-    steps: int = 0  # how many were done
-    best_epoch: int | None = None  # at whose end the parameters had the lowest measured loss, from 0; None: no epoch's
+    steps: int = 0  # number of steps done
+    best_epoch: int | None = None  # with the lowest measured loss at its end, from 0; None: none
     best_loss: float = math.inf  # that loss
     stopped: str = ""  # "epochs", "patience", "callback", "diverged" or "interrupted"
     message: str = ""  # the same in a sentence
-    # What the optimizer remembers, for a next fit with first_step=next_step; None where `params` are an earlier step's.
+    # State of the optimizer, for a next fit with first_step=next_step; None if `params` are not those of the last step.
     optimizer_state: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def epochs(self):
-        """How many epochs were finished."""
+        """The number of finished epochs."""
         return len(self.loss)
 
     @property
@@ -40,5 +40,5 @@ class History:
 
 
 FIELDS = {entry.name for entry in fields(History)}
-# What a checkpoint's history says; the rest follows from its place.
+# What a checkpoint holds of the history; the rest follows from its position.
 KEPT = ("loss", "validation_loss", "training_loss", "lr", "seconds", "best_epoch", "best_loss")

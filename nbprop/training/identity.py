@@ -1,4 +1,4 @@
-"""What the result of a `fit` depends on, in a form that a checkpoint holds and a resumed run is compared with."""
+"""What the result of a `fit` depends on, as a checkpoint stores it and a resumed run is compared with."""
 
 import json
 import math
@@ -7,25 +7,25 @@ import numpy as np
 
 from nbprop.io.networks import digest
 from nbprop.program import table
-from nbprop.training.checkpoint import plain
+from nbprop.training.checkpoint import as_json
 from nbprop.validation import nearest
 
 _MOST_RATES = 1000  # steps at which two schedules are compared
 _PIECE = 1 << 24  # bytes
-# Another value of these does not fit what a checkpoint holds.
+# These must not change, since the contents of a checkpoint depend on them.
 _FIXED = ("optimizer", "dtype", "samples", "batch", "watched", "first_step")
-# The order of an epoch's samples: another one is possible where an epoch begins.
+# The order of samples can only change where an epoch begins.
 _BETWEEN_EPOCHS = ("shuffle", "seed")
-# What the measured losses depend on: with another one, those of before say nothing.
+# What the measured losses depend on: if it changes, earlier losses are meaningless.
 MEASURED_ON = ("network", "code", "loss", "x", "target", "weights", "lengths", "validation")
 _DIGESTS = ("code", "x", "target", "weights", "lengths", "validation", "decay_mask", "trainable")
 
 
 def digest_of(job, *arrays):
-    """A digest of arrays of the job's, wherever they lie; None where none was given."""
+    """A digest of arrays of the job, on the host or the device; None if none was given."""
     if all(array is None for array in arrays):
         return None
-    pieces = {}  # digested one by one, so that Ctrl-C is heard in between
+    pieces = {}  # digested one by one, so that Ctrl-C takes effect between them
     held = {str(k): array for k, array in enumerate(arrays) if array is not None}
     for name, array in job.host_arrays(held).items():
         rows = max(1, _PIECE // max(1, array[:1].nbytes))
@@ -34,7 +34,7 @@ def digest_of(job, *arrays):
 
 
 def code_of(plan):
-    """A digest of the code of layers and losses that are not nbprop's own, None without any."""
+    """A digest of the code of user-defined layers and losses; None without any."""
     kernels = {op.kernel for op in plan.ops(table.VALUE_AND_GRAD)}
     own = {f"{k.name} {k.fingerprint(plan.numba_dtype)}" for k in kernels if not k.name.startswith("nbprop.")}
     return digest({}, sorted(own)) if own else None
@@ -56,13 +56,13 @@ def rates_at(rate_of, first_step, steps):
 def as_stored(identity):
     """An identity as it comes back from a file. Raises TypeError where JSON cannot hold the network's description."""
     try:
-        return json.loads(json.dumps(identity, default=plain))
+        return json.loads(json.dumps(identity, default=as_json))
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"fit: checkpoint needs a network whose description JSON can hold: {error}") from None
 
 
 def check_allowed(allowed, identity):
-    """The names of what may differ, as a tuple, each one that the identity has; that is None without a resumed run."""
+    """The names of what may have changed, as a tuple, all of them in the identity, which is None without resume."""
     if not isinstance(allowed, (tuple, list)):
         raise TypeError(f"fit: allow_changed must be a tuple of names, got {type(allowed).__name__}")
     if identity is None:
@@ -77,38 +77,38 @@ def check_allowed(allowed, identity):
 
 
 def changes(name, stored, identity, rate_of, allowed, mid_epoch):
-    """The names in which a checkpoint's identity differs from this run's, all of them allowed.
+    """The names in which the identity of a checkpoint differs from that of this run, all of them allowed.
 
-    Raises ValueError for the others: `name` is the file's; `mid_epoch` whether its run stood within an epoch.
+    Raises ValueError if others differ. name: the file; mid_epoch: whether the checkpoint is from within an epoch.
     """
     changed = []
     for key in sorted(identity, key=lambda key: key not in _FIXED):
         mine = identity[key]
         if key == "lr":
-            told = _other_rates(stored.get(key), rate_of, identity["first_step"])
+            difference = _other_rates(stored.get(key), rate_of, identity["first_step"])
         elif key not in stored:
-            told = f"it does not say its {key}"
+            difference = f"it does not contain its {key}"
         elif stored[key] == mine:
-            told = ""
+            difference = ""
         elif key in _DIGESTS:
-            told = f"its {key} is another" if stored[key] and mine else f"only one of the two has {key}"
+            difference = f"its {key} is different" if stored[key] and mine else f"only one of the two has {key}"
         else:
-            told = f"its {key} is {_short(stored[key])}, this one's is {_short(mine)}"
-        if not told:
+            difference = f"its {key} is {_short(stored[key])}, this one's is {_short(mine)}"
+        if not difference:
             continue
         if key not in allowed or key in _FIXED:
             remedy = "" if key in _FIXED else f', allow_changed=("{key}",) to go on with the change'
             raise ValueError(
-                f"fit: {name} is of another run: {told}; pass another path{remedy}, or resume=False to start anew"
+                f"fit: {name} is of another run: {difference}; pass another path{remedy}, or resume=False to start over"
             )
         if key in _BETWEEN_EPOCHS and mid_epoch:
-            raise ValueError(f"fit: {name}: {told}, which cannot change in the middle of an epoch, where its run stood")
+            raise ValueError(f"fit: {name}: {difference}, which cannot change within an epoch, where its run stopped")
         changed.append(key)
     return changed
 
 
 def _other_rates(stored, rate_of, first_step):
-    """How the learning rates of a checkpoint's run differ from this one's over its steps; empty when they do not."""
+    """How the learning rates of a checkpoint's run differ from those of this one; empty if they do not."""
     try:
         steps, rates = stored["steps"], stored["rates"]
         usable = type(steps) is int and 1 <= steps < 2**40
@@ -116,7 +116,7 @@ def _other_rates(stored, rate_of, first_step):
     except (TypeError, KeyError, ValueError):
         usable = False
     if not usable:
-        return "it does not say its lr"
+        return "it does not contain its lr"
     mine = dict(rates_at(rate_of, first_step, steps))
     if mine == theirs:
         return ""

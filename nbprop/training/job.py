@@ -18,7 +18,7 @@ from nbprop.runtime.entries import ENTRIES
 from nbprop.training import loop as epochs
 from nbprop.validation import choose, nearest
 
-# What fit.py asks of the place that params lie in, beside the functions below.
+# Names that fit.py uses of this module, or of its counterpart for the device, beside the functions below.
 __all__ = ["TARGET", "Job", "check_data", "check_vector"]
 TARGET = "cpu"
 
@@ -27,7 +27,7 @@ TARGET = "cpu"
 
 
 def hyperparameters(function, optimizer, lr, weight_decay, given):
-    """{name: float} of an optimizer: what was given, if each is of its kind, and its own defaults for the rest."""
+    """{name: float}: the given hyperparameters of an optimizer, checked, and its defaults for the rest."""
     known = rules.RULES[choose("optimizer", optimizer, list(rules.RULES))].hyperparameters
     defaults = inspect.signature(OPTIMIZERS[optimizer]).parameters
     values = {name: defaults[name].default for name in known}
@@ -47,16 +47,16 @@ _FIT_ARGUMENTS = ("batch", "epochs", "shuffle", "seed", "validation", "schedule"
 
 
 def check_last_batch(plan, samples):
-    """A network that takes statistics over the batch gets no batch of one sample."""
+    """Refuse a last batch of one sample for a network that computes statistics over the batch."""
     if plan.min_samples > 1 and samples % plan.batch == 1:
         raise ValueError(
-            f"fit: batches of {plan.batch} leave a last one of 1 sample of {samples}, and layer {plan.coupling} takes "
-            "statistics over at least 2; choose another batch, or leave a sample out"
+            f"fit: batches of {plan.batch} leave a last one of 1 sample of {samples}, and layer {plan.coupling} needs "
+            "at least 2 for its statistics; choose another batch, or leave a sample out"
         )
 
 
 def check_state(plan, state, samples):
-    """Layer state for a training of so many samples, where the network has some, as a plain array; None without."""
+    """Layer state for training on `samples` samples, as an ndarray; None if the network has none."""
     check_last_batch(plan, samples)
     if state is None and plan.state_size > 0:
         raise TypeError(
@@ -69,28 +69,28 @@ def check_state(plan, state, samples):
 
 
 def check_finite(function, name, array):
-    """Refuse an array to be trained that is spoilt already: no loss would be a number."""
+    """Refuse parameters or state that already hold NaN or infinity: every loss would be NaN."""
     if array is not None and not finite(array):
         raise ValueError(f"{function}: {name} holds NaN or infinity; pass values that are finite")
 
 
 def finite(array):
-    """Whether all of a 1-D array is."""
+    """Whether all elements of a 1-D array are finite."""
     return all(np.isfinite(array[start : start + PIECE]).all() for start in range(0, array.size, PIECE))
 
 
 def any_set(array):
-    """Whether any element of a 1-D array is not zero."""
+    """Whether any element of a 1-D array is nonzero."""
     return bool(array.any())
 
 
 def count(x):
-    """Samples of x, 1 where that cannot be told yet."""
+    """`len(x)`, or 1 if x is not a valid array yet."""
     return len(x) if isinstance(x, np.ndarray) and x.ndim > 0 else 1
 
 
 def check_separate(name, written, others):
-    """What is written shares memory with none of the others."""
+    """Check that what is written shares memory with none of the others."""
     if written is not None and any(other is not None and np.may_share_memory(written, other) for other in others):
         raise failure(ALIASED, f"fit: {name}", detail="another argument")
 
@@ -108,7 +108,7 @@ class Job:
         self.layers = None  # layer state, where the network has some
         self.rates = np.zeros(epochs.MOST_RATES)
         self.records = np.zeros((epochs.MOST_RECORDS, 2))
-        # The public step checks the masks, and compiles; on copies.
+        # The public step checks the masks, and compiles the update; on copies.
         trial = optimizer_state(optimizer, params.size, params.dtype)
         OPTIMIZERS[optimizer](params.copy(), self.grads, trial, 0, **values, decay_mask=decay_mask, trainable=trainable)
         trial[:] = 0
@@ -118,17 +118,17 @@ class Job:
         self._fill_update(rules.RULES[optimizer], values, decay_mask, trainable)
 
     def keep(self, each_epoch):
-        """Make room for snapshots, parameters with the layer state behind them, filled with what is there now.
+        """Allocate snapshots (parameters, then layer state), filled with the present values.
 
-        They are the initial one, the best, and, with each_epoch, what each epoch began with; compiled code then
-        chooses the best by the epochs' means (see loop.py).
+        They are the initial one, the best one and, with each_epoch, the one at the beginning of each epoch; compiled
+        code then selects the best by the mean losses of the epochs (see loop.py).
         """
         self._kept = [self.snapshot() for _ in range(3 if each_epoch else 2)]
         self.words[epochs.BEST] = self._kept[1].ctypes.data
         self.words[epochs.BEGUN] = self._kept[2].ctypes.data if each_epoch else 0
 
     def snapshot(self):
-        """The parameters, with the layer state behind them."""
+        """The parameters, followed by the layer state."""
         return np.concatenate([self.params, *([] if self.layers is None else [self.layers])])
 
     def kept(self):
@@ -139,11 +139,11 @@ class Job:
     finite = staticmethod(finite)
 
     def run_steps(self, steps):
-        """Go on for up to `steps` steps; an outcome (see loop.py)."""
+        """Run up to `steps` steps; returns an outcome (see loop.py)."""
         return epochs.run_steps(self.address, steps)
 
     def host_arrays(self, arrays):
-        """What a checkpoint writes."""
+        """The arrays themselves, which are on the host."""
         return arrays
 
     def _fill_progress(self, batch):
@@ -157,7 +157,7 @@ class Job:
         words[epochs.MEMMOVE] = epochs.memmove_address()
 
     def shuffle(self, seed):
-        """Take the samples of each epoch in an order of its own."""
+        """Shuffle the samples of each epoch."""
         words, n = self.words, len(self.data[0])
         self.order = np.zeros(n, np.uint32)
         self.buffers = [
@@ -177,7 +177,7 @@ class Job:
         self.words[row + table.BARRIER] = 1
 
     def _fill_call(self, batch):
-        """The block of the gradient's call (see arguments.py); the addresses of a batch are filled in by each step."""
+        """The argument block of the gradient (see arguments.py); each step fills in the addresses of its batch."""
         words = self.words
         for argument, array in ((arg.PARAMS, self.params), (arg.GRADS, self.grads), (arg.WORK, self.work)):
             self._describe(argument, array, array.ctypes.shape_as(np.ctypeslib.ctypes.c_int64))

@@ -1,8 +1,8 @@
 """Training steps in compiled code: shuffle, gather the rows of a batch, gradient, clip, update, over epochs.
 
-One block of words, the job, says where everything is and how far training has come. `run_steps` goes on from there for
-a number of steps, allocates nothing and knows no shapes: it is compiled once for all networks, dtypes and data. The
-rows of a batch are copied as bytes, by all threads; without shuffling they are used where they lie.
+One block of words, the job, holds all addresses and the position of the training. `run_steps` continues from there for
+a number of steps; it allocates nothing and knows no shapes, so it is compiled once for all networks, dtypes and data.
+The rows of a batch are copied as bytes, by all threads; without shuffling, they are used in place.
 """
 
 import ctypes
@@ -32,22 +32,22 @@ from nbprop.program import elements, table
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.walker import walk
 
-# Where training stands.
+# Position of the training.
 EPOCH, POSITION, STEP, SHUFFLED, DONE = range(5)  # POSITION: samples of this epoch seen; DONE: steps of this call
 LOSS_SUM, WEIGHT_SUM = 5, 6  # float64: of this epoch, sum(loss weight) and sum(weight) over batches
-LOWEST, LOWEST_EPOCH = 7, 8  # the lowest mean loss of an epoch (float64), and its number
+LOWEST, LOWEST_EPOCH = 7, 8  # the lowest mean loss of an epoch (float64), and the number of that epoch
 RECORD_COUNT = 9
-STATUS, LOSS = 10, 11  # what went wrong: the gradient's status, the loss or norm that is not finite (float64)
-# What to do.
-ENTRY, PLAN, N, BATCH, EPOCHS, SEED, SHUFFLES, STOPS, THREADS = range(12, 21)  # STOPS: return at each epoch's end
+STATUS, LOSS = 10, 11  # on failure: status of the gradient's call; the loss or norm that is not finite (float64)
+# Settings.
+ENTRY, PLAN, N, BATCH, EPOCHS, SEED, SHUFFLES, STOPS, THREADS = range(12, 21)  # STOPS: return at the end of each epoch
 RATES, RECORDS, ORDER, PARAMS, BEST, PARAM_BYTES, MEMMOVE = range(21, 28)  # addresses
-CLIP_VALUE, CLIP_NORM = 28, 29  # kernels' fingerprints, 0 for none
+CLIP_VALUE, CLIP_NORM = 28, 29  # fingerprints of kernels, 0 for none
 WEIGHT_CODE = 30  # element code of the sample weights, 0 for none
 # Four columns of data (x, target, weights, lengths): base, bytes a row, batch buffer.
 COLUMNS, N_COLUMNS = 32, 4
 BASE, ROW_BYTES, BUFFER, COLUMN = 0, 1, 2, 3
-# Snapshots are the parameters with the layer state behind them. BEGUN: as this epoch began (0: keep none), BEST: as the
-# epoch with the lowest mean loss began. LAYERS: the layer state's address, LAYER_BYTES: 0 for none.
+# Snapshots are the parameters, then the layer state. BEGUN: at the beginning of this epoch (0: keep none), BEST: at the
+# beginning of the epoch with the lowest mean loss. LAYERS: address of the layer state; LAYER_BYTES: 0 for none.
 LAYERS, BEGUN, LAYER_BYTES = range(44, 47)
 # Rows of an op table, three words of header each (see table.py): the gather and the update.
 GATHER = 48
@@ -56,7 +56,7 @@ UPDATE = GATHERED + 2
 UPDATED = UPDATE + table.OPERANDS
 CLIP_VALUE_ROW = UPDATED + rules.ROW
 CLIP_NORM_ROW = CLIP_VALUE_ROW + clipping.ROW
-# Shapes of the columns in a batch, and the call's block.
+# Shapes of the columns of a batch, and the argument block of the call.
 SHAPES = CLIP_NORM_ROW + clipping.ROW
 SHAPE = 1 + table.MAX_RANK
 CALL = SHAPES + N_COLUMNS * SHAPE
@@ -68,9 +68,9 @@ MOST_RATES = 16384  # steps in one call
 # Outcomes of `run_steps`.
 GO_ON, EPOCH_ENDED, NOT_FINITE, FAILED = range(4)
 
-_SHUFFLE_PIECE = 1 << 20  # samples shuffled before a return to Python: some 20 ms
-_SMALL_ROW = 128  # bytes; a C call costs more than copying so few
-_SPLIT_PARAMS = 1 << 15  # an update of fewer parameters is over before another thread would have woken
+_SHUFFLE_PIECE = 1 << 20  # samples shuffled between returns to Python: some 20 ms
+_SMALL_ROW = 128  # bytes; a C call would take longer than copying so few
+_SPLIT_PARAMS = 1 << 15  # an update of fewer parameters ends before another thread wakes
 _SPLIT_BYTES = 1 << 15
 
 ARGUMENTS = (arg.X, arg.TARGET, arg.WEIGHTS, arg.LENGTHS)
@@ -112,16 +112,16 @@ GATHER_OP = CompiledEntry(gather, lambda dtype: types.int64(types.int64, types.i
 
 @njit
 def _run_op(job, row, threads):
-    """Run one row of an op table that stands in the job."""
+    """Run one row of an op table within the job."""
     start = job + 8 * row
     return walk(0, start, start + 8 * load(start, table.LENGTH), symbol_address("nbprop_pool"), threads)
 
 
 @njit
 def _shuffle_more(job):
-    """Go on with this epoch's order; whether it is complete.
+    """Continue the permutation of this epoch; returns whether it is complete.
 
-    numerics.random.permutation(seed, epoch), in pieces: for 1e9 samples it takes seconds.
+    numerics.random.permutation(seed, epoch), in pieces, since for 1e9 samples it takes seconds.
     """
     n, done = load(job, N), load(job, SHUFFLED)
     order = array_at(as_frame(0, np.uint32), load(job, ORDER), n)
@@ -137,7 +137,7 @@ def _shuffle_more(job):
 
 @njit
 def _take_batch(job, n):
-    """Point the call's block at the next n samples: gathered into the buffers, or where they lie."""
+    """Point the argument block at the next n samples: gathered into the buffers, or in place."""
     begin = load(job, POSITION)
     if load(job, SHUFFLES):
         store(job, GATHERED + 1, n)
@@ -156,7 +156,7 @@ def _take_batch(job, n):
 
 @njit
 def _batch_weight(job, n):
-    """The sum of the batch's weights, in index order; n without weights."""
+    """The sum of the weights of the batch, in index order; n without weights."""
     code = load(job, WEIGHT_CODE)
     if code == 0:
         return float(n)
@@ -173,7 +173,7 @@ def _batch_weight(job, n):
 
 @njit
 def _clip(job):
-    """Clip as asked; whether the norm, where it is computed, is finite."""
+    """Clip as configured; returns whether the norm, if it is computed, is finite."""
     if load(job, CLIP_VALUE) != 0:
         _call_kernel(find(load(job, CLIP_VALUE)), (0, job + 8 * CLIP_VALUE_ROW, 0, 1))
     if load(job, CLIP_NORM) == 0:
@@ -188,7 +188,7 @@ def _clip(job):
 
 @njit
 def _one_step(job, rate):
-    """One batch: its gradient and an update; an outcome. After NOT_FINITE and FAILED nothing has been updated."""
+    """One batch: its gradient and an update; returns an outcome. NOT_FINITE and FAILED leave everything unchanged."""
     n = min(load(job, BATCH), load(job, N) - load(job, POSITION))
     _take_batch(job, n)
     weight = _batch_weight(job, n)
@@ -216,10 +216,10 @@ def _one_step(job, rate):
 
 @njit
 def _end_epoch(job, rate):
-    """Record the epoch, keep what it began with if its mean loss is the lowest, and begin the next one.
+    """Record the epoch, keep the snapshot of its beginning if its mean loss is the lowest, and begin the next epoch.
 
-    That mean is no loss of any parameters, since they moved. What the epoch began with is the safer of its two ends to
-    keep: had the last update of the epoch before ruined it, this epoch's first loss would tell.
+    That mean is not the loss of any one set of parameters, since they changed. The beginning of the epoch is safer to
+    keep than its end: had the last update before it diverged, the first loss of this epoch would show it.
     """
     loss = load_double(job, LOSS_SUM) / load_double(job, WEIGHT_SUM)
     count = load(job, RECORD_COUNT)
@@ -246,7 +246,7 @@ def _end_epoch(job, rate):
 
 @njit
 def run_steps(job, steps):
-    """Go on for up to `steps` steps; an outcome. RATES holds a learning rate for each."""
+    """Run up to `steps` steps; returns an outcome. RATES holds the learning rate of each."""
     store(job, DONE, 0)
     store(job, RECORD_COUNT, 0)
     for i in range(steps):

@@ -1,4 +1,4 @@
-"""The loss of a whole data set, of parameters as they are: what `fit` goes by when it calls some the best."""
+"""The loss of a whole data set at fixed parameters: how `fit` determines the best ones."""
 
 import math
 
@@ -11,7 +11,7 @@ from nbprop.networks.network import positions_that_count
 
 
 class Measure:
-    """The mean loss over a data set in batches, as in use; where that is no different, by the plan of the training."""
+    """The mean loss over a data set, in batches, in inference mode; with the training plan if modes are equal."""
 
     def __init__(self, job, data):
         self.job, self.data, self.plan, self.work = job, data, job.plan, job.work
@@ -23,18 +23,18 @@ class Measure:
             self.work = workspace(self.plan)
 
     def __call__(self, params, layers, interrupted):
-        """The loss; NaN for parameters or layer state that are not finite, None once interrupted() says so."""
+        """The loss; NaN for parameters or layer state that are not finite, None once interrupted() is true."""
         if not (self.job.finite(params) and (layers is None or self.job.finite(layers))):
             return math.nan
         x, target, weights, lengths = self.data
-        layers = None if layers is None else layers.copy()  # measuring leaves no traces in it
-        total = mass = 0.0
+        layers = None if layers is None else layers.copy()  # measuring must not change it
+        total = total_weight = 0.0
         for start in range(0, len(x), self.plan.batch):
             if interrupted():
                 return None
             here = slice(start, start + self.plan.batch)
             part = None if weights is None else weights[here]
-            weight = self._mass(len(x[here]), here)
+            weight = self._weight(len(x[here]), here)
             if weight > 0:
                 loss = calls.value(
                     self.plan,
@@ -46,11 +46,11 @@ class Measure:
                     layers,
                     lengths=None if lengths is None else lengths[here],
                 )
-                total, mass = total + weight * loss, mass + weight
-        return total / mass
+                total, total_weight = total + weight * loss, total_weight + weight
+        return total / total_weight
 
-    def _mass(self, n, here):
-        """What a batch's mean loss counts for: its weights, times its positions where the loss is a mean over those."""
+    def _weight(self, n, here):
+        """The weight of the mean loss of a batch: the sum of its weights, times lengths for a mean over positions."""
         counted = self.counted["weights"][here].astype(np.float64) if "weights" in self.counted else np.ones(n)
         if "lengths" in self.counted and positions_that_count(self.plan.max_length, self.plan.output_shape) > 1:
             counted = counted * self.counted["lengths"][here]

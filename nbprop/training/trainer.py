@@ -1,6 +1,6 @@
-"""One training as Python drives it: Ctrl-C, progress, validation, early stopping, callbacks, checkpoints.
+"""A training as Python drives it: Ctrl-C, progress, validation, early stopping, callbacks, checkpoints.
 
-Compiled code (loop.py) does the steps and comes back at least every fifth of a second.
+Compiled code (loop.py) runs the steps, and returns at least every fifth of a second.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from nbprop.training.checkpoint import (
     PLACE,
     SUMS,
     Checkpoint,
+    as_json,
     check_arrays,
     check_place,
-    plain,
     read_checkpoint,
     write_checkpoint,
 )
@@ -34,13 +34,13 @@ from nbprop.training.history import FIELDS, KEPT, History
 from nbprop.training.measuring import Measure
 from nbprop.validation import check_number
 
-# Seconds that a compiled call should take: well below 0.2, since the next one may be slower.
+# Seconds that a compiled call should take: well below 0.2, since the next call may be slower.
 _PACE = 0.08
 
 
 @dataclass
 class Settings:
-    """What `fit` was given for a run, beside what the job holds."""
+    """The settings of a run that are not in the job."""
 
     epochs: int
     first_step: int = 0
@@ -51,15 +51,16 @@ class Settings:
     checkpoint_seconds: float = 10.0
 
 
-class Run:
-    """One training: the job, and what only Python does for it."""
+class Trainer:
+    """One training: the job, and everything that Python does for it."""
 
     def __init__(self, job, settings):
         self.job, self.settings = job, settings
         self.history, self.before, self.asked = History(first_step=settings.first_step), 0.0, False
-        self.pending = False  # an epoch has ended, and its end is still to be dealt with
+        self.pending = False  # an epoch has ended, but its end has not been processed
         self.measure, self.watched, self.identity = None, None, {}
-        self.failure, self.postponed, self.told = "", None, set()  # of writing checkpoints; warnings to raise, given
+        # Of writing checkpoints: the last failure, a warning to raise at the end, warnings already given.
+        self.failure, self.postponed, self.warned = "", None, set()
         self.interrupted = lambda: False
         self.samples, self.batch = int(job.words[epochs.N]), int(job.words[epochs.BATCH])
         self.steps_an_epoch = -(-self.samples // self.batch)
@@ -76,7 +77,7 @@ class Run:
         job.keep(each_epoch=self.watched is None)
 
     def schedule(self, schedule, lr):
-        """Choose the learning rate of each step; a constant one needs no calls."""
+        """Set the learning rate of each step; a constant one needs no calls."""
         first = self.settings.first_step
         if isinstance(schedule, str):
             named = schedules.named(schedule, lr, self.total)
@@ -90,13 +91,13 @@ class Run:
     # -- checkpoints
 
     def identify(self, found):
-        """Say what the result depends on; a checkpoint holds it."""
+        """Set the identity, what the result depends on, which checkpoints store."""
         watched = {"watched": self.watched, "first_step": self.settings.first_step}
         rates = identity.rates_at(self._rate, self.settings.first_step, self.total)
         self.identity = identity.as_stored(found | watched | {"lr": {"steps": self.total, "rates": rates}})
 
     def resume(self, allowed):
-        """Take up a checkpoint, where there is one, once all of it has been found to fit."""
+        """Continue from a checkpoint, if there is one, once all of it has been checked."""
         name, arrays, settings = self.settings.checkpoint, self._arrays(), self.settings
         found = read_checkpoint(name)
         if found is None:
@@ -108,7 +109,7 @@ class Run:
         done = len(found.history["loss"])
         if done > settings.epochs:
             raise ValueError(
-                f"fit: {name} has {done} epochs behind it, more than epochs={settings.epochs}; ask for more"
+                f"fit: {name} has {done} finished epochs, more than epochs={settings.epochs}; pass a larger number"
             )
         for key, array in arrays.items():
             array[:] = found.arrays[key]
@@ -119,7 +120,7 @@ class Run:
             numbers[getattr(epochs, word)] = found.progress[word]
         self.pending, self.before = found.progress["PENDING"], found.history["before"]
         kept = {key: found.history[key] for key in KEPT}
-        if set(changed) & set(identity.MEASURED_ON):  # what was measured before says nothing of what is now
+        if set(changed) & set(identity.MEASURED_ON):  # earlier measurements are meaningless now
             kept |= {"best_epoch": None, "best_loss": math.inf}
             numbers[epochs.LOWEST], words[epochs.LOWEST_EPOCH] = math.inf, -1
         self.history = History(**kept, first_step=settings.first_step)
@@ -135,7 +136,7 @@ class Run:
         return {} if self.job.layers is None else {"layer_state": self.job.layers}
 
     def save(self):
-        """Write a checkpoint, where asked for. A failure ends no training: it is said, and tried again later."""
+        """Write a checkpoint, if asked for. A failure does not end the training: it warns, and is tried again later."""
         name = self.settings.checkpoint
         if name is None:
             return
@@ -149,25 +150,25 @@ class Run:
             self.failure = ""
         except (OSError, MemoryError, TypeError, ValueError) as error:
             self.failure = f"the checkpoint could not be written ({error})"
-            self._warn("failure", f"fit: {self.failure}; training goes on, and tries again")
+            self._warn("failure", f"fit: {self.failure}; training continues, and will try again")
         self.saved = time.perf_counter()
 
     def _added(self):
-        """What a callback has added to the history, as far as JSON can hold it."""
+        """What a callback has added to the history, as far as JSON can represent it."""
         found = {}
         for name, value in vars(self.history).items():
             if name not in FIELDS:
                 try:
-                    found[name] = json.loads(json.dumps(value, default=plain))
+                    found[name] = json.loads(json.dumps(value, default=as_json))
                 except (TypeError, ValueError, RecursionError) as error:
                     self._warn(name, f"fit: history.{name} is left out of checkpoints, which hold JSON: {error}")
         return found
 
     def _warn(self, what, text):
-        """Warn once of each thing. Where warnings are errors, raised when the training is over: it must not be lost."""
-        if what in self.told:
+        """Warn once about each thing. If warnings are errors, raise it after the training."""
+        if what in self.warned:
             return
-        self.told.add(what)
+        self.warned.add(what)
         try:
             warnings.warn(text, RuntimeWarning, stacklevel=2)
         except RuntimeWarning as warning:
@@ -176,10 +177,10 @@ class Run:
     def _elapsed(self):
         return self.before + time.perf_counter() - self.began
 
-    # -- the way through
+    # -- running
 
     def train(self, progress):
-        """Run to the end, whatever ends it; an exception on the way has the history so far in its `history`."""
+        """Train until something ends it; an exception has the history so far as its `history`."""
         self.began = self.saved = time.perf_counter()
         try:
             self._train(progress)
@@ -211,7 +212,7 @@ class Run:
                 raise self._interruption()
 
     def _go_on(self, steps, bar):
-        """One compiled call and what follows from it; how many steps the next call should take."""
+        """One compiled call and its consequences; returns the number of steps for the next call."""
         job, words = self.job, self.job.words
         first = int(words[epochs.STEP])
         steps = min(steps, self.last - first, epochs.MOST_RATES)
@@ -253,9 +254,9 @@ class Run:
         history.steps = int(words[epochs.STEP]) - history.first_step
 
     def _end_epoch(self, bar):
-        """What follows an epoch: its loss is measured where somebody watches it, and the callback called.
+        """Process the end of an epoch: measure the watched loss, if there is one, and call the callback.
 
-        Ctrl-C while measuring leaves that for the run which goes on from here.
+        Ctrl-C while measuring leaves this to a resumed run.
         """
         history, job = self.history, self.job
         if self.watched is not None:
@@ -281,7 +282,7 @@ class Run:
         x, target, weights, lengths = job.data
         return [job.params, x, target, job.grads, job.work, weights, job.layers, None, None, None, None, None, lengths]
 
-    # -- how it ends
+    # -- ending
 
     def _stop(self, reason, message):
         self.history.stopped, self.history.message = reason, message
@@ -296,7 +297,7 @@ class Run:
         if patience is not None and waited >= patience:
             self._stop(
                 "patience",
-                f"the {self.watched} loss has not fallen since epoch {history.best_epoch}; params hold those",
+                f"the {self.watched} loss has not fallen since epoch {history.best_epoch}; params are those after it",
             )
         elif self.asked:
             self._stop("callback", f"the callback asked to stop after epoch {history.epochs - 1}")
@@ -305,7 +306,7 @@ class Run:
         return bool(history.stopped)
 
     def _settle(self):
-        """Leave parameters that are what the history says of them, and a checkpoint."""
+        """Make parameters and history consistent, and write a checkpoint."""
         job, history = self.job, self.history
         if history.stopped != "diverged" and not self._is_finite():
             self._stop("diverged", f"the parameters are not finite after step {history.next_step - 1}")
@@ -324,7 +325,7 @@ class Run:
         return job.finite(job.params) and (job.layers is None or job.finite(job.layers))
 
     def _interrupt(self):
-        """Ctrl-C between two calls: a checkpoint, the best so far where it was measured, and KeyboardInterrupt."""
+        """Ctrl-C between two calls: a checkpoint, the best parameters if they were measured, and KeyboardInterrupt."""
         if not self.history.stopped:
             self._stop("interrupted", "interrupted by Ctrl-C")
         self._settle()
@@ -356,16 +357,16 @@ class Run:
             self._restore(self.job.kept()["best"])
 
     def _restore_after_divergence(self):
-        """The lowest loss of what was kept, each measured as it is; the initial parameters where there is none."""
+        """Restore the snapshot with the lowest measured loss; the initial parameters if none is finite."""
         history, kept = self.history, self.job.kept()
         candidates = {"initial": None}
-        if self.watched is None:  # what epochs began with, which is the end of the ones before
+        if self.watched is None:  # the beginning of an epoch is the end of the one before
             begins = {"begun": self.job.words[epochs.EPOCH], "best": self.job.words[epochs.LOWEST_EPOCH]}
             ends = {name: int(epoch) - 1 - self.first_epoch for name, epoch in begins.items()}
             candidates |= {name: epoch for name, epoch in ends.items() if epoch >= 0}
         measure = self.measure or Measure(self.job, self.job.data)
         chosen = "initial" if history.best_epoch is None else "best"
-        self._restore(kept[chosen])  # should a second Ctrl-C end the measuring
+        self._restore(kept[chosen])  # in case a second Ctrl-C ends the measuring
         for name, epoch in candidates.items():
             loss = measure(*self._parts(kept[name]), self.interrupted)
             if loss is not None and loss < history.best_loss:
@@ -380,9 +381,9 @@ class Run:
 
 @contextlib.contextmanager
 def _interrupts():
-    """A function that tells whether Ctrl-C was pressed: the run stops between two calls, where it can be resumed.
+    """A function that returns whether Ctrl-C was pressed, so that the run stops between two calls and can be resumed.
 
-    A second Ctrl-C stops at once. Where SIGINT has a handler of somebody else's, or in another thread, nothing changes.
+    A second Ctrl-C stops at once. Nothing changes if SIGINT has another handler, or in another thread.
     """
     pressed = []
     before = signal.getsignal(signal.SIGINT)

@@ -16,7 +16,7 @@ import pytest
 import nbprop
 from nbprop.cli.main import main
 from nbprop.cli.networks import read_network
-from nbprop.compiler.report import telling
+from nbprop.compiler.report import reporting
 
 COMMANDS = ("demo", "train", "predict", "summary", "check", "cache")
 
@@ -162,13 +162,13 @@ def test_compiling_is_told_once():
         return x + 1
 
     told = []
-    with telling(told.append) as teller:
+    with reporting(told.append) as reporter:
         seldom_seen(1)
     assert " seldom_seen" in told
-    assert teller.functions == 1
-    assert teller.seconds > 0
+    assert reporter.functions == 1
+    assert reporter.seconds > 0
     told.clear()
-    with telling(told.append):
+    with reporting(told.append):
         seldom_seen(1)
     assert told == []
 
@@ -227,12 +227,12 @@ def test_classes_are_refused_where_outputs_are_none(run, trained, flowers, tmp_p
     assert code == 0
     code, out, err = run("predict", model, tmp_path / "d.csv", "--classes")
     assert (code, out) == (2, "")
-    assert "was trained with mse: its outputs are numbers and no classes" in err
+    assert "was trained with mse: its outputs are numbers, not classes" in err
     net = nbprop.network((3,), nbprop.dense(3))
     nbprop.save(model, net, nbprop.init(net, dtype=np.float32))
     code, _, err = run("predict", model, flowers, "--targets", 1, "--classes")
     assert code == 2
-    assert "does not tell the loss" in err
+    assert "does not name the loss" in err
     code, out, _ = run("predict", model, flowers, "--targets", 1, "--classes", "--loss", "softmax_cross_entropy")
     assert code == 0
     assert set(out.split()) <= {"0", "1", "2"}
@@ -245,7 +245,7 @@ def test_classes_are_refused_where_outputs_are_none(run, trained, flowers, tmp_p
         ({"labels": "abc"}, "notes of labels are damaged"),
         ({"features": [1, 2, 3]}, "notes of features are damaged"),
         ({"loss": 7}, "note of the loss is damaged"),
-        ({"loss": "no"}, "its outputs are numbers and no classes"),
+        ({"loss": "no"}, "its outputs are numbers, not classes"),
     ],
 )
 def test_notes_that_do_not_fit_are_refused(run, flowers, tmp_path, notes, told):
@@ -317,7 +317,7 @@ def test_embeddings_take_integers(run, trained, tmp_path):
         lines[6] = f"{wrong},1,0"
         code, _, err, _ = trained("\n".join(lines), *options)
         assert code == 2
-        assert f"{place}; the network's first layer takes whole numbers in 0..4" in err
+        assert f"{place}; the network's first layer takes integers in 0..4" in err
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -384,9 +384,9 @@ def wrong_data():
         "nan.csv": ("a,b,c\n\n1,2,0\n1,nan,1\n", r"line 4, column 2 'b' is missing; .* --on-missing drop or a number"),
         "gap.csv": ("a,b,c\n1,2,0\n1,3,\n", "line 3, target 'c' is missing; .* --on-missing drop$"),
         "inf.csv": ("a,b,c\n1,inf,0\n1,2,1\n", "line 2, column 2 'b': inf is not finite"),
-        "huge.csv": ("a,b,c\n1,1e300,0\n1,2,1\n", r"line 2, column 2 'b' is 1.*e\+300; float32 holds no such number"),
+        "huge.csv": ("a,b,c\n1,1e300,0\n1,2,1\n", r"line 2, column 2 'b' is 1.*e\+300; float32 cannot represent it"),
         "running.csv": ("0,1,2\n4,5,1\n", "line 1 .0,1,2.: names or a sample.* --header yes or --header no"),
-        "mixed.csv": ("2019,price,x\n4,5,1\n4,5,0\n", "'price' is no number as those below it"),
+        "mixed.csv": ("2019,price,x\n4,5,1\n4,5,0\n", "'price' is not a number like those below it"),
         "quoted.csv": ('"7","8","9"\n4,5,1\n', "all of it is quoted, and the next line is not"),
         "na.csv": ("NA,NA,NA\n4,5,1\n", "line 1, column 1 is missing"),
         "comment.csv": ("# made by hand\n4,5,1\n", "line 2 has 3 fields and line 1 1; .* --comment '#'"),
@@ -453,7 +453,7 @@ def test_errors_name_the_thing_and_the_remedy(run, flowers, tmp_path):
         ("train", flowers, "--net", "dense:3", "--held-out", "0.999"): "of 90 samples leaves none to learn from",
         ("train", tmp_path / "no.csv", "--net", "dense:3"): "no.csv: No such file",
         ("train", os.devnull, "--net", "dense:3"): "must be a .npz, .npy, .csv or .tsv file",
-        ("predict", flowers, flowers): "not a safetensors file|cut, or no safetensors",
+        ("predict", flowers, flowers): "not a safetensors file|truncated, or not safetensors",
         ("predict", tmp_path / "no.safetensors", flowers): "no.safetensors: No such file",
         ("check", "--net", "dense:3", "--loss", "no"): "loss: unknown name 'no'",
     }.items():

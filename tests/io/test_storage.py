@@ -107,7 +107,7 @@ def fails_to_save(path, net=NET):
     """save raises an OSError that names the path; neither the old file nor its folder have changed."""
     folder = path.parent
     before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
-    with pytest.raises(OSError, match=f"{path} could not be written and is as it was") as caught:
+    with pytest.raises(OSError, match=f"{path} could not be written and is unchanged") as caught:
         nbprop.save(path, net, np.ones(net.n_params))
     assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before
     return caught.value
@@ -194,7 +194,7 @@ def test_every_cut_is_refused(tmp_path):
     whole = path.read_bytes()
     for length in [*range(0, 40), 200, len(whole) // 2, len(whole) - 8, len(whole) - 1]:
         path.write_bytes(whole[:length])
-        said = "file is empty" if length == 0 else "not a safetensors file" if length < 9 else "the file is cut"
+        said = "file is empty" if length == 0 else "not a safetensors file" if length < 9 else "the file is truncated"
         with pytest.raises(ValueError, match=f"load: {path}: .*{said}"):
             nbprop.load(path)
 
@@ -206,7 +206,7 @@ def test_every_cut_is_refused(tmp_path):
         (bytes(1000), "not a safetensors file"),
         (b'{"json": "but no safetensors file at all"}', "not a safetensors file"),
         (struct.pack("<Q", 20) + b'{"a": [1, 2, 3], "b"' + bytes(50), "header is damaged"),
-        (struct.pack("<Q", 2**62) + b"{" + bytes(50), "cut, or no safetensors file"),
+        (struct.pack("<Q", 2**62) + b"{" + bytes(50), "truncated, or not safetensors"),
         (struct.pack("<Q", 12) + b'{"tensor":1}' + bytes(50), "header is damaged"),
     ],
 )
@@ -359,8 +359,8 @@ def test_wrong_contents_are_refused(tmp_path):
     refused(misshape, r"0\.dense\.weight must have shape \(6, 4\), got \(4, 6\)")
     refused(mix, "must all be F32 or all F64, got F32, F64")
     refused(integers, "must all be F32 or all F64, got I32")
-    refused(lambda *_: {}, "of something else: its metadata describes no nbprop network")
-    refused(lambda *_: {"format": "pt"}, "of something else")
+    refused(lambda *_: {}, "but its metadata describes no nbprop network")
+    refused(lambda *_: {"format": "pt"}, "its metadata describes no nbprop network")
     refused(lambda *_: {"nbprop": "{"}, "description of the network is damaged")
     refused(lambda *_: {"nbprop": "[]"}, "description of the network is damaged")
     refused(lambda _, description: description.__delitem__("network"), "description of the network is damaged")
@@ -463,7 +463,7 @@ def test_notes_come_back_and_others_are_refused(tmp_path):
     assert path.read_bytes() == before
     path.write_bytes(before.replace(b"[1, 2.5]", b"[1, 3.5]").replace(b"[1,2.5]", b"[1,3.5]"))
     for read in (storage.load_notes, nbprop.load):
-        with pytest.raises(ValueError, match="its contents do not fit its checksum"):
+        with pytest.raises(ValueError, match="its contents do not match its checksum"):
             read(path)
     nbprop.save(path, net, nbprop.init(net))
     assert storage.load_notes(path) == {}

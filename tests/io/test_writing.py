@@ -220,7 +220,7 @@ def test_what_is_neither_file_nor_stream_is_refused(tmp_path):
 
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
-        with pytest.raises(OSError, match="it is neither a file nor"):
+        with pytest.raises(OSError, match="it is neither a file, a device nor a pipe"):
             writing.write_atomically(tmp_path / "socket", text("new"))
     with pytest.raises(IsADirectoryError, match="it is a folder"):
         writing.write_atomically(tmp_path, text("new"))

@@ -10,7 +10,7 @@ import nbprop
 from nbprop.solvers.bounds import Free
 from nbprop.solvers.least_squares import Residuals
 from nbprop.solvers.methods import METHODS
-from nbprop.solvers.tracking import Search, Validation
+from nbprop.solvers.tracking import TrackedObjective, Validation
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((50, 3))
@@ -83,9 +83,9 @@ def test_all_bounds_meet(solver, method):
 @pytest.mark.parametrize(
     ("bounds", "error", "said"),
     [
-        ((0.3, 0.2), ValueError, r"bounds of params\[0\]: the lower bound 0.3 lies above the upper bound 0.2"),
-        ((0.05, 1.0), ValueError, r"bounds of params\[3\]: the start 0.0 lies outside its bounds \[0.05, 1.0\]"),
-        ((np.inf, np.inf), ValueError, r"the start 0.2 lies outside its bounds \[inf, inf\]"),
+        ((0.3, 0.2), ValueError, r"bounds of params\[0\]: the lower bound 0.3 is above the upper bound 0.2"),
+        ((0.05, 1.0), ValueError, r"bounds of params\[3\]: the start 0.0 is outside its bounds \[0.05, 1.0\]"),
+        ((np.inf, np.inf), ValueError, r"the start 0.2 is outside its bounds \[inf, inf\]"),
         ((None, np.nan), ValueError, "bounds hold NaN"),
         ((True, 3), TypeError, "bounds must be numbers"),
     ],
@@ -141,7 +141,7 @@ def test_a_constraint_that_returns_nan_never_holds():
         ({"type": "eq", "fun": lambda t: "0"}, "a constraint's fun must return real numbers, got '0'"),
         ({"type": "eq", "fun": lambda t: 1j * t[0]}, "a constraint's fun must return real numbers"),
         ({"type": "eq", "fun": lambda t: t[: 2 if t[0] == 0.2 else 3]}, "returned 3 values, and 2 at the start"),
-        (scipy.optimize.NonlinearConstraint(lambda t: t[:2], np.nan, 1), "sides hold NaN"),
+        (scipy.optimize.NonlinearConstraint(lambda t: t[:2], np.nan, 1), "lb or ub holds NaN"),
         (scipy.optimize.LinearConstraint(np.full((1, 4), np.nan), 0, 1), "A holds NaN"),
     ],
 )
@@ -234,7 +234,7 @@ def test_infinite_parameters_are_never_the_best_though_their_loss_is_finite():
     plan = nbprop.plan(net, "mse", batch=2, dtype=np.float32)
     x = np.ones((2, 1), np.float32)
     fun, start = nbprop.objective(plan, x, x), np.zeros(2, np.float32)
-    search = Search(fun, Free("minimize", start, None, None), [], None)
+    search = TrackedObjective(fun, Free("minimize", start, None, None), [], None)
     search(np.zeros(2))
     for theta in (np.array([0.0, 1e39]), np.array([-np.inf, 0.0]), np.array([np.nan, 0.0])):
         assert search(theta)[0] == np.inf
@@ -250,5 +250,5 @@ def test_a_validation_loss_that_begins_as_nan_may_still_fall():
     losses = iter([np.nan, 3.0, 2.0, 2.5])
     seen.loss = lambda theta: next(losses)
     for k in range(4):
-        seen.see(np.full(4, float(k)))
+        seen.update(np.full(4, float(k)))
     assert (seen.lowest, seen.best[0], seen.waited) == (2.0, 2.0, 1)

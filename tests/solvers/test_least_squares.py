@@ -151,7 +151,7 @@ def test_interrupts_and_exceptions_leave_the_best_point(method, options, monkeyp
 
 def test_refusals():
     plan, params = plan_of(), nbprop.init(NET, seed=1)
-    with pytest.raises(ValueError, match="huber is no sum of squared residuals"):
+    with pytest.raises(ValueError, match="huber is not a sum of squared residuals"):
         nbprop.least_squares(plan_of(loss="huber"), params, X, TARGET)
     with pytest.raises(ValueError, match="unknown name 'trff'; did you mean 'trf'"):
         nbprop.least_squares(plan, params, X, TARGET, method="trff")
@@ -178,7 +178,7 @@ def test_refusals():
         ({"max_nfev": 0}, "max_nfev must be a positive integer"),
         ({"max_nfev": 10**40}, "max_nfev must be a positive integer"),
         ({"jac": "2-point"}, "jac: unknown name"),
-        ({"bounds": (0.5, 0.4)}, r"bounds of params\[0\]: the lower bound 0.5 lies above"),
+        ({"bounds": (0.5, 0.4)}, r"bounds of params\[0\]: the lower bound 0.5 is above"),
     ],
 )
 def test_arguments_are_looked_at_before_anything_runs(given, said):

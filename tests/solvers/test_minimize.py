@@ -226,7 +226,7 @@ def test_the_clock_stops_every_method(method, monkeypatch):
     limit_evaluations(monkeypatch, 25 if METHODS[method].hessp else 6)
     result = run(params, method, seconds=1.5)
     assert (result.success, result.status) == (False, -1)
-    assert "the time limit of 1.5 s is over after" in result.message
+    assert "the time limit of 1.5 s was reached after" in result.message
     assert result.fun == FUN(params)[0] < FUN(start())[0]
 
 
@@ -263,7 +263,7 @@ def test_patience_goes_back_to_the_lowest_validation_loss(method, dtype):
     assert np.allclose(result.validation, losses, rtol=1e-6)
     assert np.array_equal(params, seen[int(np.argmin(result.validation))].astype(dtype))
     assert len(losses) - 1 - int(np.argmin(result.validation)) == 15
-    assert "the validation loss has not fallen for 15 iterations" in result.message
+    assert "the validation loss has not decreased for 15 iterations" in result.message
     assert np.isclose(result.fun, nbprop.objective(plan, x, target)(params.astype(np.float64))[0], rtol=1e-6)
 
 
@@ -407,7 +407,7 @@ def test_a_nonlinear_constraint_holds_and_a_stopped_search_is_nearer_to_it(metho
     [
         (LinearConstraint(np.ones((1, 3)), 0, 1), r"A must have 25 columns, got shape \(1, 3\)"),
         (NonlinearConstraint(lambda t: np.outer(t, t), 0, 1), r"a number or a vector, got shape \(25, 25\)"),
-        (NonlinearConstraint(lambda t: t[:2], np.zeros(3), 1), r"values' shape \(2,\), got \(3,\)"),
+        (NonlinearConstraint(lambda t: t[:2], np.zeros(3), 1), r"the shape of its values \(2,\), got \(3,\)"),
         (NonlinearConstraint(lambda t: t[:2], 0, 1, jac=lambda t: np.eye(2)), r"shape \(2, 25\), got \(2, 2\)"),
         ({"type": "eq", "fun": lambda t: t[:2], "jac": lambda t: np.eye(3)}, r"shape \(2, 25\), got \(3, 3\)"),
         ({"type": "equal", "fun": lambda t: t[:2]}, 'needs "type", "eq" or "ineq"'),

@@ -72,7 +72,7 @@ def test_more_epochs_where_the_rates_do_not_depend_on_them(tmp_path):
     whole, _ = train(epochs=6)
     train(epochs=2, checkpoint=path)
     same_bits("params", train(epochs=6, checkpoint=path, resume=True)[0], whole)
-    with pytest.raises(ValueError, match="has 6 epochs behind it, more than epochs=5"):
+    with pytest.raises(ValueError, match="has 6 finished epochs, more than epochs=5"):
         train(epochs=5, checkpoint=path, resume=True)
 
 
@@ -153,7 +153,7 @@ def test_a_change_of_what_the_result_depends_on(tmp_path, case):
 def test_the_order_of_an_epoch_changes_between_epochs_only(tmp_path, monkeypatch):
     path = tmp_path / "run"
     train_some_steps(monkeypatch, 13, checkpoint=path, checkpoint_seconds=0)
-    with pytest.raises(ValueError, match="cannot change in the middle of an epoch"):
+    with pytest.raises(ValueError, match="cannot change within an epoch"):
         train(checkpoint=path, resume=True, seed=1, allow_changed=("seed",))
 
 

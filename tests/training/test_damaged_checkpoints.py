@@ -104,12 +104,14 @@ def test_words_that_are_missing(tmp_path, written):
     for part in ("identity", "progress", "history", "added"):
         refused(tmp_path / "run", changed(written, lambda told, part=part: told.pop(part)), f"{part} must be")
     for key in ("lr", "seed", "x", "network"):
-        refused(tmp_path / "run", changed(written, lambda told, key=key: told["identity"].pop(key)), f"say its {key}")
+        refused(
+            tmp_path / "run", changed(written, lambda told, key=key: told["identity"].pop(key)), f"contain its {key}"
+        )
     for rates in (None, 5, {}, {"steps": 10**30, "rates": []}, {"steps": 9, "rates": [[0]]}, {"steps": 9, "rates": 5}):
         refused(
             tmp_path / "run",
             changed(written, lambda told, rates=rates: told["identity"].update(lr=rates)),
-            "does not say its lr",
+            "does not contain its lr",
         )
 
 
@@ -146,13 +148,13 @@ def test_files_that_are_something_else(tmp_path, written):
     refused(path, edited(params=params | {"dtype": "I32"}), "params must be of F32 or F64, got I32")
     refused(path, edited(params=params | {"dtype": "BF16", "shape": [2, NET.n_params]}), "params must be of F32 or F64")
     refused(path, edited(params=params | {"shape": [10, NET.n_params // 10]}), "checksum")
-    refused(path, edited(__metadata__={"nbprop_checkpoint": "[" * 100_000}), r"no checkpoint of nbprop\.fit")
-    refused(path, edited(__metadata__={"nbprop_checkpoint": "5"}), r"no checkpoint of nbprop\.fit")
-    refused(path, edited(__metadata__={"nbprop_checkpoint": '{"format": ' + "9" * 5000 + "}"}), "no checkpoint")
-    refused(path, edited(__metadata__={}), r"no checkpoint of nbprop\.fit")
+    refused(path, edited(__metadata__={"nbprop_checkpoint": "[" * 100_000}), r"not a checkpoint of nbprop\.fit")
+    refused(path, edited(__metadata__={"nbprop_checkpoint": "5"}), r"not a checkpoint of nbprop\.fit")
+    refused(path, edited(__metadata__={"nbprop_checkpoint": '{"format": ' + "9" * 5000 + "}"}), "not a checkpoint")
+    refused(path, edited(__metadata__={}), r"not a checkpoint of nbprop\.fit")
     refused(path, changed(written, lambda told: told.update(format=True)), "has format True")
     refused(path, changed(written, lambda told: told.update(format=99)), "has format 99")
     nbprop.save(path, NET, start())
-    refused(path, path.read_bytes(), r"no checkpoint of nbprop\.fit")
+    refused(path, path.read_bytes(), r"not a checkpoint of nbprop\.fit")
     train(epochs=1, checkpoint=path)
     refused(path, path.read_bytes(), "its watched is None")

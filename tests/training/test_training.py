@@ -336,7 +336,7 @@ WRONG = [
     (
         {"optimizer_state": np.ones(2420, np.float32)},
         ValueError,
-        "holds what was left by earlier steps; pass first_step",
+        "is that of earlier steps; pass first_step",
     ),
     ({"optimizer_state": np.zeros(2420)}, TypeError, "optimizer_state must hold float32"),
     ({"allow_changed": ("lr",)}, ValueError, "needs resume=True"),

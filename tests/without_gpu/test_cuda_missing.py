@@ -138,7 +138,7 @@ def test_without_room_or_with_a_lost_device(script):
     )
     lost = NO_ROOM.replace("CODE", "719").replace("NAME", "CUDA_ERROR_LAUNCH_FAILED")
     assert script(lost, NUMBA_ENABLE_CUDASIM=0).startswith(
-        "DeviceLostError the CUDA device is lost (CUDA_ERROR_LAUNCH_FAILED): what lay in its memory is gone"
+        "DeviceLostError the CUDA device is lost (CUDA_ERROR_LAUNCH_FAILED) with the contents of its memory"
     )
 
 

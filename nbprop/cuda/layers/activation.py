@@ -1,9 +1,12 @@
-"""The device kernels of activations; equations and arrays are those of the CPU's kernels."""
+"""The device kernels of activations; the equations and arrays are those of nbprop/layers/activation.py.
+
+Dimensions: n samples; rows rows a sample; size elements a row, or a sample where there are no rows.
+"""
 
 from nbprop.cuda.functions import exp as exponential
-from nbprop.cuda.groups import row_top, rows_of, team_of, team_sum
+from nbprop.cuda.groups import row_max, rows_of, team_of, team_sum
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.toolkit import THREADS, cover
+from nbprop.cuda.toolkit import THREADS, grid_size
 from nbprop.layers.activation import (
     activation_backward,
     activation_forward,
@@ -16,38 +19,45 @@ from nbprop.numerics.scalars import like
 
 
 def cuda_kernels(cuda):
-    """The device's: a thread an element; for softmax, a team of threads a row."""
+    """The device kernels: one thread per element; for softmax, a team of threads per row."""
 
     def elements(n, size):
-        return cover(n * size)
+        return grid_size(n * size)
 
     def teams(n, rows, size):
         return rows_of(n * rows, size)
 
     @on_device(activation_forward, blocks=elements)
     def forward(y, x, n, size, code):
+        """y = f(x). y OUT, x IN (n, size); code: which f."""
         for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
             y[i] = f.value_of(x[i], code)
 
     @on_device(activation_inplace, blocks=elements)
     def inplace(y, n, size, code):
+        """y = f(y). y INOUT (n, size); code: which f."""
         for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
             y[i] = f.value_of(y[i], code)
 
     @on_device(activation_backward, blocks=elements)
     def backward(d, s, n, size, code):
+        """d = d f'.
+
+        d INOUT (n, size): dy, then dx; s IN (n, size): x for gelu, gelu_tanh and silu, else y; code: which f.
+        """
         for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
-            d[i] *= f.slope_of(s[i], code)
+            d[i] *= f.derivative_of(s[i], code)
 
     @on_device(softmax_forward, blocks=teams)
     def softmax(y, x, n, rows, size):
+        """y = softmax(x) in each row. y OUT, x IN (n * rows, size)."""
         space, team = cuda.shared.array(THREADS, y.dtype), team_of(size)
         for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
             row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
             start, stop = row * size, size if row < n * rows else 0
-            top, total = row_top(space, x, start, stop, lane, team), like(x[0], 0.0)
+            maximum, total = row_max(space, x, start, stop, lane, team), like(x[0], 0.0)
             for j in range(lane, stop, team):
-                y[start + j] = exponential(x[start + j] - top)
+                y[start + j] = exponential(x[start + j] - maximum)
                 total += y[start + j]
             total = team_sum(space, total, lane, team)
             for j in range(lane, stop, team):
@@ -55,6 +65,7 @@ def cuda_kernels(cuda):
 
     @on_device(softmax_backward, blocks=teams)
     def softmax_back(d, y, n, rows, size):
+        """d = y (d - sum(d y)) in each row. d INOUT (n * rows, size): dy, then dx; y IN (n * rows, size)."""
         space, team = cuda.shared.array(THREADS, y.dtype), team_of(size)
         for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
             row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team

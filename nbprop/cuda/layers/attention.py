@@ -1,12 +1,14 @@
-"""Attention's heads on the device, by blocks and without a T x T matrix; equations and arrays are attention.py's.
+"""Attention on the device, block by block and without a T x T matrix: equations as in nbprop/layers/attention.
 
-A block of threads takes one head of one sample and one block of its queries, for dK and dV of its keys, and walks over
-the blocks of the others (Dao 2023, "FlashAttention-2", sections 3.1 and 3.2, but that nobody adds to what another block
-holds: scores are computed again for dQ, rather than dQ summed by atomics). A tile of scores is made in registers by
-the steps of products.py and goes to shared memory, from where it is multiplied with a block of values.
+Each thread block takes one head of one sample and one block of its queries (of its keys, for dK and dV), and loops over
+the blocks of the others (Dao 2023, "FlashAttention-2", sections 3.1 and 3.2). Unlike there, no thread block accumulates
+into another's result: scores are recomputed for dQ, rather than dQ summed by atomics. A tile of scores is computed in
+registers as in products.py, and goes to shared memory, where it is multiplied with a block of values.
 
-Heads of more features than a tile has columns have their output columns in parts: each computes the scores anew. The
-order of the sums depends on sizes and lengths alone.
+If a head has more features than a tile has columns, its output columns are split over several thread blocks, each of
+which recomputes the scores. Summation order depends on sizes and lengths alone.
+
+Dimensions: n samples; positions (T) of each; heads; depth (D) features a head.
 """
 
 import math
@@ -17,12 +19,12 @@ from nbprop.cuda.functions import exp, log, sqrt
 from nbprop.cuda.groups import rows_of, team_max, team_of, team_sum
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.products import Tile, outer_products
-from nbprop.cuda.toolkit import SIMULATED, THREADS, cover, cuda, device_function
+from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function, grid_size
 from nbprop.layers.attention.kernels import attention_backward, attention_forward
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
 
-# A tile of scores, as many rows as columns, for each dtype: 64 x 64 in float64 would leave the registers.
+# A square tile of scores for each dtype: 64 x 64 in float64 would spill registers.
 TILES = {
     np.float32: Tile(4, 4, 4, 2, 1) if SIMULATED else Tile(64, 64, 16, 4, 4),
     np.float64: Tile(4, 4, 4, 2, 1) if SIMULATED else Tile(32, 32, 16, 2, 2),
@@ -30,14 +32,17 @@ TILES = {
 
 
 def _shapes(tile):
-    """Of a slice and of a tile in shared memory. A column of padding: neighbours in a column lie in different banks."""
+    """The shapes of a slice and of a tile in shared memory.
+
+    One column of padding puts neighbours in a column in different banks.
+    """
     return (tile.depth, tile.columns + 1), (tile.rows, tile.columns + 1)
 
 
-def _scorer(tile):
-    """A device function: score(part, a_slice, b_slice, a, a_first, a_row, a_count, b, b_first, b_row, b_count, depth).
+def _score_product(tile):
+    """A device function: score(acc, a_slice, b_slice, a, a_first, a_row, a_count, b, b_first, b_row, b_count, depth).
 
-    part += A B^T for A (a_count, depth), whose rows lie a_row apart in a from element a_first on, and B likewise.
+    acc += A B^T for A (a_count, depth), whose rows are a_row elements apart from a[a_first] on, and B likewise.
     """
     side, _, steps, _, _ = tile
     loads, add = side * steps // THREADS, outer_products(tile, column_sums=False)
@@ -51,27 +56,27 @@ def _scorer(tile):
             turned[step, row] = x[first + row * row_stride + begin + step] if inside else like(x[0], 0.0)
 
     @device_function
-    def score(part, a_slice, b_slice, a, a_first, a_row, a_count, b, b_first, b_row, b_count, depth):
+    def score(acc, a_slice, b_slice, a, a_first, a_row, a_count, b, b_first, b_row, b_count, depth):
         for begin in range(0, depth, steps):
             fill(a_slice, a, a_first, a_row, a_count, begin, depth)
             fill(b_slice, b, b_first, b_row, b_count, begin, depth)
             cuda.syncthreads()
-            add(part, part, a_slice, b_slice)
+            add(acc, acc, a_slice, b_slice)
             cuda.syncthreads()
 
     return score
 
 
-def _weigher(tile):
-    """A device function: weigh(part, p, b_slice, b, first, row, count, columns).
+def _value_product(tile):
+    """A device function: add_product(acc, p, b_slice, b, first, row, count, columns).
 
-    part += P B for P (side, count) in shared memory, and B (count, columns), whose rows lie `row` apart in b.
+    acc += P B for P (side, count) in shared memory, and B (count, columns), whose rows are `row` elements apart in b.
     """
     side, _, steps, each_row, each_column = tile
     loads, across, down = side * steps // THREADS, side // each_column, side // each_row
 
     @device_function
-    def weigh(part, p, b_slice, b, first, row, count, columns):
+    def add_product(acc, p, b_slice, b, first, row, count, columns):
         mine_i, mine_j = cuda.threadIdx.x // across, cuda.threadIdx.x % across
         for begin in range(0, count, steps):
             for k in range(loads):
@@ -84,56 +89,56 @@ def _weigher(tile):
                 for r in range(each_row):
                     left = p[mine_i + r * down, begin + step]
                     for c in range(each_column):
-                        part[r * each_column + c] += left * b_slice[step, mine_j + c * across]
+                        acc[r * each_column + c] += left * b_slice[step, mine_j + c * across]
             cuda.syncthreads()
 
-    return weigh
+    return add_product
 
 
 def _places(tile):
-    """Device functions: clear(part), share(p, part): a thread's part of a tile to shared memory."""
+    """Device functions: clear(acc), and stage(p, acc): the accumulators to the tile p in shared memory."""
     side, _, _, each_row, each_column = tile
     across, down = side // each_column, side // each_row
 
     @device_function
-    def clear(part):
+    def clear(acc):
         for k in range(each_row * each_column):
-            part[k] = like(part[0], 0.0)
+            acc[k] = like(acc[0], 0.0)
 
     @device_function
-    def share(p, part):
+    def stage(p, acc):
         mine_i, mine_j = cuda.threadIdx.x // across, cuda.threadIdx.x % across
         for r in range(each_row):
             for c in range(each_column):
-                p[mine_i + r * down, mine_j + c * across] = part[r * each_column + c]
+                p[mine_i + r * down, mine_j + c * across] = acc[r * each_column + c]
         cuda.syncthreads()
 
-    return clear, share
+    return clear, stage
 
 
-def _storer(tile):
-    """A device function: store(y, part, first, row, length, rows, columns).
+def _store_tile(tile):
+    """A device function: store(y, acc, first, row, length, rows, columns).
 
-    The rows below `length` of a tile to y, whose rows lie `row` apart from element `first` on, and zeros below `rows`.
+    The first `length` rows of a tile to y, whose rows are `row` elements apart from y[first] on; zeros up to `rows`.
     """
     side, _, _, each_row, each_column = tile
     across, down = side // each_column, side // each_row
 
     @device_function
-    def store(y, part, first, row, length, rows, columns):
+    def store(y, acc, first, row, length, rows, columns):
         for r in range(each_row):
             i = cuda.threadIdx.x // across + r * down
             for c in range(each_column):
                 j = cuda.threadIdx.x % across + c * across
                 if i < rows and j < columns:
-                    y[first + i * row + j] = part[r * each_column + c] if i < length else like(y[0], 0.0)
+                    y[first + i * row + j] = acc[r * each_column + c] if i < length else like(y[0], 0.0)
 
     return store
 
 
 @device_function
 def _work(at, side, n, positions, heads, depth):
-    """(pair of sample and head, first position, first column) of a piece of work; the last positions come first."""
+    """(pair of sample and head, first position, first column) of a work item; the last positions come first."""
     parts, blocks = (depth + side - 1) // side, (positions + side - 1) // side
     block = at // parts
     return block % (n * heads), (blocks - 1 - block // (n * heads)) * side, at % parts * side
@@ -144,7 +149,7 @@ def _amount(dtype):
     side, size = TILES[dtype].rows, np.dtype(dtype).itemsize
 
     def blocks(n, positions, heads, depth, itemsize):
-        return cover(n * heads * -(-positions // side) * -(-depth // side), 1) if itemsize == size else 0
+        return grid_size(n * heads * -(-positions // side) * -(-depth // side), 1) if itemsize == size else 0
 
     return blocks
 
@@ -153,19 +158,19 @@ def _amount(dtype):
 
 
 def _softmax(tile):
-    """A device function: one step of the softmax along the rows of a tile of scores, by a team of threads for each.
+    """A device function: one step of the online softmax along the rows of a tile of scores, one team per row.
 
-    top, total = update(p, space, factor, top, total, scale, key, seen): p INOUT, scores, then exponentials;
-    factor OUT (side,), what sums of the blocks before are to be multiplied with. The row sees keys below `seen`.
+    row_max, total = update(p, space, factor, row_max, total, scale, key, seen): p INOUT, the tile: scores in,
+    exponentials out; factor OUT (side,): factors for the sums over earlier blocks. A row sees the keys below `seen`.
     """
     side = tile.rows
     team = THREADS // side
     width = side // team
 
     @device_function
-    def update(p, space, factor, top, total, scale, key, seen):
+    def update(p, space, factor, row_max, total, scale, key, seen):
         row, lane = cuda.threadIdx.x // team, cuda.threadIdx.x % team
-        first, highest, fresh = lane * width, top, like(scale, 0.0)
+        first, highest, fresh = lane * width, row_max, like(scale, 0.0)
         for j in range(first, min(first + width, seen - key)):
             if p[row, j] > highest or p[row, j] != p[row, j]:
                 highest = p[row, j]
@@ -174,7 +179,7 @@ def _softmax(tile):
             e = exp((p[row, j] - highest) * scale) if key + j < seen else like(scale, 0.0)
             p[row, j] = e
             fresh += e
-        change = exp((top - highest) * scale) if key > 0 else like(scale, 0.0)
+        change = exp((row_max - highest) * scale) if key > 0 else like(scale, 0.0)
         if lane == 0:
             factor[row] = change
         return highest, total * change + team_sum(space, fresh, lane, team)
@@ -186,44 +191,49 @@ def _forward(dtype):
     tile = TILES[dtype]
     side, _, _, each_row, each_column = tile
     size, across, down, team = each_row * each_column, side // each_column, side // each_row, THREADS // side
-    score, weigh, update, store = _scorer(tile), _weigher(tile), _softmax(tile), _storer(tile)
-    (clear, share), (slice_shape, tile_shape) = _places(tile), _shapes(tile)
+    score, add_product, update, store = _score_product(tile), _value_product(tile), _softmax(tile), _store_tile(tile)
+    (clear, stage), (slice_shape, tile_shape) = _places(tile), _shapes(tile)
 
     @device_function
-    def scale_rows(part, factor):
+    def scale_rows(acc, factor):
         for r in range(each_row):
             for c in range(each_column):
-                part[r * each_column + c] *= factor[cuda.threadIdx.x // across + r * down]
+                acc[r * each_column + c] *= factor[cuda.threadIdx.x // across + r * down]
 
     @device_function
-    def attend(part, out, a_slice, b_slice, p, factor, space, qkv, base, begin, column, length, width, depth, causal):
-        """The unscaled sums over all keys in `out`, their factors in `factor`; a row's log-sum-exp to its team."""
+    def attend(acc, out, a_slice, b_slice, p, factor, space, qkv, base, begin, column, length, width, depth, causal):
+        """The unscaled sums over all keys in `out`, their factors in `factor`; returns the log-sum-exp of a row."""
         row, scale = 3 * width, like(out[0], 1.0) / sqrt(like(out[0], depth))
         query = begin + cuda.threadIdx.x // team
         seen = query + 1 if causal > 0 else length
-        top, total = like(scale, -math.inf), like(scale, 0.0)
+        row_max, total = like(scale, -math.inf), like(scale, 0.0)
         clear(out)
         for key in range(0, min(begin + side, length) if causal > 0 else length, side):
             keys, k, v = min(side, length - key), base + width + key * row, base + 2 * width + key * row + column
-            clear(part)
-            score(part, a_slice, b_slice, qkv, base + begin * row, row, length - begin, qkv, k, row, keys, depth)
-            share(p, part)
-            top, total = update(p, space, factor, top, total, scale, key, seen)
+            clear(acc)
+            score(acc, a_slice, b_slice, qkv, base + begin * row, row, length - begin, qkv, k, row, keys, depth)
+            stage(p, acc)
+            row_max, total = update(p, space, factor, row_max, total, scale, key, seen)
             scale_rows(out, factor)
-            weigh(out, p, b_slice, qkv, v, row, keys, depth - column)
+            add_product(out, p, b_slice, qkv, v, row, keys, depth - column)
         if cuda.threadIdx.x % team == 0:
             factor[cuda.threadIdx.x // team] = like(scale, 1.0) / total
         cuda.syncthreads()
-        return top * scale + log(total)
+        return row_max * scale + log(total)
 
     @on_device(attention_forward, blocks=_amount(dtype), dtypes=(dtype,), resident=1, apart=True)
     def forward(y, lse, qkv, n, positions, heads, depth, causal, lengths_address, lengths_code):
+        """y = softmax(Q K^T / sqrt(depth)) V in each head; y = 0 from the length of a sample on.
+
+        y OUT (n, positions, heads * depth), lse OUT (n, heads, positions): log-sum-exp of each row of scores; qkv IN
+        (n, positions, 3 * heads * depth).
+        """
         a_slice = cuda.shared.array(slice_shape, y.dtype)
         b_slice = cuda.shared.array(slice_shape, y.dtype)
         p = cuda.shared.array(tile_shape, y.dtype)
         factor = cuda.shared.array(side, y.dtype)
         space = cuda.shared.array(THREADS, y.dtype)
-        part, out, width = cuda.local.array(size, y.dtype), cuda.local.array(size, y.dtype), heads * depth
+        acc, out, width = cuda.local.array(size, y.dtype), cuda.local.array(size, y.dtype), heads * depth
         pieces = (depth + side - 1) // side * ((positions + side - 1) // side)
         for at in range(cuda.blockIdx.x, n * heads * pieces, cuda.gridDim.x):
             pair, begin, column = _work(at, side, n, positions, heads, depth)
@@ -232,7 +242,7 @@ def _forward(dtype):
             base = sample * positions * 3 * width + head * depth
             if begin < length:
                 sums = attend(
-                    *(part, out, a_slice, b_slice, p, factor, space, qkv, base, begin, column),
+                    *(acc, out, a_slice, b_slice, p, factor, space, qkv, base, begin, column),
                     *(length, width, depth, causal),
                 )
                 scale_rows(out, factor)
@@ -254,7 +264,10 @@ def _forward(dtype):
     scratch=lambda n, positions, heads: n * heads * positions,
 )
 def deltas(partials, y, dy, n, positions, heads, depth):
-    """delta = dO . O of each query, (n, heads, positions), to partials; a team of threads a query."""
+    """delta = dO . O of each query; one team of threads per query.
+
+    partials OUT (n, heads, positions); y and dy IN (n, positions, heads * depth).
+    """
     space, team = cuda.shared.array(THREADS, y.dtype), team_of(depth)
     for first in range(cuda.blockIdx.x * THREADS, n * positions * heads * team, cuda.gridDim.x * THREADS):
         row, lane, total = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team, like(y[0], 0.0)
@@ -271,33 +284,43 @@ def _backward(dtype):
     tile = TILES[dtype]
     side, _, _, each_row, each_column = tile
     size, across, down = each_row * each_column, side // each_column, side // each_row
-    score, weigh, store, (clear, share) = _scorer(tile), _weigher(tile), _storer(tile), _places(tile)
+    score, add_product, store, (clear, stage) = (
+        _score_product(tile),
+        _value_product(tile),
+        _store_tile(tile),
+        _places(tile),
+    )
     slice_shape, tile_shape = _shapes(tile)
     options = {"blocks": _amount(dtype), "dtypes": (dtype,), "resident": 1, "apart": True}
 
     @device_function
-    def differentiate(part, change, scale, lse, delta, i, j, queries_first, length, causal, by_key):
-        """From S sqrt(D) and dP: part = P, change = dS / sqrt(D). Rows are keys where by_key, else queries."""
+    def differentiate(acc, change, scale, lse, delta, i, j, queries_first, length, causal, by_key):
+        """From S sqrt(D) and dP: acc = P, change = dS / sqrt(D). Rows are keys with by_key, else queries."""
         for r in range(each_row):
             for c in range(each_column):
                 row, col = i + cuda.threadIdx.x // across + r * down, j + cuda.threadIdx.x % across + c * across
                 query, key = (col, row) if by_key else (row, col)
                 at, p = r * each_column + c, like(scale, 0.0)
                 if query < length and key < length and (causal == 0 or key <= query):
-                    p = exp(part[at] * scale - lse[queries_first + query])
+                    p = exp(acc[at] * scale - lse[queries_first + query])
                     change[at] = p * (change[at] - delta[queries_first + query]) * scale
                 else:
                     change[at] = p
-                part[at] = p
+                acc[at] = p
 
     @on_device(attention_backward, **options)
     def keys_and_values(
         dqkv, partials, qkv, lse, dy, n, positions, heads, depth, causal, lengths_address, lengths_code
     ):  # fmt: skip
+        """dK and dV: the columns of keys and values of dqkv; 0 from the length of a sample on.
+
+        dqkv OUT, qkv IN (n, positions, 3 * heads * depth); partials IN (n, heads, positions): delta of each query; lse
+        IN (n, heads, positions); dy IN (n, positions, heads * depth).
+        """
         a_slice = cuda.shared.array(slice_shape, qkv.dtype)
         b_slice = cuda.shared.array(slice_shape, qkv.dtype)
         p = cuda.shared.array(tile_shape, qkv.dtype)
-        part, change = cuda.local.array(size, qkv.dtype), cuda.local.array(size, qkv.dtype)
+        acc, change = cuda.local.array(size, qkv.dtype), cuda.local.array(size, qkv.dtype)
         dk, dv = cuda.local.array(size, qkv.dtype), cuda.local.array(size, qkv.dtype)
         width, scale = heads * depth, like(qkv[0], 1.0) / sqrt(like(qkv[0], depth))
         row, pieces = 3 * width, (depth + side - 1) // side * ((positions + side - 1) // side)
@@ -309,27 +332,32 @@ def _backward(dtype):
             k, v, columns = base + width + key * row, base + 2 * width + key * row, depth - column
             clear(dk)
             clear(dv)
-            # With key at or behind the length there are no queries in the range.
+            # If key is at or beyond the length, the range of queries is empty.
             for begin in range(key if causal > 0 else 0, length if key < length else 0, side):
                 count, q, do = length - begin, base + begin * row, of_y + begin * width
-                clear(part)
+                clear(acc)
                 clear(change)
-                score(part, a_slice, b_slice, qkv, k, row, length - key, qkv, q, row, count, depth)
+                score(acc, a_slice, b_slice, qkv, k, row, length - key, qkv, q, row, count, depth)
                 score(change, a_slice, b_slice, qkv, v, row, length - key, dy, do, width, count, depth)
-                differentiate(part, change, scale, lse, partials, key, begin, pair * positions, length, causal, True)
-                share(p, part)
-                weigh(dv, p, b_slice, dy, do + column, width, min(side, count), columns)
-                share(p, change)
-                weigh(dk, p, b_slice, qkv, q + column, row, min(side, count), columns)
+                differentiate(acc, change, scale, lse, partials, key, begin, pair * positions, length, causal, True)
+                stage(p, acc)
+                add_product(dv, p, b_slice, dy, do + column, width, min(side, count), columns)
+                stage(p, change)
+                add_product(dk, p, b_slice, qkv, q + column, row, min(side, count), columns)
             store(dqkv, dk, k + column, row, length - key, positions - key, columns)
             store(dqkv, dv, v + column, row, length - key, positions - key, columns)
 
     @on_device(attention_backward, **options)
     def queries(dqkv, partials, qkv, lse, dy, n, positions, heads, depth, causal, lengths_address, lengths_code):
+        """dQ: the columns of queries of dqkv; 0 from the length of a sample on.
+
+        dqkv OUT, qkv IN (n, positions, 3 * heads * depth); partials IN (n, heads, positions): delta of each query; lse
+        IN (n, heads, positions); dy IN (n, positions, heads * depth).
+        """
         a_slice = cuda.shared.array(slice_shape, qkv.dtype)
         b_slice = cuda.shared.array(slice_shape, qkv.dtype)
         p = cuda.shared.array(tile_shape, qkv.dtype)
-        part, change = cuda.local.array(size, qkv.dtype), cuda.local.array(size, qkv.dtype)
+        acc, change = cuda.local.array(size, qkv.dtype), cuda.local.array(size, qkv.dtype)
         dq = cuda.local.array(size, qkv.dtype)
         width, scale = heads * depth, like(qkv[0], 1.0) / sqrt(like(qkv[0], depth))
         row, pieces = 3 * width, (depth + side - 1) // side * ((positions + side - 1) // side)
@@ -342,13 +370,13 @@ def _backward(dtype):
             clear(dq)
             for key in range(0, 0 if count <= 0 else min(begin + side, length) if causal > 0 else length, side):
                 keys, k, v = length - key, base + width + key * row, base + 2 * width + key * row
-                clear(part)
+                clear(acc)
                 clear(change)
-                score(part, a_slice, b_slice, qkv, q, row, count, qkv, k, row, keys, depth)
+                score(acc, a_slice, b_slice, qkv, q, row, count, qkv, k, row, keys, depth)
                 score(change, a_slice, b_slice, dy, do, width, count, qkv, v, row, keys, depth)
-                differentiate(part, change, scale, lse, partials, begin, key, pair * positions, length, causal, False)
-                share(p, change)
-                weigh(dq, p, b_slice, qkv, k + column, row, min(side, keys), depth - column)
+                differentiate(acc, change, scale, lse, partials, begin, key, pair * positions, length, causal, False)
+                stage(p, change)
+                add_product(dq, p, b_slice, qkv, k + column, row, min(side, keys), depth - column)
             store(dqkv, dq, q + column, row, count, positions - begin, depth - column)
 
     return keys_and_values, queries

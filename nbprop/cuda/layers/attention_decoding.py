@@ -1,4 +1,7 @@
-"""The device kernels of attention, one position a call; equations and arrays are those of the CPU's kernels."""
+"""The device kernel of attention, one position per call; the equations are those of nbprop/layers/attention.
+
+Dimensions: n samples; positions that a cache holds; heads; depth features a head.
+"""
 
 import math
 
@@ -6,20 +9,25 @@ from nbprop.cuda.functions import exp as exponential
 from nbprop.cuda.functions import sqrt
 from nbprop.cuda.groups import block_sum, column_sum, team_max, team_of
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.toolkit import THREADS, cover
+from nbprop.cuda.toolkit import THREADS, grid_size
 from nbprop.layers.attention.decoding import attention_decode
 from nbprop.numerics.scalars import like
 
 
 def cuda_kernels(cuda):
-    """The device's: a block of threads a head of a sample; scores in `partials`."""
+    """The device kernels: one thread block per head of a sample; scores go through `partials`."""
 
     @on_device(
         attention_decode,
-        blocks=lambda n, heads: cover(n * heads, 1),
+        blocks=lambda n, heads: grid_size(n * heads, 1),
         scratch=lambda n, positions, heads: n * heads * positions,
     )
     def decode(y, cache, partials, qkv, n, positions, heads, depth, step):
+        """Store the key and value of position `step`, and attend over positions 0 to `step`.
+
+        y OUT (n, heads * depth), qkv IN (n, 3 * heads * depth); cache INOUT (n, heads, 2, depth * positions): keys,
+        transposed (depth, positions), then values, (positions, depth); partials OUT (n, heads, positions): the scores.
+        """
         space, me = cuda.shared.array(THREADS, y.dtype), cuda.threadIdx.x
         scale, across = like(y[0], 1.0) / sqrt(like(y[0], depth)), team_of(depth)
         for pair in range(cuda.blockIdx.x, n * heads, cuda.gridDim.x):
@@ -29,7 +37,7 @@ def cuda_kernels(cuda):
                 cache[keys + d * positions + step] = qkv[q + heads * depth + d]
                 cache[values + step * depth + d] = qkv[q + 2 * heads * depth + d]
             cuda.syncthreads()
-            # A thread a position, whose neighbours' keys lie beside its own.
+            # One thread per position: neighbouring threads read neighbouring keys.
             p, top, total = pair * positions, like(scale, -math.inf), like(scale, 0.0)
             for j in range(me, step + 1, THREADS):
                 score = like(scale, 0.0)
@@ -42,7 +50,7 @@ def cuda_kernels(cuda):
                 partials[p + j] = exponential((partials[p + j] - top) * scale)
                 total += partials[p + j]
             total = block_sum(space, total)
-            # A thread a feature and every so-many-th position.
+            # One thread per feature and per residue of the position, modulo THREADS / across.
             for first in range(0, depth, across):
                 d, weighed = first + me % across, like(scale, 0.0)
                 for j in range(me // across, step + 1 if d < depth else 0, THREADS // across):

@@ -1,14 +1,17 @@
-"""Batch normalization on the device; equations and arrays are those of batchnorm.py.
+"""Batch normalization on the device; the equations and arrays are those of nbprop/layers/batchnorm.py.
 
-Sums over the batch run in two stages: a thread for each feature of each block of 64 rows, then for 8 features at a time
-a block of threads that joins the blocks of rows. Float32 has no float64 to join in: means are taken relative to that of
-the first block of rows, so that features far from zero keep their digits, and squares around the mean of all.
+Sums over the batch run in two stages: one thread per feature of each block of 64 rows; then one thread block per 8
+features, which combines the blocks of rows. Float32 is not combined in float64: means are taken relative to that of the
+first block of rows, so that features far from zero keep their digits, and squares about the mean of all rows.
+
+Dimensions: n samples; rows rows a sample; size features. A block is 64 rows of the batch. x^ is x normalized; the rows
+of statistics are mean, rest, r and the unbiased variance.
 """
 
 from nbprop.cuda.functions import real_of_word, sqrt
 from nbprop.cuda.groups import column_sum
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.toolkit import SIMULATED, THREADS, cover, cuda, device_function
+from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function, grid_size
 from nbprop.layers.batchnorm import (
     _BLOCK,
     _MEAN,
@@ -27,26 +30,29 @@ from nbprop.layers.batchnorm import (
 )
 from nbprop.numerics.scalars import like
 
-# Features that a block of threads joins at a time: of float32 the 32 bytes that memory hands out together.
+# Features that a thread block combines at a time: in float32, one 32-byte sector of memory.
 _FEATURES = 2 if SIMULATED else 8
 _LANES = THREADS // _FEATURES
 
 
 def _rows_and_features(n, rows, size):
-    return cover(-(-n * rows // _BLOCK) * size)
+    return grid_size(-(-n * rows // _BLOCK) * size)
 
 
 def _features(size):
-    return cover(size)
+    return grid_size(size)
 
 
 def _elements(n, rows, size):
-    return cover(n * rows * size)
+    return grid_size(n * rows * size)
 
 
 @on_device(batchnorm_moments, blocks=_rows_and_features)
 def moments(sums, x, n, rows, size):
-    """A thread a feature of a block of rows."""
+    """Of each block of rows: its rounded mean m, sum(x - m), sum((x - m)^2). One thread per feature of a block.
+
+    sums OUT (blocks, 3, size), x IN (n * rows, size).
+    """
     for k in range(cuda.grid(1), _blocks(n * rows) * size, cuda.gridsize(1)):
         block, j = k // size, k % size
         begin, end = block * _BLOCK, min(n * rows, (block + 1) * _BLOCK)
@@ -64,13 +70,16 @@ def moments(sums, x, n, rows, size):
 
 @device_function
 def _own(sums, block, total):
-    """Rows of a block of rows."""
+    """Rows of a block of rows, as a number of the type of sums."""
     return like(sums[0], min(total, (block + 1) * _BLOCK) - block * _BLOCK)
 
 
-@on_device(batchnorm_statistics, blocks=lambda size: cover(size, _FEATURES), resident=2)
+@on_device(batchnorm_statistics, blocks=lambda size: grid_size(size, _FEATURES), resident=2)
 def statistics(statistics, sums, n, rows, size, epsilon_bits):
-    """The moments of the blocks of rows joined, in two passes."""
+    """Mean, rest, r and unbiased variance of each feature, from the blocks' moments, in two passes.
+
+    statistics OUT (4, size), sums IN (blocks, 3, size).
+    """
     space = cuda.shared.array(THREADS, sums.dtype)
     lane, total, count = cuda.threadIdx.x // _FEATURES, n * rows, like(sums[0], n * rows)
     for first in range(cuda.blockIdx.x * _FEATURES, size, cuda.gridDim.x * _FEATURES):
@@ -97,7 +106,10 @@ def statistics(statistics, sums, n, rows, size, epsilon_bits):
 
 @on_device(batchnorm_update, blocks=_features)
 def update(running_mean, running_variance, statistics, n, size, momentum_bits):
-    """A thread a feature."""
+    """running = (1 - momentum) running + momentum new, for mean and variance. One thread per feature.
+
+    running_mean and running_variance INOUT (size,), statistics IN (4, size).
+    """
     new = real_of_word(statistics[0], momentum_bits)
     old = like(new, 1.0) - new
     for j in range(cuda.grid(1), size, cuda.gridsize(1)):
@@ -107,7 +119,10 @@ def update(running_mean, running_variance, statistics, n, size, momentum_bits):
 
 @on_device(batchnorm_running, blocks=_features)
 def running(statistics, running_mean, running_variance, n, size, epsilon_bits):
-    """A thread a feature."""
+    """The statistics in inference: the running mean, and r of the running variance. One thread per feature.
+
+    statistics OUT (4, size), running_mean and running_variance IN (size,).
+    """
     epsilon = real_of_word(statistics[0], epsilon_bits)
     for j in range(cuda.grid(1), size, cuda.gridsize(1)):
         statistics[_MEAN * size + j], statistics[_REST * size + j] = running_mean[j], like(epsilon, 0.0)
@@ -123,7 +138,10 @@ def _normalized(x, statistics, i, j, size):
 
 @on_device(batchnorm_apply, blocks=_elements)
 def apply(y, x, statistics, s, b, n, rows, size):
-    """A thread an element."""
+    """y = s x^ + b. One thread per element.
+
+    y OUT, x IN (n * rows, size); statistics IN (4, size); s and b IN (size,).
+    """
     for i in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
         j = i % size
         y[i] = _normalized(x, statistics, i, j, size) * s[j] + b[j]
@@ -131,7 +149,10 @@ def apply(y, x, statistics, s, b, n, rows, size):
 
 @on_device(batchnorm_products, blocks=_rows_and_features)
 def products(sums, dy, x, statistics, n, rows, size):
-    """A thread a feature of a block of rows."""
+    """sum(dy) and sum(dy x^) over each block of rows. One thread per feature of a block.
+
+    sums OUT (blocks, 2, size); dy and x IN (n * rows, size); statistics IN (4, size).
+    """
     for k in range(cuda.grid(1), _blocks(n * rows) * size, cuda.gridsize(1)):
         block, j, p, q = k // size, k % size, like(x[0], 0.0), like(x[0], 0.0)
         for row in range(block * _BLOCK, min(n * rows, (block + 1) * _BLOCK)):
@@ -141,9 +162,13 @@ def products(sums, dy, x, statistics, n, rows, size):
         sums[2 * block * size + j], sums[(2 * block + 1) * size + j] = p, q
 
 
-@on_device(batchnorm_totals, blocks=lambda size: cover(size, _FEATURES))
+@on_device(batchnorm_totals, blocks=lambda size: grid_size(size, _FEATURES))
 def totals(totals, db, ds, sums, n, rows, size, b_again, s_again, accumulate):
-    """The sums of the blocks of rows joined."""
+    """The blocks' sums combined: db = sum(dy), ds = sum(dy x^).
+
+    totals OUT (2, size); db and ds OUT (size,), or empty; accumulated into with their `again`, or with `accumulate`;
+    sums IN (blocks, 2, size).
+    """
     space = cuda.shared.array(THREADS, sums.dtype)
     lane = cuda.threadIdx.x // _FEATURES
     for first in range(cuda.blockIdx.x * _FEATURES, size, cuda.gridDim.x * _FEATURES):
@@ -162,7 +187,10 @@ def totals(totals, db, ds, sums, n, rows, size, b_again, s_again, accumulate):
 
 @on_device(batchnorm_backward, blocks=_elements)
 def backward(dx, dy, x, statistics, s, totals, n, rows, size, fixed):
-    """A thread an element."""
+    """dx = s r (dy - p / M - x^ q / M), M = n * rows; fixed: dx = s r dy. One thread per element.
+
+    dx OUT, dy and x IN (n * rows, size); statistics IN (4, size); s IN (size,); totals IN (2, size): p and q.
+    """
     weight = like(x[0], 0.0) if fixed > 0 else like(x[0], 1.0) / like(x[0], n * rows)
     for i in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
         j = i % size

@@ -1,42 +1,53 @@
-"""The device kernels of copies and sums; equations and arrays are those of the CPU's kernels."""
+"""The device kernels of copies and sums; the equations and arrays are those of nbprop/numerics/copies.py.
+
+Dimensions: n samples; size elements a sample, or a position of positions; rows rows a sample.
+"""
 
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.toolkit import cover
+from nbprop.cuda.toolkit import grid_size
 from nbprop.numerics.copies import add_forward, add_into, copy, copy_columns, copy_within
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
 
 
 def cuda_kernels(cuda):
-    """The device's: a thread an element."""
+    """The device kernels: one thread per element."""
 
     def elements(n, size):
-        return cover(n * size)
+        return grid_size(n * size)
 
     @on_device(add_forward, blocks=elements)
     def add(y, a, b, n, size):
+        """y = a + b. y OUT, a and b IN (n, size)."""
         for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
             y[i] = a[i] + b[i]
 
     @on_device(add_into, blocks=elements)
     def add_to(y, x, n, size):
+        """y += x. y INOUT, x IN (n, size)."""
         for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
             y[i] += x[i]
 
     @on_device(copy, blocks=elements)
     def copied(y, x, n, size):
+        """y = x. y OUT, x IN (n, size)."""
         for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
             y[i] = x[i]
 
-    @on_device(copy_within, blocks=lambda n, positions, size: cover(n * positions * size))
+    @on_device(copy_within, blocks=lambda n, positions, size: grid_size(n * positions * size))
     def copied_within(y, x, n, positions, size, lengths_address, lengths_code):
+        """y = x up to the length of each sample, 0 beyond it. y OUT, x IN (n, positions, size)."""
         for i in range(cuda.grid(1), n * positions * size, cuda.gridsize(1)):
             row = i // size
             counts = row % positions < length_at(lengths_address, lengths_code, row // positions, positions)
             y[i] = x[i] if counts else like(y[0], 0.0)
 
-    @on_device(copy_columns, blocks=lambda n, rows, width: cover(n * rows * width))
+    @on_device(copy_columns, blocks=lambda n, rows, width: grid_size(n * rows * width))
     def columns_copied(y, x, n, rows, y_width, y_first, x_width, x_first, width):
+        """y[:, y_first : y_first + width] = x[:, x_first : x_first + width].
+
+        y OUT (n * rows, y_width), x IN (n * rows, x_width).
+        """
         for i in range(cuda.grid(1), n * rows * width, cuda.gridsize(1)):
             row, j = i // width, i % width
             y[row * y_width + y_first + j] = x[row * x_width + x_first + j]

@@ -1,9 +1,12 @@
-"""Convolutions on the device: the products of nbprop/cuda/windows.py, by the operands and sizes of conv.py."""
+"""Convolutions on the device: the products of nbprop/cuda/windows.py, with the operands of nbprop/layers/conv.
+
+Dimensions: n samples (n, height, width, channels) to (n, out_h, out_w, filters); taps = kernel_h * kernel_w.
+"""
 
 from nbprop.cuda.groups import sum_of_slices
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.products import DTYPES, TILES, blocks_of, pieces
-from nbprop.cuda.toolkit import cover, cuda
+from nbprop.cuda.toolkit import cuda, grid_size
 from nbprop.cuda.windows import convolution, input_gradient, weight_gradient
 from nbprop.layers.conv.kernels import conv_backward_input, conv_backward_parameters, conv_forward, conv_turn
 from nbprop.numerics.convolution import Windows
@@ -20,7 +23,7 @@ def _weight_scratch(n, filters, channels, kernel_h, kernel_w, groups, out_h, out
 
 
 def _products(number):
-    """The three products in tiles of one shape."""
+    """The three products, in tiles of one shape."""
     tile = TILES[number]
     convolve, by_weight, by_input = convolution(tile), weight_gradient(tile), input_gradient(tile)
     options = {"dtypes": DTYPES[number], "resident": 2 if number == 0 else 1, "apart": True}
@@ -41,6 +44,11 @@ def _products(number):
         y, x, w, b, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
         dilation_w, groups, out_h, out_w
     ):  # fmt: skip
+        """y = b + W * x, a convolution in NHWC.
+
+        y OUT (n, out_h, out_w, filters), x IN (n, height, width, channels), w IN (kernel_h, kernel_w, channels /
+        groups, filters), b IN (filters,) or empty.
+        """
         g = Windows(
             height,
             width,
@@ -62,6 +70,11 @@ def _products(number):
         partials, x, dz, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
         dilation_w, groups, out_h, out_w
     ):  # fmt: skip
+        """Pieces of dW = windows^T dz, and of db = the sum of dz over the pixels; `parameters` adds them up.
+
+        partials OUT (pieces, taps * channels / groups + 1, filters): the weights of all pieces, then the biases; x IN
+        (n, height, width, channels), dz IN (n, out_h, out_w, filters).
+        """
         g = Windows(
             height,
             width,
@@ -83,6 +96,11 @@ def _products(number):
         dx, dz, wt, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
         dilation_w, groups, out_h, out_w
     ):  # fmt: skip
+        """dx = the sum over all windows, each at its place, of dz W^T.
+
+        dx OUT (n, height, width, channels), dz IN (n, out_h, out_w, filters), wt IN (filters, taps * channels /
+        groups).
+        """
         g = Windows(
             height,
             width,
@@ -104,14 +122,19 @@ def _products(number):
 
 @on_device(
     conv_backward_parameters,
-    blocks=lambda filters, channels, kernel_h, kernel_w, groups: cover(
+    blocks=lambda filters, channels, kernel_h, kernel_w, groups: grid_size(
         (kernel_h * kernel_w * (channels // groups) + 1) * filters
     ),
 )
 def parameters(
     dw, db, partials, n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w, w_again, b_again, accumulate
 ):  # fmt: skip
-    """The pieces' sums, a thread an element."""
+    """dw and db = the sums of their pieces, in order. One thread per element.
+
+    dw OUT (kernel_h, kernel_w, channels / groups, filters), db OUT (filters,) or empty; accumulated into with their
+    `again`, or with `accumulate`; partials IN (pieces, taps * channels / groups + 1, filters), from
+    `parameters_in_pieces`.
+    """
     depth = kernel_h * kernel_w * (channels // groups)
     size, count = depth * filters, pieces(depth, filters // groups, n * out_h * out_w, dw.itemsize, groups)
     for i in range(cuda.grid(1), size + db.size, cuda.gridsize(1)):
@@ -123,9 +146,13 @@ def parameters(
             db[i - size] = total + db[i - size] if b_again + accumulate > 0 else total
 
 
-@on_device(conv_turn, blocks=lambda taps, channels, filters: cover(taps * channels * filters))
+@on_device(conv_turn, blocks=lambda taps, channels, filters: grid_size(taps * channels * filters))
 def turn(wt, w, n, taps, channels, filters, groups):
-    """A thread an element of w."""
+    """The weight of the convolution that makes dx of dz: taps reversed, channels and filters exchanged.
+
+    wt OUT (taps, filters / groups, groups * channels), w IN (taps, channels, filters); channels: of one group. One
+    thread per element of w.
+    """
     own = filters // groups
     for i in range(cuda.grid(1), taps * channels * filters, cuda.gridsize(1)):
         row, f = i // filters, i % filters

@@ -1,9 +1,12 @@
-"""The device kernels of dense layers; equations and arrays are those of the CPU's kernels."""
+"""The device kernels of dense layers; the equations and arrays are those of nbprop/layers/dense/kernels.py.
+
+Dimensions: n samples; rows rows a sample; n_in inputs and n_out outputs of the layer.
+"""
 
 from nbprop.cuda.groups import sum_of_slices
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.products import DTYPES, TILES, blocks_of, in_pieces, pieces, with_bias
-from nbprop.cuda.toolkit import cover, device_function
+from nbprop.cuda.toolkit import device_function, grid_size
 from nbprop.layers.activation import activation_inplace
 from nbprop.layers.dense.kernels import dense_backward_input, dense_backward_parameters, dense_forward, dense_transpose
 from nbprop.numerics.activations import IDENTITY, value_of
@@ -11,15 +14,21 @@ from nbprop.numerics.scalars import like
 
 
 def cuda_kernels(cuda):
-    """The device's: the tiled product, bias and activation within it; weight gradients in pieces of the batch."""
+    """The device kernels: the tiled product, bias and activation fused; weight gradients in pieces of the batch."""
 
     found = [kernel for number in range(len(TILES)) for kernel in _cuda_products(number)]
     found += _cuda_small_products(cuda)
 
     @on_device(
-        dense_backward_parameters, blocks=lambda n_in, n_out, one_block: 0 if one_block else cover((n_in + 1) * n_out)
+        dense_backward_parameters,
+        blocks=lambda n_in, n_out, one_block: 0 if one_block else grid_size((n_in + 1) * n_out),
     )
     def parameters(dw, db, partials, n, rows, n_in, n_out, w_again, b_again, accumulate):
+        """dW and db = the sums of their pieces, in order. One thread per element.
+
+        dw OUT (n_in, n_out), db OUT (n_out,) or empty; accumulated into with their `again`, or with `accumulate`;
+        partials IN (pieces, n_in + 1, n_out): the weights of all pieces, then the biases.
+        """
         size, count = n_in * n_out, pieces(n_in, n_out, n * rows, dw.itemsize)
         for i in range(cuda.grid(1), size + db.size, cuda.gridsize(1)):
             if i < size:
@@ -29,8 +38,9 @@ def cuda_kernels(cuda):
                 total = sum_of_slices(partials, count * size + i - size, n_out, count)
                 db[i - size] = total + db[i - size] if b_again + accumulate > 0 else total
 
-    @on_device(dense_transpose, blocks=lambda n_in, n_out: cover(n_in * n_out))
+    @on_device(dense_transpose, blocks=lambda n_in, n_out: grid_size(n_in * n_out))
     def transposed(wt, w, n, n_in, n_out):
+        """wt = W^T. wt OUT (n_out, n_in), w IN (n_in, n_out). One thread per element."""
         for i in range(cuda.grid(1), n_in * n_out, cuda.gridsize(1)):
             wt[i % n_out * n_in + i // n_out] = w[i]
 
@@ -38,7 +48,7 @@ def cuda_kernels(cuda):
 
 
 def _cuda_products(number):
-    """The products that make tiles of one shape."""
+    """The products in tiles of one shape."""
 
     tile = TILES[number]
     shape = {"dtypes": DTYPES[number], "resident": 1}
@@ -59,25 +69,36 @@ def _cuda_products(number):
 
     @on_device(dense_forward, blocks=of_output, **shape)
     def forward(y, x, w, b, n, rows, n_in, n_out):
+        """y = x W + b. y OUT (n * rows, n_out), x IN (n * rows, n_in), w IN (n_in, n_out), b IN (n_out,) or empty."""
         times(y, x, w, b, n * rows, n_out, n_in, IDENTITY)
 
     @on_device(dense_forward, activation_inplace, blocks=of_output, **shape)
     def forward_activated(y, x, w, b, n, rows, n_in, n_out, code):
+        """y = f(x W + b).
+
+        y OUT (n * rows, n_out), x IN (n * rows, n_in), w IN (n_in, n_out), b IN (n_out,) or empty; code: which f.
+        """
         times(y, x, w, b, n * rows, n_out, n_in, code)
 
     @on_device(dense_backward_input, blocks=of_input, **shape)
     def input_gradient(dx, dz, wt, n, rows, n_in, n_out):
+        """dx = dz W^T. dx OUT (n * rows, n_in), dz IN (n * rows, n_out), wt IN (n_out, n_in)."""
         times(dx, dz, wt, dz[:0], n * rows, n_in, n_out, IDENTITY)
 
     @on_device(dense_backward_parameters, blocks=of_weight, **shape, scratch=in_all_pieces)
     def parameters_in_pieces(partials, x, dz, n, rows, n_in, n_out):
+        """Pieces of dW = x^T dz and of db = the sum of the rows of dz; `parameters` adds them up.
+
+        partials OUT (pieces, n_in + 1, n_out): the weights of all pieces, then the biases; x IN (n * rows, n_in), dz IN
+        (n * rows, n_out).
+        """
         gradient(partials, x, dz, n_in, n_out, n * rows)
 
     return forward, forward_activated, input_gradient, parameters_in_pieces
 
 
 def _cuda_small_products(cuda):
-    """The products where one block does a whole program: a thread an element, the operands in the block's cache."""
+    """The products where one thread block runs a whole program: one thread per element, operands in its cache."""
 
     def alone(one_block):
         return int(one_block)
@@ -93,18 +114,35 @@ def _cuda_small_products(cuda):
 
     @on_device(dense_forward, blocks=alone)
     def small_forward(y, x, w, b, n, rows, n_in, n_out):
+        """y = x W + b. One thread per element.
+
+        y OUT (n * rows, n_out), x IN (n * rows, n_in), w IN (n_in, n_out), b IN (n_out,) or empty.
+        """
         times(y, x, w, b, n * rows, n_out, n_in, IDENTITY)
 
     @on_device(dense_forward, activation_inplace, blocks=alone)
     def small_forward_activated(y, x, w, b, n, rows, n_in, n_out, code):
+        """y = f(x W + b). One thread per element.
+
+        y OUT (n * rows, n_out), x IN (n * rows, n_in), w IN (n_in, n_out), b IN (n_out,) or empty; code: which f.
+        """
         times(y, x, w, b, n * rows, n_out, n_in, code)
 
     @on_device(dense_backward_input, blocks=alone)
     def small_input_gradient(dx, dz, wt, n, rows, n_in, n_out):
+        """dx = dz W^T. One thread per element.
+
+        dx OUT (n * rows, n_in), dz IN (n * rows, n_out), wt IN (n_out, n_in).
+        """
         times(dx, dz, wt, dz[:0], n * rows, n_in, n_out, IDENTITY)
 
     @on_device(dense_backward_parameters, blocks=alone)
     def small_parameters(dw, db, x, dz, n, rows, n_in, n_out, w_again, b_again, accumulate):
+        """dW = x^T dz, db = the sum of the rows of dz. One thread per element.
+
+        dw OUT (n_in, n_out), db OUT (n_out,) or empty; accumulated into with their `again`, or with `accumulate`; x IN
+        (n * rows, n_in), dz IN (n * rows, n_out).
+        """
         for i in range(cuda.grid(1), n_in * n_out + db.size, cuda.gridsize(1)):
             row, col, total = i // n_out, i % n_out, like(dw[0], 0.0)
             for step in range(n * rows):

@@ -1,4 +1,7 @@
-"""The device kernels of GRU; equations and arrays are those of the CPU's kernels."""
+"""The device kernels of GRU; the equations and arrays are those of nbprop/layers/gru.py.
+
+Dimensions: n samples; positions of each; width units, each with 3 gates.
+"""
 
 from nbprop.cuda import functions as f
 from nbprop.cuda.groups import column_sum
@@ -10,7 +13,7 @@ from nbprop.numerics.scalars import like
 
 
 def cuda_kernels(cuda):
-    """The device's: a thread has all three gates of its unit."""
+    """The device kernels: one thread has all three gates of its unit."""
 
     @device_function
     def cell(h, q, g, a, code, sums, r, place, within):
@@ -37,14 +40,28 @@ def cuda_kernels(cuda):
 
     @on_device(gru_forward, **SHAPE)
     def forward(h, g, q, u, a, n, positions, width, lengths_address, lengths_code):
+        """h_t for t = 1, ..., positions; unchanged beyond a length.
+
+        h INOUT (1 + positions, n, width): h_0 in, the rest out; g INOUT (positions, n, 3 width): x W + b in, the gates
+        out; q OUT (positions, n, width); u IN (width, 3 width), a IN (width,).
+        """
         walk(h, q, g, u, a, n, positions, width, 0, lengths_address, lengths_code)
 
     @on_device(gru_backward, **SHAPE)
     def backward(dg, du, dh, h, g, q, ut, n, positions, width):
+        """The gradients dg by x W + b and du by h U, and dh_{t-1}, from the last step to the first.
+
+        dg and du OUT (positions, n, 3 width); dh INOUT (positions, n, width): from above in, the total out; h IN (1 +
+        positions, n, width), g IN (positions, n, 3 width), q IN (positions, n, width), ut IN (3 width, width).
+        """
         walk_back(du, dg, dh, h, g, q, ut, n, positions, width, 0)
 
     @on_device(gru_recurrent_bias, blocks=lambda width: -(-width // across))
     def recurrent_bias(da, du, n, positions, width, again, accumulate):
+        """da = the sum over the rows of the last third of du; accumulated with `again` or `accumulate`.
+
+        da OUT (width,), du IN (positions * n, 3 width).
+        """
         space, lane = cuda.shared.array(THREADS, du.dtype), cuda.threadIdx.x // across
         for j0 in range(cuda.blockIdx.x * across, width, cuda.gridDim.x * across):
             j, total = j0 + cuda.threadIdx.x % across, like(du[0], 0.0)

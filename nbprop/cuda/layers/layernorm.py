@@ -1,21 +1,28 @@
-"""The device kernels of layer normalization; equations and arrays are those of the CPU's kernels."""
+"""The device kernels of layer normalization; the equations and arrays are those of nbprop/layers/layernorm.py.
+
+Dimensions: n samples; rows rows a sample; size features a row. A block is 32 rows of the batch. x^ is x normalized.
+"""
 
 from nbprop.cuda.functions import real_of_word, sqrt
 from nbprop.cuda.groups import rows_of, team_of, team_sum
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.toolkit import THREADS, cover
+from nbprop.cuda.toolkit import THREADS, grid_size
 from nbprop.layers.layernorm import _BLOCK, _STATISTICS, layernorm_backward, layernorm_forward, layernorm_parameters
 from nbprop.numerics.scalars import like
 
 
 def cuda_kernels(cuda):
-    """The device's: a team of threads a row; the sums over a block's 32 rows, and their totals, a thread a column."""
+    """The device kernels: one team of threads per row; for the sums over rows, one thread per column of a block."""
 
     def teams(n, rows, size):
         return rows_of(n * rows, size)
 
     @on_device(layernorm_forward, blocks=teams)
     def forward(y, statistics, x, s, b, n, rows, size, epsilon_bits, centered):
+        """y = s x^ + b in each row.
+
+        y OUT, x IN (n * rows, size); statistics OUT (n * rows, 3): mean, rest and r; s and b IN (size,) or empty.
+        """
         space, team = cuda.shared.array(THREADS, x.dtype), team_of(size)
         for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
             row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
@@ -43,6 +50,10 @@ def cuda_kernels(cuda):
 
     @on_device(layernorm_backward, blocks=teams)
     def backward(dx, dy, x, statistics, s, n, rows, size, centered):
+        """dx = r (g - m(g) - x^ m(g x^)) with g = dy s, m the mean over a row.
+
+        dx OUT, dy and x IN (n * rows, size); statistics IN (n * rows, 3); s IN (size,) or empty.
+        """
         space, team, width = cuda.shared.array(THREADS, x.dtype), team_of(size), like(x[0], size)
         for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
             row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
@@ -59,8 +70,12 @@ def cuda_kernels(cuda):
                 g = dy[start + j] * s[j] if s.size > 0 else dy[start + j]
                 dx[start + j] = r * (g - total - ((x[start + j] - mean) - rest) * r * along)
 
-    @on_device(layernorm_backward, blocks=lambda n, rows, size: cover((n * rows + _BLOCK - 1) // _BLOCK * size))
+    @on_device(layernorm_backward, blocks=lambda n, rows, size: grid_size((n * rows + _BLOCK - 1) // _BLOCK * size))
     def block_sums(sums, dy, x, statistics, n, rows, size):
+        """sum(dy x^) and sum(dy) over the rows of each block.
+
+        sums OUT (blocks, 2, size), dy and x IN (n * rows, size); statistics IN (n * rows, 3).
+        """
         for k in range(cuda.grid(1), (n * rows + _BLOCK - 1) // _BLOCK * size, cuda.gridsize(1)):
             block, j, ds, db = k // size, k % size, like(dy[0], 0.0), like(dy[0], 0.0)
             for i in range(block * _BLOCK, min(n * rows, (block + 1) * _BLOCK)):
@@ -69,8 +84,13 @@ def cuda_kernels(cuda):
                 db += given
             sums[2 * block * size + j], sums[(2 * block + 1) * size + j] = ds, db
 
-    @on_device(layernorm_parameters, blocks=lambda size: cover(size))
+    @on_device(layernorm_parameters, blocks=lambda size: grid_size(size))
     def parameters(ds, db, sums, n, rows, size, s_again, b_again, accumulate):
+        """ds and db = the totals of the blocks' sums.
+
+        ds and db OUT (size,) or empty; accumulated into with their `again`, or with `accumulate`; sums IN (blocks, 2,
+        size).
+        """
         for j in range(cuda.grid(1), size, cuda.gridsize(1)):
             scale, shift = like(sums[0], 0.0), like(sums[0], 0.0)
             for block in range((n * rows + _BLOCK - 1) // _BLOCK):

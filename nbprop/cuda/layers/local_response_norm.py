@@ -1,24 +1,28 @@
-"""The device kernels of local response normalization; equations and arrays are those of the CPU's kernels."""
+"""The device kernels of local response normalization; the equations and arrays are those of nbprop/layers.
+
+Dimensions: n images of pixels pixels and channels channels; size channels make a neighbourhood.
+"""
 
 from nbprop.compiler.jit import njit
 from nbprop.cuda.functions import real_of_word
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.toolkit import cover
+from nbprop.cuda.toolkit import grid_size
 from nbprop.layers.local_response_norm import norm_backward, norm_forward
 from nbprop.numerics.elementary import exp, log
 from nbprop.numerics.scalars import like
 
 
 def cuda_kernels(cuda):
-    """The device's: a thread an element, which looks at its neighbours."""
+    """The device kernels: one thread per element, which reads its neighbourhood."""
 
     power = njit(lambda d, beta: exp(beta * log(d)))
 
     def elements(n, pixels, channels):
-        return cover(n * pixels * channels)
+        return grid_size(n * pixels * channels)
 
     @on_device(norm_forward, blocks=elements)
     def forward(y, d, x, n, pixels, channels, size, alpha_bits, beta_bits, k_bits):
+        """d = k + alpha sum(x^2) over the neighbourhood, y = x / d^beta. y and d OUT, x IN (n, pixels, channels)."""
         alpha, beta = real_of_word(x[0], alpha_bits), real_of_word(x[0], beta_bits)
         for i in range(cuda.grid(1), n * pixels * channels, cuda.gridsize(1)):
             c, total = i % channels, like(x[0], 0.0)
@@ -29,6 +33,10 @@ def cuda_kernels(cuda):
 
     @on_device(norm_backward, blocks=elements)
     def backward(dx, dy, x, y, d, n, pixels, channels, size, alpha_bits, beta_bits):
+        """dx = dy / d^beta - 2 alpha beta x sum(dy y / d), the sum over the neighbourhood.
+
+        dx OUT, dy, x, y and d IN (n, pixels, channels).
+        """
         alpha, beta = real_of_word(x[0], alpha_bits), real_of_word(x[0], beta_bits)
         for i in range(cuda.grid(1), n * pixels * channels, cuda.gridsize(1)):
             c, total = i % channels, like(x[0], 0.0)

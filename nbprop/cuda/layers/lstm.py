@@ -1,4 +1,7 @@
-"""The device kernels of LSTM; equations and arrays are those of the CPU's kernels."""
+"""The device kernels of LSTM; the equations and arrays are those of nbprop/layers/lstm.py.
+
+Dimensions: n samples; positions of each; width units, each with 4 gates.
+"""
 
 from nbprop.cuda import functions as f
 from nbprop.cuda.kernels import on_device
@@ -9,7 +12,7 @@ from nbprop.numerics.scalars import like
 
 
 def cuda_kernels(cuda):
-    """The device's: a thread has all four gates of its unit."""
+    """The device kernels: one thread has all four gates of its unit."""
 
     @device_function
     def cell(h, c, z, a, code, sums, r, place, within):
@@ -34,10 +37,20 @@ def cuda_kernels(cuda):
 
     @on_device(lstm_forward, **SHAPE)
     def forward(h, c, z, u, n, positions, width, lengths_address, lengths_code):
+        """h_t and c_t for t = 1, ..., positions; both unchanged beyond a length.
+
+        h and c INOUT (1 + positions, n, width): the first of each in, the rest out; z INOUT (positions, n, 4 width): x
+        W + b in, the gates out; u IN (width, 4 width).
+        """
         walk(h, c, z, u, u, n, positions, width, 0, lengths_address, lengths_code)
 
     @on_device(lstm_backward, **SHAPE)
     def backward(dz, dc, dh, c, z, ut, n, positions, width):
+        """dz_t, dc_t and dh_{t-1} += dz_t U^T, from the last step to the first.
+
+        dz OUT (positions, n, 4 width); dc OUT (n, width), scratch; dh INOUT (positions, n, width): from above in, the
+        total out; c IN (1 + positions, n, width), z IN (positions, n, 4 width): the gates; ut IN (4 width, width).
+        """
         walk_back(dz, dc, dh, c, z, z, ut, n, positions, width, 0)
 
     return forward, backward

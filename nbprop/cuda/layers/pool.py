@@ -1,7 +1,10 @@
-"""The device kernels of pooling; equations and arrays are those of the CPU's kernels."""
+"""The device kernels of pooling; the equations and arrays are those of nbprop/layers/pool.py.
+
+Dimensions: n images (height, width, channels) to (out_h, out_w, channels).
+"""
 
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.toolkit import cover, device_function
+from nbprop.cuda.toolkit import device_function, grid_size
 from nbprop.layers.pool import (
     _inside,
     _windows_over,
@@ -14,7 +17,7 @@ from nbprop.numerics.scalars import like
 
 
 def cuda_kernels(cuda):
-    """The device's: a thread an element of y, and on the way back one of dx, which looks at every window over it."""
+    """The device kernels: one thread per element of y; in the backward pass one per element of dx, over its windows."""
 
     @device_function
     def place(k, height, width, channels):
@@ -25,15 +28,19 @@ def cuda_kernels(cuda):
         return image, line - image * height, pixel - line * width, k - pixel * channels
 
     def outputs(n, out_h, out_w, channels):
-        return cover(n * out_h * out_w * channels)
+        return grid_size(n * out_h * out_w * channels)
 
     def inputs(n, height, width, channels):
-        return cover(n * height * width * channels)
+        return grid_size(n * height * width * channels)
 
     @on_device(max_pool_forward, blocks=outputs)
     def max_forward(
         y, argmax, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
     ):  # fmt: skip
+        """y = the maximum of each window, taken = the index of its pixel within the window.
+
+        y and taken OUT (n, out_h, out_w, channels), x IN (n, height, width, channels).
+        """
         for k in range(cuda.grid(1), n * out_h * out_w * channels, cuda.gridsize(1)):
             image, p, q, c = place(k, out_h, out_w, channels)
             y_first, i_first, i_stop = _inside(p, stride_h, top, kernel_h, height)
@@ -52,6 +59,10 @@ def cuda_kernels(cuda):
     def max_backward(
         dx, dy, argmax, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
     ):  # fmt: skip
+        """dx = the sum of dy over the windows whose maximum the pixel is.
+
+        dx OUT (n, height, width, channels), dy and taken IN (n, out_h, out_w, channels).
+        """
         for k in range(cuda.grid(1), n * height * width * channels, cuda.gridsize(1)):
             image, row, col, c = place(k, height, width, channels)
             total = like(dy[0], 0.0)
@@ -67,6 +78,7 @@ def cuda_kernels(cuda):
 
     @on_device(avg_pool_forward, blocks=outputs)
     def avg_forward(y, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w):
+        """y = the mean of each window. y OUT (n, out_h, out_w, channels), x IN (n, height, width, channels)."""
         scale = like(x[0], 1.0) / like(x[0], kernel_h * kernel_w)
         for k in range(cuda.grid(1), n * out_h * out_w * channels, cuda.gridsize(1)):
             image, p, q, c = place(k, out_h, out_w, channels)
@@ -82,6 +94,10 @@ def cuda_kernels(cuda):
     def avg_backward(
         dx, dy, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
     ):  # fmt: skip
+        """dx = the sum over the windows of a pixel of dy / window size, the transpose of `avg_forward`.
+
+        dx OUT (n, height, width, channels), dy IN (n, out_h, out_w, channels).
+        """
         scale = like(dy[0], 1.0) / like(dy[0], kernel_h * kernel_w)
         for k in range(cuda.grid(1), n * height * width * channels, cuda.gridsize(1)):
             image, row, col, c = place(k, height, width, channels)

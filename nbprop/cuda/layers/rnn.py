@@ -1,14 +1,17 @@
-"""The device kernels of simple recurrent layers; equations and arrays are those of the CPU's kernels."""
+"""The device kernels of simple recurrent layers; the equations and arrays are those of nbprop/layers/rnn.py.
+
+Dimensions: n samples; positions of each; width units.
+"""
 
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.recurrence import SHAPE, walk_backward, walk_forward
 from nbprop.cuda.toolkit import device_function
 from nbprop.layers.rnn import rnn_backward, rnn_forward
-from nbprop.numerics.activations import slope_of, value_of
+from nbprop.numerics.activations import derivative_of, value_of
 
 
 def cuda_kernels(cuda):
-    """The device's. f's argument is not kept in z, which only tangents would need."""
+    """The device kernels. The argument of f is not kept in z, since only tangents would need it."""
 
     @device_function
     def cell(h, none, z, a, code, sums, r, place, within):
@@ -18,16 +21,26 @@ def cuda_kernels(cuda):
     @device_function
     def cell_backward(dz, none, dh, h, z, q, code, place, ends):
         _, here, after, _, _, _ = place
-        dz[here] = dh[here] * slope_of(h[after], code)
+        dz[here] = dh[here] * derivative_of(h[after], code)
 
     walk, walk_back = walk_forward(1, cell), walk_backward(1, cell_backward)
 
     @on_device(rnn_forward, **SHAPE)
     def forward(h, z, u, n, positions, width, code, lengths_address, lengths_code):
+        """h_t = f(z_t + h_{t-1} U) for t = 1, ..., positions; h_t = h_{t-1} beyond a length.
+
+        h INOUT (1 + positions, n, width): h_0 in, the rest out; z IN (positions, n, width): x W + b; u IN (width,
+        width); code: which f.
+        """
         walk(h, h, z, u, u, n, positions, width, code, lengths_address, lengths_code)
 
     @on_device(rnn_backward, **SHAPE)
     def backward(dz, dh, h, ut, n, positions, width, code):
+        """dz_t = dh_t f'(z_t), dh_{t-1} += dz_t U^T, from the last step to the first.
+
+        dz OUT (positions, n, width); dh INOUT (positions, n, width): from above in, the total out; h IN (1 + positions,
+        n, width); ut IN (width, width).
+        """
         walk_back(dz, dz, dh, h, h, h, ut, n, positions, width, code)
 
     return forward, backward

@@ -1,23 +1,33 @@
-"""The device kernels of what losses share; equations and arrays are those of the CPU's kernels."""
+"""The device kernels that losses share; the equations and arrays are those of nbprop/losses/base.py.
+
+Dimensions: n samples; rows rows a sample, of size elements; positions of a sequence.
+"""
 
 from nbprop.compiler.jit import njit
 from nbprop.cuda.functions import real_of_word
 from nbprop.cuda.groups import block_sum, row_factor, rows_of, team_of, team_sum
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.toolkit import MOST_BLOCKS, THREADS, cover, device_function
+from nbprop.cuda.toolkit import MOST_BLOCKS, THREADS, device_function, grid_size
 from nbprop.losses.base import count_positions, loss_mean, loss_mean_of_positions
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
 
 
 def cuda_kernels(cuda):
-    """The device's mean: partial sums by blocks, and their sum in a second launch; sum(w) stands in partials[0]."""
+    """The mean of a loss: partial sums of the thread blocks, then their sum in a second launch.
+
+    sum(w) is in partials[0].
+    """
 
     def elements(n, rows):
-        return cover(n * rows)
+        return grid_size(n * rows)
 
     @on_device(loss_mean, blocks=elements, scratch=lambda: MOST_BLOCKS + 1)
     def partial_sums(losses, weights, partials, n, rows):
+        """partials[1 + block] = the sum of w l over the rows of a thread block.
+
+        losses IN (n * rows,), weights IN (n,) or empty; partials OUT (1 + blocks,).
+        """
         space, count = cuda.shared.array(THREADS, losses.dtype), min((n * rows + THREADS - 1) // THREADS, MOST_BLOCKS)
         for block in range(cuda.blockIdx.x, count, cuda.gridDim.x):
             total = like(losses[0], 0.0)
@@ -29,22 +39,27 @@ def cuda_kernels(cuda):
 
     @on_device(loss_mean, blocks=lambda: 1)
     def mean(result, weights, partials, n, rows):
+        """result = sum(w l) / (sum(w) rows), from the partial sums.
+
+        result OUT (1,), weights IN (n,) or empty; partials IN (1 + blocks,): sum(w), then the partial sums.
+        """
         total, count = like(result[0], 0.0), min((n * rows + THREADS - 1) // THREADS, MOST_BLOCKS)
         for i in range(cuda.threadIdx.x, count, THREADS):
             total += partials[1 + i]
         total = block_sum(cuda.shared.array(THREADS, result.dtype), total)
         if cuda.threadIdx.x == 0:
-            mass = partials[0] if weights.size > 0 else like(total, n)
-            result[0] = total / (mass * like(total, rows))
+            weight_sum = partials[0] if weights.size > 0 else like(total, n)
+            result[0] = total / (weight_sum * like(total, rows))
 
     return partial_sums, mean, *_cuda_positions(cuda)
 
 
 def _cuda_positions(cuda):
-    """The same over the positions that count; every block that needs sum(w length) sums it up by itself."""
+    """The same over the positions within lengths; every thread block that needs sum(w length) computes it itself."""
 
     @device_function
     def counted_weight(space, weights, n, positions, lengths_address, lengths_code):
+        """sum(w length). weights IN (n,) or empty; space: shared memory, one element per thread."""
         total = like(space[0], 0.0)
         for i in range(cuda.threadIdx.x, n, THREADS):
             length = like(total, length_at(lengths_address, lengths_code, i, positions))
@@ -52,13 +67,17 @@ def _cuda_positions(cuda):
         return block_sum(space, total)
 
     @on_device(
-        count_positions, blocks=lambda n, positions, size, lengths: cover(n * positions * size) if lengths else 0
+        count_positions, blocks=lambda n, positions, size, lengths: grid_size(n * positions * size) if lengths else 0
     )
     def count(dy, weights, partials, n, positions, size, lengths_address, lengths_code):
+        """From the gradient of the mean over all positions to that over those within lengths; 0 beyond.
+
+        dy INOUT (n, positions, size), weights IN (n,) or empty; partials IN (1,): sum(w).
+        """
         space = cuda.shared.array(THREADS, dy.dtype)
         counted = counted_weight(space, weights, n, positions, lengths_address, lengths_code)
-        whole = partials[0] if weights.size > 0 else like(counted, n)
-        ratio = whole * like(whole, positions) / counted
+        total_weight = partials[0] if weights.size > 0 else like(counted, n)
+        ratio = total_weight * like(total_weight, positions) / counted
         for k in range(cuda.grid(1), n * positions * size, cuda.gridsize(1)):
             row = k // size
             counts = row % positions < length_at(lengths_address, lengths_code, row // positions, positions)
@@ -66,10 +85,14 @@ def _cuda_positions(cuda):
 
     @on_device(
         loss_mean_of_positions,
-        blocks=lambda n, positions, rows: cover(n * positions * rows),
+        blocks=lambda n, positions, rows: grid_size(n * positions * rows),
         scratch=lambda: MOST_BLOCKS + 1,
     )
     def partial_sums_of_positions(losses, weights, partials, n, positions, rows, lengths_address, lengths_code):
+        """As `partial_sums`, of the losses at positions within lengths.
+
+        losses IN (n, positions, rows), weights IN (n,) or empty; partials OUT (1 + blocks,).
+        """
         space, each = cuda.shared.array(THREADS, losses.dtype), positions * rows
         count = min((n * each + THREADS - 1) // THREADS, MOST_BLOCKS)
         for block in range(cuda.blockIdx.x, count, cuda.gridDim.x):
@@ -84,13 +107,17 @@ def _cuda_positions(cuda):
 
     @on_device(loss_mean_of_positions, blocks=lambda: 1)
     def mean_of_positions(result, weights, partials, n, positions, rows, lengths_address, lengths_code):
+        """result = sum(w l) / (sum(w length) rows), from the partial sums.
+
+        result OUT (1,), weights IN (n,) or empty; partials IN (1 + blocks,), of which the first is not read.
+        """
         space, total = cuda.shared.array(THREADS, result.dtype), like(result[0], 0.0)
         for i in range(cuda.threadIdx.x, min((n * positions * rows + THREADS - 1) // THREADS, MOST_BLOCKS), THREADS):
             total += partials[1 + i]
         total = block_sum(space, total)
-        mass = counted_weight(space, weights, n, positions, lengths_address, lengths_code)
+        weight_sum = counted_weight(space, weights, n, positions, lengths_address, lengths_code)
         if cuda.threadIdx.x == 0:
-            result[0] = total / (mass * like(mass, rows))
+            result[0] = total / (weight_sum * like(weight_sum, rows))
 
     return count, partial_sums_of_positions, mean_of_positions
 
@@ -100,6 +127,7 @@ def cuda_weight_sum(cuda, loss):
 
     @on_device(loss, blocks=lambda weights: 1 if weights else 0, scratch=lambda: 1)
     def weight_sum(weights, partials, n):
+        """partials[0] = sum(w). weights IN (n,), partials OUT (1,)."""
         total = like(partials[0], 0.0)
         for i in range(cuda.threadIdx.x, n, THREADS):
             total += weights[i]
@@ -110,13 +138,13 @@ def cuda_weight_sum(cuda, loss):
     return weight_sum
 
 
-def cuda_elementwise(cuda, loss, value, slope):
-    """The device's kernels of a loss that is a mean over a row of value(y, t, d), with the slope d value / dy.
+def cuda_elementwise(cuda, loss, value, derivative):
+    """The device kernels of a loss that is a mean over each row of value(y, t, d); derivative is d value / dy.
 
-    d is the number that the row carries as delta_bits, 0 where it carries none.
+    d is the number that the row holds as delta_bits, 0 where it holds none.
     """
 
-    value, slope = njit(value), njit(slope)
+    value, derivative = njit(value), njit(derivative)
 
     @device_function
     def work(losses, dy, y, target, weights, partials, n, rows, size, delta):
@@ -133,7 +161,7 @@ def cuda_elementwise(cuda, loss, value, slope):
                 if dy.size > 0:
                     factor = row_factor(weights, partials, n, rows, row) / like(total, size)
                     for j in range(start + lane, start + stop, team):
-                        dy[j] = factor * slope(y[j], target[j], delta)
+                        dy[j] = factor * derivative(y[j], target[j], delta)
 
     def teams(n, rows, size):
         return rows_of(n * rows, size)
@@ -142,12 +170,22 @@ def cuda_elementwise(cuda, loss, value, slope):
 
         @on_device(loss, blocks=teams)
         def losses_and_gradient(losses, dy, y, target, weights, partials, n, rows, size, delta_bits):
+            """l = mean over a row of value; dy = derivative w / (sum(w) rows size).
+
+            losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y and target IN (n * rows, size), weights IN (n,)
+            or empty; partials IN (1,): sum(w).
+            """
             work(losses, dy, y, target, weights, partials, n, rows, size, real_of_word(y[0], delta_bits))
 
     else:
 
         @on_device(loss, blocks=teams)
         def losses_and_gradient(losses, dy, y, target, weights, partials, n, rows, size):
+            """l = mean over a row of value; dy = derivative w / (sum(w) rows size).
+
+            losses OUT (n * rows,), dy OUT (n * rows, size) or empty, y and target IN (n * rows, size), weights IN (n,)
+            or empty; partials IN (1,): sum(w).
+            """
             work(losses, dy, y, target, weights, partials, n, rows, size, like(y[0], 0.0))
 
     return cuda_weight_sum(cuda, loss), losses_and_gradient

@@ -1,4 +1,7 @@
-"""The device kernels of the Gaussian negative log-likelihood; equations and arrays are those of the CPU's kernels."""
+"""The device kernels of the Gaussian negative log-likelihood; equations as in nbprop/losses/gaussian_nll.py.
+
+Dimensions: n samples; rows rows a sample; size targets a row.
+"""
 
 from nbprop.cuda.functions import exp as exponential
 from nbprop.cuda.groups import row_factor, rows_of, team_of, team_sum
@@ -10,18 +13,23 @@ from nbprop.numerics.scalars import like
 
 
 def cuda_kernels(cuda):
-    """The device's: a team of threads a row."""
+    """The device kernels: one team of threads per row."""
 
     @on_device(gaussian_nll_kernel, blocks=lambda n, rows, size: rows_of(n * rows, size))
     def losses_and_gradient(losses, dy, y, target, weights, partials, n, rows, size):
+        """l = mean over a row of (s + (t - m)^2 e^-s) / 2 for means m, log variances s; dy = dl/dy w / (sum(w) rows).
+
+        losses OUT (n * rows,), dy OUT (n * rows, 2 size) or empty, y IN (n * rows, 2 size): means, then log variances;
+        target IN (n * rows, size), weights IN (n,) or empty; partials IN (1,): sum(w).
+        """
         space, team, half = cuda.shared.array(THREADS, y.dtype), team_of(size), like(y[0], 0.5)
         for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
             row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
             stop, total = size if row < n * rows else 0, like(half, 0.0)
             for j in range(lane, stop, team):
-                mean, spread = 2 * row * size + j, y[(2 * row + 1) * size + j]
+                mean, log_variance = 2 * row * size + j, y[(2 * row + 1) * size + j]
                 error = y[mean] - target[row * size + j]
-                total += half * (spread + error * error * exponential(-spread))
+                total += half * (log_variance + error * error * exponential(-log_variance))
             total = team_sum(space, total, lane, team)
             if lane < stop:
                 if lane == 0:

@@ -1,9 +1,9 @@
-"""The device kernels of Huber's loss; equations and arrays are those of the CPU's kernels."""
+"""The device kernels of Huber's loss; the equations and arrays are those of nbprop/losses/huber.py."""
 
 from nbprop.cuda.losses.base import cuda_elementwise
-from nbprop.losses.huber import huber_kernel, huber_slope, huber_value
+from nbprop.losses.huber import huber_derivative, huber_kernel, huber_value
 
 
 def cuda_kernels(cuda):
-    """The device's."""
-    return cuda_elementwise(cuda, huber_kernel, huber_value, huber_slope)
+    """The device kernels: those of every elementwise loss, with its value and derivative."""
+    return cuda_elementwise(cuda, huber_kernel, huber_value, huber_derivative)

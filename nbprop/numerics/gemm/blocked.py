@@ -2,39 +2,42 @@
 
 How it works
 ------------
-A processor multiplies and adds far faster than it loads.  So a *tile* of C, twelve rows by two vectors of columns with
+
+A processor multiplies and adds far faster than it loads. So a *tile* of C, twelve rows by two vectors of columns with
 AVX-512, stays in registers for a whole loop over k; each step loads two vectors of B, takes one number from each of
-twelve rows of A, and does 24 fused multiply-adds (microkernel.py).  A *block* of C is covered by such tiles, row strip
-by row strip.  That is all there is for small matrices: nothing is copied, nothing is allocated.
+twelve rows of A, and does 24 fused multiply-adds (microkernel.py). A *block* of C is covered by such tiles, row strip
+by row strip. Small matrices need nothing else: nothing is copied, nothing is allocated.
 
-Large matrices do not fit the caches, and rows that lie a power of two apart collide there.  So B is cut into parts of
-256 rows by 2,048 bytes, and each is *packed*: copied so that the panels the tiles read lie in one piece, in the second
-level cache; then for every strip of A, copied to the first level cache, its products with the whole part are formed.
-The loop over k is thus cut, and the later parts accumulate onto C.  This is the algorithm of Goto and van de Geijn
-("Anatomy of high-performance matrix multiplication", ACM TOMS 34, 2008, sections 4 and 5) in the form of Van Zee and
-van de Geijn ("BLIS", ACM TOMS 41, 2015, section 3), with the roles of A and B exchanged because C is row-major.
-Where A has few rows, B is read once or twice for each copy that packing would make: then it stays in place, in parts of
-128 rows, and only A is copied (128 x 512 x 3,200: 4.6 ms packed, 4.05 so).
+Large matrices do not fit the caches, and rows whose distance is a power of two collide there. So B is cut into parts of
+256 rows by 2,048 bytes, and each is *packed*: copied so that the panels which the tiles read are contiguous, in the L2
+cache; then each strip of A is copied to the L1 cache and multiplied with the whole part. The loop over k is thus cut,
+and the later parts accumulate onto C. This is the algorithm of Goto and van de Geijn ("Anatomy of high-performance
+matrix multiplication", ACM TOMS 34, 2008, sections 4 and 5) in the form of Van Zee and van de Geijn ("BLIS", ACM TOMS
+41, 2015, section 3), with the roles of A and B exchanged because C is row-major. If A has few rows, packing would copy
+B for only one or two uses: then B stays in place, in parts of 128 rows, and only A is copied (128 x 512 x 3,200: 4.6 ms
+packed, 4.05 in place).
 
-While a tile is multiplied the memory has nothing to do.  So with each step over k a cache line of what is needed next
-is asked for: the next rows of A, the next part of B, or what the caller names (`gemm_ahead`); and at the start of a
-tile the tile of C that comes after it.
+While a tile is computed, the memory bus is idle. So each step over k prefetches a cache line of what is needed next:
+the next rows of A, the next part of B, or what the caller names (`gemm_ahead`); and the start of a tile prefetches the
+tile of C that follows it.
 
 The bits
 --------
-C[i, j] starts as 0, as C[i, j] or as bias[j], and takes A[i, l] * B[l, j] for l = 0, 1, ..., k - 1 in that order, each
-with one fused multiply-add.  No tile, block, packing, share or vector width changes that order, so none changes a bit.
-A product with one column (n = 1, contiguous A and B) is the exception: it adds over k in the lanes of a vector (see
-`dots` in microkernel.py), in an order of its own that depends on k alone.
+
+C[i, j] starts as 0, as C[i, j] or as bias[j], and A[i, l] * B[l, j] is added for l = 0, 1, ..., k - 1 in that order,
+each with one fused multiply-add. No tile, block, packing, thread count or vector width changes that order, so results
+are bitwise identical. A product with one column (n = 1, contiguous A and B) is the exception: it sums over k in the
+lanes of a vector (see `dots` in microkernel.py), in an order that depends on k alone.
 
 The calls of a dense layer, for x (n, n_in), w (n_in, n_out), y (n, n_out)
 ---------------------------------------------------------------------------
+
 - y = x w + b: ``gemm(y, n_out, x, n_in, 1, w, n_out, n, n_out, n_in, BIAS, b, scratch, room, part, parts)``
 - dw = x^T dy: ``gemm(dw, n_out, x, 1, n_in, dy, n_out, n_in, n_out, n, ZERO, dw, scratch, room, part, parts)``
 - dx = dy w^T: ``gemm(dx, n_in, dy, n_out, 1, wt, n_in, n, n_in, n_out, ZERO, dx, scratch, room, part, parts)`` after
   ``transpose(wt, w, n_in, n_out, part, parts)``
 
-A convolution calls it with rows of A that overlap: windows of one line of the image, a_row = stride * channels.
+A convolution calls it with overlapping rows of A: windows of one line of the image, a_row = stride * channels.
 """
 
 import numba
@@ -46,34 +49,34 @@ from nbprop.numerics.gemm.microkernel import HEIGHTS, block, copy, dots, is_null
 # What C starts from.
 ZERO, ACCUMULATE, BIAS = 0, 1, 2
 
-# A packed part of B: 256 rows of 2,048 bytes, half of a second level cache of 1 MiB.  Of 128 to 384 rows and 1 to 4 KiB
-# nothing was measurably faster.
+# A packed part of B: 256 rows of 2,048 bytes, half of an L2 cache of 1 MiB.  Nothing from 128 to 384 rows and from 1 to
+# 4 KiB was measurably faster.
 _DEPTH = 256
 _WIDTH_BYTES = 2048
 
-# So few rows of A do not repay the packing of B, where two of its rows share a page: it stays in place, in parts of so
-# many rows.
+# Up to _FEW_ROWS rows of A do not repay packing B if two of its rows share a page: B stays in place, in parts of
+# _PLACED_DEPTH rows.
 _FEW_ROWS = 192
 _PLACED_DEPTH = 128
 
 # Rows of B that are packed together.
 _PACKED_ROWS = 16
 
-# A copied strip of A; its rows are padded by a cache line, or they would collide in the first level cache.
+# A copied strip of A; its rows are padded by a cache line, or they would collide in the L1 cache.
 STRIP_ROWS = HEIGHTS[0]
 _STRIP_STRIDE = _DEPTH + 16
 
-# Rows of A, so many elements in all, are worth asking for ahead: fewer stay in the first level cache.
-_WORTH_FETCHING = 8192
+# A of at least this many elements is worth prefetching: a smaller one stays in the L1 cache.
+_PREFETCH_ELEMENTS = 8192
 
-# An unpacked B of so many elements is taken in parts that touch so many pages; a transposed matrix in parts of so many
-# rows.
-_MANY = 1 << 20
-_FEW_PAGES = 16
+# An unpacked B of at least _LARGE_B elements is read in parts that touch _PAGES_OF_TLB pages; a transposed matrix in
+# parts of _TRANSPOSED_ROWS rows.
+_LARGE_B = 1 << 20
+_PAGES_OF_TLB = 16
 _PAGE = 4096
 _TRANSPOSED_ROWS = 256
 
-# Shares are cut at multiples of this many rows (eight for one column), or of a vector of columns.
+# Shares of threads are cut at multiples of this many rows (eight for one column), or of a vector of columns.
 _ROW_GRAIN = 4
 
 # Inlined before types are inferred: the tiles are then compiled into one library, once.
@@ -82,13 +85,13 @@ _inline = numba.njit(inline="always")
 
 @_inline
 def _begin(total, grain, part, parts):
-    """Where share `part` begins when `total` is cut at multiples of `grain`; share part + 1 begins where it ends."""
+    """The beginning of share `part` of `total`, cut at multiples of `grain`; it ends where share part + 1 begins."""
     return min(total, (total + grain - 1) // grain * part // parts * grain)
 
 
 @_inline
 def _packs(m, n, k):
-    """Whether packing pays: B is used often enough, and larger than half of a second level cache."""
+    """Whether packing pays: B is used often enough, and is larger than half of an L2 cache."""
     return m >= 48 and n * k >= 128 * 1024
 
 
@@ -100,38 +103,38 @@ def _packed_elements(n, k):
 
 @njit
 def gemm_scratch(m, n, k, parts):
-    """Elements of scratch that a product of this size needs, all shares together; 0 when it is small.
+    """Elements of scratch for a product of this size, all threads together; 0 if it is small.
 
-    It never falls when a size or `parts` grows, so scratch for the largest batch serves the smaller ones.
+    It never decreases when a size or `parts` grows, so scratch for the largest batch serves smaller ones.
     """
     return parts * (_packed_elements(n, k) + STRIP_ROWS * _STRIP_STRIDE) if _packs(m, n, k) else 0
 
 
 @_inline
 def gemm(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, room, part, parts):
-    """C (m, n) = start + A (m, k) B (k, n), or one share of it.
+    """C (m, n) = start + A (m, k) B (k, n), or the share of one thread.
 
-    c, ldc : OUT (INOUT to accumulate), address and row stride in elements; unit column stride
-    a, a_row, a_col : IN, address and both strides; A[i, l] = a[i * a_row + l * a_col]; rows may overlap
-    b, ldb : IN, address and row stride; unit column stride
+    c, ldc : OUT (INOUT to accumulate), address of (m, n), and row stride in elements; unit column stride
+    a, a_row, a_col : IN, address of (m, k), and both strides; A[i, l] = a[i * a_row + l * a_col]; rows may overlap
+    b, ldb : IN, address of (k, n), and row stride; unit column stride
     start : ZERO, ACCUMULATE or BIAS
-    bias : IN (n,), read for BIAS alone
-    scratch, room : address of so many elements that all shares are given alike; each uses its own piece.  With fewer
-        than `gemm_scratch(m, n, k, parts)`, with none for example, nothing is packed: slower where sizes are large, the
-        same bits
-    part, parts : compute share `part` of `parts`; shares write disjoint pieces of C and wait for nothing
+    bias : IN, address of (n,), read for BIAS alone
+    scratch, room : address of `room` elements, the same for all threads; each uses its own piece.  With fewer than
+        `gemm_scratch(m, n, k, parts)`, for example none, nothing is packed: large sizes are slower, the bits the same
+    part, parts : compute share `part` of `parts`; shares write disjoint pieces of C and do not synchronise
 
-    Addresses come from `pointer(array, offset)`.  C overlaps neither A, B nor scratch.  Where A or B is null (an
-    empty array's address), it counts as zeros: C = start.
+    Addresses come from `pointer(array, offset)`. C overlaps neither A, B nor scratch. If A or B is null (the address of
+    an empty array), it counts as zeros: C = start.
     """
     gemm_ahead(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, room, part, parts, c, 0)
 
 
 @njit
 def gemm_ahead(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, room, part, parts, ahead, count):
-    """`gemm`, while what the caller needs next comes into the second level cache.
+    """`gemm`, while what the caller needs next is prefetched into the L2 cache.
 
-    ahead, count : address of `count` elements, 0 for none; a hint, which products that pack or copy do not take
+    c OUT (m, n), a IN (m, k), b IN (k, n), bias IN (n,), scratch: as in `gemm`, all addresses
+    ahead, count : address of `count` elements, 0 for none; a hint, which products that pack or copy ignore
     """
     if m <= 0 or n <= 0:
         return
@@ -146,7 +149,7 @@ def gemm_ahead(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, r
         dots(pointer(c, first), pointer(a, first * a_row), a_row, b, rows, k, initial, start == ACCUMULATE)
         return
     if n == 1 and a_row == 1 and ldc == 1 and start != BIAS:
-        # A narrow weight gradient: its transpose is one row, as wide as the vectors like it.
+        # A narrow weight gradient: its transpose is a single row, which vectorises.
         a, b = b, a
         a_col, ldb = ldb, a_col
         m, n = n, m
@@ -174,15 +177,15 @@ def gemm_ahead(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, bias, scratch, r
 
 @_inline
 def _unpacked(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, start_row, from_zero, lanes, ahead, count):
-    """The product of small matrices, or of few rows with a large B: that one is taken in parts of some rows.
+    """The product of small matrices, or of few rows with a large B, which is read in parts of some rows.
 
-    A panel of B touches a page of memory for each row; of more than a few at once the processor neither fetches ahead
-    nor knows the addresses by heart (16 rows times 9,216 x 4,096: all rows at once 62 ms, 128 rows 33, 16 rows 19).
-    Where the caller wants nothing fetched ahead, the rows of A that come next are.
+    A panel of B touches a page of memory per row; with many rows, hardware prefetching stops, and the pages exceed
+    the TLB (16 rows times 9,216 x 4,096: all rows at once 62 ms, 128 rows 33, 16 rows 19). If the caller names nothing
+    to prefetch, the next rows of A are prefetched.
     """
     depth = k
-    if n * k >= _MANY:
-        depth = _FEW_PAGES * max(1, _PAGE // max(1, ldb * itemsize(b)))
+    if n * k >= _LARGE_B:
+        depth = _PAGES_OF_TLB * max(1, _PAGE // max(1, ldb * itemsize(b)))
     ahead_row = 0
     pace = 0
     once = False
@@ -190,12 +193,12 @@ def _unpacked(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, start_row, from_z
         ahead_row = count // m
         steps = (n + 2 * lanes - 1) // (2 * lanes) * k
         pace = (STRIP_ROWS * ahead_row + steps - 1) // steps
-    elif m * k >= _WORTH_FETCHING and a_row == 1:
+    elif m * k >= _PREFETCH_ELEMENTS and a_row == 1:
         ahead = pointer(a, 2 * STRIP_ROWS - 1)
         ahead_row = 1
         pace = a_col
         once = True
-    elif m * k >= _WORTH_FETCHING and a_row == k:
+    elif m * k >= _PREFETCH_ELEMENTS and a_row == k:
         ahead = pointer(a, STRIP_ROWS * a_row)
         ahead_row = a_row
         pace = (STRIP_ROWS * 2 * lanes + n - 1) // n
@@ -219,8 +222,8 @@ def _unpacked(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, start_row, from_z
 def _share(m, n, lanes, part, parts):
     """First row, first column, rows and columns of a share of C (m, n).
 
-    C is cut the way that leaves the largest share smaller, and if both do, across its longer side: the shares then read
-    less twice.
+    C is cut along the dimension that makes the largest share smaller; if there is no difference, along the longer one,
+    so that shares read less data twice.
     """
     by_rows = (m + _ROW_GRAIN * parts - 1) // (_ROW_GRAIN * parts) * _ROW_GRAIN * n
     by_columns = (n + lanes * parts - 1) // (lanes * parts) * lanes * m
@@ -238,7 +241,7 @@ def _share(m, n, lanes, part, parts):
 
 @_inline
 def _packed(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, start_row, from_zero, packed, strip):
-    """The product of large matrices; A has unit stride along its rows or its columns, and keeps it in the copies."""
+    """The product of large matrices; A has unit stride along its rows or its columns, and so do its copies."""
     panel = 2 * (VECTOR_BYTES // itemsize(c))
     width = _WIDTH_BYTES // itemsize(c)
     strip_row, strip_col = (_STRIP_STRIDE, 1) if a_col == 1 else (1, STRIP_ROWS)
@@ -274,8 +277,8 @@ def _packed(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, start_row, from_zer
                     copy(strip, strip_row, source, a_row, rows, depth)
                 else:
                     copy(strip, strip_col, source, a_col, depth, rows)
-                # Fetched ahead: the next part of B, or the columns of A that are copied next (whole rows the processor
-                # foresees by itself).
+                # Prefetched: the next part of B, or the columns of A that are copied next (the processor prefetches
+                # whole rows by itself).
                 ahead = pointer(source, 2 * STRIP_ROWS - 1)
                 pace = 0 if a_col == 1 else a_col
                 if in_place:
@@ -294,7 +297,7 @@ def _packed(c, ldc, a, a_row, a_col, b, ldb, m, n, k, start, start_row, from_zer
 
 @_inline
 def _pack(packed, b, ldb, depth, columns, panel):
-    """Copy a part of B (depth, columns) into panels, some rows at a time: memory is then read almost in one piece."""
+    """Copy a part of B (depth, columns) into panels, some rows at a time, so that reads are almost contiguous."""
     row = 0
     while row < depth:
         rows = min(_PACKED_ROWS, depth - row)
@@ -308,10 +311,13 @@ def _pack(packed, b, ldb, depth, columns, panel):
 
 @njit
 def segmented(c, ldc, a, a_row, a_col, a_jump, b, b_panel, ldb, m, n, k, segments, start, bias):
-    """C (m, n) = start + A (m, segments * k) B (segments * k, n), where the rows of A come in segments.
+    """C (m, n) = start + A (m, segments * k) B (segments * k, n), where the rows of A are in segments.
 
-    As `gemm`, but A[i, s * k + l] = a[i * a_row + s * (k * a_col + a_jump) + l * a_col]; B is cut into panels of two
-    vectors of columns, `b_panel` elements apart (two vectors if it is not packed). Nothing is packed here, or shared.
+    c OUT (m, n), a IN (m, segments * k), b IN (segments * k, n), bias IN (n,): addresses
+
+    As `gemm`, except that A[i, s * k + l] = a[i * a_row + s * (k * a_col + a_jump) + l * a_col], and B is cut into
+    panels of two vectors of columns, `b_panel` elements apart (two vectors if it is not packed). Nothing is packed
+    here, and the work is not divided.
     """
     s = c
     s_row = ldc
@@ -323,7 +329,7 @@ def segmented(c, ldc, a, a_row, a_col, a_jump, b, b_panel, ldb, m, n, k, segment
 
 @njit
 def transpose(out, w, rows, cols, part, parts):
-    """out (cols, rows) = w (rows, cols) transposed, or one share of it.
+    """out (cols, rows) = w (rows, cols) transposed, or the share of one thread.
 
     out : OUT, address of (cols, rows), row-major and contiguous
     w : IN, address of (rows, cols), row-major and contiguous
@@ -337,12 +343,15 @@ def transpose(out, w, rows, cols, part, parts):
 
 @njit
 def transpose_strided(out, out_row, w, w_row, rows, cols):
-    """out (cols, rows) = w (rows, cols) transposed; rows of out and of w lie `out_row` and `w_row` elements apart."""
+    """out = w transposed. out OUT, address of (cols, rows); w IN, address of (rows, cols).
+
+    out_row, w_row: row strides in elements.
+    """
     lanes = VECTOR_BYTES // itemsize(out)
     first = 0
     while first < rows:
-        # Some rows at a time: each lies in a page of its own, of which the processor knows but so many by heart
-        # (9,216 x 4,096: 43 ms, 25 in parts).
+        # Some rows at a time: each is in a page of its own, and all of them exceed the TLB (9,216 x 4,096: 43 ms, 25 in
+        # parts).
         last = min(first + _TRANSPOSED_ROWS, rows)
         j = 0
         while j < cols:

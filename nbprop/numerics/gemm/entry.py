@@ -1,4 +1,4 @@
-"""The matrix product as layers reach it: compiled once for each dtype, called by address (see gemm/blocked.py)."""
+"""The matrix product as layers call it: compiled once per dtype, called by address (see gemm/blocked.py)."""
 
 from numba import types
 
@@ -39,5 +39,5 @@ segmented_product = SEGMENTED.callable()
 
 @njit
 def product(arguments):
-    """The product with nothing to fetch ahead: the arguments of `product_ahead` but for the last two."""
+    """The product without prefetching for the caller: the arguments of `product_ahead` except the last two."""
     product_ahead((*arguments, arguments[0], 0))

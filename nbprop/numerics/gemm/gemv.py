@@ -1,8 +1,8 @@
-"""Products of one row, as a network sees a single sample: y = x W, and the gradient of W, x^T dy.
+"""Products of one row, for networks on a single sample: y = x W, and the gradient of W, x^T dy.
 
-The general product (gemm/blocked.py) works in tiles of several rows and is reached by address; for one row of a small
-matrix its ways around cost more than the arithmetic. Here the row stays in registers, up to eight vectors of columns at
-a time, enough to hide the latency of a multiply-add. The bits are those of the general product.
+The general product (gemm/blocked.py) works in tiles of several rows and is called by address; for one row of a small
+matrix this costs more than the arithmetic. Here the row stays in registers, up to eight vectors of columns at a time,
+enough to hide the latency of a multiply-add. The results are bitwise those of the general product.
 """
 
 from numba.core import types
@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 from nbprop.compiler.simd import INT, VECTOR_BYTES, Vectors, call, feed, keep_rolled, phis
 
-_VECTORS = (8, 4, 2, 1)  # of columns, at a time
+_VECTORS = (8, 4, 2, 1)  # vectors of columns at a time
 _CHAINS = 4  # partial sums of a column: as many as hide the latency of an addition
 
 
@@ -31,7 +31,7 @@ def row_times(typingctx, y, x, w, n_in, n_out, start, from_zero):
 def outer(typingctx, g, x, dy, n_in, n_out, adding):
     """G (n_in, n_out) = x (n_in,)^T dy (n_out,), added to what G holds when `adding`: pointers.
 
-    To add to rows narrower than a vector is slow: the stores of one overlap the loads of the next.
+    Accumulating into rows narrower than a vector is slow: the stores of one row overlap the loads of the next.
     """
     size = types.intp
     signature = types.void(g, x, dy, size, size, types.boolean)
@@ -47,8 +47,8 @@ def outer(typingctx, g, x, dy, n_in, n_out, adding):
 def sums_of_columns(typingctx, out, d, m, n, row, adding):
     """out (n,) = the sum of the rows of D (m, n), `row` elements apart, added to what out holds when `adding`.
 
-    Rows i, i + 4, i + 8, ... are summed, for i = 0 to 3, then these four; what m has beyond a multiple of four goes to
-    the first. A product with a row of ones would wait for one addition after the other.
+    Rows i, i + 4, i + 8, ... are summed for i = 0 to 3, then these four sums; the rows beyond a multiple of four are
+    added to the first. In a product with a row of ones, each addition would wait for the one before.
     """
     size = types.intp
     signature = types.void(out, d, size, size, size, types.boolean)
@@ -61,12 +61,12 @@ def sums_of_columns(typingctx, out, d, m, n, row, adding):
 
 
 def _by_columns(builder, pointer_type, n_out, emit, counts=_VECTORS):
-    """Call emit(first column, vectors, how many columns are left) until n_out are covered; the last may be cut."""
+    """Call emit(first column, vectors, columns left) until n_out are covered; the last vector may be partial."""
     lanes = Vectors(builder, pointer_type, VECTOR_BYTES).lanes
     done = INT(0)
     for count in counts:
         step = INT(count * lanes)
-        # What fewer vectors would only do in two goes is taken by more; the last group is one vector, whole or cut.
+        # Use the largest group that fits; the last group is one vector, whole or partial.
         least = step if count > 1 else INT(1)
         entry = builder.block
         check, body, after = (builder.append_basic_block(f"{name}{count}") for name in ("check", "body", "after"))
@@ -85,7 +85,7 @@ def _by_columns(builder, pointer_type, n_out, emit, counts=_VECTORS):
 
 
 def _mask(builder, vectors, count, left):
-    """The mask of the last of `count` vectors: only a single one may be cut."""
+    """The mask of the last of `count` vectors: only a single vector may be partial."""
     if count > 1:
         return None
     lanes = INT(vectors.lanes)
@@ -97,7 +97,7 @@ def _places(builder, vectors, base, count):
 
 
 def _over_rows(builder, n_in, pointers, strides, totals, body):
-    """A loop over n_in rows: body(the row's pointers, totals so far) returns the new totals; the last ones."""
+    """A loop over n_in rows: body(pointers of the row, totals so far) returns the new totals; returns the last."""
     entry = builder.block
     loop, done = (builder.append_basic_block(name) for name in ("rows", "done"))
     builder.cbranch(builder.icmp_signed(">", n_in, INT(0)), loop, done)
@@ -156,8 +156,8 @@ def _emit_row_group(builder, pointer_type, count, y, x, w, n_in, n_out, start, f
 def _emit_outer(builder, pointer_type, g, x, dy, n_in, n_out, adding):
     def group(j, count, left):
         operands = [builder.gep(g, [j]), x, builder.gep(dy, [j]), n_in, n_out, left]
-        with builder.if_else(adding) as (again, anew):
-            for branch, adds in ((again, True), (anew, False)):
+        with builder.if_else(adding) as (accumulate, overwrite):
+            for branch, adds in ((accumulate, True), (overwrite, False)):
                 with branch:
                     call(builder, "outer_group", _emit_outer_group, pointer_type, operands, count, adds)
 

@@ -5,13 +5,13 @@
     C[i, j] = start[i, j] + sum over l of A[i, l] B[l, j]
 
 with one fused multiply-add for each term, in the order l = 0, 1, ..., k - 1, starting from the start value.  That
-order is a promise: the bits of C[i, j] depend on nothing but row i of A, column j of B and the start value
+order is guaranteed: the bits of C[i, j] depend only on row i of A, column j of B and the start value
 (gemm/blocked.py).
 
-Rows of A may come in several segments of k elements each, with a jump from the end of one to the next: so a window of
-an image, whose lines lie a line of the image apart, is a row (convolution.py).  The rows of B go on without a jump.
+Rows of A may consist of several segments of k elements each, with a jump from the end of one to the next: so a window
+of an image, whose lines are a line of the image apart, is a row (convolution.py).  The rows of B have no jumps.
 
-Beside it stand what else has to be said in LLVM's own terms: dot products for a single column of output, copies,
+The other functions that need LLVM directly are here too: dot products for a single column of output, copies,
 transposes, and `pointer`, which turns an array and an offset into the address that all of them take.
 """
 
@@ -33,15 +33,15 @@ from nbprop.compiler.simd import (
     phis,
 )
 
-# Rows of a tile.  Twelve rows of two vectors fill 24 of 32 registers, six fill 12 of AVX2's 16.  The other heights make
-# up what twelve or six leave over.
+# Rows of a tile.  Twelve rows of two vectors fill 24 of 32 registers, six fill 12 of AVX2's 16.  The other heights
+# cover the remaining rows.
 HEIGHTS = (6, 5, 4, 3, 2, 1) if VECTOR_BYTES == 32 else (12, 8, 5, 4, 3, 2, 1)
-# The height of the next tile by the rows that are left, up to the last entry: ten as 5 + 5, thirteen as 8 + 5.  Fewer
-# than four chains of multiply-adds, in tiles one vector wide, would wait for each other.
+# The height of the next tile by the number of remaining rows, up to the last entry: ten as 5 + 5, thirteen as 8 + 5.
+# Fewer than four chains of multiply-adds, in tiles one vector wide, would not hide their latency.
 _NEXT_HEIGHT = range(7) if VECTOR_BYTES == 32 else (0, 1, 2, 3, 4, 5, 3, 4, 8, 5, 5, 8, 12, 8, 5, 12, 8, 12)
 
-# What is fetched ahead is fetched by tiles at least so high, and tiles of C where k is at least so large: for others it
-# is no hidden work (a row times 32 x 32: 8 %), or has no time.
+# Only tiles at least this high prefetch, and they prefetch tiles of C only for k at least this large: for others the
+# prefetches are not hidden (a row times 32 x 32: 8 %), or come too late.
 _FETCHING_ROWS, _FETCHING_DEPTH = 4, 64
 
 # A dot product always has 64 bytes of partial sums, so that its bits are the same on every processor.
@@ -53,11 +53,11 @@ _DOT_ROWS = 8 if VECTOR_BYTES == 64 else 4
 def pointer(typingctx, base, offset):
     """The address of element `offset` of an array (counted in its flat data) or of another pointer.
 
-    An address is one machine word and forgets rank, layout and whether the array is read-only, so kernels that take
-    addresses are compiled once for each dtype.  The array must stay alive and in place while the address is used.
+    An address is one machine word, without rank, layout or writability, so kernels that take addresses are compiled
+    once per dtype.  The array must stay alive and in place while the address is used.
 
-    An empty array has no elements, so its address is null, whatever the offset: an operand that a caller did not give
-    can never be taken for memory at the offset.  `is_null` tells, and a product with it is a product with zeros.
+    The address of an empty array is null, whatever the offset, so that an operand which the caller did not give is
+    never mistaken for memory at the offset.  `is_null` tests for it; a product with it is a product with zeros.
     """
     if not isinstance(base, types.Array | types.CPointer):
         raise NumbaTypeError(f"pointer() takes an array or a pointer, got {base}")
@@ -106,9 +106,9 @@ def block(
     bias.  B is cut into panels of two vectors of columns, `b_panel` elements apart: two vectors if it is not packed.
     A has k columns, `segments` times; `a_jump` is added to the place between two segments.
 
-    Meanwhile what is needed next is fetched into the second level cache, a cache line with each step over k: from
-    ahead + i * ahead_row on when row i of C begins a strip, `pace` elements further with each step; `once`: in the
-    first tile of a strip only.  This is a hint, which may point at nothing.
+    Meanwhile, each step over k prefetches a cache line of what is needed next into the L2 cache: from ahead +
+    i * ahead_row on when row i of C begins a strip, `pace` elements further with each step; `once`: in the first tile
+    of a strip only.  This is a hint, and the address need not be valid.
     """
     size = types.intp
     signature = types.void(
@@ -123,11 +123,11 @@ def block(
     return signature, codegen
 
 
-# What all tiles of a block share, passed through memory: the six changing arguments then fit the argument registers.
-# And LLVM, which cannot see that the group offsets are multiples of a_row, keeps an offset for each group of three
-# rows; told the relation, it makes of twelve addresses one chain of twelve additions, longer than the arithmetic of a
-# narrow tile.  Neighbours here are no neighbours among the arguments of `block`: LLVM would copy two at once, and the
-# processor waits some fifteen cycles for a load that is wider than the stores it reads.
+# What all tiles of a block have in common, passed through memory, so that the six changing arguments fit the argument
+# registers.  Besides, LLVM cannot see that the group offsets are multiples of a_row, and keeps one offset per group of
+# three rows; if it could, it would compute twelve addresses in one chain of twelve additions, longer than the
+# arithmetic of a narrow tile.  Neighbours here are not neighbours among the arguments of `block`: LLVM would copy two
+# at once, and a load wider than the stores it reads stalls the processor for some fifteen cycles.
 _SHARED = (
     *("ahead", "b_panel", "ldc", "ldb", "a_row", "k", "a_col", "start_row", "group1", "from_zero", "group2"),
     *("segments", "group3", "a_jump", "pace", "pace_after"),
@@ -216,7 +216,7 @@ def _emit_strip(builder, pointer_type, rows, c, a, b, start, columns, shared):
         if VECTOR_BYTES == 64:
             tile(j, 2)
         else:
-            # Without AVX-512 a masked store costs many times a plain one, even if it stores all lanes.
+            # Without AVX-512, a masked store costs many times an ordinary one, even if it stores all lanes.
             fits = builder.icmp_signed(">=", builder.sub(columns, j), INT(2 * lanes))
             with builder.if_else(fits) as (whole, cut):
                 with whole:
@@ -234,9 +234,9 @@ def _emit_strip(builder, pointer_type, rows, c, a, b, start, columns, shared):
 
 
 def _fetch_tile(builder, pointer_type, c, ldc, k, rows, vectors):
-    """Ask for the tile of C that comes next: to the right, or the first one of the next strip.
+    """Prefetch the next tile of C: the one to the right, or the first one of the next strip.
 
-    A tile begins with what C holds, and would wait 130 ns for that where it comes from beyond the second level cache.
+    A tile begins by loading C, which takes 130 ns if it comes from beyond the L2 cache.
     """
     emit = Vectors(builder, pointer_type, VECTOR_BYTES)
     with builder.if_then(builder.icmp_signed(">=", k, INT(_FETCHING_DEPTH))):
@@ -247,8 +247,10 @@ def _fetch_tile(builder, pointer_type, c, ldc, k, rows, vectors):
 
 
 def _emit_tile(builder, pointer_type, rows, vectors, width, full, c, a, b, start, columns, shared):
-    """One tile of rows x vectors.  `columns` counts its columns and those to the right: the last vector may be cut,
-    unless the tile is `full`."""
+    """One tile of rows x vectors.
+
+    `columns` counts its columns and those to the right: the last vector may be partial, unless the tile is `full`.
+    """
     emit = Vectors(builder, pointer_type, width)
     lanes = emit.lanes
     (
@@ -294,7 +296,7 @@ def _emit_tile(builder, pointer_type, rows, vectors, width, full, c, a, b, start
     first = phis(builder, emit.type, rows, vectors)
     feed(first, loaded, load_start)
     feed(first, [[emit.zero()] * vectors] * rows, entry)
-    # x86 adds one or two strides to a pointer for nothing, so a pointer serves three rows.
+    # x86 addressing adds one or two strides to a pointer at no cost, so one pointer serves three rows.
     group_starts = [a, *(builder.gep(a, [group]) for group in (group1, group2, group3))][: -(-rows // 3)]
     strides = [builder.mul(a_row, INT(i)) for i in range(3)]
     panels = [builder.gep(b, [builder.mul(b_panel, INT(v))]) for v in range((vectors + 1) // 2)]
@@ -368,8 +370,8 @@ def dots(typingctx, c, a, a_row, b, m, k, initial, accumulate):
     """m dot products: c[i] = initial + sum over l of A[i, l] b[l], or c[i] + ... when `accumulate`.
 
     c is contiguous, and so are the rows of A and b.  `initial` is a scalar.  Sixteen float32 or eight float64 partial
-    sums run over l (lane l mod 16 or 8) whatever the processor's vectors are, and `_add_lanes` adds them in a fixed
-    tree: the bits depend on row i of A, b and the start value alone.
+    sums run over l (lane l mod 16 or 8), whatever the vector width of the processor, and `_add_lanes` adds them in a
+    fixed tree: the bits depend on row i of A, b and the start value alone.
     """
     size = types.intp
     signature = types.void(c, a, size, b, size, size, c.dtype, types.boolean)
@@ -541,8 +543,8 @@ def transpose_square(typingctx, out, ld_out, source, ld_source, rows, columns):
 def _emit_transpose(builder, pointer_type, out, ld_out, source, ld_source, rows, columns):
     """Load the rows, exchange ever larger blocks between pairs of vectors, store the columns.
 
-    Rows that do not exist are read as copies of the last one.  Columns that do not exist are written to the last one's
-    place, before it: so there are masks along the vectors and no branches across them.
+    Rows beyond the last are read as copies of the last one.  Columns beyond the last are written to its address, before
+    the last itself: so only masks along the vectors are needed, and no branches.
     """
     emit = Vectors(builder, pointer_type, VECTOR_BYTES)
     lanes = emit.lanes
