@@ -111,7 +111,10 @@ def batchnorm_statistics(statistics, sums, n, rows, size, epsilon_bits, part, pa
 
 @kernel
 def batchnorm_update(running_mean, running_variance, statistics, n, size, momentum_bits):
-    """Running statistics: (1 - momentum) old + momentum new. Both INOUT (size,), statistics IN (4, size)."""
+    """running = (1 - momentum) running + momentum new, for mean and variance.
+
+    running_mean and running_variance INOUT (size,), statistics IN (4, size).
+    """
     new = like(statistics[0], double_of_word(momentum_bits))
     old = like(statistics[0], 1.0 - double_of_word(momentum_bits))
     mean, variance = _row(statistics, _MEAN, size), _row(statistics, _UNBIASED, size)
@@ -122,7 +125,10 @@ def batchnorm_update(running_mean, running_variance, statistics, n, size, moment
 
 @kernel
 def batchnorm_running(statistics, running_mean, running_variance, n, size, epsilon_bits):
-    """The statistics in use: the running mean, and r of the running variance. statistics OUT (4, size)."""
+    """The statistics in inference: the running mean, and r of the running variance.
+
+    statistics OUT (4, size), running_mean and running_variance IN (size,).
+    """
     epsilon = like(statistics[0], double_of_word(epsilon_bits))
     mean, rest, r = _three(statistics, 0, size)
     for j in range(size):
@@ -143,7 +149,10 @@ def batchnorm_apply(y, x, statistics, s, b, n, rows, size, part, parts):
 
 @kernel
 def batchnorm_products(sums, dy, x, statistics, n, rows, size, part, parts):
-    """The sums of dy and of dy x^ over each block. sums OUT (blocks, 2, size), dy and x IN (n * rows, size)."""
+    """sum(dy) and sum(dy x^) over each block of rows.
+
+    sums OUT (blocks, 2, size), dy and x IN (n * rows, size), statistics IN (4, size).
+    """
     first, last = share(_blocks(n * rows), part, parts)
     mean, rest, r = _three(statistics, 0, size)
     for block in range(first, last):
@@ -159,9 +168,10 @@ def batchnorm_products(sums, dy, x, statistics, n, rows, size, part, parts):
 
 @kernel
 def batchnorm_totals(totals, db, ds, sums, n, rows, size, b_again, s_again, accumulate, part, parts):
-    """The blocks' sums joined: totals OUT (2, size), and where they are given db and ds OUT (size,).
+    """The blocks' sums combined: db = sum(dy), ds = sum(dy x^).
 
-    db and ds are added to when theirs of `again`, or `accumulate`, is 1. sums IN (blocks, 2, size).
+    totals OUT (2, size); db and ds OUT (size,), or empty; accumulated into with their `again`, or with `accumulate`;
+    sums IN (blocks, 2, size).
     """
     start, stop = share(size, part, parts)
     for j in range(start, stop):
@@ -191,9 +201,9 @@ def _projected(row, d, x, mean, rest, r, s, p, q, weight):
 
 @kernel
 def batchnorm_backward(dx, dy, x, statistics, s, totals, n, rows, size, fixed, part, parts):
-    """dx = s r (dy - p / M - x^ q / M); fixed: dx = s r dy.
+    """dx = s r (dy - p / M - x^ q / M), M = n * rows; fixed: dx = s r dy.
 
-    dx OUT, dy and x IN (n * rows, size); totals IN (2, size): p and q.
+    dx OUT, dy and x IN (n * rows, size); statistics IN (4, size); s IN (size,); totals IN (2, size): p and q.
     """
     start, stop = share(n * rows, part, parts)
     mean, rest, r = _three(statistics, 0, size)
@@ -205,9 +215,10 @@ def batchnorm_backward(dx, dy, x, statistics, s, totals, n, rows, size, fixed, p
 
 @kernel(optional=("s_dot", "b_dot"))
 def batchnorm_tangent(y_dot, x, x_dot, statistics, along, s, s_dot, b_dot, n, rows, size, fixed, part, parts):
-    """y' = s k + s' x^ + b'; a direction that is empty is zero.
+    """y' = s k + s' x^ + b'; an empty direction is zero.
 
-    y_dot OUT, x and x_dot IN (n * rows, size); along IN (2, size): a and c; s, s_dot, b_dot IN (size,).
+    y_dot OUT, x and x_dot IN (n * rows, size); statistics IN (4, size); along IN (2, size): a and c; s, s_dot and b_dot
+    IN (size,).
     """
     start, stop = share(n * rows, part, parts)
     mean, rest, r = _three(statistics, 0, size)
@@ -222,7 +233,11 @@ def batchnorm_tangent(y_dot, x, x_dot, statistics, along, s, s_dot, b_dot, n, ro
 
 @kernel
 def batchnorm_second_products(sums, dy, dy_dot, x, x_dot, statistics, along, n, rows, size, fixed, part, parts):
-    """The tangent of `batchnorm_products`: the sums of dy' and of dy' x^ + dy k over each block."""
+    """The tangent of `batchnorm_products`: sum(dy') and sum(dy' x^ + dy k) over each block.
+
+    sums OUT (blocks, 2, size); dy, dy_dot, x and x_dot IN (n * rows, size); statistics IN (4, size); along IN (2,
+    size): a and c.
+    """
     first, last = share(_blocks(n * rows), part, parts)
     mean, rest, r = _three(statistics, 0, size)
     a, c, weight = _row(along, 0, size), _row(along, 1, size), _weight(x, n * rows, fixed)
@@ -248,10 +263,12 @@ def batchnorm_second_products(sums, dy, dy_dot, x, x_dot, statistics, along, n, 
 def batchnorm_second(
     dx_dot, dy, dy_dot, x, x_dot, statistics, s, s_dot, along, totals, totals_dot, n, rows, size, fixed, part, parts
 ):
-    """The tangent of `batchnorm_backward`:
+    """The tangent of `batchnorm_backward`.
 
     dx' = (s' r + s r') (dy - (p + x^ q) / M) + s r (dy' - (p' + k q + x^ q') / M),  r' = -r^2 c / M.
-    Arrays as there; dy_dot and x_dot IN (n * rows, size); along: a and c, totals: p and q, totals_dot: p' and q'.
+
+    dx_dot OUT, dy, dy_dot, x and x_dot IN (n * rows, size); statistics IN (4, size); s and s_dot IN (size,); along,
+    totals and totals_dot IN (2, size): a and c, p and q, p' and q'.
     """
     start, stop = share(n * rows, part, parts)
     mean, rest, r = _three(statistics, 0, size)

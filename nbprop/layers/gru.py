@@ -113,10 +113,10 @@ def _add_products(g, q, t, h, u, n, width, first, last, scratch, piece, part):
 
 @kernel(uses=(GEMM,))
 def gru_forward(h, g, q, scratch, u, a, n, positions, width, piece, lengths_address, lengths_code, part, parts):
-    """h_t for t = 1, ..., positions; it stays what it was beyond a length.
+    """h_t for t = 1, ..., positions; unchanged beyond a length.
 
-    h INOUT (1 + positions, n, width): h_0 IN, the rest OUT; g INOUT (positions, n, 3 width): x W + b, then the gates; q
-    OUT (positions, n, width); u IN (width, 3 width), a IN (width,).
+    h INOUT (1 + positions, n, width): h_0 in, the rest out; g INOUT (positions, n, 3 width): x W + b in, the gates out;
+    q OUT (positions, n, width); u IN (width, 3 width), a IN (width,); scratch: `piece` elements per thread.
     """
     first, last = share(n, part, parts)
     gates = 3 * width
@@ -159,9 +159,10 @@ def gru_tangent(
 ):
     """The derivative h'_t of `gru_forward` along g', U' and a'.
 
-    h_dot INOUT (1 + positions, n, width): h'_0 IN, the rest OUT; g_dot INOUT (positions, n, 3 width): (x W + b)', then
-    the gates'; q_dot OUT (positions, n, width); h, g and q IN like them; u and u_dot IN (width, 3 width), a_dot
-    (width,).
+    h_dot INOUT (1 + positions, n, width): h'_0 in, the rest out; g_dot INOUT (positions, n, 3 width): (x W + b)' in,
+    those of the gates out; q_dot OUT (positions, n, width); h IN (1 + positions, n, width), g IN (positions, n, 3
+    width), q IN (positions, n, width); u and u_dot IN (width, 3 width), a_dot IN (width,); scratch: `piece` elements
+    per thread.
     """
     first, last = share(n, part, parts)
     gates = 3 * width
@@ -182,9 +183,9 @@ def gru_tangent(
 def gru_backward(dg, du, dh, scratch, h, g, q, ut, n, positions, width, piece, part, parts):
     """The gradients dg by x W + b and du by h U, and dh_{t-1}, from the last step to the first.
 
-    dg and du OUT (positions, n, 3 width); dh INOUT (positions, n, width): from above IN, in all OUT; h IN (1 +
-    positions, n, width), g the gates, IN like dg, q IN like dh; ut IN (3 width, width). Beyond a length dh is 0, and so
-    is all that follows.
+    dg and du OUT (positions, n, 3 width); dh INOUT (positions, n, width): from above in, the total out; h IN (1 +
+    positions, n, width), g IN (positions, n, 3 width): the gates; q IN (positions, n, width); ut IN (3 width, width);
+    scratch: `piece` elements per thread. Beyond a length dh is 0, and so is all that follows from it.
     """
     first, last = share(n, part, parts)
     gates = 3 * width
@@ -223,8 +224,10 @@ def gru_second(
 ):
     """The tangent of `gru_backward`.
 
-    dg_dot and du_dot OUT (positions, n, 3 width); dh_dot INOUT (positions, n, width); du, dh (in all), h, h_dot, g,
-    g_dot, q and q_dot IN as there; ut and ut_dot IN (3 width, width).
+    dg_dot and du_dot OUT (positions, n, 3 width); dh_dot INOUT (positions, n, width); du IN (positions, n, 3 width); dh
+    IN (positions, n, width): the total; h and h_dot IN (1 + positions, n, width); g and g_dot IN (positions, n, 3
+    width); q and q_dot IN (positions, n, width); ut and ut_dot IN (3 width, width); scratch: `piece` elements per
+    thread.
     """
     first, last = share(n, part, parts)
     rows, gates = last - first, 3 * width

@@ -110,9 +110,10 @@ def layernorm_forward(y, statistics, x, s, b, n, rows, size, epsilon_bits, cente
 def layernorm_tangent(
     y_dot, scratch, x, x_dot, statistics, s, s_dot, b_dot, n, rows, size, centered, affine, part, parts
 ):
-    """y' = s x^' + s' x^ + b' in each row. Directions that are empty are zero; affine: whether there is an s.
+    """y' = s x^' + s' x^ + b' in each row; an empty direction is zero; affine: whether there is an s.
 
-    y_dot OUT, x, x_dot IN (n * rows, size); s, s_dot, b_dot IN (size,) or empty; scratch: a row for each thread.
+    y_dot OUT, x and x_dot IN (n * rows, size); statistics IN (n * rows, 3); s, s_dot and b_dot IN (size,) or empty;
+    scratch: one row per thread.
     """
     start, stop = share(n * rows, part, parts)
     h = scratch[part * size : (part + 1) * size]
@@ -164,9 +165,10 @@ def _backward_row(dx, ds, db, dy, x, statistics, s, centered):
 
 @kernel
 def layernorm_backward(dx, sums, dy, x, statistics, s, n, rows, size, centered, part, parts):
-    """dx = r (g - m(g) - x^ m(g x^)) with g = dy s, and each block's sums of dy x^ and of dy.
+    """dx = r (g - m(g) - x^ m(g x^)) with g = dy s, and the sums of dy x^ and of dy over each block.
 
-    dx OUT, dy and x IN (n * rows, size); sums OUT (blocks of 32 rows, 2, size); s IN (size,) or empty.
+    dx OUT, dy and x IN (n * rows, size); sums OUT (blocks of 32 rows, 2, size); statistics IN (n * rows, 3); s IN
+    (size,) or empty.
     """
     first, last = share((n * rows + _BLOCK - 1) // _BLOCK, part, parts)
     for block in range(first, last):
@@ -180,10 +182,12 @@ def layernorm_backward(dx, sums, dy, x, statistics, s, n, rows, size, centered, 
 def layernorm_second(
     dx_dot, sums, scratch, dy, dy_dot, x, x_dot, statistics, s, s_dot, n, rows, size, centered, part, parts
 ):
-    """The tangent of `layernorm_backward`: dx' and each block's sums of (dy x^)' and of dy'.
+    """The tangent of `layernorm_backward`: dx', and the sums of (dy x^)' and of dy' over each block.
 
     dx' = r (g' - m(g') - x^' m(g x^) - x^ (m(g' x^) + m(g x^')) - r c (g - m(g) - x^ m(g x^))), g' = dy' s + dy s'.
-    Arrays as there; dy_dot, x_dot IN (n * rows, size), s_dot IN (size,) or empty; scratch: three rows for each thread.
+
+    dx_dot OUT, dy, dy_dot, x and x_dot IN (n * rows, size); sums OUT (blocks of 32 rows, 2, size); statistics IN (n *
+    rows, 3); s and s_dot IN (size,) or empty; scratch: three rows per thread.
     """
     first, last = share((n * rows + _BLOCK - 1) // _BLOCK, part, parts)
     width = like(dy[0], size)

@@ -64,7 +64,7 @@ def _stretch(index, n, pixels, channels):
 
 @kernel
 def norm_forward(y, d, x, n, pixels, channels, size, alpha_bits, beta_bits, k_bits, part, parts):
-    """d = k + alpha times the sum of x^2 nearby, y = x / d^beta. y and d OUT, x IN (n, pixels, channels)."""
+    """d = k + alpha sum(x^2) over the neighbourhood, y = x / d^beta. y and d OUT, x IN (n, pixels, channels)."""
     alpha, beta, k = double_of_word(alpha_bits), double_of_word(beta_bits), double_of_word(k_bits)
     start, stop = _stretches(n, pixels, part, parts)
     for index in range(start, stop):
@@ -80,7 +80,10 @@ def norm_forward(y, d, x, n, pixels, channels, size, alpha_bits, beta_bits, k_bi
 def norm_tangent(
     y_dot, d_dot, x, x_dot, d, n, pixels, channels, size, alpha_bits, beta_bits, k_bits, part, parts
 ):  # fmt: skip
-    """d' = 2 alpha times the sum of x x' nearby, y' = (x' - beta x d' / d) / d^beta. Arrays as in `norm_forward`."""
+    """d' = 2 alpha sum(x x') over the neighbourhood, y' = (x' - beta x d' / d) / d^beta.
+
+    y_dot and d_dot OUT, x, x_dot and d IN (n, pixels, channels).
+    """
     alpha, beta = double_of_word(alpha_bits), double_of_word(beta_bits)
     start, stop = _stretches(n, pixels, part, parts)
     for index in range(start, stop):
@@ -95,9 +98,9 @@ def norm_tangent(
 
 @kernel
 def norm_backward(dx, scratch, dy, x, y, d, n, pixels, channels, size, alpha_bits, beta_bits, k_bits, part, parts):
-    """dx = dy / d^beta - 2 alpha beta x times the sum of dy y / d nearby.
+    """dx = dy / d^beta - 2 alpha beta x sum(dy y / d), the sum over the neighbourhood.
 
-    dx OUT, dy, x, y, d IN (n, pixels, channels).
+    dx OUT, dy, x, y and d IN (n, pixels, channels); scratch: two pieces of pixels per thread.
     """
     alpha, beta = double_of_word(alpha_bits), double_of_word(beta_bits)
     start, stop = _stretches(n, pixels, part, parts)
@@ -120,7 +123,11 @@ def norm_second(
     dx_dot, scratch, dy, dy_dot, x, x_dot, y, y_dot, d, d_dot, n, pixels, channels, size, alpha_bits, beta_bits, k_bits,
     part, parts
 ):  # fmt: skip
-    """The tangent of `norm_backward`, with q' = (y' - q d') / d. dx_dot OUT, all others IN (n, pixels, channels)."""
+    """The tangent of `norm_backward`, with q' = (y' - q d') / d.
+
+    dx_dot OUT, dy, dy_dot, x, x_dot, y, y_dot, d and d_dot IN (n, pixels, channels); scratch: four pieces of pixels per
+    thread.
+    """
     alpha, beta = double_of_word(alpha_bits), double_of_word(beta_bits)
     factor = like(d[0], -2 * alpha * beta)
     first, last = -((size - 1) // 2), size // 2

@@ -124,10 +124,10 @@ def _cell_second(out, dc_dot, dc, dh_dot, dh, c, c_dot, c_before, c_before_dot, 
 
 @kernel(uses=(GEMM,))
 def lstm_forward(h, c, z, scratch, u, n, positions, width, piece, lengths_address, lengths_code, part, parts):
-    """h_t and c_t for t = 1, ..., positions; both stay what they were beyond a length.
+    """h_t and c_t for t = 1, ..., positions; both unchanged beyond a length.
 
-    h and c INOUT (1 + positions, n, width): the first of each IN, the rest OUT; z INOUT (positions, n, 4 width): x W +
-    b, then the gates; u IN (width, 4 width).
+    h and c INOUT (1 + positions, n, width): the first of each in, the rest out; z INOUT (positions, n, 4 width): x W +
+    b in, the gates out; u IN (width, 4 width); scratch: `piece` elements per thread.
     """
     first, last = share(n, part, parts)
     rows, gates = last - first, 4 * width
@@ -171,8 +171,9 @@ def lstm_tangent(
 ):
     """The derivatives h'_t and c'_t of `lstm_forward` along z' and U'.
 
-    h_dot and c_dot INOUT (1 + positions, n, width): the first of each IN, the rest OUT; z_dot INOUT (positions, n, 4
-    width): (x W + b)', then the gates'; h, c and z IN like them; u and u_dot IN (width, 4 width).
+    h_dot and c_dot INOUT (1 + positions, n, width): the first of each in, the rest out; z_dot INOUT (positions, n, 4
+    width): (x W + b)' in, those of the gates out; h and c IN (1 + positions, n, width), z IN (positions, n, 4 width); u
+    and u_dot IN (width, 4 width); scratch: `piece` elements per thread.
     """
     first, last = share(n, part, parts)
     rows, gates = last - first, 4 * width
@@ -193,9 +194,9 @@ def lstm_tangent(
 def lstm_backward(dz, dc, dh, scratch, c, z, ut, n, positions, width, piece, part, parts):
     """dz_t, dc_t and dh_{t-1} += dz_t U^T, from the last step to the first.
 
-    dz OUT (positions, n, 4 width); dc OUT (n, width), used up; dh INOUT (positions, n, width): from above IN, in all
-    OUT; c IN (1 + positions, n, width), z the gates, IN like dz; ut IN (4 width, width). Beyond a length dh is 0, and
-    so is all that follows.
+    dz OUT (positions, n, 4 width); dc OUT (n, width), scratch; dh INOUT (positions, n, width): from above in, the total
+    out; c IN (1 + positions, n, width), z IN (positions, n, 4 width): the gates; ut IN (4 width, width); scratch:
+    `piece` elements per thread. Beyond a length dh is 0, and so is all that follows from it.
     """
     first, last = share(n, part, parts)
     rows, gates = last - first, 4 * width
@@ -224,9 +225,10 @@ def lstm_second(
 ):
     """The tangent of `lstm_backward`: dz'_t, dc'_t (and dc_t again) and dh'_{t-1} += dz'_t U^T + dz_t U'^T.
 
-    dz_dot OUT, dz IN (positions, n, 4 width); dc_dot and dc OUT (n, width), used up; dh_dot INOUT, dh (in all) IN
-    (positions, n, width); c and c_dot IN (1 + positions, n, width); z and z_dot, the gates, IN like dz; ut and ut_dot
-    IN (4 width, width).
+    dz_dot OUT (positions, n, 4 width), dc_dot and dc OUT (n, width), scratch; dh_dot INOUT (positions, n, width); dz IN
+    (positions, n, 4 width); dh IN (positions, n, width): the total; c and c_dot IN (1 + positions, n, width); z and
+    z_dot IN (positions, n, 4 width): the gates; ut and ut_dot IN (4 width, width); scratch: `piece` elements per
+    thread.
     """
     first, last = share(n, part, parts)
     rows, gates = last - first, 4 * width

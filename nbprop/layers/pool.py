@@ -68,7 +68,7 @@ def max_pool_forward(
     y, argmax, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w,
     part, parts
 ):  # fmt: skip
-    """y = the largest number of each window, argmax = the number of its pixel in the window.
+    """y = the maximum of each window, argmax = the index of its pixel within the window.
 
     y and argmax OUT (n, out_h, out_w, channels), x IN (n, height, width, channels).
     """
@@ -92,7 +92,10 @@ def max_pool_tangent(
     y, argmax, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w,
     part, parts
 ):  # fmt: skip
-    """y = the number of x that `argmax` names in each window. y OUT, argmax IN, x IN as in `max_pool_forward`."""
+    """y = the element of x at the argmax of each window.
+
+    y OUT, argmax IN (n, out_h, out_w, channels), x IN (n, height, width, channels).
+    """
     start, stop = share(n * out_h, part, parts)
     for row in range(start, stop):
         image = (row // out_h * height + row % out_h * stride_h - top) * width
@@ -109,7 +112,10 @@ def max_pool_backward(
     dx, dy, argmax, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w, part,
     parts
 ):  # fmt: skip
-    """dx = the sum of dy over the windows that took the number. dx OUT as x, dy and argmax IN as y of the forward."""
+    """dx = the sum of dy over the windows whose maximum the pixel is.
+
+    dx OUT (n, height, width, channels), dy and argmax IN (n, out_h, out_w, channels).
+    """
     start, stop = share(n * height, part, parts)
     apart = stride_h >= kernel_h and stride_w >= kernel_w
     for row in range(start, stop):
@@ -157,7 +163,10 @@ def avg_pool_forward(
 def avg_pool_backward(
     dx, dy, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w, part, parts
 ):  # fmt: skip
-    """The transpose of `avg_pool_forward`. dx OUT as x, dy IN as y there."""
+    """dx = the sum over the windows of a pixel of dy / window size, the transpose of `avg_pool_forward`.
+
+    dx OUT (n, height, width, channels), dy IN (n, out_h, out_w, channels).
+    """
     start, stop = share(n * height, part, parts)
     scale = like(dx[0], 1.0) / like(dx[0], kernel_h * kernel_w)
     for row in range(start, stop):

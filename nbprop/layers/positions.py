@@ -12,7 +12,7 @@ from nbprop.validation import named
 
 @kernel
 def positions_forward(y, x, p, n, size, first_by_step, step, part, parts):
-    """y = x + p in every sample. y OUT, x IN (n, size); p IN, read from element first_by_step * step on."""
+    """y = x + p in every sample. y OUT, x IN (n, size), p IN (size,) from element first_by_step * step on."""
     start, stop = share_blocks(n * size, part, parts)
     while start < stop:
         begin = start % size

@@ -26,8 +26,8 @@ CHOICES = tuple(name for name, code in ACTIVATIONS.items() if code not in NEEDS_
 def rnn_forward(h, z, scratch, u, n, positions, width, code, piece, lengths_address, lengths_code, part, parts):
     """h_t = f(z_t + h_{t-1} U) for t = 1, ..., positions; h_t = h_{t-1} beyond a length.
 
-    h INOUT (1 + positions, n, width): h_0 IN, the rest OUT; z INOUT (positions, n, width): x W + b, then f's argument;
-    u IN (width, width).
+    h INOUT (1 + positions, n, width): h_0 in, the rest out; z INOUT (positions, n, width): x W + b in, the argument of
+    f out; u IN (width, width); scratch: `piece` elements per thread.
     """
     first, last = share(n, part, parts)
     for t in range(positions):
@@ -48,8 +48,8 @@ def rnn_tangent(
 ):
     """h'_t = f'(z_t) (z'_t + h_{t-1} U' + h'_{t-1} U), the derivative of `rnn_forward` along z' and U'.
 
-    h_dot INOUT (1 + positions, n, width): h'_0 IN, the rest OUT; z_dot INOUT (positions, n, width); h IN like h_dot; u
-    and u_dot IN (width, width).
+    h_dot INOUT (1 + positions, n, width): h'_0 in, the rest out; z_dot INOUT (positions, n, width); h IN (1 +
+    positions, n, width); u and u_dot IN (width, width); scratch: `piece` elements per thread.
     """
     first, last = share(n, part, parts)
     rows = last - first
@@ -71,8 +71,8 @@ def rnn_tangent(
 def rnn_backward(dz, dh, scratch, h, ut, n, positions, width, code, piece, part, parts):
     """dz_t = dh_t f'(z_t), dh_{t-1} += dz_t U^T, from the last step to the first.
 
-    dz OUT (positions, n, width); dh INOUT, the same: from above IN, in all OUT; h IN (1 + positions, n, width); ut IN
-    (width, width).
+    dz OUT (positions, n, width); dh INOUT (positions, n, width): from above in, the total out; h IN (1 + positions, n,
+    width); ut IN (width, width); scratch: `piece` elements per thread.
     """
     first, last = share(n, part, parts)
     for t in range(positions - 1, -1, -1):
@@ -88,10 +88,11 @@ def rnn_backward(dz, dh, scratch, h, ut, n, positions, width, code, piece, part,
 
 @kernel(uses=(GEMM,))
 def rnn_second(dz_dot, dh_dot, scratch, dz, dh, h, h_dot, ut, ut_dot, n, positions, width, code, piece, part, parts):
-    """dz'_t = dh'_t f' + dh_t f''  along the direction, dh'_{t-1} += dz'_t U^T + dz_t U'^T: `rnn_backward`'s tangent.
+    """dz'_t = dh'_t f' + dh_t f'' along the direction, dh'_{t-1} += dz'_t U^T + dz_t U'^T: `rnn_backward`'s tangent.
 
-    dz_dot OUT, dh_dot INOUT, dz and dh (in all) IN (positions, n, width); h and h_dot IN (1 + positions, n, width); ut
-    and ut_dot IN (width, width).
+    dz_dot OUT (positions, n, width), dh_dot INOUT (positions, n, width); dz IN (positions, n, width); dh IN (positions,
+    n, width): the total; h and h_dot IN (1 + positions, n, width); ut and ut_dot IN (width, width); scratch: `piece`
+    elements per thread.
     """
     first, last = share(n, part, parts)
     rows = last - first

@@ -37,9 +37,9 @@ def cuda_kernels(cuda):
     def max_forward(
         y, argmax, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
     ):  # fmt: skip
-        """y = the maximum of each window, taken = the index of its pixel within the window.
+        """y = the maximum of each window, argmax = the index of its pixel within the window.
 
-        y and taken OUT (n, out_h, out_w, channels), x IN (n, height, width, channels).
+        y and argmax OUT (n, out_h, out_w, channels), x IN (n, height, width, channels).
         """
         for k in range(cuda.grid(1), n * out_h * out_w * channels, cuda.gridsize(1)):
             image, p, q, c = place(k, out_h, out_w, channels)
@@ -61,7 +61,7 @@ def cuda_kernels(cuda):
     ):  # fmt: skip
         """dx = the sum of dy over the windows whose maximum the pixel is.
 
-        dx OUT (n, height, width, channels), dy and taken IN (n, out_h, out_w, channels).
+        dx OUT (n, height, width, channels), dy and argmax IN (n, out_h, out_w, channels).
         """
         for k in range(cuda.grid(1), n * height * width * channels, cuda.gridsize(1)):
             image, row, col, c = place(k, height, width, channels)

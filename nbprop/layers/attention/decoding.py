@@ -17,10 +17,10 @@ from nbprop.program.kernel import kernel
 
 @kernel(uses=(GEMM,))
 def attention_decode(y, scratch, cache, qkv, n, positions, heads, depth, step, part, parts):
-    """One position more: store its key and value, attend over positions 0 to `step`.
+    """Decode one position: store its key and value, attend over positions 0 to `step`.
 
-    y OUT (n, heads * depth), qkv IN (n, 3 * heads * depth), cache INOUT (n, heads, 2, depth * positions): the keys,
-    transposed (depth, positions), then the values, (positions, depth). scratch: `positions` elements a thread.
+    y OUT (n, heads * depth), qkv IN (n, 3 * heads * depth), cache INOUT (n, heads, 2, depth * positions): keys,
+    transposed (depth, positions), then values, (positions, depth). scratch: `positions` elements per thread.
     """
     width, size = heads * depth, depth * positions
     p = scratch[part * positions : part * positions + step + 1]

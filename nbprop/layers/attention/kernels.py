@@ -180,10 +180,10 @@ def _attend(y, lse, qkv, scratch, sample, head, begin, length, positions, heads,
 def attention_forward(
     y, lse, scratch, qkv, n, positions, heads, depth, causal, each, lengths_address, lengths_code, part, parts
 ):
-    """y = softmax(Q K^T / sqrt(depth)) V in each head; y = 0 from a sample's length on.
+    """y = softmax(Q K^T / sqrt(depth)) V in each head; y = 0 from the length of a sample on.
 
-    y OUT (n, positions, heads * depth), lse OUT (n, heads, positions), qkv IN (n, positions, 3 * heads * depth);
-    scratch: `each` elements a thread.
+    y OUT (n, positions, heads * depth), lse OUT (n, heads, positions): the log-sum-exp of each row of scores; qkv IN
+    (n, positions, 3 * heads * depth); scratch: `each` elements per thread.
     """
     width = heads * depth
     mine = scratch[part * each : (part + 1) * each]
@@ -244,7 +244,11 @@ def _attend_back(dqkv, qkv, y, lse, dy, scratch, sample, head, begin, length, po
 def attention_backward(
     dqkv, scratch, qkv, y, lse, dy, n, positions, heads, depth, causal, each, lengths_address, lengths_code, part, parts
 ):
-    """The gradient by queries, keys and values; arrays as in `attention_forward`, dqkv OUT like qkv, dy IN like y."""
+    """The gradient dqkv by queries, keys and values.
+
+    dqkv OUT (n, positions, 3 * heads * depth), qkv IN (n, positions, 3 * heads * depth), y and dy IN (n, positions,
+    heads * depth), lse IN (n, heads, positions); scratch: `each` elements per thread.
+    """
     width, row = heads * depth, 3 * heads * depth
     mine = scratch[part * each : (part + 1) * each]
     first, last = share(n * heads, part, parts)

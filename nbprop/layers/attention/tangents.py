@@ -95,7 +95,12 @@ def attention_tangent(
     y_dot, lse_dot, scratch, qkv, qkv_dot, y, lse, n, positions, heads, depth, causal, each, lengths_address,
     lengths_code, part, parts
 ):  # fmt: skip
-    """The derivatives of y and lse along qkv'; arrays as in `attention_forward`, y_dot and lse_dot OUT."""
+    """The derivatives of y and lse along qkv'.
+
+    y_dot OUT (n, positions, heads * depth), lse_dot OUT (n, heads, positions), qkv and qkv_dot IN (n, positions, 3 *
+    heads * depth), y IN (n, positions, heads * depth), lse IN (n, heads, positions); scratch: `each` elements per
+    thread.
+    """
     width = heads * depth
     mine = scratch[part * each : (part + 1) * each]
     first, last = share(n * heads, part, parts)
@@ -170,7 +175,12 @@ def attention_backward_tangent(
     dqkv_dot, scratch, qkv, qkv_dot, y, y_dot, lse, lse_dot, dy, dy_dot, n, positions, heads, depth, causal, each,
     lengths_address, lengths_code, part, parts
 ):  # fmt: skip
-    """The derivative of `attention_backward`'s dqkv along the direction; dqkv_dot OUT like qkv."""
+    """The derivative of dqkv, from `attention_backward`, along the direction.
+
+    dqkv_dot OUT (n, positions, 3 * heads * depth), qkv and qkv_dot IN (n, positions, 3 * heads * depth), y, y_dot, dy
+    and dy_dot IN (n, positions, heads * depth), lse and lse_dot IN (n, heads, positions); scratch: `each` elements per
+    thread.
+    """
     width, row = heads * depth, 3 * heads * depth
     mine, given = scratch[part * each : (part + 1) * each], (qkv, qkv_dot, y, y_dot, lse, lse_dot, dy, dy_dot)
     first, last = share(n * heads, part, parts)

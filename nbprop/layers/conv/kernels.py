@@ -18,10 +18,10 @@ def conv_forward(
     y, scratch, x, w, b, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
     dilation_w, groups, out_h, out_w, adding, part, parts
 ):  # fmt: skip
-    """y = b + W * x, or y += W * x when `adding`; an empty w is zero, and so is an empty b.
+    """y = b + W * x, or y += W * x with `adding`; an empty w counts as zero, and so does an empty b.
 
     y OUT (n, out_h, out_w, filters), x IN (n, height, width, channels), w IN (kernel_h, kernel_w, channels / groups,
-    filters), b IN (filters,).
+    filters), b IN (filters,); scratch: `windows_scratch(threads)` elements.
     """
     if w.size == 0:
         start, stop = share(n * out_h * out_w * filters if adding == 0 else 0, part, parts)
@@ -44,8 +44,8 @@ def conv_backward_parameters(
 ):  # fmt: skip
     """dW = the sum over the pixels of window^T dz, db = the sum of dz.
 
-    Added to what dw and db hold when theirs of `again`, or `accumulate`, is 1. dw OUT as w, db OUT (filters,) or empty,
-    x IN as in `conv_forward`, dz IN (n, out_h, out_w, filters).
+    dw OUT (kernel_h, kernel_w, channels / groups, filters), db OUT (filters,) or empty; accumulated into with their
+    `again`, or with `accumulate`; x IN (n, height, width, channels), dz IN (n, out_h, out_w, filters).
     """
     windows = Windows(
         height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups, out_h, out_w
@@ -60,9 +60,10 @@ def conv_backward_input(
     dx, scratch, dz, wt, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
     dilation_w, groups, out_h, out_w, adding, part, parts
 ):  # fmt: skip
-    """dx = the sum over the windows, each at its place, of dz W^T; added to what dx holds when `adding`.
+    """dx = the sum over the windows, each at its place, of dz W^T; accumulated with `adding`.
 
-    dx OUT (n, height, width, channels), dz IN (n, out_h, out_w, filters), wt IN the matrix w (.., filters), transposed.
+    dx OUT (n, height, width, channels), dz IN (n, out_h, out_w, filters), wt IN (filters, kernel_h * kernel_w *
+    channels / groups); scratch: `windows_scratch(threads)` elements.
     """
     windows = Windows(
         height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups, out_h, out_w
@@ -77,8 +78,8 @@ def conv_backward_input(
 
 @kernel
 def conv_turn(wt, w, n, taps, channels, filters, groups, part, parts):
-    """The weight of the convolution that makes dx of dz: taps in reverse, channels and filters exchanged.
+    """The weight of the convolution that makes dx of dz: taps reversed, channels and filters exchanged.
 
-    wt OUT (taps, filters / groups, groups * channels), w IN (taps, channels, filters); `channels` are a group's.
+    wt OUT (taps, filters / groups, groups * channels), w IN (taps, channels, filters); channels: of one group.
     """
     turn_around(pointer(wt, 0), pointer(w, 0), taps, channels, filters, groups, part, parts)

@@ -30,11 +30,12 @@ def conv_backward_argmax(
     dilation_h, dilation_w, groups, out_h, out_w, pool_w, pool_stride_h, pool_stride_w, top, left, rows, columns,
     w_again, b_again, accumulate, part, parts
 ):  # fmt: skip
-    """dW = the sum over the pool's windows of (window of the chosen pixel)^T dy, db = the sum of dy.
+    """dW = the sum over the windows of the pool of (window of the argmax)^T dy, db = the sum of dy.
 
-    Added to what dw and db hold when theirs of `again`, or `accumulate`, is 1. dw OUT as w, db OUT (filters,) or empty,
-    turned and offsets: scratch as w and `offsets_size` elements, x IN as in `conv_forward`, dy and argmax IN (n, rows,
-    columns, filters): the gradient of the pool's output, and what `max_pool_forward` took.
+    dw OUT (kernel_h, kernel_w, channels / groups, filters), db OUT (filters,) or empty; accumulated into with their
+    `again`, or with `accumulate`; turned OUT (kernel_h, kernel_w, channels / groups, filters), offsets OUT
+    (`offsets_size`,): scratch; x IN (n, height, width, channels); dy and argmax IN (n, rows, columns, filters): the
+    gradient of the output of the pool, and its argmax from `max_pool_forward`.
     """
     windows = Windows(
         height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups, out_h, out_w

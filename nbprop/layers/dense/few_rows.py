@@ -33,7 +33,10 @@ def few_scratch(rows, n_out, threads):
 
 @kernel(uses=(GEMM, SEGMENTED))
 def dense_backward_few(dx, scratch, dz, w, n, rows, n_in, n_out, part, parts):
-    """dx = dz W^T. dx OUT (n * rows, n_in), dz IN (n * rows, n_out), w IN (n_in, n_out)."""
+    """dx = dz W^T.
+
+    dx OUT (n * rows, n_in), dz IN (n * rows, n_out), w IN (n_in, n_out); scratch: `few_scratch` elements.
+    """
     m = n * rows
     if m == 1:
         product(

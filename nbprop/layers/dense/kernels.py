@@ -18,7 +18,8 @@ from nbprop.program.kernel import kernel
 def dense_forward(y, scratch, x, w, b, n, rows, n_in, n_out, part, parts):
     """y = x W + b.
 
-    y OUT (n * rows, n_out), x IN (n * rows, n_in), w IN (n_in, n_out), b IN (n_out,) or empty.
+    y OUT (n * rows, n_out), x IN (n * rows, n_in), w IN (n_in, n_out), b IN (n_out,) or empty; scratch: `gemm_scratch`
+    elements, all threads together.
     """
     start = BIAS if b.size > 0 else ZERO
     times_weight(y, x, w, start, b, scratch, n * rows, n_in, n_out, part, parts)
@@ -26,9 +27,10 @@ def dense_forward(y, scratch, x, w, b, n, rows, n_in, n_out, part, parts):
 
 @kernel(uses=(GEMM,), optional=("x_dot", "w_dot", "b_dot"))
 def dense_tangent(y_dot, scratch, x, x_dot, w, w_dot, b_dot, n, rows, n_in, n_out, part, parts):
-    """y' = x W' + b' + x' W, the derivative of y along x' and (W', b'); a direction that is empty is zero.
+    """y' = x W' + b' + x' W, the derivative of y along x' and (W', b'); an empty direction is zero.
 
-    y_dot OUT (n * rows, n_out), x and x_dot IN (n * rows, n_in), w and w_dot IN (n_in, n_out), b_dot IN (n_out,).
+    y_dot OUT (n * rows, n_out), x and x_dot IN (n * rows, n_in), w and w_dot IN (n_in, n_out), b_dot IN (n_out,);
+    scratch: `gemm_scratch` elements, all threads together.
     """
     start = ZERO
     if w_dot.size > 0:
@@ -43,10 +45,11 @@ def dense_tangent(y_dot, scratch, x, x_dot, w, w_dot, b_dot, n, rows, n_in, n_ou
 def dense_backward_parameters(
     dw, db, scratch, x, dz, n, rows, n_in, n_out, w_again, b_again, pieces, accumulate, part, parts
 ):
-    """dW = x^T dz, db = sum of dz's rows; added to what dw and db hold when theirs of `again`, or `accumulate`, is 1.
+    """dW = x^T dz, db = the sum of the rows of dz.
 
-    dw OUT (n_in, n_out), db OUT (n_out,) or empty, x IN (n * rows, n_in), dz IN (n * rows, n_out). pieces: 1 where
-    `dense_sum_of_pieces` follows: of several pieces, each one's gradients go to scratch.
+    dw OUT (n_in, n_out), db OUT (n_out,) or empty; accumulated into with their `again`, or with `accumulate`; x IN (n *
+    rows, n_in), dz IN (n * rows, n_out). pieces: 1 if `dense_sum_of_pieces` follows; then, if there are several pieces,
+    the gradient of each goes to scratch. scratch: `gemm_scratch` elements, all threads together.
     """
     count = gradient_pieces(n * rows, n_in, n_out) if pieces == 1 else 1
     if count > 1:
@@ -65,10 +68,11 @@ def dense_backward_parameters(
 def dense_parameters_tangent(
     dw_dot, db_dot, scratch, x, x_dot, dz, dz_dot, n, rows, n_in, n_out, w_again, b_again, pieces, part, parts
 ):
-    """(dW)' = x^T dz' + x'^T dz, (db)' = sum of the rows of dz'; added when theirs of `again` is 1.
+    """(dW)' = x^T dz' + x'^T dz, (db)' = the sum of the rows of dz'.
 
-    dw_dot OUT (n_in, n_out), db_dot OUT (n_out,) or empty, x IN (n * rows, n_in), x_dot the same or empty (zero), dz
-    and dz_dot IN (n * rows, n_out). pieces: as in `dense_backward_parameters`.
+    dw_dot OUT (n_in, n_out), db_dot OUT (n_out,) or empty; accumulated into with their `again`; x IN (n * rows, n_in),
+    x_dot IN (n * rows, n_in) or empty, which is zero; dz and dz_dot IN (n * rows, n_out); scratch: as in
+    `dense_backward_parameters`, and pieces.
     """
     count = gradient_pieces(n * rows, n_in, n_out) if pieces == 1 else 1
     if count > 1:
@@ -90,9 +94,9 @@ def dense_parameters_tangent(
 
 @kernel(optional=("w",))
 def dense_transpose(wt, w, n, rows, n_in, n_out, part, parts):
-    """wt = W^T. wt OUT (n_out, n_in), w IN (n_in, n_out), or empty: a direction that is zero.
+    """wt = W^T. wt OUT (n_out, n_in), w IN (n_in, n_out), or empty for a zero direction.
 
-    Nothing where n * rows is 1, for readers that take W itself then; rows is 0 for all others.
+    Nothing is done if n * rows is 1, for readers that then use W itself; rows is 0 for all others.
     """
     if n * rows == 1:
         return
@@ -105,9 +109,13 @@ def dense_transpose(wt, w, n, rows, n_in, n_out, part, parts):
 
 @kernel(uses=(GEMM,))
 def dense_backward_input(dx, scratch, dz, wt, w, n, rows, n_in, n_out, part, parts):
-    """dx = dz W^T. dx OUT (n * rows, n_in), dz IN (n * rows, n_out), wt IN (n_out, n_in), w IN (n_in, n_out) or empty.
+    """dx = dz W^T.
 
-    For one row, wt is not read where w is given: dx^T = W dz^T. To transpose 32 x 32 took half of a sample's way back.
+    dx OUT (n * rows, n_in), dz IN (n * rows, n_out), wt IN (n_out, n_in), w IN (n_in, n_out) or empty; scratch:
+    `gemm_scratch` elements, all threads together.
+
+    For one row, wt is not read if w is given: dx^T = W dz^T. Transposing 32 x 32 took half of the backward pass of a
+    sample.
     """
     if n * rows == 1 and w.size > 0:
         product(
@@ -124,7 +132,8 @@ def dense_backward_input(dx, scratch, dz, wt, w, n, rows, n_in, n_out, part, par
 def dense_input_tangent(dx_dot, scratch, dz, dz_dot, wt, wt_dot, n, rows, n_in, n_out, part, parts):
     """(dx)' = dz' W^T + dz W'^T.
 
-    dx_dot OUT (n * rows, n_in), dz and dz_dot IN (n * rows, n_out), wt and wt_dot IN (n_out, n_in).
+    dx_dot OUT (n * rows, n_in), dz and dz_dot IN (n * rows, n_out), wt and wt_dot IN (n_out, n_in); scratch:
+    `gemm_scratch` elements, all threads together.
     """
     times_weight(dx_dot, dz_dot, wt, ZERO, dx_dot, scratch, n * rows, n_out, n_in, part, parts)
     times_weight(dx_dot, dz, wt_dot, ACCUMULATE, dx_dot, scratch, n * rows, n_out, n_in, part, parts)

@@ -29,10 +29,11 @@ def _outer(dw, x, dz):
 
 @kernel(uses=(GEMM,))
 def dense_sample_gradients(dw, db, scratch, x, dz, n, rows, n_in, n_out, stride, w_again, b_again, part, parts):
-    """dW = x^T dz and db = the sum of dz's rows, over the rows of each sample; added when theirs of `again` is 1.
+    """dW = x^T dz and db = the sum of the rows of dz, over the rows of each sample.
 
-    dw OUT (n_in, n_out) and db OUT (n_out,) or empty, of each sample `stride` elements behind the one before; x IN
-    (n * rows, n_in), dz IN (n * rows, n_out).
+    dw OUT (n, n_in, n_out) and db OUT (n, n_out) or empty, with `stride` elements between samples; accumulated into
+    with their `again`; x IN (n * rows, n_in), dz IN (n * rows, n_out); scratch: `gemm_scratch` elements, all threads
+    together.
     """
     first, last = share(n, part, parts)
     own = scratch[part * gemm_scratch(n_in, n_out, rows, 1) :]
