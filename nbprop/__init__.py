@@ -8,6 +8,7 @@ from nbprop.analysis.summary import summary
 from nbprop.autodiff.derivatives import fisher_product, gauss_newton_product, hvp, jacobian, jvp, per_sample_grads, vjp
 from nbprop.autodiff.gradients import backward, forward, value, value_and_grad
 from nbprop.autodiff.operators import gauss_newton_operator, hessian, hessian_operator, jacobian_operator
+from nbprop.export.api import export_c
 from nbprop.generation import generate
 from nbprop.io.networks import load, load_state, save
 from nbprop.layers import (
@@ -86,6 +87,7 @@ __all__ = [
     "elementwise",
     "embedding",
     "explain",
+    "export_c",
     "fisher_product",
     "fit",
     "fit_many",

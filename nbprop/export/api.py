@@ -1,0 +1,205 @@
+"""`export_c`: a network as C source."""
+
+import importlib.metadata
+import math
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nbprop.arrays import as_array
+from nbprop.export.header_file import header_file
+from nbprop.export.literals import literal
+from nbprop.export.programs import FUNCTIONS, integer_input, not_possible, programs
+from nbprop.export.selftest import Vector
+from nbprop.export.source_file import source_file
+from nbprop.io.atomic import as_path, write_atomically
+from nbprop.losses import loss_named
+from nbprop.networks.fields import as_dtype, choose, positive, shown
+from nbprop.networks.network import Network, check_flat
+
+_MOST = 2**31 - 1  # what an int counts
+_KEYWORDS = frozenset(
+    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
+    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split()
+)
+
+
+@dataclass(frozen=True)
+class Export:
+    """All that the two files are written from."""
+
+    stem: str
+    net: Network
+    loss: Any
+    params: np.ndarray
+    state: np.ndarray
+    dtype: np.dtype
+    programs: tuple
+    vector: str
+    example: str
+    selftest: str
+    selftest_prototype: str
+    sizes: tuple  # (name, value, what it is)
+    version: str
+
+    @property
+    def real(self):
+        return "float" if self.dtype == np.float32 else "double"
+
+    @property
+    def integer_input(self):
+        return integer_input(self.net)
+
+
+def export_c(stem, net, params, functions=None, dtype="float32", batch=1, loss=None, state=None):
+    """Write a network with its derivatives as C99: stem.c and stem.h, which need nothing but libm.
+
+    Parameters
+    ----------
+    stem : str or path
+        Where to: "control/pendulum" makes control/pendulum.c and control/pendulum.h, whose names begin with `pendulum_`.
+        Old files of these names are replaced.
+    net : Network
+        Of nbprop's own layers that have C functions; others are refused by name.
+    params : (net.n_params,) float32 or float64 array
+        The weights, stored in the file as `pendulum_params`; functions take any others of this size.
+    functions : sequence of "forward", "vjp", "jvp", "hvp", "value_and_grad", or None
+        What to write; None is all that the network and the loss have. "jvp" is along x, "hvp" by the parameters.
+    dtype : "float32" or "float64"
+        The element type of all arrays, C's float or double.
+    batch : int
+        The most samples of a call; scratch grows with it.
+    loss : str, loss or None
+        As for `plan`; "hvp" and "value_and_grad" need one.
+    state : array of `layer_state`'s layout, of the dtype of params, or None
+        Running statistics, where layers have some.
+
+    The functions do what a plan with mode="inference" does: dropout passes through, batch normalization takes running
+    statistics. They take `params, n`, then their arrays and the caller's `scratch` (`PENDULUM_SCRATCH` elements); the
+    header describes each, and `pendulum_selftest` checks a build against what nbprop computed. Nothing is allocated.
+    Results differ from nbprop's by rounding: sums run in index order, without fused multiply-adds.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that does not fit, a layer that has no C function, weights that are not finite; nothing has
+        been written then.
+    OSError
+        When a file cannot be written; each file is whole or as it was.
+
+    Examples
+    --------
+    >>> import nbprop, os, tempfile
+    >>> net = nbprop.network((4,), nbprop.dense(8, activation="tanh"), nbprop.dense(1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nbprop.export_c(os.path.join(folder, "pendulum"), net, nbprop.init(net), loss="mse")
+    ...     sorted(os.listdir(folder))
+    ['pendulum.c', 'pendulum.h']
+    """
+    path = as_path("export_c: stem", stem)
+    folder, name = os.path.split(path)
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in _KEYWORDS:
+        raise ValueError(
+            f"export_c: stem must end in a C identifier, which the functions' names begin with, got {shown(name)}; "
+            "use letters, digits and _, a letter first"
+        )
+    if not os.path.isdir(folder or "."):
+        raise FileNotFoundError(f"export_c: there is no folder {folder} to write {name}.c and {name}.h to; make it first")
+    if not isinstance(net, Network):
+        raise TypeError(f"export_c: net must be what nbprop.network(...) returns, got {type(net).__name__}")
+    export = _export(name, net, params, functions, as_dtype(dtype), batch, loss, state)
+    texts = {".c": source_file(export), ".h": header_file(export)}
+    for suffix, text in texts.items():
+        write_atomically(path + suffix, lambda temporary, text=text: _write(temporary, text))
+
+
+def _write(path, text):
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+
+
+def _export(stem, net, params, functions, dtype, batch, loss, state):
+    batch = positive("export_c: batch", batch)
+    loss = None if loss is None else loss_named(loss)
+    if loss is not None:
+        loss.target(net.output_shape)
+    params = _finite("params", check_flat("export_c: params", params, net.n_params), dtype)
+    functions = _functions(functions, net, loss)
+    found, pieces = programs(net, loss, batch, dtype, functions, lambda value: literal(value, dtype))
+    state = _state(state, pieces, dtype)
+    vector = Vector(net, loss, params, dtype, functions, state)
+    scratch = max([1, *(program.scratch + (net.n_params if program.grads_always else 0) for program in found)])
+    sizes = [
+        ("N_PARAMS", net.n_params, "weights"),
+        ("BATCH", batch, "the most samples of a call"),
+        ("INPUT", math.prod(net.input_shape), "elements of x, a sample"),
+        ("OUTPUT", math.prod(net.output_shape), "elements of y, a sample"),
+        ("SCRATCH", scratch, "elements of scratch"),
+        ("SELFTEST_SCRATCH", scratch + vector.scratch(), "elements of the self-test's scratch"),
+    ]
+    if loss is not None:
+        sizes.insert(4, ("TARGET", math.prod(loss.target(net.output_shape)[0]), "elements of target, a sample"))
+    largest = max(*(value for _, value, _ in sizes), batch * max(map(math.prod, net.shapes)))
+    if largest > _MOST:
+        raise ValueError(f"export_c: an array of {largest:,} elements is more than C's int counts; make batch smaller")
+    real = "float" if dtype == np.float32 else "double"
+    return Export(
+        stem=stem,
+        net=net,
+        loss=loss,
+        params=params,
+        state=state,
+        dtype=dtype,
+        programs=tuple(found),
+        vector=vector.described(),
+        example=vector.example(),
+        selftest=vector.function(stem, real),
+        selftest_prototype=vector.prototype(stem, real),
+        sizes=tuple(sizes),
+        version=importlib.metadata.version("nbprop"),
+    )
+
+
+def _functions(functions, net, loss):
+    """The functions to write, in the order of the header."""
+    if functions is None:
+        return tuple(name for name in FUNCTIONS if not not_possible(name, net, loss))
+    if isinstance(functions, str) or not isinstance(functions, (list, tuple)) or not functions:
+        raise TypeError(f"export_c: functions must be a list of names such as ['forward'], got {shown(functions)}")
+    for name in functions:
+        choose("export_c: functions", name, dict.fromkeys(FUNCTIONS))
+        why = not_possible(name, net, loss)
+        if why:
+            raise ValueError(f'export_c: functions: "{name}" {why}; leave it out')
+    return tuple(name for name in FUNCTIONS if name in functions)
+
+
+def _state(state, pieces, dtype):
+    """The layers' state as an array; empty where they have none."""
+    size = sum(buffer.size for _, buffer, _ in pieces)
+    if size == 0:
+        if state is not None:
+            raise ValueError("export_c: state is for networks with running statistics, which this one has not; leave it out")
+        return np.empty(0, dtype)
+    if state is None:
+        label = pieces[0][0]
+        raise ValueError(f"export_c: layer {label} has running statistics; give state, which training has updated")
+    return _finite("state", check_flat("export_c: state", state, size), dtype)
+
+
+def _finite(name, array, dtype):
+    array = as_array(f"export_c: {name}", array)
+    if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"export_c: {name} must hold float32 or float64, got {array.dtype}")
+    with np.errstate(over="ignore"):
+        converted = array.astype(dtype)
+    bad = np.flatnonzero(~np.isfinite(converted))
+    if bad.size:
+        raise ValueError(
+            f"export_c: {name} must be finite in {dtype}, got {array[bad[0]]} at element {bad[0]}; "
+            "these weights cannot be used"
+        )
+    return converted

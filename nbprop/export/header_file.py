@@ -1,0 +1,70 @@
+"""stem.h: sizes, prototypes, and how to use them."""
+
+from nbprop.export.signatures import described
+from nbprop.export.source_file import prototype
+
+
+def header_file(export):
+    """The text of stem.h. export: an api.Export."""
+    stem, upper, real = export.stem, export.stem.upper(), export.real
+    guard = f"{upper}_H"
+    prototypes = "\n\n".join(
+        f"/* {described(program.name, export.net)} */\n{prototype(export, program.name, ';')}" for program in export.programs
+    )
+    sizes = "".join(f"#define {upper}_{name} {value} /* {text} */\n" for name, value, text in export.sizes)
+    size = f"{upper}_N_PARAMS" if export.params.size else "1"
+    return (
+        f"{_comment(export)}\n"
+        f"#ifndef {guard}\n#define {guard}\n\n"
+        "#ifdef __cplusplus\n"
+        'extern "C" {\n'
+        "#endif\n\n"
+        f"{sizes}\n"
+        f"/* The weights: row-major, layer by layer, each weight before its bias. */\n"
+        f"extern const {real} {stem}_params[{size}];\n\n"
+        f"{prototypes}\n\n{export.selftest_prototype}\n"
+        "#ifdef __cplusplus\n"
+        "}\n"
+        "#endif\n\n"
+        f"#endif /* {guard} */\n"
+    )
+
+
+def _comment(export):
+    stem, upper = export.stem, export.stem.upper()
+    x = "int" if export.integer_input else export.real
+    loss = f", loss {export.loss.kind}" if export.loss else ""
+    lines = [
+        f"{stem}.h: a neural network with its derivatives, written by nbprop {export.version}.",
+        "",
+        *_folded(f"{export.net!r}{loss}, in use (dropout passes through, statistics are fixed)."),
+        "",
+        *_folded(
+            f"Arrays hold the samples one after another, row-major: x is {('n', *export.net.input_shape)}, y "
+            f"{('n', *export.net.output_shape)}, n from 1 to {upper}_BATCH. Gradients are overwritten, not added to.".replace("'", "")
+        ),
+        f"Nothing is allocated, and no state is kept: scratch is {upper}_SCRATCH elements of the caller's, one array for each",
+        "thread; what it holds before and after a call has no meaning. Arrays of a call must not overlap, and nothing checks",
+        "what is in them: class numbers must lie in their range.",
+        "",
+        "Example:",
+        "",
+        f"    {export.real} scratch[{upper}_SCRATCH], y[{upper}_OUTPUT];",
+        f"    {x} x[{upper}_INPUT] = {{{export.example}}};",
+        f"    {stem}_forward({stem}_params, 1, x, y, scratch);",
+        "",
+        *_folded(export.vector),
+    ]
+    return "/* " + "\n".join(f" * {line}".rstrip() if k else line for k, line in enumerate(lines)) + "\n */"
+
+
+def _folded(text, width=112):
+    """Lines of a text, broken at spaces; what would end the comment is taken apart."""
+    lines, line = [], ""
+    for word in text.replace("*/", "* /").replace("/*", "/ *").split(" "):
+        if line and len(line) + len(word) + 1 > width:
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    return [*lines, line]

@@ -1,0 +1,89 @@
+"""The C functions that stand for kernels: one of a kernel's name in a file of c/, found by its prototype.
+
+Sources are C99 but for four words that emission replaces: `real` is the element type, ``R(0.5)`` a constant of it,
+``SQRT``, ``LOG`` and ``POW`` are libm's functions of it, and ``ACTIVATION`` stands for an activation's name.
+"""
+
+import functools
+import re
+from dataclasses import dataclass
+from importlib import resources
+
+from nbprop.numerics.activations import ACTIVATIONS
+
+_FUNCTION = re.compile(
+    r"/\*(?:(?!\*/).)*\*/\n"  # its comment
+    r"static (?P<result>[^\n(]*?)(?P<name>\w+)\((?P<parameters>[^{]*?)\)\n\{\n.*?\n\}\n",
+    re.DOTALL,
+)
+_CALL = re.compile(r"\b(\w+)\(")
+_FLOAT_WORDS = {"SQRT": "sqrtf", "LOG": "logf", "POW": "powf"}
+_DOUBLE_WORDS = {"SQRT": "sqrt", "LOG": "log", "POW": "pow"}
+
+
+@dataclass(frozen=True)
+class Function:
+    """A C function: its text with the comment in front, its parameters' names in order, whether it gives a number."""
+
+    name: str
+    text: str
+    parameters: tuple[str, ...]
+    returns: bool
+    calls: tuple[str, ...]
+
+
+def functions_of(source):
+    """The functions of a C source, in order."""
+    found = []
+    for match in _FUNCTION.finditer(source):
+        parameters = tuple(re.findall(r"\w+", part)[-1] for part in match["parameters"].split(","))
+        returns, body = not match["result"].startswith("void"), match[0][match.end("name") - match.start() :]
+        found.append(Function(match["name"], match[0], parameters, returns, tuple(_CALL.findall(body))))
+    return found
+
+
+def sources(dtype):
+    """{file name: text} of the C sources for a dtype ("float32" or "float64")."""
+    other = "elementary_double.c" if dtype == "float32" else "elementary_float.c"
+    folder = resources.files("nbprop.export") / "c"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".c")), key=lambda file: file.name)
+    return {file.name: file.read_text(encoding="utf-8") for file in files if file.name != other}
+
+
+@functools.cache
+def library(dtype):
+    """{name: Function} for a dtype, written in its type; activations have functions of their own."""
+    found = {}
+    for text in sources(dtype).values():
+        for function in functions_of(_in_type(text, dtype)):
+            if function.name.startswith("ACTIVATION"):
+                for name in set(ACTIVATIONS) - {"identity", "softmax"}:
+                    (own,) = functions_of(function.text.replace("ACTIVATION", name))
+                    found[own.name] = own
+            else:
+                found[function.name] = function
+    return found
+
+
+def needed(names, functions):
+    """The functions of these names and those that they call, callees first."""
+    ordered = {}
+
+    def take(name):
+        if name in functions and name not in ordered:
+            for callee in functions[name].calls:
+                take(callee)
+            ordered[name] = functions[name]
+
+    for name in names:
+        take(name)
+    return list(ordered.values())
+
+
+def _in_type(text, dtype):
+    single = dtype == "float32"
+    text = re.sub(r"\breal\b", "float" if single else "double", text)
+    text = re.sub(r"\bR\(([^()]*)\)", r"\1f" if single else r"\1", text)
+    for word, name in (_FLOAT_WORDS if single else _DOUBLE_WORDS).items():
+        text = re.sub(rf"\b{word}\(", f"{name}(", text)
+    return text
