@@ -57,7 +57,7 @@ def library(dtype):
     for text in sources(dtype).values():
         for function in functions_of(_in_type(text, dtype)):
             if function.name.startswith("ACTIVATION"):
-                for name in set(ACTIVATIONS) - {"identity", "softmax"}:
+                for name in set(ACTIVATIONS) - {"softmax"}:
                     (own,) = functions_of(function.text.replace("ACTIVATION", name))
                     found[own.name] = own
             else:

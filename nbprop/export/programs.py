@@ -41,8 +41,8 @@ _ARRAYS = {
 }
 # What a caller gives no array for: sample weights, and directions that the function's own signature lacks.
 _INPUTS = {"jvp": {frame.DX: "dx"}, "hvp": {frame.TANGENT: "v"}}
-# Sums of pieces, which only serve threads; C sums all rows in order.
-_LEFT_OUT = frozenset({"dense_sum_of_pieces"})
+# Sums of pieces, which only serve threads (C sums all rows in order), and what only `lengths` ask for.
+_LEFT_OUT = frozenset({"dense_sum_of_pieces", "count_positions"})
 _CODES = {code: name for name, code in ACTIVATIONS.items()}
 
 
@@ -92,6 +92,12 @@ def programs(net, loss, batch, dtype, functions, literal):
     Raises ValueError for a layer that has no C function.
     """
     base = lower(net, loss, batch, dtype, 1, _MODE, target="c")
+    carrying = next((label for label, buffer, _ in base.state if not buffer.name), None)
+    if carrying:
+        raise ValueError(
+            f"export_c: layer {carrying} carries state from call to call, for which the functions have no argument; "
+            "make it with carry=False"
+        )
     found = []
     for function in functions:
         if function in _PARTS:
@@ -129,7 +135,7 @@ def _program(function, ops, dtype, literal):
 def _c_name(op):
     """The name of the C function for an op's kernel: activations, and products with a transpose, have several."""
     name, sizes = op.kernel.function.__name__, dict(zip(op.kernel.sizes, op.sizes, strict=True))
-    if name.startswith("activation_"):
+    if "code" in sizes:
         return f"{_CODES[sizes['code']]}_{name.removeprefix('activation_')}"
     if name == "dense_backward_input" and op.operands[op.kernel.arrays.index("w")] is None:
         return "tied_backward_input"

@@ -38,6 +38,27 @@ static void ACTIVATION_second(real *restrict d_dot, real *restrict d, const real
     }
 }
 
+/* x */
+static inline real identity_value(real x)
+{
+    return x;
+}
+
+/* d f' */
+static inline real identity_slope(real d, real s)
+{
+    (void)s;
+    return d;
+}
+
+/* 0: f' is constant. */
+static inline real identity_bend(real d, real s)
+{
+    (void)d;
+    (void)s;
+    return R(0.0);
+}
+
 /* max(x, 0) */
 static inline real relu_value(real x)
 {
