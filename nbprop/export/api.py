@@ -21,10 +21,10 @@ from nbprop.networks.fields import as_dtype, choose, positive, shown
 from nbprop.networks.network import Network, check_flat
 
 _MOST = 2**31 - 1  # what an int counts
-_KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
-    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split()
-)
+_KEYWORDS = """
+auto break case char const continue default do double else enum extern float for goto if inline int long register
+restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
+"""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def export_c(stem, net, params, functions=None, dtype="float32", batch=1, loss=N
     Parameters
     ----------
     stem : str or path
-        Where to: "control/pendulum" makes control/pendulum.c and control/pendulum.h, whose names begin with `pendulum_`.
-        Old files of these names are replaced.
+        Where to: "control/pendulum" makes control/pendulum.c and control/pendulum.h, whose functions' names begin with
+        `pendulum_`. Old files of these names are replaced.
     net : Network
         Of nbprop's own layers that have C functions; others are refused by name.
     params : (net.n_params,) float32 or float64 array
@@ -101,13 +101,15 @@ def export_c(stem, net, params, functions=None, dtype="float32", batch=1, loss=N
     """
     path = as_path("export_c: stem", stem)
     folder, name = os.path.split(path)
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in _KEYWORDS:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in _KEYWORDS.split():
         raise ValueError(
             f"export_c: stem must end in a C identifier, which the functions' names begin with, got {shown(name)}; "
             "use letters, digits and _, a letter first"
         )
     if not os.path.isdir(folder or "."):
-        raise FileNotFoundError(f"export_c: there is no folder {folder} to write {name}.c and {name}.h to; make it first")
+        raise FileNotFoundError(
+            f"export_c: there is no folder {folder} to write {name}.c and {name}.h to; make it first"
+        )
     if not isinstance(net, Network):
         raise TypeError(f"export_c: net must be what nbprop.network(...) returns, got {type(net).__name__}")
     export = _export(name, net, params, functions, as_dtype(dtype), batch, loss, state)
@@ -182,7 +184,9 @@ def _state(state, pieces, dtype):
     size = sum(buffer.size for _, buffer, _ in pieces)
     if size == 0:
         if state is not None:
-            raise ValueError("export_c: state is for networks with running statistics, which this one has not; leave it out")
+            raise ValueError(
+                "export_c: state is for networks with running statistics, which this one has not; leave it out"
+            )
         return np.empty(0, dtype)
     if state is None:
         label = pieces[0][0]

@@ -9,7 +9,8 @@ def header_file(export):
     stem, upper, real = export.stem, export.stem.upper(), export.real
     guard = f"{upper}_H"
     prototypes = "\n\n".join(
-        f"/* {described(program.name, export.net)} */\n{prototype(export, program.name, ';')}" for program in export.programs
+        f"/* {described(program.name, export.net)} */\n{prototype(export, program.name, ';')}"
+        for program in export.programs
     )
     sizes = "".join(f"#define {upper}_{name} {value} /* {text} */\n" for name, value, text in export.sizes)
     size = f"{upper}_N_PARAMS" if export.params.size else "1"
@@ -40,12 +41,12 @@ def _comment(export):
         *_folded(f"{export.net!r}{loss}, in use (dropout passes through, statistics are fixed)."),
         "",
         *_folded(
-            f"Arrays hold the samples one after another, row-major: x is {('n', *export.net.input_shape)}, y "
-            f"{('n', *export.net.output_shape)}, n from 1 to {upper}_BATCH. Gradients are overwritten, not added to.".replace("'", "")
+            f"Arrays hold the samples one after another, row-major: x is {_shape(export.net.input_shape)}, y "
+            f"{_shape(export.net.output_shape)}, with n from 1 to {upper}_BATCH. Gradients are overwritten, not added "
+            f"to. Nothing is allocated, and no state is kept: scratch is {upper}_SCRATCH elements of the caller's, one "
+            "array for each thread; what it holds before and after a call has no meaning. Arrays of a call must not "
+            "overlap, and nothing checks what is in them: integers must lie in their range."
         ),
-        f"Nothing is allocated, and no state is kept: scratch is {upper}_SCRATCH elements of the caller's, one array for each",
-        "thread; what it holds before and after a call has no meaning. Arrays of a call must not overlap, and nothing checks",
-        "what is in them: class numbers must lie in their range.",
         "",
         "Example:",
         "",
@@ -56,6 +57,10 @@ def _comment(export):
         *_folded(export.vector),
     ]
     return "/* " + "\n".join(f" * {line}".rstrip() if k else line for k, line in enumerate(lines)) + "\n */"
+
+
+def _shape(of_one):
+    return f"({', '.join(map(str, ('n', *of_one)))})"
 
 
 def _folded(text, width=112):

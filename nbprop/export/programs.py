@@ -115,8 +115,10 @@ def _program(function, ops, dtype, literal):
     for op, name in zip(ops, names, strict=True):
         if not is_ours(op.kernel.function) or name not in known:
             of = "the loss" if op.label == "loss" else f"layer {op.label}"
-            raise ValueError(f"export_c: {of} cannot be exported: there is no C function for its kernel {op.kernel.name}; "
-                f"leave it out, or export a network without it")
+            raise ValueError(
+                f"export_c: {of} cannot be exported: there is no C function for its kernel {op.kernel.name}; "
+                f"leave it out, or export a network without it"
+            )
     # Only what the C function takes: a plan's scratch for packed matrices is none of it.
     taken = [_only_taken(op, known[name].parameters) for op, name in zip(ops, names, strict=True)]
     serves = _served(taken, function, {id(op): known[name].returns for op, name in zip(taken, names, strict=True)})

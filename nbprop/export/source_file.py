@@ -28,7 +28,8 @@ def source_file(export):
     state = ""
     if export.state.size:
         values = initializer(export.state, export.dtype)
-        state = f"/* What the layers have learned beside the weights. */\nstatic const {real} state[] = {{\n{values}\n}};\n\n"
+        state = "/* What the layers have learned beside the weights. */\n"
+        state += f"static const {real} state[] = {{\n{values}\n}};\n\n"
     weights = initializer(export.params if export.params.size else [0.0], export.dtype)
     size = f"{upper}_N_PARAMS" if export.params.size else "1"
     return (

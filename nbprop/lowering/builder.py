@@ -39,7 +39,7 @@ class Builder:
     watched: dict = field(default_factory=dict)  # a layer's path, or path and number of a value: Watched
     unwatched: int = 0  # ops before this one have their values watched
     flops: int = 0  # of the layer being lowered, a sample, where values are watched
-    target: str = "cpu"  # or "cuda": what the ops will run on
+    target: str = "cpu"  # what the ops will run on; or "cuda", or "c": what they are exported to
 
     def value(self, shape):
         """A new value of a shape (per sample)."""

@@ -94,11 +94,14 @@ def compare(exported, case, dtype, n):
     rng, buffers = np.random.default_rng(6), Buffers()
     x, target, _ = data(plan, n, rng, ties=False)
     dy, dx, v = (
-        rng.standard_normal(shape).astype(dtype) for shape in ((n, *net.output_shape), (n, *net.input_shape), plan.n_params)
+        rng.standard_normal(shape).astype(dtype)
+        for shape in ((n, *net.output_shape), (n, *net.input_shape), plan.n_params)
     )
     work = nbprop.workspace(plan)
-    in_c = {name: buffers.constant(a.astype(np.int32) if a.dtype.kind == "i" else a) for name, a in
-            {"params": params, "x": x, "target": target, "dy": dy, "dx": dx, "v": v}.items()}
+    in_c = {
+        name: buffers.constant(a.astype(np.int32) if a.dtype.kind == "i" else a)
+        for name, a in {"params": params, "x": x, "target": target, "dy": dy, "dx": dx, "v": v}.items()
+    }
     scratch = buffers.poisoned((exported.size(stem, "SCRATCH"),), dtype)
     errors = {}
 
@@ -165,4 +168,16 @@ def _copy(state):
     return None if state is None else state.copy()
 
 
-__all__ = ["BATCH", "FUNCTIONS", "WARNINGS", "Exported", "compare", "compiler", "export", "given", "run", "selftest", "stem_of"]
+__all__ = [
+    "BATCH",
+    "FUNCTIONS",
+    "WARNINGS",
+    "Exported",
+    "compare",
+    "compiler",
+    "export",
+    "given",
+    "run",
+    "selftest",
+    "stem_of",
+]

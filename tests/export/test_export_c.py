@@ -1,0 +1,193 @@
+"""Exported C: the results of nbprop to rounding, clean under warnings and sanitizers, and nothing but functions."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+import nbprop
+from nbprop.export.library import functions_of, sources
+from support import c_build
+from support.c_build import Exported, compare, compiler, run, selftest, stem_of
+from support.cases import CASES
+
+# One of each kind of kernel; `make test-more` exports all the others.
+HANDFUL = (
+    *("dense_no_bias", "concat", "tied_transposed", "embedding", "attention", "conv2d_options", "max_pool2d_overlap"),
+    *("avg_pool1d", "layernorm", "batchnorm", "lstm_last", "fused_gelu", "fused_softmax", "loss_huber_delta"),
+    *("loss_softmax_cross_entropy_positions", "no_parameters"),
+)
+REST = tuple(case for case in CASES if case not in HANDFUL and case != "elementwise")
+# Errors in units of the largest number of a result: sums run in other orders, and without fused multiply-adds.
+ULPS = 32
+
+
+@pytest.fixture(scope="module")
+def handful(tmp_path_factory):
+    return Exported(tmp_path_factory.mktemp("handful"), HANDFUL)
+
+
+@pytest.fixture(scope="module")
+def rest(tmp_path_factory):
+    return Exported(tmp_path_factory.mktemp("rest"), REST)
+
+
+def check(exported, case):
+    for dtype in ("float32", "float64"):
+        for n in (1, c_build.BATCH):
+            for name, error in compare(exported, case, dtype, n).items():
+                assert error <= ULPS * np.finfo(dtype).eps, f"{name} of {n} in {dtype}"
+        assert selftest(exported, stem_of(case, dtype), dtype) == 0
+
+
+@pytest.mark.parametrize("case", HANDFUL)
+def test_same_results(handful, case):
+    check(handful, case)
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("case", REST)
+def test_same_results_of_the_rest(rest, case):
+    check(rest, case)
+
+
+def test_functions_are_left_out_where_there_are_none(handful):
+    assert not handful.has("embedding_float32", "jvp")
+    assert not handful.has("no_parameters_float32", "hvp")
+    assert handful.has("dense_no_bias_float32", "hvp")
+
+
+def test_no_memory_of_their_own(handful):
+    """Nothing is allocated, and nothing is kept but constants: no symbol lies in memory that can be written."""
+    assert not re.search(r"\b(malloc|calloc|realloc|free|alloca)\b", "".join(map(_code, handful.folder.glob("*.c"))))
+    if shutil.which("nm"):
+        some = handful.folder / "lstm_last_float32.c"
+        run([compiler(), "-std=c99", "-c", some, "-o", handful.folder / "one.o"])
+        lines = run(["nm", handful.folder / "one.o"]).splitlines()
+        assert lines
+        assert not [line for line in lines if line.split()[-2] in "dDbBC"]
+
+
+def _code(path):
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.more
+def test_sanitizers_find_nothing(handful, tmp_path):
+    """Every self-test, each with memory of just the size that its header asks for."""
+    stems = sorted(path.stem for path in handful.folder.glob("*.c"))
+    lines = ["#include <stdlib.h>", *(f'#include "{stem}.h"' for stem in stems), "int main(void)", "{"]
+    for number, stem in enumerate(stems, 1):
+        real = "float" if stem.endswith("float32") else "double"
+        lines += [
+            f"    {real} *p{number} = malloc({stem.upper()}_SELFTEST_SCRATCH * sizeof({real}));",
+            f"    if (p{number} == NULL || {stem}_selftest(p{number}) != 0) {{",
+            f"        return {number};",
+            "    }",
+            f"    free(p{number});",
+        ]
+    main = tmp_path / "main.c"
+    main.write_text("\n".join([*lines, "    return 0;", "}", ""]), encoding="utf-8")
+    flags = ("-std=c99", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    include = f"-I{handful.folder}"
+    files = sorted(handful.folder.glob("*.c"))
+    run([compiler(), *flags, *c_build.WARNINGS, include, main, *files, "-o", tmp_path / "main", "-lm"])
+    run([tmp_path / "main"])
+
+
+@pytest.mark.more
+def test_clang_warns_of_nothing(handful):
+    clang = compiler("clang")
+    run([clang, "-std=c99", "-fsyntax-only", *c_build.WARNINGS, *sorted(handful.folder.glob("*.c"))])
+
+
+def test_selftest_tells_a_broken_build(tmp_path):
+    net = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dense(2))
+    nbprop.export_c(tmp_path / "sound", net, nbprop.init(net), loss="mse")
+    changes = {
+        "forward": ("y[j] += x[k] * w", "y[j] += 2.0f * x[k] * w"),
+        "gradient": ("return d * (1.0f - s * s)", "return d * s"),
+    }
+    for stem, (before, after) in changes.items():
+        for suffix in (".c", ".h"):
+            text = (tmp_path / f"sound{suffix}").read_text(encoding="utf-8")
+            assert suffix == ".h" or before in text
+            text = text.replace(before, after, 1).replace("sound", stem).replace("SOUND", stem.upper())
+            (tmp_path / f"{stem}{suffix}").write_text(text, encoding="utf-8")
+    exported = Exported(tmp_path, ())
+    assert [selftest(exported, stem, "float32") for stem in ("sound", "forward", "gradient")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_source_is_functions_with_comments(dtype):
+    """What the reader of the sources does not take for a function would be lost without a word."""
+    for name, text in sources(dtype).items():
+        _, _, body = text.partition("\n\n")
+        assert "\n".join(function.text for function in functions_of(body)) == body, name
+
+
+def test_an_old_export_is_replaced_and_a_new_one_is_the_same(tmp_path):
+    net = nbprop.network((3,), nbprop.dense(2))
+    (tmp_path / "net.c").write_text("old")
+    for _ in range(2):
+        nbprop.export_c(tmp_path / "net", net, nbprop.init(net, dtype=np.float32), functions=["forward"])
+        files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    nbprop.export_c(tmp_path / "net", net, nbprop.init(net, dtype=np.float32), functions=["forward"])
+    assert files == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert sorted(files) == ["net.c", "net.h"]
+    assert b"net_vjp" not in files["net.h"]
+
+
+_NET = nbprop.network((3,), nbprop.dense(2))
+_PARAMS = nbprop.init(_NET)
+_INTEGERS = nbprop.network((3,), nbprop.embedding(7, 5))
+_CARRYING = nbprop.network((3, 2), nbprop.rnn(5, carry=True))
+_STATISTICS = nbprop.network((3,), nbprop.batchnorm())
+
+
+def _with_nan(index):
+    params = _PARAMS.copy()
+    params[index] = np.nan
+    return params
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"stem": "2nd"}, "stem must end in a C identifier.*'2nd'"),
+        ({"stem": "net.c"}, "stem must end in a C identifier.*'net.c'"),
+        ({"stem": "float"}, "stem must end in a C identifier"),
+        ({"stem": "nowhere/net"}, "there is no folder .*nowhere"),
+        ({"stem": 3}, "stem must be a str or a path, got int"),
+        ({"net": 3}, "net must be what nbprop.network.* returns, got int"),
+        ({"params": np.zeros(3)}, r"params must have shape \(8,\), got \(3,\)"),
+        ({"params": np.zeros(8, int)}, "params must hold float32 or float64, got int64"),
+        ({"params": _with_nan(5)}, "params must be finite in float32, got nan at element 5"),
+        ({"params": np.full(8, 1e300)}, "params must be finite in float32, got 1e.300 at element 0"),
+        ({"functions": "forward"}, "functions must be a list of names"),
+        ({"functions": ["foward"]}, "functions: unknown name 'foward'; did you mean 'forward'"),
+        ({"functions": ["hvp"]}, 'functions: "hvp" needs a loss'),
+        ({"functions": []}, "functions must be a list of names"),
+        ({"dtype": "float16"}, "dtype must be float32 or float64"),
+        ({"batch": 0}, "batch must be a positive integer"),
+        ({"batch": 2**31 - 1}, "more than C's int counts; make batch smaller"),
+        ({"loss": "rms"}, "loss: unknown name 'rms'"),
+        ({"loss": "gaussian_nll", "net": nbprop.network((3,), nbprop.dense(3))}, "must be even"),
+        ({"state": np.zeros(3)}, "state is for networks with running statistics"),
+        ({"net": _INTEGERS, "functions": ["jvp"]}, "holds integers for layer 0.embedding"),
+        ({"net": _CARRYING}, "layer 0.rnn carries state from call to call"),
+        ({"net": _STATISTICS}, "layer 0.batchnorm has running statistics; give state"),
+        ({"net": CASES["elementwise"][0]}, "layer 1.bumpy cannot be exported: there is no C function"),
+    ],
+)
+def test_bad_input_is_told_and_nothing_is_written(tmp_path, arguments, told):
+    given = {"stem": "net", "net": _NET} | arguments
+    if isinstance(given["stem"], str):
+        given["stem"] = str(tmp_path / given["stem"])
+    if "params" not in given:
+        given["params"] = nbprop.init(given["net"]) if isinstance(given["net"], nbprop.Network) else _PARAMS
+    with pytest.raises((ValueError, TypeError, OSError), match=told) as caught:
+        nbprop.export_c(**given)
+    assert "export_c" in str(caught.value) or "dtype" in told or "loss" in told or "even" in told
+    assert list(tmp_path.iterdir()) == []
