@@ -1,4 +1,4 @@
-"""The nbprop command: demo, train, predict, summary, check, cache.
+"""The nbprop command: demo, train, predict, summary, export, check, cache.
 
 Exit codes: 0 done, 1 the training failed (it diverged, or did not lower the loss), 2 wrong usage or a file that does
 not fit or cannot be read or written, 130 stopped with Ctrl-C, 141 the reader of the output left. Errors are one line on
@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   nbprop train iris.csv --net "dense:64 batchnorm relu dropout:0.2 dense:3"
   nbprop predict iris.safetensors new.csv --classes
   nbprop summary iris.safetensors
+  nbprop export iris.safetensors -o iris
   nbprop check --net "dense:8:gelu dense:2" --input 3 --loss mse
   nbprop cache --clear
 
@@ -40,7 +41,7 @@ def _parser():
     )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for add in (_add_demo, _add_train, _add_predict, _add_summary, _add_check, _add_cache):
+    for add in (_add_demo, _add_train, _add_predict, _add_summary, _add_export, _add_check, _add_cache):
         add(commands)
     return parser
 
@@ -267,7 +268,7 @@ def _predict(arguments):
     predict(arguments)
 
 
-# -- summary, check, cache -----------------------------------------------------------------------------------
+# -- summary, export, check, cache -----------------------------------------------------------------------------------
 
 
 def _add_network_arguments(command):
@@ -301,6 +302,30 @@ def _summary(arguments):
     for name, value in load_notes(arguments.model).items():
         if value is not None:
             print(f"{name}: {value if isinstance(value, str) else ', '.join(map(str, value))}")
+
+
+def _add_export(commands):
+    command = _command(
+        commands,
+        "export",
+        "write a saved network with its derivatives as C",
+        _export,
+        "nbprop export digits.safetensors -o digits",
+    )
+    command.add_argument("model", help="what nbprop train has written")
+    command.add_argument("-o", "--output", required=True, metavar="STEM", help="writes STEM.c and STEM.h")
+    command.add_argument("--loss", help="for functions that need one; by default what the network was trained with")
+    command.add_argument(
+        "--functions", metavar="NAMES", help="forward,vjp,jvp,hvp,value_and_grad (default: all there are)"
+    )
+    command.add_argument("--batch", type=_counting, default=1, help="the most samples of a call (default %(default)s)")
+    command.add_argument("--dtype", choices=("float32", "float64"), help="by default the model's")
+
+
+def _export(arguments):
+    from nbprop.cli.training import export
+
+    export(arguments)
 
 
 def _add_check(commands):

@@ -261,6 +261,27 @@ def predict(arguments):
     say("".join(f"{line}\n" for line in source.lines_after()))
 
 
+def export(arguments):
+    """The command `nbprop export`."""
+    net, params = nbprop.load(arguments.model)
+    notes = _checked(arguments.model, load_notes(arguments.model))
+    plan = nbprop.plan(net, None, 1, params.dtype, mode="inference")
+    state = nbprop.load_state(arguments.model, plan) if plan.state_size else None
+    functions = None if arguments.functions is None else arguments.functions.split(",")
+    with telling(say):
+        nbprop.export_c(
+            arguments.output,
+            net,
+            params,
+            functions,
+            arguments.dtype or params.dtype,
+            arguments.batch,
+            arguments.loss or notes.get("loss"),
+            state,
+        )
+    print(f"wrote {arguments.output}.c and {arguments.output}.h")
+
+
 def _checked(model, notes):
     """The notes of a model, checked to be of the form that `train` writes."""
     for name in ("labels", "features"):

@@ -120,7 +120,7 @@ class Vector:
     def prototype(self, stem, real):
         """The declaration of the self-test."""
         text = (
-            "/* Whether this build computes what nbprop did, for one sample: 0, or the number of the first function above\n"
+            "/* 0 where this build computes what nbprop did, for one sample, else the number of the first function above\n"
             f" * that does not. scratch: {stem.upper()}_SELFTEST_SCRATCH elements. */\n"
         )
         return f"{text}int {stem}_selftest({real} *scratch);\n"

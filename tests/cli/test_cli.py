@@ -18,7 +18,7 @@ from nbprop.cli.main import main
 from nbprop.cli.networks import read_network
 from nbprop.compiler.report import reporting
 
-COMMANDS = ("demo", "train", "predict", "summary", "check", "cache")
+COMMANDS = ("demo", "train", "predict", "summary", "export", "check", "cache")
 
 
 @pytest.fixture
@@ -129,6 +129,21 @@ def test_train_and_predict_with_statistics_and_dropout(run, flowers, tmp_path):
     code, _, error = run("train", flowers, "--net", layers, "--optimizer", "BFGS", "-o", model)
     assert code == 2
     assert "layer 1.batchnorm differs between training and use" in error
+
+
+def test_export(run, flowers, tmp_path):
+    """The loss and the running statistics are the model's; errors are told in one line."""
+    model, stem = tmp_path / "model.safetensors", tmp_path / "flowers"
+    assert run("train", flowers, "--net", "dense:16 batchnorm relu dense:3", "--epochs", 2, "-o", model)[0] == 0
+    code, out, _ = run("export", model, "-o", stem, "--batch", 4, "--functions", "forward,value_and_grad")
+    assert (code, out) == (0, f"wrote {stem}.c and {stem}.h\n")
+    header = stem.with_suffix(".h").read_text()
+    assert "float flowers_value_and_grad(const float *params, int n, const float *x, const int *target" in header
+    assert "flowers_vjp" not in header
+    assert "static const float state[]" in stem.with_suffix(".c").read_text()
+    code, _, error = run("export", model, "-o", tmp_path / "2nd")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "must end in a C identifier" in error
 
 
 def test_check_tells_every_activation_and_loss(run):
