@@ -120,7 +120,7 @@ class Vector:
     def prototype(self, stem, real):
         """The declaration of the self-test."""
         text = (
-            "/* 0 where this build computes what nbprop did, for one sample, else the number of the first function that\n"
+            "/* 0 if this build computes what nbprop did, for one sample; else the number of the first function that\n"
             f" * does not, in the order above. scratch: {stem.upper()}_SELFTEST_SCRATCH elements. */\n"
         )
         return f"{text}int {stem}_selftest({real} *scratch);\n"

@@ -1,7 +1,6 @@
 """Exported C: the results of nbprop to rounding, clean under warnings and sanitizers, and nothing but functions."""
 
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import pytest
 import nbprop
 from nbprop.export.library import functions_of, sources
 from support import c_build
-from support.c_build import Exported, compare, compiler, run, selftest, stem_of
+from support.c_build import Exported, compare, compiler, export_all, run, selftest, stem_of
 from support.cases import CASES
 
 # One of each kind of kernel; `make test-more` exports all the others.
@@ -23,60 +22,54 @@ REST = tuple(case for case in CASES if case not in HANDFUL and case != "elementw
 ULPS = 32
 
 
-@pytest.fixture(scope="module")
-def handful(tmp_path_factory):
-    return Exported(tmp_path_factory.mktemp("handful"), HANDFUL)
+def check(folder, cases):
+    """All cases in both precisions, by one run of the compiler: two of the parallel tests would run it twice."""
+    export_all(folder, cases)
+    exported, failures = Exported(folder), []
+    for case in cases:
+        for dtype in ("float32", "float64"):
+            for n in (1, c_build.BATCH):
+                errors = compare(exported, case, dtype, n)
+                failures += [
+                    f"{case}, {name}, {n} in {dtype}: {error / np.finfo(dtype).eps:.1f} units"
+                    for name, error in errors.items()
+                    if not error <= ULPS * np.finfo(dtype).eps
+                ]
+            if selftest(exported, stem_of(case, dtype), dtype) != 0:
+                failures.append(f"{case}: the self-test in {dtype}")
+    assert not failures
+    return exported
 
 
-@pytest.fixture(scope="module")
-def rest(tmp_path_factory):
-    return Exported(tmp_path_factory.mktemp("rest"), REST)
-
-
-def check(exported, case):
-    for dtype in ("float32", "float64"):
-        for n in (1, c_build.BATCH):
-            for name, error in compare(exported, case, dtype, n).items():
-                assert error <= ULPS * np.finfo(dtype).eps, f"{name} of {n} in {dtype}"
-        assert selftest(exported, stem_of(case, dtype), dtype) == 0
-
-
-@pytest.mark.parametrize("case", HANDFUL)
-def test_same_results(handful, case):
-    check(handful, case)
+def test_same_results(tmp_path):
+    exported = check(tmp_path, HANDFUL)
+    assert not exported.has("embedding_float32", "jvp")
+    assert not exported.has("no_parameters_float32", "hvp")
+    assert exported.has("lstm_last_float32", "hvp")
 
 
 @pytest.mark.more
-@pytest.mark.parametrize("case", REST)
-def test_same_results_of_the_rest(rest, case):
-    check(rest, case)
+def test_same_results_of_the_rest(tmp_path):
+    check(tmp_path, REST)
 
 
-def test_functions_are_left_out_where_there_are_none(handful):
-    assert not handful.has("embedding_float32", "jvp")
-    assert not handful.has("no_parameters_float32", "hvp")
-    assert handful.has("dense_no_bias_float32", "hvp")
-
-
-def test_no_memory_of_their_own(handful):
+def test_no_memory_of_their_own(tmp_path):
     """Nothing is allocated, and nothing is kept but constants: no symbol lies in memory that can be written."""
-    assert not re.search(r"\b(malloc|calloc|realloc|free|alloca)\b", "".join(map(_code, handful.folder.glob("*.c"))))
-    if shutil.which("nm"):
-        some = handful.folder / "lstm_last_float32.c"
-        run([compiler(), "-std=c99", "-c", some, "-o", handful.folder / "one.o"])
-        lines = run(["nm", handful.folder / "one.o"]).splitlines()
+    export_all(tmp_path, ["lstm_last", "batchnorm"], ["float32"])
+    for path in tmp_path.glob("*.c"):
+        assert not re.search(r"\b(malloc|calloc|realloc|free|alloca)\b", path.read_text(encoding="utf-8"))
+        run([compiler(), "-std=c99", "-c", path, "-o", tmp_path / "one.o"])
+        lines = run([compiler("nm"), tmp_path / "one.o"]).splitlines()
         assert lines
         assert not [line for line in lines if line.split()[-2] in "dDbBC"]
 
 
-def _code(path):
-    return path.read_text(encoding="utf-8")
-
-
 @pytest.mark.more
-def test_sanitizers_find_nothing(handful, tmp_path):
+def test_sanitizers_find_nothing(tmp_path):
     """Every self-test, each with memory of just the size that its header asks for."""
-    stems = sorted(path.stem for path in handful.folder.glob("*.c"))
+    export_all(tmp_path, HANDFUL)
+    files = sorted(tmp_path.glob("*.c"))
+    stems = [path.stem for path in files]
     lines = ["#include <stdlib.h>", *(f'#include "{stem}.h"' for stem in stems), "int main(void)", "{"]
     for number, stem in enumerate(stems, 1):
         real = "float" if stem.endswith("float32") else "double"
@@ -90,16 +83,15 @@ def test_sanitizers_find_nothing(handful, tmp_path):
     main = tmp_path / "main.c"
     main.write_text("\n".join([*lines, "    return 0;", "}", ""]), encoding="utf-8")
     flags = ("-std=c99", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-    include = f"-I{handful.folder}"
-    files = sorted(handful.folder.glob("*.c"))
-    run([compiler(), *flags, *c_build.WARNINGS, include, main, *files, "-o", tmp_path / "main", "-lm"])
+    run([compiler(), *flags, *c_build.WARNINGS, main, *files, "-o", tmp_path / "main", "-lm"])
     run([tmp_path / "main"])
 
 
 @pytest.mark.more
-def test_clang_warns_of_nothing(handful):
+def test_clang_warns_of_nothing(tmp_path):
     clang = compiler("clang")
-    run([clang, "-std=c99", "-fsyntax-only", *c_build.WARNINGS, *sorted(handful.folder.glob("*.c"))])
+    export_all(tmp_path, HANDFUL)
+    run([clang, "-std=c99", "-fsyntax-only", *c_build.WARNINGS, *sorted(tmp_path.glob("*.c"))])
 
 
 def test_selftest_tells_a_broken_build(tmp_path):
@@ -115,7 +107,7 @@ def test_selftest_tells_a_broken_build(tmp_path):
             assert suffix == ".h" or before in text
             text = text.replace(before, after, 1).replace("sound", stem).replace("SOUND", stem.upper())
             (tmp_path / f"{stem}{suffix}").write_text(text, encoding="utf-8")
-    exported = Exported(tmp_path, ())
+    exported = Exported(tmp_path)
     assert [selftest(exported, stem, "float32") for stem in ("sound", "forward", "gradient")] == [0, 1, 2]
 
 

@@ -53,14 +53,18 @@ def export(folder, case, dtype):
     nbprop.export_c(folder / stem_of(case, dtype), net, params, dtype=dtype, batch=BATCH, loss=loss, state=state)
 
 
-class Exported:
-    """Cases in both dtypes, exported into a folder and compiled by one run of a compiler."""
+def export_all(folder, cases, dtypes=("float32", "float64")):
+    """Export cases in both dtypes."""
+    for case in cases:
+        for dtype in dtypes:
+            export(folder, case, dtype)
 
-    def __init__(self, folder, cases, dtypes=("float32", "float64")):
+
+class Exported:
+    """Whatever has been exported into a folder, compiled by one run of a compiler."""
+
+    def __init__(self, folder):
         self.folder = Path(folder)
-        for case in cases:
-            for dtype in dtypes:
-                export(self.folder, case, dtype)
         library = self.folder / "all.so"
         flags = ("-std=c99", "-O1", "-ffp-contract=off", "-fPIC", "-shared")
         run([compiler(), *flags, *WARNINGS, *sorted(self.folder.glob("*.c")), "-o", library, "-lm"])
