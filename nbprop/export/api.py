@@ -11,6 +11,7 @@ import numpy as np
 
 from nbprop.arrays import as_array
 from nbprop.export.header_file import header_file
+from nbprop.export.library import functions_for
 from nbprop.export.literals import literal
 from nbprop.export.programs import FUNCTIONS, integer_input, not_possible, programs
 from nbprop.export.selftest import Vector
@@ -38,6 +39,7 @@ class Export:
     state: np.ndarray
     dtype: np.dtype
     programs: tuple
+    known: dict  # the C functions, by name
     vector: str
     example: str
     selftest: str
@@ -63,7 +65,7 @@ def export_c(stem, net, params, functions=None, dtype="float32", batch=1, loss=N
         Where to: "control/pendulum" makes control/pendulum.c and control/pendulum.h, whose functions' names begin with
         `pendulum_`. Old files of these names are replaced.
     net : Network
-        Of nbprop's own layers that have C functions; others are refused by name.
+        Layers of your own need their kernels in C (docs/export.md); without, they are refused by name.
     params : (net.n_params,) float32 or float64 array
         The weights, stored in the file as `pendulum_params`; functions take any others of this size.
     functions : sequence of "forward", "vjp", "jvp", "hvp", "value_and_grad", or None
@@ -130,7 +132,8 @@ def _export(stem, net, params, functions, dtype, batch, loss, state):
         loss.target(net.output_shape)
     params = _finite("params", check_flat("export_c: params", params, net.n_params), dtype)
     functions = _functions(functions, net, loss)
-    found, pieces = programs(net, loss, batch, dtype, functions, lambda value: literal(value, dtype))
+    known = functions_for(net, dtype.name)
+    found, pieces = programs(net, loss, batch, dtype, functions, known, lambda value: literal(value, dtype))
     state = _state(state, pieces, dtype)
     vector = Vector(net, loss, params, dtype, functions, state)
     scratch = max([1, *(program.scratch + (net.n_params if program.grads_always else 0) for program in found)])
@@ -156,6 +159,7 @@ def _export(stem, net, params, functions, dtype, batch, loss, state):
         state=state,
         dtype=dtype,
         programs=tuple(found),
+        known=known,
         vector=vector.described(),
         example=vector.example(),
         selftest=vector.function(stem, real),

@@ -65,6 +65,29 @@ def library(dtype):
     return found
 
 
+def functions_for(net, dtype):
+    """The same, and the functions of a network's own layers.
+
+    Raises ValueError where such a layer's C is not what the reader takes, or its names are taken.
+    """
+    found = dict(library(dtype))
+    for layer in {type(layer): layer for _, layer in net.nodes if layer.c_source}.values():
+        own = functions_of(_in_type(layer.c_source, dtype))
+        text = "".join(function.text for function in own)
+        if "".join(text.split()) != "".join(_in_type(layer.c_source, dtype).split()):
+            raise ValueError(
+                f"export_c: the C of layer {layer.kind} must be static functions and nothing else, each with a comment "
+                "in front, and { and } on lines of their own at its beginning and its end"
+            )
+        for function in own:
+            if function.name in found:
+                raise ValueError(
+                    f"export_c: the C of layer {layer.kind} defines {function.name}, which is taken; rename it"
+                )
+            found[function.name] = function
+    return found
+
+
 def needed(names, functions):
     """The functions of these names and those that they call, callees first."""
     ordered = {}

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nbprop.compiler.fingerprint import is_ours
-from nbprop.export.library import library
 from nbprop.lowering.memory import place_buffers
 from nbprop.lowering.programs import lower, lower_along
 from nbprop.numerics.activations import ACTIVATIONS
@@ -86,8 +84,10 @@ def not_possible(function, net, loss):
     return ""
 
 
-def programs(net, loss, batch, dtype, functions, literal):
-    """[Program] of the functions named. literal: a number as C text of the element type.
+def programs(net, loss, batch, dtype, functions, known, literal):
+    """([Program] of the functions named, the pieces of layer state).
+
+    known: {name: library.Function}; literal: a number as C text of the element type.
 
     Raises ValueError for a layer that has no C function.
     """
@@ -104,20 +104,19 @@ def programs(net, loss, batch, dtype, functions, literal):
             ops = [op for part in _PARTS[function] for op in base.parts[part]]
         else:
             ops = lower_along(function, net, loss, batch, dtype, 1, _MODE).parts[function]
-        found.append(_program(function, ops, dtype, literal))
+        found.append(_program(function, ops, dtype, known, literal))
     return found, base.state
 
 
-def _program(function, ops, dtype, literal):
-    known = library(dtype.name)
+def _program(function, ops, dtype, known, literal):
     ops = [op for op in ops if op.kernel.function.__name__ not in _LEFT_OUT]
     names = [_c_name(op) for op in ops]
     for op, name in zip(ops, names, strict=True):
-        if not is_ours(op.kernel.function) or name not in known:
+        if name not in known:
             of = "the loss" if op.label == "loss" else f"layer {op.label}"
             raise ValueError(
-                f"export_c: {of} cannot be exported: there is no C function for its kernel {op.kernel.name}; "
-                f"leave it out, or export a network without it"
+                f"export_c: {of} cannot be exported: there is no C function {name} for its kernel {op.kernel.name}; "
+                "give one (docs/export.md), or export a network without it"
             )
     # Only what the C function takes: a plan's scratch for packed matrices is none of it.
     taken = [_only_taken(op, known[name].parameters) for op, name in zip(ops, names, strict=True)]
@@ -136,7 +135,10 @@ def _program(function, ops, dtype, literal):
 
 def _c_name(op):
     """The name of the C function for an op's kernel: activations, and products with a transpose, have several."""
-    name, sizes = op.kernel.function.__name__, dict(zip(op.kernel.sizes, op.sizes, strict=True))
+    function, sizes = op.kernel.function, dict(zip(op.kernel.sizes, op.sizes, strict=True))
+    if op.kernel.name != f"{function.__module__}.{function.__qualname__}":  # "kind.forward" of `custom`
+        return op.kernel.name.replace(".", "_")
+    name = function.__name__
     if "code" in sizes:
         return f"{_CODES[sizes['code']]}_{name.removeprefix('activation_')}"
     if name == "dense_backward_input" and op.operands[op.kernel.arrays.index("w")] is None:
@@ -188,4 +190,7 @@ def _argument(name, op, arrays, literal):
         return literal(np.int64(sizes[f"{name}_bits"]).view(np.float64))
     if name.endswith("_size"):
         return str(op.operands[kernel.arrays.index(name.removesuffix("_size"))].size)
-    raise TypeError(f"the C function of kernel {kernel.name} has a parameter {name}, which the kernel has not")
+    raise ValueError(
+        f"export_c: layer {op.label}: the C function for kernel {kernel.name} has a parameter {name}, which the kernel "
+        f"has not; it may take {', '.join(kernel.arrays)}, n and {', '.join(sizes) or 'no sizes'}"
+    )

@@ -3,13 +3,14 @@
 import re
 from itertools import groupby
 
-from nbprop.export.library import library, needed
+from nbprop.export.library import needed
 from nbprop.export.literals import initializer, wrapped
 from nbprop.export.selftest import SELFTEST
 from nbprop.export.signatures import arrays_of, parameters, result
 
+_MATH = ("sqrt", "log", "pow", "exp", "sin", "cos", "tan", "atan", "atan2", "fabs", "floor", "hypot", "cbrt", "tanh")
 _HEADERS = (
-    ("<math.h>", r"\b(sqrt|log|pow)f?\(|\bINFINITY\b"),
+    ("<math.h>", rf"\b({'|'.join(_MATH)})f?\(|\bINFINITY\b"),
     ("<stddef.h>", r"\bNULL\b"),
     ("<stdint.h>", r"\buint(32|64)_t\b"),
     ("<string.h>", r"\bmemcpy\("),
@@ -21,7 +22,7 @@ def source_file(export):
     stem, upper, real = export.stem, export.stem.upper(), export.real
     called = [call.function for program in export.programs for call in program.calls]
     called += [name for name in SELFTEST if f"{name}(" in export.selftest]
-    kernels = "\n".join(function.text for function in needed(called, library(export.dtype.name)))
+    kernels = "\n".join(function.text for function in needed(called, export.known))
     functions = "\n".join(_function(export, program) for program in export.programs)
     body = f"{kernels}\n{functions}\n{export.selftest}"
     includes = "".join(f"#include {name}\n" for name, words in _HEADERS if re.search(words, body))

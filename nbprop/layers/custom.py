@@ -115,7 +115,7 @@ def _none(shape, **options):
     return {}
 
 
-def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_shape=_same_shape):
+def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_shape=_same_shape, c=""):
     """Define a layer of your own.
 
     Parameters
@@ -129,6 +129,8 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
     parameters : function (input_shape, **options) -> {name: (shape, initializer)}
     sizes : function (input_shape, **options) -> tuple of int, by default (elements of one sample,)
     output_shape : function (input_shape, **options) -> tuple, by default the input's shape
+    c : str
+        The same two functions in C, for `export_c`: `{kind}_forward` and `{kind}_backward` (docs/export.md).
 
     A kind that is defined again (a notebook's cell runs twice) is another layer: networks that are described anew, or
     read back from JSON and pickles, have the new one. A plan keeps the code that its layers had when it was made: their
@@ -164,6 +166,7 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
     """
     if not text("custom: kind", kind):
         raise ValueError("custom: kind must be a name, got ''")
+    text("custom: c", c)
     for name, function in (("forward", forward), ("backward", backward)):
         if not inspect.isfunction(python_function(function)):
             raise TypeError(f"custom: {name} must be an @njit function, got {shown(function)}")
@@ -182,7 +185,7 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
         output_shape,
         module,
     )
-    layer = type(kind, (CustomLayer,), {"kind": kind, "recipe": recipe, "__module__": module})
+    layer = type(kind, (CustomLayer,), {"kind": kind, "recipe": recipe, "c_source": c, "__module__": module})
 
     def make(**options):
         return layer(**options)
@@ -191,7 +194,7 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
     return make
 
 
-def elementwise(kind, function, derivative):
+def elementwise(kind, function, derivative, c=""):
     """Define an activation of your own from two @njit scalar functions.
 
     Parameters
@@ -200,6 +203,8 @@ def elementwise(kind, function, derivative):
         Its name in JSON and pickles.
     function : @njit function f(x) -> y
     derivative : @njit function (x, y) -> dy/dx at x, where y = f(x)
+    c : str
+        C functions `{kind}_forward(y, x, n, size)` and `{kind}_backward(dx, dy, x, y, n, size)`, as for `custom`.
 
     Returns
     -------
@@ -230,7 +235,7 @@ def elementwise(kind, function, derivative):
             dx[i] = dy[i] * df(x[i], y[i])
 
     forward.__module__ = backward.__module__ = python_function(function).__module__
-    return custom(kind, forward, backward)
+    return custom(kind, forward, backward, c=c)
 
 
 def _compiled(function):

@@ -65,6 +65,7 @@ class Layer:
     modal = False  # whether `lower` heeds build.mode: training and inference differ (dropout, batch statistics)
     index_limit = 0  # above 0: its x holds integers below it, and it stands first in the network
     takes_lengths = False  # whether its kernels heed the `lengths` of a call, over the first axis of the input
+    c_source = ""  # of a user's own layer: its kernels in C, for export_c
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
