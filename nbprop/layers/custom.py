@@ -115,7 +115,7 @@ def _none(shape, **options):
     return {}
 
 
-def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_shape=_same_shape, c=""):
+def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_shape=_same_shape, c=None):
     """Define a layer of your own.
 
     Parameters
@@ -129,7 +129,7 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
     parameters : function (input_shape, **options) -> {name: (shape, initializer)}
     sizes : function (input_shape, **options) -> tuple of int, by default (elements of one sample,)
     output_shape : function (input_shape, **options) -> tuple, by default the input's shape
-    c : str
+    c : str or None
         The same two functions in C, for `export_c`: `{kind}_forward` and `{kind}_backward` (docs/export.md).
 
     A kind that is defined again (a notebook's cell runs twice) is another layer: networks that are described anew, or
@@ -166,7 +166,8 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
     """
     if not text("custom: kind", kind):
         raise ValueError("custom: kind must be a name, got ''")
-    text("custom: c", c)
+    if c is not None and not text("custom: c", c):
+        raise ValueError("custom: c must hold C functions, got ''; leave it out where there are none")
     for name, function in (("forward", forward), ("backward", backward)):
         if not inspect.isfunction(python_function(function)):
             raise TypeError(f"custom: {name} must be an @njit function, got {shown(function)}")
@@ -185,7 +186,7 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
         output_shape,
         module,
     )
-    layer = type(kind, (CustomLayer,), {"kind": kind, "recipe": recipe, "c_source": c, "__module__": module})
+    layer = type(kind, (CustomLayer,), {"kind": kind, "recipe": recipe, "c_source": c or "", "__module__": module})
 
     def make(**options):
         return layer(**options)
@@ -194,7 +195,7 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
     return make
 
 
-def elementwise(kind, function, derivative, c=""):
+def elementwise(kind, function, derivative, c=None):
     """Define an activation of your own from two @njit scalar functions.
 
     Parameters
@@ -203,7 +204,7 @@ def elementwise(kind, function, derivative, c=""):
         Its name in JSON and pickles.
     function : @njit function f(x) -> y
     derivative : @njit function (x, y) -> dy/dx at x, where y = f(x)
-    c : str
+    c : str or None
         C functions `{kind}_forward(y, x, n, size)` and `{kind}_backward(dx, dy, x, y, n, size)`, as for `custom`.
 
     Returns

@@ -124,7 +124,7 @@ def test_own_layers(tmp_path):
 @pytest.mark.parametrize(
     ("c", "told"),
     [
-        ("", "layer 0.cube cannot be exported: there is no C function cube_forward for its kernel cube.forward"),
+        (None, "layer 0.cube cannot be exported: there is no C function cube_forward for its kernel cube.forward"),
         (CUBE.replace("cube_backward", "back"), "there is no C function cube_backward"),
         (
             CUBE.replace("int size", "int length"),
@@ -144,5 +144,6 @@ def test_c_that_does_not_fit_is_refused(tmp_path, c, told):
 
 
 def test_c_must_be_text():
-    with pytest.raises(ValueError, match="custom: c must be a str, got 3"):
-        nbprop.elementwise("cube", _cube, _cube_slope, c=3)
+    for c in (3, ""):
+        with pytest.raises(ValueError, match=f"custom: c must .*got {c!r}"):
+            nbprop.elementwise("cube", _cube, _cube_slope, c=c)

@@ -521,6 +521,18 @@ CALLS |= {
         lambda: {"path": FOLDER / "x.safetensors", "net": NET, "params": nbprop.init(NET)},
         {"path": Anywhere(), "net": Made(), "params": Array(kinds=("f8", "f4"))},
     ),
+    "export_c": Call(
+        nbprop.export_c,
+        lambda: {
+            **{"stem": FOLDER / "net", "net": NET, "params": nbprop.init(NET), "functions": ["forward"]},
+            **{"dtype": "float32", "batch": 2, "loss": "softmax_cross_entropy"},
+        },
+        {
+            **{"stem": Anywhere(), "net": Made(), "params": Array(kinds=("f8", "f4"), finite=True)},
+            **{"functions": Choice(optional=True), "dtype": Dtype(), "batch": Integer()},
+            "loss": Choice(optional=True),
+        },
+    ),
     "load_state": Call(nbprop.load_state, _saved_state, {"path": Anywhere(), "plan": Made()}),
     "load": Call(nbprop.load, lambda: {"path": _saved()}, {"path": Anywhere()}),
     "huber": Call(nbprop.huber, lambda: {"delta": 1.0}, {"delta": Number(above=True)}),
