@@ -93,7 +93,24 @@ def _bump_derivative(x, y):
     return like(x, 0.5) + (like(x, 1.0) - x * x) * exp(like(x, -0.5) * x * x)
 
 
-_bumpy = nbprop.elementwise("bumpy", _bump, _bump_derivative)
+_BUMP_IN_C = """
+/* y = (1 + x) / 2 + x exp(-x^2 / 2). y OUT, x IN (n, size). */
+static void bumpy_forward(real *restrict y, const real *restrict x, int n, int size)
+{
+    for (int i = 0; i < n * size; i++) {
+        y[i] = R(0.5) * (R(1.0) + x[i]) + x[i] * nb_exp(R(-0.5) * x[i] * x[i]);
+    }
+}
+
+/* dx = dy (1 / 2 + (1 - x^2) exp(-x^2 / 2)). */
+static void bumpy_backward(real *restrict dx, const real *restrict dy, const real *restrict x, int n, int size)
+{
+    for (int i = 0; i < n * size; i++) {
+        dx[i] = dy[i] * (R(0.5) + (R(1.0) - x[i] * x[i]) * nb_exp(R(-0.5) * x[i] * x[i]));
+    }
+}
+"""
+_bumpy = nbprop.elementwise("bumpy", _bump, _bump_derivative, c=_BUMP_IN_C)
 
 _OUTPUT = nbprop.network((3,), dense(5, activation="tanh"), dense(4))
 _OUTPUT_POSITIONS = nbprop.network((2, 3), dense(4, activation="tanh"), dense(4))
