@@ -16,6 +16,7 @@ from nbprop.export.literals import literal
 from nbprop.export.programs import FUNCTIONS, integer_input, not_possible, programs
 from nbprop.export.selftest import Vector
 from nbprop.export.source_file import source_file
+from nbprop.export.steps import STEPS
 from nbprop.io.atomic import as_path, write_atomically
 from nbprop.losses import loss_named
 from nbprop.networks.fields import as_dtype, choose, positive, shown
@@ -39,6 +40,7 @@ class Export:
     state: np.ndarray
     dtype: np.dtype
     programs: tuple
+    steps: tuple  # optimizers' names
     known: dict  # the C functions, by name
     vector: str
     example: str
@@ -68,8 +70,9 @@ def export_c(stem, net, params, functions=None, dtype="float32", batch=1, loss=N
         Layers of your own need their kernels in C (docs/export.md); without, they are refused by name.
     params : (net.n_params,) float32 or float64 array
         The weights, stored in the file as `pendulum_params`; functions take any others of this size.
-    functions : sequence of "forward", "vjp", "jvp", "hvp", "value_and_grad", or None
-        What to write; None is all that the network and the loss have. "jvp" is along x, "hvp" by the parameters.
+    functions : sequence of "forward", "vjp", "jvp", "hvp", "value_and_grad", "sgd", "adam", or None
+        What to write; None is all that the network and the loss have, without optimizers. "jvp" is along x, "hvp" by
+        the parameters; "sgd" and "adam" are steps of an optimizer, so that a device can go on learning.
     dtype : "float32" or "float64"
         The element type of all arrays, C's float or double.
     batch : int
@@ -131,7 +134,7 @@ def _export(stem, net, params, functions, dtype, batch, loss, state):
     if loss is not None:
         loss.target(net.output_shape)
     params = _finite("params", check_flat("export_c: params", params, net.n_params), dtype)
-    functions = _functions(functions, net, loss)
+    functions, steps = _functions(functions, net, loss)
     known = functions_for(net, dtype.name)
     found, pieces = programs(net, loss, batch, dtype, functions, known, lambda value: literal(value, dtype))
     state = _state(state, pieces, dtype)
@@ -145,6 +148,8 @@ def _export(stem, net, params, functions, dtype, batch, loss, state):
         ("SCRATCH", scratch, "elements of scratch"),
         ("SELFTEST_SCRATCH", scratch + vector.scratch(), "elements of the self-test's scratch"),
     ]
+    if "adam" in steps:
+        sizes.append(("ADAM_STATE", 2 * net.n_params, "elements of Adam's state"))
     if loss is not None:
         sizes.insert(4, ("TARGET", math.prod(loss.target(net.output_shape)[0]), "elements of target, a sample"))
     largest = max(*(value for _, value, _ in sizes), batch * max(map(math.prod, net.shapes)))
@@ -159,6 +164,7 @@ def _export(stem, net, params, functions, dtype, batch, loss, state):
         state=state,
         dtype=dtype,
         programs=tuple(found),
+        steps=steps,
         known=known,
         vector=vector.described(),
         example=vector.example(),
@@ -170,17 +176,17 @@ def _export(stem, net, params, functions, dtype, batch, loss, state):
 
 
 def _functions(functions, net, loss):
-    """The functions to write, in the order of the header."""
+    """The functions and the optimizer steps to write, in the order of the header."""
     if functions is None:
-        return tuple(name for name in FUNCTIONS if not not_possible(name, net, loss))
+        return tuple(name for name in FUNCTIONS if not not_possible(name, net, loss)), ()
     if isinstance(functions, str) or not isinstance(functions, (list, tuple)) or not functions:
         raise TypeError(f"export_c: functions must be a list of names such as ['forward'], got {shown(functions)}")
     for name in functions:
-        choose("export_c: functions", name, dict.fromkeys(FUNCTIONS))
+        choose("export_c: functions", name, (*FUNCTIONS, *STEPS))
         why = not_possible(name, net, loss)
         if why:
             raise ValueError(f'export_c: functions: "{name}" {why}; leave it out')
-    return tuple(name for name in FUNCTIONS if name in functions)
+    return tuple(name for name in FUNCTIONS if name in functions), tuple(name for name in STEPS if name in functions)
 
 
 def _state(state, pieces, dtype):

@@ -2,16 +2,19 @@
 
 from nbprop.export.signatures import described
 from nbprop.export.source_file import prototype
+from nbprop.export.steps import step_prototype
 
 
 def header_file(export):
     """The text of stem.h. export: an api.Export."""
     stem, upper, real = export.stem, export.stem.upper(), export.real
     guard = f"{upper}_H"
-    prototypes = "\n\n".join(
+    prototypes = [
         f"/* {described(program.name, export.net)} */\n{prototype(export, program.name, ';')}"
         for program in export.programs
-    )
+    ]
+    prototypes += [step_prototype(export, name) for name in export.steps]
+    declared = "\n\n".join([*prototypes, export.selftest_prototype])
     sizes = "".join(f"#define {upper}_{name} {value} /* {text} */\n" for name, value, text in export.sizes)
     size = f"{upper}_N_PARAMS" if export.params.size else "1"
     return (
@@ -23,7 +26,7 @@ def header_file(export):
         f"{sizes}\n"
         f"/* The weights: row-major, layer by layer, each weight before its bias. */\n"
         f"extern const {real} {stem}_params[{size}];\n\n"
-        f"{prototypes}\n\n{export.selftest_prototype}\n"
+        f"{declared}\n"
         "#ifdef __cplusplus\n"
         "}\n"
         "#endif\n\n"

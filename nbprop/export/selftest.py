@@ -93,7 +93,9 @@ class Vector:
 
     def scratch(self):
         """Elements that `stem_selftest` needs behind those of the functions."""
-        return max(sum(self.sizes[array.name] for array in self._in_scratch(function)) for function in self.functions)
+        return max(
+            [0, *(sum(self.sizes[array.name] for array in self._in_scratch(function)) for function in self.functions)]
+        )
 
     def _in_scratch(self, function):
         arrays = arrays_of(function, self.net, self.loss, "")
@@ -132,6 +134,7 @@ class Vector:
             for name, values in self.integers.items()
             if name == "x" or {"hvp", "value_and_grad"} & set(self.functions)
         ]
+        lines += [] if self.functions else ["    (void)scratch;"]
         for number, function in enumerate(self.functions, 1):
             lines += ["    {", *(f"        {line}" for line in self._check(stem, real, function, number)), "    }"]
         return f"int {stem}_selftest({real} *scratch)\n{{\n" + "\n".join([*lines, "    return 0;"]) + "\n}\n"

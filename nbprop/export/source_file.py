@@ -7,6 +7,7 @@ from nbprop.export.library import needed
 from nbprop.export.literals import initializer, wrapped
 from nbprop.export.selftest import SELFTEST
 from nbprop.export.signatures import arrays_of, parameters, result
+from nbprop.export.steps import step_function
 
 _MATH = ("sqrt", "log", "pow", "exp", "sin", "cos", "tan", "atan", "atan2", "fabs", "floor", "hypot", "cbrt", "tanh")
 _HEADERS = (
@@ -21,10 +22,12 @@ def source_file(export):
     """The text of stem.c. export: an api.Export."""
     stem, upper, real = export.stem, export.stem.upper(), export.real
     called = [call.function for program in export.programs for call in program.calls]
+    called += [f"{name}_step" for name in export.steps]
     called += [name for name in SELFTEST if f"{name}(" in export.selftest]
     kernels = "\n".join(function.text for function in needed(called, export.known))
-    functions = "\n".join(_function(export, program) for program in export.programs)
-    body = f"{kernels}\n{functions}\n{export.selftest}"
+    functions = [_function(export, program) for program in export.programs]
+    functions += [step_function(export, name) for name in export.steps]
+    body = "\n".join([kernels, *functions, export.selftest])
     includes = "".join(f"#include {name}\n" for name, words in _HEADERS if re.search(words, body))
     state = ""
     if export.state.size:

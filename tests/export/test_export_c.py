@@ -131,6 +131,35 @@ def test_an_old_export_is_replaced_and_a_new_one_is_the_same(tmp_path):
     assert b"net_vjp" not in files["net.h"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_device_can_learn(tmp_path, dtype):
+    """Thirty steps in C are those of nbprop's sgd and adam."""
+    net, eps = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dense(2)), np.finfo(dtype).eps
+    start, rng = nbprop.init(net, dtype=np.dtype(dtype)), np.random.default_rng(3)
+    functions = ("value_and_grad", "adam", "sgd")
+    nbprop.export_c(tmp_path / "net", net, start, functions, dtype, batch=4, loss="mse")
+    nbprop.export_c(tmp_path / "steps_alone", net, start, ["sgd"], dtype)
+    exported, plan = Exported(tmp_path), nbprop.plan(net, "mse", 4, np.dtype(dtype))
+    x, target = (rng.standard_normal((4, size)).astype(dtype) for size in (3, 2))
+    grads, work, scratch = (
+        np.empty_like(start),
+        nbprop.workspace(plan),
+        np.empty(exported.size("net", "SCRATCH"), dtype),
+    )
+    for name, step, lr in (("sgd", nbprop.sgd, 0.1), ("adam", nbprop.adam, 0.01)):
+        ours, theirs = start.copy(), start.copy()
+        state = nbprop.optimizer_state(name, net.n_params, np.dtype(dtype))
+        their_state = [np.zeros(exported.size("net", "ADAM_STATE"), dtype)] if name == "adam" else []
+        for k in range(30):
+            loss = nbprop.value_and_grad(plan, ours, x, target, grads, work)
+            step(ours, grads, state, k, lr=lr)
+            in_c = exported.call("net", "value_and_grad", theirs, (x, target, grads), 4, scratch)
+            assert abs(in_c - loss) <= 100 * eps * loss
+            exported.step("net", name, theirs, grads, *their_state, *([k] if their_state else []), lr)
+        assert np.abs(ours - theirs).max() <= 100 * eps
+        assert np.abs(ours - start).max() > 0.05
+
+
 _NET = nbprop.network((3,), nbprop.dense(2))
 _PARAMS = nbprop.init(_NET)
 _INTEGERS = nbprop.network((3,), nbprop.embedding(7, 5))

@@ -78,6 +78,14 @@ class Exported:
     def has(self, stem, function):
         return hasattr(self.library, f"{stem}_{function}")
 
+    def step(self, stem, optimizer, params, grads, *rest):
+        """Call an optimizer's step: arrays as pointers, then whole numbers and the learning rate."""
+        real = ctypes.c_float if params.dtype == np.float32 else ctypes.c_double
+        kinds = {np.ndarray: lambda array: ctypes.c_void_p(array.ctypes.data), int: ctypes.c_int, float: real}
+        c_function = getattr(self.library, f"{stem}_{optimizer}")
+        c_function.restype = None
+        c_function(*(kinds[type(argument)](argument) for argument in (params, grads, *rest)))
+
     def call(self, stem, function, params, arrays, n, scratch):
         """Call a function with arrays in its order; None is NULL."""
         c_function = getattr(self.library, f"{stem}_{function}")

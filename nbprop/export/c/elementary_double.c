@@ -144,3 +144,11 @@ static inline double nb_softplus(double x)
     const double linear = x < 0.0 ? 0.0 : x;
     return linear + ((halve ? 0.6931471805599453 : 0.0) + (f + log_tail(f)));
 }
+
+/* g, no larger than that a running mean of its square stays finite; what is not finite stays so. */
+static inline double squarable(double g)
+{
+    const double most = 0x1p511;
+    const double limited = g > most ? most : g < -most ? -most : g;
+    return limited + (g - g);
+}

@@ -131,3 +131,11 @@ static inline float nb_softplus(float x)
     const float linear = x < 0.0f ? 0.0f : x;
     return linear + ((halve ? 0.693147181f : 0.0f) + (f + log_tail(f)));
 }
+
+/* g, no larger than that a running mean of its square stays finite; what is not finite stays so. */
+static inline float squarable(float g)
+{
+    const float most = 9.223372036854775808e18f;
+    const float limited = g > most ? most : g < -most ? -most : g;
+    return limited + (g - g);
+}
