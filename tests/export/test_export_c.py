@@ -1,6 +1,7 @@
 """Exported C: the results of nbprop to rounding, clean under warnings and sanitizers, and nothing but functions."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,34 +65,67 @@ def test_no_memory_of_their_own(tmp_path):
         assert not [line for line in lines if line.split()[-2] in "dDbBC"]
 
 
+# A small processor without a unit for double: float networks alone.
+BOARDS = {
+    "clang": ("-fsyntax-only",),
+    "avr-gcc": ("-c", "-Os", "-mmcu=atmega2560"),
+}
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("name", BOARDS)
+def test_other_compilers_warn_of_nothing(tmp_path, name):
+    command = [compiler(name), "-std=c99", *c_build.WARNINGS, *BOARDS[name]]
+    export_all(tmp_path, HANDFUL, ["float32"] if name == "avr-gcc" else ["float32", "float64"])
+    run([*command, *sorted(tmp_path.glob("*.c"))], cwd=tmp_path)
+
+
 @pytest.mark.more
 def test_sanitizers_find_nothing(tmp_path):
     """Every self-test, each with memory of just the size that its header asks for."""
     export_all(tmp_path, HANDFUL)
     files = sorted(tmp_path.glob("*.c"))
-    stems = [path.stem for path in files]
-    lines = ["#include <stdlib.h>", *(f'#include "{stem}.h"' for stem in stems), "int main(void)", "{"]
-    for number, stem in enumerate(stems, 1):
-        real = "float" if stem.endswith("float32") else "double"
-        lines += [
-            f"    {real} *p{number} = malloc({stem.upper()}_SELFTEST_SCRATCH * sizeof({real}));",
-            f"    if (p{number} == NULL || {stem}_selftest(p{number}) != 0) {{",
-            f"        return {number};",
-            "    }",
-            f"    free(p{number});",
-        ]
     main = tmp_path / "main.c"
-    main.write_text("\n".join([*lines, "    return 0;", "}", ""]), encoding="utf-8")
+    main.write_text(_selftests(files, "malloc({0}_SELFTEST_SCRATCH * sizeof({1}))", "free"), encoding="utf-8")
     flags = ("-std=c99", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     run([compiler(), *flags, *c_build.WARNINGS, main, *files, "-o", tmp_path / "main", "-lm"])
     run([tmp_path / "main"])
 
 
 @pytest.mark.more
-def test_clang_warns_of_nothing(tmp_path):
-    clang = compiler("clang")
-    export_all(tmp_path, HANDFUL)
-    run([clang, "-std=c99", "-fsyntax-only", *c_build.WARNINGS, *sorted(tmp_path.glob("*.c"))])
+def test_on_a_cortex_m4(tmp_path):
+    """The float networks' self-tests on the processor of a board, as qemu has it, without an operating system."""
+    arm, qemu = compiler("arm-none-eabi-gcc"), compiler("qemu-system-arm")
+    export_all(tmp_path, HANDFUL, ["float32"])
+    files, here = sorted(tmp_path.glob("*.c")), Path(__file__).parent / "cortex_m"
+    main = tmp_path / "main.c"
+    main.write_text(_selftests(files, "(sizeof room < {0}_SELFTEST_SCRATCH * sizeof({1}) ? NULL : room)", "(void)"))
+    cpu = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+    bare = ("-nostartfiles", "--specs=nosys.specs", "-T", here / "memory.ld", here / "start.c")
+    image = tmp_path / "image.elf"
+    run([arm, "-std=c99", "-O2", *cpu, *c_build.WARNINGS, *files, "-c"], cwd=tmp_path)
+    run([arm, "-std=c99", "-O2", *cpu, *bare, main, *sorted(tmp_path.glob("*.o")), "-o", image, "-lm"])
+    semihosting = ("-semihosting-config", "enable=on,target=native")
+    run([qemu, "-M", "mps2-an386", "-nographic", "-monitor", "none", "-serial", "none", *semihosting, "-kernel", image])
+
+
+def _selftests(files, memory, release):
+    """A C program that runs the self-test of every file, and ends with the number of the first that fails.
+
+    memory: the C text of scratch, of a stem in capitals and its type.
+    """
+    lines = ["#include <stdlib.h>", *(f'#include "{path.stem}.h"' for path in files), "static float room[50000];"]
+    lines += ["int main(void)", "{", "    (void)room;"]
+    for number, path in enumerate(files, 1):
+        real = "float" if path.stem.endswith("float32") else "double"
+        lines += [
+            f"    {real} *p{number} = {memory.format(path.stem.upper(), real)};",
+            f"    if (p{number} == NULL || {path.stem}_selftest(p{number}) != 0) {{",
+            f"        return {number};",
+            "    }",
+            f"    {release}(p{number});",
+        ]
+    return "\n".join([*lines, "    return 0;", "}", ""])
 
 
 def test_selftest_tells_a_broken_build(tmp_path):
