@@ -94,7 +94,7 @@ static void lean_backward(real *restrict dx, real *restrict ds, const real *rest
         def rule(dy):
             dx, (ds, again) = build.buffer(build.batch * x.size), build.parameter_gradient(names[0])
             build.emit(lean_backward, (dx, ds), (dy, x.buffer, s), (x.size, again))
-            build.contribute(x, dx)
+            build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)
         return y
