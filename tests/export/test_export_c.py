@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import nbprop
-from nbprop.export.library import functions_of, sources
+from nbprop.export.library import functions_for, functions_of, sources
+from nbprop.export.programs import FUNCTIONS, not_possible, programs
+from nbprop.losses import loss_named
 from support import c_build
 from support.c_build import Exported, compare, compiler, export_all, run, selftest, stem_of
 from support.cases import CASES
@@ -47,6 +49,15 @@ def test_same_results(tmp_path):
     assert not exported.has("embedding_float32", "jvp")
     assert not exported.has("no_parameters_float32", "hvp")
     assert exported.has("lstm_last_float32", "hvp")
+
+
+def test_every_network_has_its_c():
+    """Without a compiler: a C function for every kernel, whose parameters the kernel has."""
+    for net, loss in CASES.values():
+        loss = loss_named(loss or "mse")
+        names = [name for name in FUNCTIONS if not not_possible(name, net, loss)]
+        found, _ = programs(net, loss, 3, np.dtype(np.float32), names, functions_for(net, "float32"), str)
+        assert [program.name for program in found] == names
 
 
 @pytest.mark.more

@@ -128,9 +128,9 @@ static void conv_turn(real *restrict wt, const real *restrict w, int taps, int c
     }
 }
 
-/* y = the largest number of each window, the first of equal ones, taken = the number of its pixel in the window; NaN
- * is the largest. y and taken OUT (n, out_h, out_w, channels), x IN (n, height, width, channels). */
-static void max_pool_forward(real *restrict y, real *restrict taken, const real *restrict x, int n, int height,
+/* y = the largest number of each window, the first of equal ones, argmax = the number of its pixel in the window; NaN
+ * is the largest. y and argmax OUT (n, out_h, out_w, channels), x IN (n, height, width, channels). */
+static void max_pool_forward(real *restrict y, real *restrict argmax, const real *restrict x, int n, int height,
                              int width, int channels, int kernel_h, int kernel_w, int stride_h, int stride_w, int top,
                              int left, int out_h, int out_w)
 {
@@ -149,25 +149,25 @@ static void max_pool_forward(real *restrict y, real *restrict taken, const real 
                 chosen = tap;
             }
         }
-        taken[i] = (real)chosen;
+        argmax[i] = (real)chosen;
     }
 }
 
-/* y = the number of x that was taken from each window. y OUT, taken and x IN as in max_pool_forward. */
-static void max_pool_tangent(real *restrict y, const real *restrict taken, const real *restrict x, int n, int height,
+/* y = the number of x at the argmax of each window. y OUT, argmax and x IN as in max_pool_forward. */
+static void max_pool_tangent(real *restrict y, const real *restrict argmax, const real *restrict x, int n, int height,
                              int width, int channels, int kernel_w, int stride_h, int stride_w, int top, int left,
                              int out_h, int out_w)
 {
     for (int i = 0; i < n * out_h * out_w * channels; i++) {
-        const int c = i % channels, pixel = i / channels, tap = (int)taken[i];
+        const int c = i % channels, pixel = i / channels, tap = (int)argmax[i];
         const int image = pixel / (out_h * out_w), p = pixel / out_w % out_h, q = pixel % out_w;
         const int row = p * stride_h - top + tap / kernel_w, column = q * stride_w - left + tap % kernel_w;
         y[i] = x[((image * height + row) * width + column) * channels + c];
     }
 }
 
-/* dx = the sum of dy over the windows that took the number. dx OUT as x, dy and taken IN as y of max_pool_forward. */
-static void max_pool_backward(real *restrict dx, const real *restrict dy, const real *restrict taken, int n,
+/* dx = the sum of dy over the windows whose largest number it was. dx OUT as x, dy and argmax IN as y of max_pool_forward. */
+static void max_pool_backward(real *restrict dx, const real *restrict dy, const real *restrict argmax, int n,
                               int height, int width, int channels, int kernel_w, int stride_h, int stride_w, int top,
                               int left, int out_h, int out_w)
 {
@@ -175,7 +175,7 @@ static void max_pool_backward(real *restrict dx, const real *restrict dy, const 
         dx[i] = R(0.0);
     }
     for (int i = 0; i < n * out_h * out_w * channels; i++) {
-        const int c = i % channels, pixel = i / channels, tap = (int)taken[i];
+        const int c = i % channels, pixel = i / channels, tap = (int)argmax[i];
         const int image = pixel / (out_h * out_w), p = pixel / out_w % out_h, q = pixel % out_w;
         const int row = p * stride_h - top + tap / kernel_w, column = q * stride_w - left + tap % kernel_w;
         dx[((image * height + row) * width + column) * channels + c] += dy[i];
