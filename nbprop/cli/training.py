@@ -268,7 +268,7 @@ def export(arguments):
     plan = nbprop.plan(net, None, 1, params.dtype, mode="inference")
     state = nbprop.load_state(arguments.model, plan) if plan.state_size else None
     functions = None if arguments.functions is None else arguments.functions.split(",")
-    with telling(say):
+    with reporting(say):
         nbprop.export_c(
             arguments.output,
             net,
