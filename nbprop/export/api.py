@@ -19,8 +19,8 @@ from nbprop.export.source_file import source_file
 from nbprop.export.steps import STEPS
 from nbprop.io.atomic import as_path, write_atomically
 from nbprop.losses import loss_named
-from nbprop.networks.fields import as_dtype, choose, positive, shown
 from nbprop.networks.network import Network, check_flat
+from nbprop.validation import as_dtype, choose, positive, shown
 
 _MOST = 2**31 - 1  # what an int counts
 _KEYWORDS = """
