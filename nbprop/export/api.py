@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nbprop.arrays import as_array
+from nbprop.arrays import as_array, check_kinds
 from nbprop.export.header_file import header_file
 from nbprop.export.library import functions_for
 from nbprop.export.literals import literal
@@ -206,8 +206,7 @@ def _state(state, pieces, dtype):
 
 def _finite(name, array, dtype):
     array = as_array(f"export_c: {name}", array)
-    if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f"export_c: {name} must hold float32 or float64, got {array.dtype}")
+    check_kinds(f"export_c: {name}", array, (np.float32, np.float64))
     with np.errstate(over="ignore"):
         converted = array.astype(dtype)
     bad = np.flatnonzero(~np.isfinite(converted))
