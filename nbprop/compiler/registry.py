@@ -8,6 +8,7 @@ of nbprop) is an error instead of a wrong jump.
 
 import ctypes
 import traceback
+from collections.abc import Callable
 
 import llvmlite.binding
 import numpy as np
@@ -30,16 +31,30 @@ _table = np.zeros(2 * _CAPACITY + 1, np.int64)
 define_symbol("nbprop_kernels", _table.ctypes.data)
 
 known_natives: list = []  # of Native, each of which adds itself
+# Functions that import the modules that are imported at their first use. A function from a user's disk cache calls
+# what it was compiled with although nothing in this process has named it yet.
+late_imports: list[Callable[[], None]] = []
+
+
+def _load(fingerprint):
+    """Load the native of a fingerprint; its address, 0 when no module that is imported defines it."""
+    for native in known_natives:
+        for dtype in native.dtypes:
+            if native.fingerprint(dtype) == fingerprint:
+                return native.load(dtype)
+    return 0
 
 
 @ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
 def _resolve(fingerprint):
     """Called by compiled code for a fingerprint that the table lacks; 0 if it is unknown."""
     try:
-        for native in known_natives:
-            for dtype in native.dtypes:
-                if native.fingerprint(dtype) == fingerprint:
-                    return native.load(dtype)
+        address = _load(fingerprint)
+        if address == 0:
+            for import_late in late_imports:
+                import_late()
+            address = _load(fingerprint)
+        return address
     except Exception:
         # An exception must not propagate through compiled code; the caller sees 0 and raises an error of its own.
         traceback.print_exc()

@@ -1,0 +1,98 @@
+"""The public names: what `import nbprop` offers, each imported from its place when it is first used."""
+
+# ruff: noqa: I001 (it would put each alias into a statement of its own)
+
+from nbprop import schedules as schedules
+from nbprop.analysis.explain import Contributions as Contributions, Explanation as Explanation, explain as explain
+from nbprop.analysis.gradcheck import gradcheck as gradcheck
+from nbprop.analysis.rounding import RoundingError as RoundingError, rounding_error as rounding_error
+from nbprop.analysis.summary import summary as summary
+from nbprop.autodiff.derivatives import (
+    fisher_product as fisher_product,
+    gauss_newton_product as gauss_newton_product,
+    hvp as hvp,
+    jacobian as jacobian,
+    jvp as jvp,
+    per_sample_grads as per_sample_grads,
+    vjp as vjp,
+)
+from nbprop.autodiff.gradients import (
+    backward as backward,
+    forward as forward,
+    value as value,
+    value_and_grad as value_and_grad,
+)
+from nbprop.autodiff.operators import (
+    gauss_newton_operator as gauss_newton_operator,
+    hessian as hessian,
+    hessian_operator as hessian_operator,
+    jacobian_operator as jacobian_operator,
+)
+from nbprop.export.api import export_c as export_c
+from nbprop.generation import generate as generate
+from nbprop.io.networks import load as load, load_state as load_state, save as save
+from nbprop.layers import (
+    activation as activation,
+    attention as attention,
+    avg_pool1d as avg_pool1d,
+    avg_pool2d as avg_pool2d,
+    batchnorm as batchnorm,
+    concat as concat,
+    conv1d as conv1d,
+    conv2d as conv2d,
+    custom as custom,
+    dense as dense,
+    dropout as dropout,
+    elementwise as elementwise,
+    embedding as embedding,
+    flatten as flatten,
+    global_avg_pool as global_avg_pool,
+    global_max_pool as global_max_pool,
+    gru as gru,
+    layernorm as layernorm,
+    local_response_norm as local_response_norm,
+    lstm as lstm,
+    max_pool1d as max_pool1d,
+    max_pool2d as max_pool2d,
+    positions as positions,
+    reshape as reshape,
+    residual as residual,
+    rmsnorm as rmsnorm,
+    rnn as rnn,
+    slicing as slicing,
+)
+from nbprop.losses import (
+    binary_cross_entropy as binary_cross_entropy,
+    gaussian_nll as gaussian_nll,
+    huber as huber,
+    mse as mse,
+    softmax_cross_entropy as softmax_cross_entropy,
+)
+from nbprop.lowering.plan import Plan as Plan, layer_state as layer_state, plan as plan, workspace as workspace
+from nbprop.networks.initializers import init as init
+from nbprop.networks.network import Network as Network, network as network, views as views
+from nbprop.numerics.partition import share as share
+from nbprop.optimizers.api import (
+    adagrad as adagrad,
+    adam as adam,
+    adamw as adamw,
+    lion as lion,
+    momentum as momentum,
+    nesterov as nesterov,
+    optimizer_state as optimizer_state,
+    rmsprop as rmsprop,
+    rprop as rprop,
+    sgd as sgd,
+)
+from nbprop.optimizers.clipping import clip_norm as clip_norm, clip_value as clip_value
+from nbprop.rollouts import rollout as rollout, rollout_adjoint as rollout_adjoint, rollout_buffers as rollout_buffers
+from nbprop.solvers.fit_many import fit_many as fit_many
+from nbprop.solvers.lbfgs import lbfgs_state as lbfgs_state, lbfgs_step as lbfgs_step
+from nbprop.solvers.least_squares import least_squares as least_squares
+from nbprop.solvers.levenberg_marquardt import lm_state as lm_state, lm_step as lm_step
+from nbprop.solvers.minimize import minimize as minimize
+from nbprop.solvers.objective import objective as objective
+from nbprop.training.fit import fit as fit
+from nbprop.training.history import History as History
+
+__version__: str
