@@ -8,7 +8,6 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
-import threading
 from pathlib import Path
 
 from nbprop.compiler import late_names, registry  # noqa: F401 (before a user's function is compiled or loaded)
@@ -26,9 +25,6 @@ def _places():
 _PLACES = _places()
 __all__ = sorted(_PLACES)
 
-# One thread imports at a time: two that import a package and a module inside it would each wait for the other.
-_importing = threading.RLock()
-
 
 def _is_module(name):
     return not name.startswith("_") and importlib.util.find_spec(f"nbprop.{name}") is not None
@@ -36,13 +32,11 @@ def _is_module(name):
 
 def __getattr__(name):
     if name in _PLACES and _PLACES[name] != "nbprop":
-        with _importing:
-            found = getattr(importlib.import_module(_PLACES[name]), name)
+        found = getattr(importlib.import_module(_PLACES[name]), name)
     elif name == "marquardt":  # its name before there were packages
         found = importlib.import_module("nbprop.solvers.levenberg_marquardt")
     elif _is_module(name):
-        # Without the lock: nbprop's modules ask for one another this way while another thread may hold it.
-        return importlib.import_module(f"nbprop.{name}")
+        found = importlib.import_module(f"nbprop.{name}")
     else:
         raise AttributeError(f"module 'nbprop' has no attribute {name!r}")
     globals()[name] = found
@@ -55,9 +49,8 @@ def __dir__():
 
 def _import_all():
     """Import what all public names need, so that the registry of compiled code knows all that there is."""
-    with _importing:
-        for module in dict.fromkeys(_PLACES.values()):
-            importlib.import_module(module)
+    for module in dict.fromkeys(_PLACES.values()):
+        importlib.import_module(module)
 
 
 registry.late_imports.append(_import_all)

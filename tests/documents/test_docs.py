@@ -151,7 +151,7 @@ def copy_with_gain(tmp_path_factory):
     assert len(steps) == 4
     for step in steps:
         first, code = step.split("\n", 1)
-        new, name = re.fullmatch(r"# (add to )?(\S+\.py)", first).groups()
+        new, name = re.fullmatch(r"# (add to )?(\S+\.pyi?)", first).groups()
         path = folder / name
         assert path.exists() == bool(new)
         before = path.read_text(encoding="utf-8") if new else ""
