@@ -1,0 +1,29 @@
+"""The examples in docstrings give what they show."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import nbprop
+import nbprop.cuda
+
+
+def _examples():
+    """Every docstring of nbprop with an example in it; those on a device need one, or its simulator."""
+    for module in pkgutil.walk_packages(nbprop.__path__, "nbprop."):
+        on_device = module.name.startswith("nbprop.cuda")
+        if module.name != "nbprop.__main__" and (not on_device or nbprop.cuda.simulated()):
+            found = doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(module.name))
+            yield from (test for test in found if test.examples)
+
+
+EXAMPLES = {test.name: test for test in _examples()}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_give_what_they_show(name):
+    wrong = []
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(EXAMPLES[name], out=wrong.append)
+    assert not wrong, "".join(wrong)
