@@ -1,7 +1,8 @@
-"""Gradients against central differences, for every parameter array and the input."""
+"""Gradients, and derivatives along a direction, against central differences."""
 
 import numpy as np
 
+from nbprop.autodiff.derivatives import hvp, jvp
 from nbprop.autodiff.gradients import backward, forward, value, value_and_grad
 from nbprop.lowering.plan import layer_state, workspace
 from nbprop.lowering.plan import plan as make_plan
@@ -16,7 +17,10 @@ _STEP = 6e-6
 
 
 def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
-    """Check a network's gradients against central differences in float64.
+    """Check a network's gradients against central differences in float64; second derivatives too, where it has them.
+
+    Along a random direction of the parameters and the input, `jvp` is held against differences of the output and `hvp`
+    against differences of the gradient; neither is where a layer has no tangents (`custom`, `elementwise`).
 
     Parameters
     ----------
@@ -30,7 +34,8 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
     seed : int
         Of the parameters, data and weights.
     tolerance : float
-        Largest difference allowed, relative to the largest gradient of the same array (or 1e-3, if that is larger).
+        Largest difference allowed, relative to the largest gradient of the same array (or 1e-3, if that is larger);
+        of `jvp` and `hvp`, to the largest entry of all.
     weights : bool
         Whether to give the samples weights.
 
@@ -42,7 +47,8 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
     Raises
     ------
     ValueError
-        If an error exceeds the tolerance; names the array, the entry and both values.
+        When an error exceeds the tolerance; names the array (for a second derivative "hvp of" it), the entry and both
+        values.
 
     Examples
     --------
@@ -92,6 +98,34 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
     gradient_views = views(net, grads)
     for path, part in views(net, params).items():
         errors[path] = _compare(path, part.reshape(-1), gradient_views[path].reshape(-1), measure, rng, tolerance)
+    if plan.without_tangents is None:
+        v, along_x = rng.standard_normal(net.n_params), None if plan.x_classes else rng.standard_normal(x.shape)
+        length = np.sqrt(v @ v + (0.0 if along_x is None else np.vdot(along_x, along_x)))
+        v, along_x = v / length, None if along_x is None else along_x / length
+
+        def difference(result):
+            """The central difference of result(params, x) along the direction."""
+            ends = [result(params + step * v, x if along_x is None else x + step * along_x) for step in (_STEP, -_STEP)]
+            return (ends[0] - ends[1]) / (2 * _STEP)
+
+        def output(params, x):
+            forward(plan, params, x, y, work, anew())
+            return y.copy()
+
+        tangent = np.full(y.shape, np.nan)
+        jvp(plan, params, v, x, along_x, tangent, work, anew())
+        _compare_all("jvp", tangent, difference(output), np.abs(tangent).max(), tolerance)
+        if loss is not None and net.n_params:
+
+            def gradient(params, x):
+                value_and_grad(plan, params, x, target, grads, work, w, state=anew())
+                return grads.copy()
+
+            product = np.full(net.n_params, np.nan)
+            hvp(plan, params, v, x, target, product, work, w, state=anew(), dx=along_x)
+            scale, differences = np.abs(product).max(), views(net, difference(gradient))
+            for path, part in views(net, product).items():
+                _compare_all(f"hvp of {path}", part, differences[path], scale, tolerance)
     return errors
 
 
@@ -104,6 +138,17 @@ def _bounds(plan):
 def _target(plan, batch, rng):
     shape = (batch, *plan.target_shape)
     return rng.integers(0, plan.classes, shape) if plan.classes else rng.uniform(*_bounds(plan), shape)
+
+
+def _check(name, entry, what, found, difference, scale, tolerance):
+    """The error of a number relative to a scale; ValueError when it exceeds the tolerance."""
+    error = abs(difference - found) / scale
+    if not error <= tolerance:
+        raise ValueError(
+            f"gradcheck: {name}, entry {entry}: the {what} is {found:.9g}, central differences give "
+            f"{difference:.9g} (relative error {error:.2g}, allowed {tolerance:.2g})"
+        )
+    return error
 
 
 def _compare(name, at, gradient, measure, rng, tolerance):
@@ -119,11 +164,12 @@ def _compare(name, at, gradient, measure, rng, tolerance):
         below, low = measure(), at[i]
         at[i] = before
         difference = (above - below) / (high - low)
-        error = abs(difference - gradient[i]) / scale
-        worst = max(worst, error)
-        if not error <= tolerance:
-            raise ValueError(
-                f"gradcheck: {name}, entry {i}: the gradient is {gradient[i]:.9g}, central differences give "
-                f"{difference:.9g} (relative error {error:.2g}, allowed {tolerance:.2g})"
-            )
+        worst = max(worst, _check(name, i, "gradient", gradient[i], difference, scale, tolerance))
     return float(worst)
+
+
+def _compare_all(name, found, differences, largest, tolerance):
+    """Every entry of a derivative along a direction."""
+    scale = max(1e-3, largest)
+    for i, (entry, difference) in enumerate(zip(found.reshape(-1), differences.reshape(-1), strict=True)):
+        _check(name, i, "derivative", entry, difference, scale, tolerance)
