@@ -3,6 +3,8 @@
 import doctest
 import importlib
 import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ def _examples():
             yield from (test for test in found if test.examples)
 
 
+PACKAGE = Path(nbprop.__file__).parent
 EXAMPLES = {test.name: test for test in _examples()}
 
 
@@ -27,3 +30,10 @@ def test_examples_give_what_they_show(name):
     wrong = []
     doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(EXAMPLES[name], out=wrong.append)
     assert not wrong, "".join(wrong)
+
+
+def test_every_example_is_found():
+    """An example that the search does not reach would be one that nobody runs."""
+    sources = [path for path in PACKAGE.rglob("*.py") if "cuda" not in path.parts or nbprop.cuda.simulated()]
+    written = sum(len(re.findall(r"^ *>>> ", path.read_text(encoding="utf-8"), re.M)) for path in sources)
+    assert sum(len(test.examples) for test in EXAMPLES.values()) == written > 100

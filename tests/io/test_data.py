@@ -1,6 +1,5 @@
 """The digits that ship with the package: what the loader promises, and the values are the published ones."""
 
-import doctest
 import hashlib
 from importlib.resources import files
 
@@ -72,9 +71,3 @@ def test_the_attribution_ships_beside_the_data():
     text = files("nbprop.data").joinpath("ATTRIBUTION.md").read_text()
     for part in ("Alpaydin", "Kaynak", "10.24432/C50P49", "CC BY 4.0"):
         assert part in text
-
-
-def test_the_docstring_example_runs():
-    result = doctest.testmod(nbprop.data)
-    assert result.attempted > 0
-    assert result.failed == 0
