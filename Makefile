@@ -2,6 +2,9 @@
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 WORKERS ?= 2
+# Lines of nbprop that the tests run; COVERAGE= leaves it out. From Python 3.12 on the interpreter counts them itself.
+COVERAGE ?= --cov --cov-report=term
+CORE = $$(.venv/bin/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
 help:                             ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1|/' | column -t -s '|'
@@ -26,7 +29,7 @@ demo: .venv/made                  ## train on real digits, and print each step
 
 test: .venv/tools                 ## all checks: lint, types, tests; later ones run even if one fails
 	@failed=0; $(MAKE) --no-print-directory lint || failed=1; \
-	.venv/bin/python -m pytest -n $(WORKERS) -q || failed=1; \
+	COVERAGE_CORE=$(CORE) .venv/bin/python -m pytest -n $(WORKERS) -q $(COVERAGE) || failed=1; \
 	NUMBA_ENABLE_CUDASIM=1 .venv/bin/python -m pytest -n $(WORKERS) -q tests/cuda || failed=1; exit $$failed
 
 example: .venv/examples           ## run one: make example NAME=xor, make example NAME=history/lenet ARGS="..."
@@ -59,7 +62,7 @@ format: .venv/tools               ## let the formatter and the linter fix what t
 	.venv/bin/ruff check --fix .
 
 clean:                            ## remove what these targets made
-	rm -rf .venv .venv-peers build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-peers build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 
 .PHONY: help demo example test test-more test-long soak lint format clean .venv
 .DEFAULT_GOAL := help

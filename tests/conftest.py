@@ -5,9 +5,12 @@ import subprocess
 import sys
 
 import pytest
+from numba.core import dispatcher
 
 import nbprop
 import nbprop.cuda
+from nbprop.compiler.fingerprint import is_ours
+from nbprop.compiler.registry import known_natives
 from nbprop.runtime import workers
 from support import ROOT, cases
 
@@ -23,6 +26,46 @@ def pytest_terminal_summary(terminalreporter):
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="try as often as `make test-long` does")
+
+
+# -- coverage: lines are counted by pytest-cov, compiled code here -----------------------------------------------------
+
+
+def _untraced(compile_function):
+    """Numba's compiler untraced: coverage would make it take half as long again, and little of it is nbprop's."""
+
+    def compile_untraced(*arguments):
+        tracer = sys.gettrace()
+        sys.settrace(None)
+        try:
+            return compile_function(*arguments)
+        finally:
+            sys.settrace(tracer)
+
+    return compile_untraced
+
+
+dispatcher._FunctionCompiler.compile = _untraced(dispatcher._FunctionCompiler.compile)
+_loaded: set[str] = set()  # by the workers of xdist, where there are any
+
+
+def pytest_sessionfinish(session):
+    loaded = {native.name for native in known_natives if native._loaded}
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["loaded"] = sorted(loaded)
+    _loaded.update(loaded)
+
+
+def pytest_testnodedown(node, error):
+    _loaded.update(getattr(node, "workeroutput", {}).get("loaded", ()))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("cov_source", None):
+        ours = {native.name for native in known_natives if is_ours(native.function)}
+        text = f"kernels and entries, which no tracer sees: {len(ours & _loaded)} of {len(ours)} compiled and in use"
+        terminalreporter.write_line(text)
+        terminalreporter.write_line("\n".join(f"    {name}: never" for name in sorted(ours - _loaded)))
 
 
 @pytest.fixture(scope="session")
