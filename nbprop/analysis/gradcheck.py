@@ -1,9 +1,13 @@
 """Gradients, and derivatives along a direction, against central differences."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from nbprop.autodiff.derivatives import hvp, jvp
 from nbprop.autodiff.gradients import backward, forward, value, value_and_grad
+from nbprop.losses import Loss
 from nbprop.lowering.plan import layer_state, workspace
 from nbprop.lowering.plan import plan as make_plan
 from nbprop.networks.initializers import init
@@ -16,7 +20,14 @@ _TRIED = 64
 _STEP = 6e-6
 
 
-def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
+def gradcheck(
+    net: Network,
+    loss: str | Loss | None = None,
+    batch: int = 3,
+    seed: int = 0,
+    tolerance: float = 1e-7,
+    weights: bool = True,
+) -> dict[str, float]:
     """Check a network's gradients against central differences in float64; second derivatives too, where it has them.
 
     Along a random direction of the parameters and the input, `jvp` is held against differences of the output and `hvp`
@@ -65,6 +76,7 @@ def gradcheck(net, loss=None, batch=3, seed=0, tolerance=1e-7, weights=True):
     plan = make_plan(net, loss=loss, batch=batch)
     params = init(net, seed=seed) + 0.1 * rng.standard_normal(net.n_params)
     work, grads = workspace(plan), np.full(net.n_params, np.nan)
+    x: NDArray[Any]
     if plan.x_classes:
         x = rng.integers(0, plan.x_classes, (batch, *net.input_shape))
     else:

@@ -15,8 +15,10 @@ each; since a sum of terms of either sign grows as the root of their number, the
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from nbprop.arrays import check_vector, plain
 from nbprop.autodiff.gradients import forward, value_and_grad
@@ -44,7 +46,17 @@ class RoundingError:
     parts: dict
 
 
-def rounding_error(plan, params, x, target, weights=None, dtype=np.float32, state=None, step=0, lengths=None):
+def rounding_error(
+    plan: Plan,
+    params: NDArray[Any],
+    x: NDArray[Any],
+    target: NDArray[Any],
+    weights: NDArray[Any] | None = None,
+    dtype: DTypeLike = np.float32,
+    state: NDArray[Any] | None = None,
+    step: int = 0,
+    lengths: NDArray[Any] | None = None,
+) -> RoundingError:
     """Estimate the error that rounding leaves in the loss, from the adjoint of every value that the walk computes.
 
     Parameters
@@ -87,7 +99,8 @@ def rounding_error(plan, params, x, target, weights=None, dtype=np.float32, stat
     forward(watched, params, x, y, work, state=None if state is None else state.copy(), **more)
     grads, state = np.empty(plan.n_params, plan.dtype), None if state is None else state.copy()
     loss = value_and_grad(watched, params, x, target, grads, work, weights, state=state, **more)
-    squares, worst = {}, 0.0
+    squares: dict[str, float] = {}
+    worst = 0.0
     for path, kept in watched.watched.items():
         values, adjoints = (
             _read(work, buffer, len(x) * math.prod(kept.shape)) for buffer in (kept.output, kept.gradient)

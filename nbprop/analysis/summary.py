@@ -13,7 +13,7 @@ _PROGRAMS = {
 _SPACE_NAMES = {number: name for name, number in frame.SPACES.items()}
 
 
-def summary(net_or_plan):
+def summary(net_or_plan: Network | Plan) -> str:
     """Describe a network or a plan in a table.
 
     Parameters

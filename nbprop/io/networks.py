@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 import stat
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nbprop.arrays import as_array, check_kinds
 from nbprop.collector import collector_paused
@@ -28,8 +30,15 @@ _PIECE = 1 << 22  # bytes read at a time
 _DTYPES = {"F32": np.float32, "F64": np.float64}
 
 
-def save(path, net, params, state=None, *, notes=None):
-    """Write a network and its parameters to a file, atomically.
+def save(
+    path: str | os.PathLike[str],
+    net: Network,
+    params: NDArray[Any],
+    state: NDArray[Any] | None = None,
+    *,
+    notes: dict[str, str] | None = None,
+) -> None:
+    """Write a network and its parameters to a file, whole or not at all.
 
     Parameters
     ----------
@@ -129,7 +138,7 @@ def _state_tensors(net, params, state):
     return {name: np.ascontiguousarray(state[offset : offset + extent]) for name, (offset, extent) in layout.items()}
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> tuple[Network, NDArray[Any]]:
     """Read what `save` has written.
 
     Returns
@@ -149,8 +158,8 @@ def load(path):
     return net, params
 
 
-def load_state(path, plan):
-    """New layer state for a plan, with the running statistics that `save` has stored.
+def load_state(path: str | os.PathLike[str], plan: Plan) -> NDArray[Any]:
+    """New layer state for a plan, with what `save` has stored of it: running statistics.
 
     Parameters
     ----------

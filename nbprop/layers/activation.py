@@ -333,7 +333,7 @@ class Activation(Layer):
         return activate(build, x, self.name, overwrite=False)
 
 
-def activation(name):
+def activation(name: str) -> Layer:
     """A layer that applies an activation to each element ("softmax": over the last axis).
 
     `name`: "identity", "relu", "leaky_relu", "elu", "gelu" (exact), "gelu_tanh", "silu", "softplus", "sigmoid", "tanh"

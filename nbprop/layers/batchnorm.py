@@ -361,7 +361,7 @@ class BatchNorm(Layer):
         return statistics
 
 
-def batchnorm(momentum=0.1, epsilon=1e-5):
+def batchnorm(momentum: float = 0.1, epsilon: float = 1e-5) -> Layer:
     """Batch normalization: each feature (the last axis) minus its mean over the batch, over its standard deviation.
 
     Scaled (from 1) and shifted (from 0) by learned numbers. In training the statistics are those of the batch, over all

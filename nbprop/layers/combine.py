@@ -5,6 +5,7 @@ Their backward rules are those of a sum and of a slice; a value that several lay
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -86,7 +87,7 @@ class Residual(Layer):
         return y
 
 
-def residual(*layers):
+def residual(*layers: Layer) -> Layer:
     """A residual block: y = x + f(x), where f is the given layers in order and keeps x's shape.
 
     >>> from nbprop.layers.dense.layer import dense
@@ -145,7 +146,7 @@ class Concat(Layer):
         return y
 
 
-def concat(*branches):
+def concat(*branches: Layer | Sequence[Layer]) -> Layer:
     """Branches side by side: each takes the same x, their outputs are joined along the last axis.
 
     A branch is a layer or a list of layers; an empty list passes x through.

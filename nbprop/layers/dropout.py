@@ -131,7 +131,7 @@ class Dropout(Layer):
         return y
 
 
-def dropout(rate=0.5, seed=0):
+def dropout(rate: float = 0.5, seed: int = 0) -> Layer:
     """Dropout: in training an element is 0 with probability `rate`, else divided by 1 - rate; in use nothing happens.
 
     Parameters

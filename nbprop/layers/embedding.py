@@ -91,7 +91,7 @@ class Embedding(Layer):
         return y
 
 
-def embedding(vocabulary, units, init="normal"):
+def embedding(vocabulary: int, units: int, init: str = "normal") -> Layer:
     """An embedding: each integer of the input becomes a row of a learned table, y = W[x].
 
     It stands first in its network, whose x is then integers of any width, (n, *input_shape), each in 0..vocabulary - 1;

@@ -15,11 +15,12 @@ x W + b, and q is kept.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from nbprop.compiler.intrinsics import pointer_to_one
 from nbprop.compiler.jit import njit
 from nbprop.layers.recurrent import Recurrent, add_product, copy_row
-from nbprop.networks.layer import Parameter
+from nbprop.networks.layer import Layer, Parameter
 from nbprop.numerics.elementary import sigmoid, tanh
 from nbprop.numerics.gemm.blocked import ACCUMULATE, ZERO
 from nbprop.numerics.gemm.entry import GEMM, product
@@ -298,7 +299,7 @@ class GRU(Recurrent):
         return dg, du
 
 
-def gru(units, output="sequence", carry=False):
+def gru(units: int, output: Literal["sequence", "last"] = "sequence", carry: bool = False) -> Layer:
     """A gated recurrent unit over sequences.
 
     Parameters

@@ -331,7 +331,7 @@ class RMSNorm(_Normalization):
         return (Parameter("scale", input_shape[-1:], "ones"),) if self.scale else ()
 
 
-def layernorm(epsilon=1e-5, scale=True, shift=True):
+def layernorm(epsilon: float = 1e-5, scale: bool = True, shift: bool = True) -> Layer:
     """Layer normalization: each row (the last axis) minus its mean, over its standard deviation, scaled and shifted.
 
     Parameters
@@ -349,7 +349,7 @@ def layernorm(epsilon=1e-5, scale=True, shift=True):
     return LayerNorm(epsilon, scale, shift)
 
 
-def rmsnorm(epsilon=1e-5, scale=True):
+def rmsnorm(epsilon: float = 1e-5, scale: bool = True) -> Layer:
     """Each row (the last axis) over the root of its mean square, scaled by a learned factor for each feature.
 
     epsilon : added to the mean square; scale : whether there is a learned scale. Source: Zhang and Sennrich 2019.

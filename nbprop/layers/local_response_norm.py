@@ -196,7 +196,7 @@ class LocalResponseNorm(Layer):
         return y
 
 
-def local_response_norm(size=5, alpha=1e-4, beta=0.75, k=2.0):
+def local_response_norm(size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> Layer:
     """Local response normalization over the last axis: y_i = x_i / (k + alpha sum of x_j^2)^beta.
 
     Parameters

@@ -14,11 +14,11 @@ Loops stay short and write one array each: with several, LLVM gives up telling t
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from nbprop.compiler.jit import njit
 from nbprop.layers.recurrent import Recurrent, add_product, add_product_ahead, copy_row
-from nbprop.networks.layer import Parameter
+from nbprop.networks.layer import Layer, Parameter
 from nbprop.numerics.elementary import sigmoid, tanh
 from nbprop.numerics.gemm.entry import GEMM
 from nbprop.numerics.gemm.microkernel import HEIGHTS
@@ -293,7 +293,9 @@ class LSTM(Recurrent):
         return dz, dz
 
 
-def lstm(units, output="sequence", carry=False, unit_forget_bias=True):
+def lstm(
+    units: int, output: Literal["sequence", "last"] = "sequence", carry: bool = False, unit_forget_bias: bool = True
+) -> Layer:
     """A long short-term memory over sequences.
 
     Parameters

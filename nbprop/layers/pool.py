@@ -301,7 +301,9 @@ class GlobalAvgPool(GlobalPool):
     kind, largest = "global_avg_pool", False
 
 
-def max_pool2d(kernel, stride=None, padding=0):
+def max_pool2d(
+    kernel: int | tuple[int, ...], stride: int | tuple[int, ...] | None = None, padding: int | tuple[int, ...] = 0
+) -> Layer:
     """The largest number of each window of an image (height, width, channels).
 
     Parameters
@@ -321,7 +323,9 @@ def max_pool2d(kernel, stride=None, padding=0):
     return MaxPool2d(kernel, stride, padding)
 
 
-def max_pool1d(kernel, stride=None, padding=0):
+def max_pool1d(
+    kernel: int | tuple[int, ...], stride: int | tuple[int, ...] | None = None, padding: int | tuple[int, ...] = 0
+) -> Layer:
     """The largest number of each window of a sequence (time, channels); see `nbprop.max_pool2d`.
 
     >>> max_pool1d(2)
@@ -330,7 +334,9 @@ def max_pool1d(kernel, stride=None, padding=0):
     return MaxPool1d(kernel, stride, padding)
 
 
-def avg_pool2d(kernel, stride=None, padding=0):
+def avg_pool2d(
+    kernel: int | tuple[int, ...], stride: int | tuple[int, ...] | None = None, padding: int | tuple[int, ...] = 0
+) -> Layer:
     """The mean of each window of an image (height, width, channels); see `nbprop.max_pool2d`.
 
     Padding is zeros that count in the mean.
@@ -341,7 +347,9 @@ def avg_pool2d(kernel, stride=None, padding=0):
     return AvgPool2d(kernel, stride, padding)
 
 
-def avg_pool1d(kernel, stride=None, padding=0):
+def avg_pool1d(
+    kernel: int | tuple[int, ...], stride: int | tuple[int, ...] | None = None, padding: int | tuple[int, ...] = 0
+) -> Layer:
     """The mean of each window of a sequence (time, channels); see `nbprop.avg_pool2d`.
 
     >>> avg_pool1d(2)
@@ -350,7 +358,7 @@ def avg_pool1d(kernel, stride=None, padding=0):
     return AvgPool1d(kernel, stride, padding)
 
 
-def global_max_pool():
+def global_max_pool() -> Layer:
     """The largest number of each channel of an image or a sequence: (..., channels) becomes (channels,).
 
     >>> global_max_pool()
@@ -359,7 +367,7 @@ def global_max_pool():
     return GlobalMaxPool()
 
 
-def global_avg_pool():
+def global_avg_pool() -> Layer:
     """The mean of each channel of an image or a sequence: (..., channels) becomes (channels,).
 
     >>> global_avg_pool()

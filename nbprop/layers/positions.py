@@ -87,7 +87,7 @@ class Positions(Layer):
         return y
 
 
-def positions(init="small_normal"):
+def positions(init: str = "small_normal") -> Layer:
     """Learned positions: y = x + P for x (positions, features); P has x's shape.
 
     So a network knows the order of its sequence, which attention alone does not. A decoding plan adds the row of its

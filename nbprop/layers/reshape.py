@@ -31,7 +31,7 @@ class Flatten(Layer):
         return _lower_view(build, x, (x.size,))
 
 
-def flatten():
+def flatten() -> Layer:
     """A layer that gives each sample one axis: (28, 28, 1) becomes (784,).
 
     >>> flatten()
@@ -42,7 +42,7 @@ def flatten():
 
 @dataclass(frozen=True, repr=False)
 class Reshape(Layer):
-    shape: tuple = ()
+    shape: tuple | int = ()
     kind = "reshape"
     tangents = True
 
@@ -67,7 +67,7 @@ class Reshape(Layer):
         return _lower_view(build, x, self.shape)
 
 
-def reshape(shape):
+def reshape(shape: int | tuple[int, ...]) -> Layer:
     """A layer that gives each sample other axes, in C order: (784,) becomes (28, 28, 1).
 
     Parameters

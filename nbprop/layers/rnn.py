@@ -7,10 +7,11 @@ gradient that reaches h_t from above and from step t + 1,
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from nbprop.layers.activation import add_curvature, apply_inplace, scale_by_derivative
 from nbprop.layers.recurrent import Recurrent, add_product, copy_row
+from nbprop.networks.layer import Layer
 from nbprop.numerics.activations import ACTIVATIONS, NEEDS_INPUT, SOFTMAX
 from nbprop.numerics.gemm.entry import GEMM
 from nbprop.numerics.partition import share
@@ -142,7 +143,9 @@ class RNN(Recurrent):
         return dz, dz
 
 
-def rnn(units, activation="tanh", output="sequence", carry=False):
+def rnn(
+    units: int, activation: str = "tanh", output: Literal["sequence", "last"] = "sequence", carry: bool = False
+) -> Layer:
     """A simple recurrent layer over sequences: h_t = f(x_t W + b + h_{t-1} U).
 
     Parameters

@@ -68,7 +68,7 @@ class Slicing(Layer):
         return y
 
 
-def slicing(start, stop):
+def slicing(start: int, stop: int) -> Layer:
     """A layer that takes a part of the last axis: y = x[..., start:stop].
 
     Parameters

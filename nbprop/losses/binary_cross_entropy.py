@@ -73,7 +73,7 @@ class BinaryCrossEntropy(Loss):
         return np.concatenate([np.logaddexp(y, 0), target * y], 1) / y.shape[1]
 
 
-def binary_cross_entropy():
+def binary_cross_entropy() -> Loss:
     """Binary cross-entropy on logits, mean over the batch and the outputs, in nats.
 
     Targets lie in 0..1; others are refused.

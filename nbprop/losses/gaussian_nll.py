@@ -99,7 +99,7 @@ class GaussianNLL(Loss):
         return (output_shape[-1] // 2,)
 
 
-def gaussian_nll():
+def gaussian_nll() -> Loss:
     """Gaussian negative log-likelihood, mean over the batch and the k targets, in nats without log(2 pi) / 2.
 
     The output (n, 2k) is k means, then k log variances; the target is (n, k), any finite numbers.

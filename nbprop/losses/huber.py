@@ -107,7 +107,7 @@ class Huber(Loss):
         return (*super().sizes(output_shape), int(np.float64(self.delta).view(np.int64)))
 
 
-def huber(delta=1.0):
+def huber(delta: float = 1.0) -> Loss:
     """Huber's loss, mean over the batch and the outputs: quadratic up to |y - t| = delta, linear beyond.
 
     Targets are any finite numbers.

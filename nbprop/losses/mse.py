@@ -115,7 +115,7 @@ class MeanSquaredError(Loss):
         return (y - target) ** 2 / y.shape[1]
 
 
-def mse():
+def mse() -> Loss:
     """Mean squared error: the mean over the batch and the outputs of (y - t)^2, in the target's unit squared.
 
     Targets are any finite numbers.

@@ -85,7 +85,7 @@ class SoftmaxCrossEntropy(Loss):
         return output_shape[:-1], output_shape[-1]
 
 
-def softmax_cross_entropy():
+def softmax_cross_entropy() -> Loss:
     """Cross-entropy of softmax(logits) and integer classes, mean over the batch (and positions), in nats.
 
     The target holds class numbers of any integer type, shape (n, *output_shape[:-1]), in 0..k - 1 for k

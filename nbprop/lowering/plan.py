@@ -3,17 +3,19 @@
 import functools
 import math
 import warnings
+from typing import Any, Literal
 
 import numpy as np
 from numba import types
 from numba.extending import typeof_impl
+from numpy.typing import DTypeLike, NDArray
 
 from nbprop import backends
 from nbprop.backends import TARGETS
 from nbprop.collector import collector_paused
 from nbprop.compiler.fingerprint import is_ours
 from nbprop.compiler.intrinsics import register_address_type
-from nbprop.losses import loss_named
+from nbprop.losses import Loss, loss_named
 from nbprop.lowering.programs import lower, lower_along, lower_samples
 from nbprop.networks.network import Network, positions_that_count
 from nbprop.program import elements, frame, table
@@ -240,7 +242,15 @@ def _type_of_plan(plan, context):
 MODES = ("training", "inference", "decoding")
 
 
-def plan(net, loss=None, batch=1, dtype=np.float64, threads=1, mode="training", target="cpu"):
+def plan(
+    net: Network,
+    loss: str | Loss | None = None,
+    batch: int = 1,
+    dtype: DTypeLike = np.float64,
+    threads: int = 1,
+    mode: Literal["training", "inference", "decoding"] = "training",
+    target: Literal["cpu", "cuda"] = "cpu",
+) -> Plan:
     """Lower a network to the op table that the other functions walk.
 
     Parameters
@@ -315,14 +325,14 @@ def _new_plan(net, loss, batch, dtype, threads_wanted, mode, target):
 _remembered_plan = functools.lru_cache(maxsize=256)(_new_plan)
 
 
-def workspace(plan):
+def workspace(plan: Plan) -> NDArray[Any]:
     """A new workspace for a plan: 1-D, its dtype, uninitialised. Pure scratch; one for each concurrent caller."""
     if not isinstance(plan, Plan):
         raise TypeError(f"workspace: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
     return plan.new_workspace()
 
 
-def layer_state(plan):
+def layer_state(plan: Plan) -> NDArray[Any]:
     """New layer state for a plan: (plan.state_size,), its dtype, as it is before the first step.
 
     Running statistics of batch normalization, hidden states that a recurrent layer carries from call to call, keys and

@@ -7,8 +7,10 @@ uniform draws span sqrt(3) of it to each side. Orthogonal: Saxe et al. 2014. "no
 """
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from nbprop.networks.layer import INITIALIZERS, Parameter
 from nbprop.networks.network import Network
@@ -16,7 +18,7 @@ from nbprop.numerics.random import fill_normal, fill_uniform
 from nbprop.validation import as_dtype, check_seed
 
 
-def init(net, seed=0, dtype=np.float64):
+def init(net: Network, seed: int = 0, dtype: DTypeLike = np.float64) -> NDArray[Any]:
     """New parameters for a network: (net.n_params,) of `dtype`.
 
     Each named weight is keyed by `seed` and its position in the network; the float32 draw is the float64 one rounded.

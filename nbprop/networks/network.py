@@ -7,8 +7,10 @@ row-major, then its bias, with no padding.
 import json
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nbprop.arrays import as_array, check_memory, check_shape
 from nbprop.networks.layer import INITIALIZERS, Layer, Parameter, layer_from_config
@@ -204,7 +206,7 @@ def _checked(parameter):
     return parameter
 
 
-def network(input_shape, *layers):
+def network(input_shape: tuple[int, ...], *layers: Layer) -> Network:
     """Describe a network.
 
     Parameters
@@ -235,7 +237,7 @@ def network(input_shape, *layers):
     return Network(input_shape, layers)
 
 
-def views(net, params):
+def views(net: Network, params: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """The parts of a flat array by name, as views: ``{"0.dense.weight": (64, 32) view, ...}``.
 
     `params` is (net.n_params,), any dtype: parameters, gradients or optimizer state. Costs no copy; writing to a view

@@ -126,7 +126,7 @@ class Attention(Layer):
         return x
 
 
-def attention(heads, causal=True, bias=True, init=None):
+def attention(heads: int, causal: bool = True, bias: bool = True, init: str | None = None) -> Layer:
     """Multi-head self-attention over a sequence: each position's output is a mean of values, weighted by its query's
     products with the keys.
 

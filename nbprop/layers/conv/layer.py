@@ -10,7 +10,7 @@ numerics/convolution.py; a convolution of 1 x 1 is a dense layer over the last a
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from nbprop.layers.activation import activate
 from nbprop.layers.conv.kernels import conv_backward_input, conv_backward_parameters, conv_forward, conv_turn
@@ -31,7 +31,7 @@ class Convolution(Layer):
     """What `conv2d` and `conv1d` share; a sequence is an image of one row."""
 
     filters: int
-    kernel: tuple
+    kernel: tuple | int
     stride: tuple | int = 1
     padding: tuple | int | str = 0
     dilation: tuple | int = 1
@@ -258,7 +258,17 @@ class Conv1d(Convolution):
     kind, axes = "conv1d", 1
 
 
-def conv2d(filters, kernel, stride=1, padding=0, dilation=1, groups=1, activation=None, bias=True, init=None):
+def conv2d(
+    filters: int,
+    kernel: int | tuple[int, ...],
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] | Literal["same"] = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+    activation: str | None = None,
+    bias: bool = True,
+    init: str | None = None,
+) -> Layer:
     """A convolution of images (height, width, channels) to (out height, out width, filters).
 
     Parameters
@@ -282,7 +292,17 @@ def conv2d(filters, kernel, stride=1, padding=0, dilation=1, groups=1, activatio
     )
 
 
-def conv1d(filters, kernel, stride=1, padding=0, dilation=1, groups=1, activation=None, bias=True, init=None):
+def conv1d(
+    filters: int,
+    kernel: int | tuple[int, ...],
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] | Literal["same"] = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+    activation: str | None = None,
+    bias: bool = True,
+    init: str | None = None,
+) -> Layer:
     """A convolution of sequences (time, channels) to (out time, filters); arguments as for `nbprop.conv2d`.
 
     The weight is (kernel, channels / groups, filters).

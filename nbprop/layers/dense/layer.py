@@ -179,7 +179,9 @@ def lower_dense(build, x, n_out, weight, bias):
 RECTIFIERS = frozenset({"relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus"})
 
 
-def dense(units, activation=None, bias=True, init=None, share=None):
+def dense(
+    units: int, activation: str | None = None, bias: bool = True, init: str | None = None, share: str | None = None
+) -> Layer:
     """A dense layer: y = f(x W + b) over the last axis of its input.
 
     Parameters
