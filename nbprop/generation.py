@@ -4,7 +4,10 @@ A decoding plan takes one position a call and keeps keys and values of those bef
 costs one position's work. The loop over positions, and the draws, are compiled.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from nbprop.arrays import as_array, check_vector
 from nbprop.autodiff.gradients import forward
@@ -77,7 +80,17 @@ def continue_sequences(plan, params, tokens, at, how, x, logits, work, state, mo
     return -1
 
 
-def generate(net, params, prompt, count, temperature=1.0, top_k=None, seed=0, window=None, threads=1):
+def generate(
+    net: Network,
+    params: NDArray[Any],
+    prompt: NDArray[Any],
+    count: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+    window: int | None = None,
+    threads: int = 1,
+) -> NDArray[np.int64]:
     """Continue sequences of integers: each next one is drawn from softmax(logits / temperature) of the position before.
 
     Parameters
@@ -163,7 +176,7 @@ def generate(net, params, prompt, count, temperature=1.0, top_k=None, seed=0, wi
             done = continue_sequences(plan, params, tokens, at, how, *scratch, most)
             pace.end(max(done, 0))
     except KeyboardInterrupt as interrupt:
-        interrupt.tokens = tokens[:, begin : at[0]].copy()
+        interrupt.tokens = tokens[:, begin : at[0]].copy()  # type: ignore[attr-defined]
         raise
     if done == -2:
         raise ValueError(

@@ -8,10 +8,14 @@ sweep.
 The functions are the user's, so each new set of them is compiled anew, in every process.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
+from numpy.typing import NDArray
 
 from nbprop.arrays import as_array, check_kinds, check_memory, plain
 from nbprop.compiler.argument_types import check_array_type
@@ -25,7 +29,7 @@ from nbprop.validation import check_integer
 _ARRAYS = ("start", 1, False), ("kept", 2, True), ("segment", 2, True), ("lam", 2, True)
 
 
-def rollout_buffers(steps, n_states, every=1):
+def rollout_buffers(steps: int, n_states: int, every: int = 1) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """(kept, segment, lam): the arrays that `rollout` and `rollout_adjoint` take, float64, uninitialised.
 
     steps : int, time steps
@@ -120,7 +124,9 @@ def _rollout(step, start, steps, kept, segment, data):
     return segment[count]
 
 
-def rollout(step, start, steps, kept, segment, data):
+def rollout(
+    step: Callable[..., Any], start: NDArray[Any], steps: int, kept: NDArray[Any], segment: NDArray[Any], data: Any
+) -> NDArray[Any]:
     """Simulate: x[0] = start, x[t + 1] = f(x[t], t), keeping every k-th state.
 
     Parameters
@@ -177,7 +183,16 @@ def _rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, da
     return now
 
 
-def rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, data):
+def rollout_adjoint(
+    step: Callable[..., Any],
+    adjoint: Callable[..., Any],
+    loss_gradient: Callable[..., Any],
+    steps: int,
+    kept: NDArray[Any],
+    segment: NDArray[Any],
+    lam: NDArray[Any],
+    data: Any,
+) -> NDArray[Any]:
     """Go back after `rollout` with the same arguments: a loss's gradient by the start, and by what adjoint sums up.
 
     Parameters

@@ -15,8 +15,10 @@ The backward pass computes the gradient of every unit anyway; a plan lowered wit
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nbprop.arrays import as_array, check_vector
 from nbprop.autodiff.gradients import backward, forward
@@ -70,8 +72,17 @@ class Explanation:
     connections_gap: np.ndarray
 
 
-def explain(plan, params, x, output=None, baseline=None, steps=64, state=None, lengths=None):
-    """Compute how much every input, unit and connection contributed to an output, for each sample.
+def explain(
+    plan: Plan,
+    params: NDArray[Any],
+    x: NDArray[Any],
+    output: int | NDArray[Any] | None = None,
+    baseline: NDArray[Any] | None = None,
+    steps: int = 64,
+    state: NDArray[Any] | None = None,
+    lengths: NDArray[Any] | None = None,
+) -> Explanation:
+    """How much every input, unit and connection contributed to an output, sample by sample.
 
     Parameters
     ----------

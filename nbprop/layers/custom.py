@@ -7,7 +7,9 @@ sizes; all arrays are flat.
 import importlib
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -115,7 +117,14 @@ def _none(shape, **options):
     return {}
 
 
-def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_shape=_same_shape, c=None):
+def custom(
+    kind: str,
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    parameters: Callable[..., Any] = _none,
+    sizes: Callable[..., Any] = _one_size,
+    output_shape: Callable[..., Any] = _same_shape,
+) -> Callable[..., Layer]:
     """Define a layer of your own.
 
     Parameters
@@ -195,7 +204,7 @@ def custom(kind, forward, backward, parameters=_none, sizes=_one_size, output_sh
     return make
 
 
-def elementwise(kind, function, derivative, c=None):
+def elementwise(kind: str, function: Callable[..., Any], derivative: Callable[..., Any]) -> Callable[..., Layer]:
     """Define an activation of your own from two @njit scalar functions.
 
     Parameters

@@ -4,11 +4,16 @@ The arguments are checked here; job.py lays out what compiled code works on; tra
 """
 
 import math
+import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nbprop import backends
 from nbprop.io.progress import check_progress
+from nbprop.losses import Loss
 from nbprop.lowering.plan import plan as make_plan
 from nbprop.networks.network import Network
 from nbprop.optimizers import clipping
@@ -18,45 +23,46 @@ from nbprop.training import checkpoint as checkpoints
 from nbprop.training import identity as identities
 from nbprop.training import job as on_host
 from nbprop.training import loop as words
+from nbprop.training.history import History
 from nbprop.training.job import hyperparameters
 from nbprop.training.trainer import Settings, Trainer
 from nbprop.validation import check_callable, check_flag, check_integer, check_number, check_seed
 
 
 def fit(
-    net,
-    params,
-    x,
-    target,
-    loss,
-    optimizer="adam",
-    lr=None,
-    batch=128,
-    epochs=10,
-    shuffle=True,
-    seed=0,
-    weights=None,
-    validation=None,
-    schedule=None,
-    clip_norm=None,
-    clip_value=None,
-    weight_decay=None,
-    decay_mask=None,
-    trainable=None,
-    threads=1,
-    patience=None,
-    callback=None,
-    checkpoint=None,
-    checkpoint_seconds=10.0,
-    resume=False,
-    progress=None,
-    state=None,
-    lengths=None,
-    optimizer_state=None,
-    first_step=0,
-    allow_changed=(),
-    **others,
-):
+    net: Network,
+    params: NDArray[Any],
+    x: NDArray[Any],
+    target: NDArray[Any],
+    loss: str | Loss,
+    optimizer: str = "adam",
+    lr: float | None = None,
+    batch: int = 128,
+    epochs: int = 10,
+    shuffle: bool = True,
+    seed: int = 0,
+    weights: NDArray[Any] | None = None,
+    validation: tuple[Any, ...] | None = None,
+    schedule: str | Callable[[int], float] | None = None,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    weight_decay: float | None = None,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+    patience: int | None = None,
+    callback: Callable[[History], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 10.0,
+    resume: bool = False,
+    progress: bool | None = None,
+    state: NDArray[Any] | None = None,
+    lengths: NDArray[Any] | None = None,
+    optimizer_state: NDArray[Any] | None = None,
+    first_step: int = 0,
+    allow_changed: tuple[str, ...] = (),
+    **others: Any,
+) -> History:
     """Train a network by mini-batches; updates `params` in place.
 
     Parameters
