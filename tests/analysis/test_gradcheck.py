@@ -187,7 +187,7 @@ def faulty_tanh(registries):
                 else:
                     for buffer in (dy, build.tangent(dy)) if build.second else (dy,):
                         build.emit(activation_backward, (), (y.buffer,), sizes, inplace=(buffer,))
-                build.contribute(x, dy)
+                build.accumulate_gradient(x, dy)
 
             build.on_backward(y, rule)
             return y
