@@ -18,8 +18,13 @@ from support import ROOT, cases
 collect_ignore = [] if nbprop.cuda.available() else ["cuda"]
 
 
-def pytest_terminal_summary(terminalreporter):
-    """Say that the device's tests were left out, and why."""
+def pytest_terminal_summary(terminalreporter, config):
+    """Say that the device's tests were left out, and why; and with coverage, which kernels no test has loaded."""
+    if config.getoption("cov_source", None):
+        ours = {native.name for native in known_natives if is_ours(native.function)}
+        text = f"kernels and entries, which no tracer sees: {len(ours & _loaded)} of {len(ours)} compiled and in use"
+        terminalreporter.write_line(text)
+        terminalreporter.write_line("\n".join(f"    {name}: never" for name in sorted(ours - _loaded)))
     if collect_ignore:
         terminalreporter.write_line(f"tests/cuda did not run: {nbprop.cuda.missing()}")
 
@@ -56,16 +61,9 @@ def pytest_sessionfinish(session):
     _loaded.update(loaded)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
     _loaded.update(getattr(node, "workeroutput", {}).get("loaded", ()))
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    if config.getoption("cov_source", None):
-        ours = {native.name for native in known_natives if is_ours(native.function)}
-        text = f"kernels and entries, which no tracer sees: {len(ours & _loaded)} of {len(ours)} compiled and in use"
-        terminalreporter.write_line(text)
-        terminalreporter.write_line("\n".join(f"    {name}: never" for name in sorted(ours - _loaded)))
 
 
 @pytest.fixture(scope="session")
