@@ -82,7 +82,7 @@ def explain(
     state: NDArray[Any] | None = None,
     lengths: NDArray[Any] | None = None,
 ) -> Explanation:
-    """How much every input, unit and connection contributed to an output, sample by sample.
+    """Compute how much every input, unit and connection contributed to an output, for each sample.
 
     Parameters
     ----------

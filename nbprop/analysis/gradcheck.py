@@ -58,7 +58,7 @@ def gradcheck(
     Raises
     ------
     ValueError
-        When an error exceeds the tolerance; names the array (for a second derivative "hvp of" it), the entry and both
+        If an error exceeds the tolerance; names the array (for a second derivative "hvp of" it), the entry and both
         values.
 
     Examples
@@ -121,20 +121,20 @@ def gradcheck(
             return (ends[0] - ends[1]) / (2 * _STEP)
 
         def output(params, x):
-            forward(plan, params, x, y, work, anew())
+            forward(plan, params, x, y, work, reset_state())
             return y.copy()
 
         tangent = np.full(y.shape, np.nan)
-        jvp(plan, params, v, x, along_x, tangent, work, anew())
+        jvp(plan, params, v, x, along_x, tangent, work, reset_state())
         _compare_all("jvp", tangent, difference(output), np.abs(tangent).max(), tolerance)
         if loss is not None and net.n_params:
 
             def gradient(params, x):
-                value_and_grad(plan, params, x, target, grads, work, w, state=anew())
+                value_and_grad(plan, params, x, target, grads, work, w, state=reset_state())
                 return grads.copy()
 
             product = np.full(net.n_params, np.nan)
-            hvp(plan, params, v, x, target, product, work, w, state=anew(), dx=along_x)
+            hvp(plan, params, v, x, target, product, work, w, state=reset_state(), dx=along_x)
             scale, differences = np.abs(product).max(), views(net, difference(gradient))
             for path, part in views(net, product).items():
                 _compare_all(f"hvp of {path}", part, differences[path], scale, tolerance)

@@ -38,7 +38,7 @@ def save(
     *,
     notes: dict[str, str] | None = None,
 ) -> None:
-    """Write a network and its parameters to a file, whole or not at all.
+    """Write a network and its parameters to a file, atomically.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Network, NDArray[Any]]:
 
 
 def load_state(path: str | os.PathLike[str], plan: Plan) -> NDArray[Any]:
-    """New layer state for a plan, with what `save` has stored of it: running statistics.
+    """New layer state for a plan, with the running statistics that `save` has stored.
 
     Parameters
     ----------

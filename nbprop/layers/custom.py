@@ -124,6 +124,7 @@ def custom(
     parameters: Callable[..., Any] = _none,
     sizes: Callable[..., Any] = _one_size,
     output_shape: Callable[..., Any] = _same_shape,
+    c: str | None = None,
 ) -> Callable[..., Layer]:
     """Define a layer of your own.
 
@@ -204,7 +205,9 @@ def custom(
     return make
 
 
-def elementwise(kind: str, function: Callable[..., Any], derivative: Callable[..., Any]) -> Callable[..., Layer]:
+def elementwise(
+    kind: str, function: Callable[..., Any], derivative: Callable[..., Any], c: str | None = None
+) -> Callable[..., Layer]:
     """Define an activation of your own from two @njit scalar functions.
 
     Parameters
