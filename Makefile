@@ -48,6 +48,17 @@ test-long: .venv/tools            ## hours: random tests at full length; history
 	.venv/bin/python -m pytest -n $(WORKERS) -q -m "long or scaled" --long
 	.venv/bin/python examples/history/results.py
 
+# Built from what is committed, in a folder of its own, so that nothing else gets in. The platform's tag is Numba's.
+wheel: .venv/tools                ## dist/: source and a wheel with prebuilt kernels, some ten minutes
+	@$(PIP) install -e ".[release]"
+	rm -rf build/wheel && mkdir -p build/wheel && git archive HEAD | tar -x -C build/wheel
+	cd build/wheel && ../../.venv/bin/python -m nbprop cache --pack nbprop/prebuilt
+	.venv/bin/python -m build --outdir dist build/wheel
+	.venv/bin/python -m wheel tags --remove --python-tag $$(.venv/bin/python -c \
+		'import sys; print("cp{}{}".format(*sys.version_info))') --platform-tag $$(.venv/bin/python -c \
+		'from importlib.metadata import files; print([f for f in files("numba") if f.name == "WHEEL"][0].read_text().split("Tag: ")[1].split()[0].split("-", 2)[2])') \
+		dist/nbprop-*-py3-none-any.whl
+
 soak: .venv/tools                 ## mixed calls for hours, in constant memory: make soak MINUTES=60
 	.venv/bin/python tests/support/soak.py --minutes $(or $(MINUTES),10)
 
@@ -64,7 +75,7 @@ format: .venv/tools               ## let the formatter and the linter fix what t
 clean:                            ## remove what these targets made
 	rm -rf .venv .venv-peers build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 
-.PHONY: help demo example test test-more test-long soak lint format clean .venv
+.PHONY: help demo example test test-more test-long wheel soak lint format clean .venv
 .DEFAULT_GOAL := help
 
 # Benchmarks (docs/performance.md). The peers have an environment of their own; asv runs from it, too.

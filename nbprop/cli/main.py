@@ -23,7 +23,7 @@ _EXAMPLES = """examples:
   nbprop summary iris.safetensors
   nbprop export iris.safetensors -o iris
   nbprop check --net "dense:8:gelu dense:2" --input 3 --loss mse
-  nbprop cache --clear
+  nbprop cache --warm
 
 `nbprop COMMAND --help` describes a command."""
 
@@ -365,18 +365,42 @@ def _add_cache(commands):
     command = _command(
         commands,
         "cache",
-        "show or clear the folder of compiled code",
+        "show, fill or clear the folder of compiled code",
         _cache,
-        "nbprop cache --clear",
+        "nbprop cache --warm",
+    )
+    what = command.add_mutually_exclusive_group()
+    what.add_argument("--clear", action="store_true", help="delete the compiled code; it is made again when needed")
+    what.add_argument(
+        "--warm", action="store_true", help="compile all that neither the cache nor the package has, some minutes"
+    )
+    what.add_argument(
+        "--native", action="store_true", help="as --warm, and for this very processor what the package has, too"
+    )
+    what.add_argument(
+        "--pack", metavar="FOLDER", help="write the packs of generic code that a wheel carries into FOLDER"
     )
     command.add_argument(
-        "--clear", action="store_true", help="delete the compiled code; it is compiled again when needed"
+        "--workers", type=int, metavar="N", help="processes that compile; as many as cores if left out"
     )
 
 
 def _cache(arguments):
     from nbprop.compiler.cache import cache_root
 
+    if arguments.workers is not None and arguments.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {arguments.workers}")
+    if arguments.pack is not None:
+        from nbprop.cli import warming
+
+        for target in warming.targets():
+            print(warming.pack(arguments.pack, target, workers=arguments.workers, tell=_tell_compiled(target)))
+        return
+    if arguments.warm or arguments.native:
+        from nbprop.cli import warming
+
+        count = warming.warm(workers=arguments.workers, native=arguments.native, tell=_tell_compiled("this processor"))
+        print(f"{count} functions are compiled")
     root = cache_root()
     files = [path for pattern in ("*.nbc", "*.tmp") for path in root.glob(f"??/{pattern}")]
     size = 0.0
@@ -389,6 +413,19 @@ def _cache(arguments):
     for path in files:
         path.unlink(missing_ok=True)
     print(f"{root}: {len(files)} files deleted, {size:.1f} MB")
+
+
+def _tell_compiled(target):
+    """A function that tells on standard error how far compiling is: one line, written over where that is seen."""
+    ends = "\r" if sys.stderr.isatty() else "\n"
+
+    def tell(done, total, name, dtype):
+        last = done == total
+        if last or sys.stderr.isatty():
+            line = f"{target}: {done} of {total} compiled, {name.rpartition('.')[2]} {dtype}"
+            print(f"{line:<100.100}", end="\n" if last else ends, file=sys.stderr, flush=True)
+
+    return tell
 
 
 # -- the command ---------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import llvmlite
+import llvmlite.binding as llvm
 import numba
 from numba.core.compiler import CompileResult
 
+from nbprop.compiler import prebuilt
 from nbprop.compiler.fingerprint import digest_of, hashed
 
 
@@ -81,6 +82,24 @@ def _opened(key, payload):
     return content if payload[:size] == _seal(key, content) else None
 
 
+def slimmed(path, inlined):
+    """(key, payload) of a file of the cache, as a pack holds it.
+
+    Numba's text about types is left out, and the bitcode, which only a caller that inlines the function takes, unless
+    `inlined`: a native is jumped to.
+    """
+    payload = Path(path).read_bytes()
+    key = payload[len(_MAGIC) : len(_MAGIC) + len(hashed())]
+    (name, kind, (code, bitcode)), *others = pickle.loads(_opened(key, payload))
+    if kind != "object" or not isinstance(others[5], str):
+        raise RuntimeError(f"nbprop does not know how Numba {numba.__version__} keeps its code")
+    others[5] = ""
+    if not inlined:
+        bitcode = llvm.parse_assembly("").as_bitcode()
+    content = pickle.dumps(((name, kind, (code, bitcode)), *others), protocol=pickle.HIGHEST_PROTOCOL)
+    return key, _seal(key, content) + content
+
+
 class DiskCache:
     """Numba's cache protocol.
 
@@ -100,22 +119,21 @@ class DiskCache:
     def source_digest(self):
         return digest_of(self._function)
 
-    def _key(self, signature, target_context):
-        versions = numba.__version__, llvmlite.__version__, sys.version_info[:3]
-        key = repr((str(signature), target_context.codegen().magic_tuple(), versions, self._label))
+    def _key(self, signature, target):
+        """Identifies the code of this function for a signature and a target, Numba's `magic_tuple` of a processor."""
+        key = repr((str(signature), target, prebuilt.versions(), self._label))
         return hashed(key.encode(), self.source_digest())
 
     def _path(self, key):
         label = re.sub(r"\W+", "_", self._label)[-60:]
         return cache_root() / key.hex()[:2] / f"{label}-{key.hex()}.nbc"
 
+    def file(self, signature, target):
+        """The file of the code for a signature and a target."""
+        return self._path(self._key(signature, target))
+
     def load_overload(self, signature, target_context):
-        key = self._key(signature, target_context)
-        try:
-            payload = self._path(key).read_bytes()
-        except OSError:
-            return None
-        content = _opened(key, payload)
+        content = self._own(signature, target_context) or self._shipped(signature)
         if content is None:
             return None
         target_context.refresh()
@@ -124,10 +142,27 @@ class DiskCache:
         except (ImportError, AttributeError):
             return None  # a function made by exec, or in a module that this process cannot import by its name
 
+    def _own(self, signature, target_context):
+        """What an earlier process compiled for this processor, or None."""
+        key = self._key(signature, target_context.codegen().magic_tuple())
+        try:
+            return _opened(key, self._path(key).read_bytes())
+        except OSError:
+            return None
+
+    def _shipped(self, signature):
+        """What the package brought, or None."""
+        pack = prebuilt.pack()
+        if pack is None:
+            return None
+        key = self._key(signature, pack.magic)
+        payload = pack.read(key)
+        return None if payload is None else _opened(key, payload)
+
     def save_overload(self, signature, compiled):
         if compiled.library.has_dynamic_globals:
             return  # addresses of this process (a C function, a large global array), which mean nothing in the next
-        key = self._key(signature, compiled.target_context)
+        key = self._key(signature, compiled.target_context.codegen().magic_tuple())
         path = self._path(key)
         try:
             content = pickle.dumps(compiled._reduce(), protocol=pickle.HIGHEST_PROTOCOL)

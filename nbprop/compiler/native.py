@@ -69,6 +69,10 @@ class Native:
             publish(fingerprint, address)
         return self._loaded[fingerprint][0]
 
+    def cache_file(self, dtype, target):
+        """The file that keeps the code for a dtype, compiled for a target (Numba's `magic_tuple`)."""
+        return _NativeCache(self).file(self.signature(dtype).args, target)
+
     def callable(self):
         """A function for kernels, ``call((arguments, ...))``, that jumps to this native's address.
 

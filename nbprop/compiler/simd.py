@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 
 
-def _features():
+def instruction_sets():
     """The instruction sets that Numba compiles for: those of the processor, or NUMBA_CPU_FEATURES if that is set."""
     if numba.config.CPU_FEATURES is None:
         return {name for name, present in llvm.get_host_cpu_features().items() if present}
@@ -19,7 +19,7 @@ def _features():
 
 # Bytes in the widest vector register.  Every 64-bit processor has sixteen (SSE2, NEON); without fused multiply-add
 # in hardware, LLVM calls the C library's, which is slow and gives the same bits.
-VECTOR_BYTES = 64 if "avx512f" in _features() else 32 if "avx" in _features() else 16
+VECTOR_BYTES = 64 if "avx512f" in instruction_sets() else 32 if "avx" in instruction_sets() else 16
 HALF_BYTES = max(16, VECTOR_BYTES // 2)
 
 INT = ir.IntType(64)

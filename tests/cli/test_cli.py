@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import nbprop
+from nbprop.cli import warming
 from nbprop.cli.main import main
 from nbprop.cli.networks import read_network
 from nbprop.compiler.report import reporting
@@ -167,6 +168,19 @@ def test_cache_shows_and_clears_only_what_is_nbprops(run, monkeypatch, tmp_path)
     assert not ours.exists()
     assert other.exists()
     assert run("cache")[1].startswith(f"{tmp_path / 'nbprop'}: 0 files")
+
+
+def test_cache_compiles_ahead_of_time(run, monkeypatch, tmp_path):
+    """What is asked for reaches `warm` and `pack`; tests/compiler/test_prebuilt.py lets them compile."""
+    asked = []
+    monkeypatch.setattr(warming, "warm", lambda **given: asked.append(given) or 7)
+    monkeypatch.setattr(warming, "pack", lambda folder, target, **given: f"{folder}/{target}.zip")
+    assert run("cache", "--warm")[:2] == (0, "7 functions are compiled\n")
+    assert run("cache", "--native", "--workers", "3")[0] == 0
+    assert [(given["native"], given["workers"]) for given in asked] == [(False, None), (True, 3)]
+    assert run("cache", "--pack", tmp_path)[1].split() == [f"{tmp_path}/{name}.zip" for name in warming.targets()]
+    code, _, err = run("cache", "--warm", "--workers", "0")
+    assert (code, "--workers must be at least 1, got 0" in err) == (2, True)
 
 
 def test_compiling_is_told_once():
