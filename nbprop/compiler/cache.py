@@ -85,8 +85,8 @@ def _opened(key, payload):
 def slimmed(path, inlined):
     """(key, payload) of a file of the cache, as a pack holds it.
 
-    Numba's text about types is left out, and the bitcode, which only a caller that inlines the function takes, unless
-    `inlined`: a native is jumped to.
+    Numba's text about types is left out, and unless `inlined` the bitcode, which only callers that inline the function
+    take: a native is jumped to. Numba reads from it what the object code defines, so that one name stays.
     """
     payload = Path(path).read_bytes()
     key = payload[len(_MAGIC) : len(_MAGIC) + len(hashed())]
@@ -95,7 +95,7 @@ def slimmed(path, inlined):
         raise RuntimeError(f"nbprop does not know how Numba {numba.__version__} keeps its code")
     others[5] = ""
     if not inlined:
-        bitcode = llvm.parse_assembly("").as_bitcode()
+        bitcode = llvm.parse_assembly(f'define void @"{others[0].llvm_func_name}"() {{ ret void }}').as_bitcode()
     content = pickle.dumps(((name, kind, (code, bitcode)), *others), protocol=pickle.HIGHEST_PROTOCOL)
     return key, _seal(key, content) + content
 

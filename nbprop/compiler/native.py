@@ -65,6 +65,8 @@ class Native:
             dispatcher.compile(signature.args)
             (result,) = dispatcher.overloads.values()
             address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+            if not address:
+                raise RuntimeError(f"nbprop: {self.name} has been compiled, and its code defines no such function")
             self._loaded[fingerprint] = (address, dispatcher)
             publish(fingerprint, address)
         return self._loaded[fingerprint][0]
