@@ -370,7 +370,7 @@ def _add_cache(commands):
         "nbprop cache --warm",
     )
     what = command.add_mutually_exclusive_group()
-    what.add_argument("--clear", action="store_true", help="delete the compiled code; it is made again when needed")
+    what.add_argument("--clear", action="store_true", help="delete the compiled code; it is compiled again when needed")
     what.add_argument(
         "--warm", action="store_true", help="compile all that neither the cache nor the package has, some minutes"
     )
