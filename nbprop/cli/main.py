@@ -401,6 +401,7 @@ def _cache(arguments):
 
         count = warming.warm(workers=arguments.workers, native=arguments.native, tell=_tell_compiled("this processor"))
         print(f"{count} functions are compiled")
+        return
     root = cache_root()
     files = [path for pattern in ("*.nbc", "*.tmp") for path in root.glob(f"??/{pattern}")]
     size = 0.0
