@@ -11,7 +11,7 @@ NOT_YET = {
     "hvp jacobian jacobian_operator jvp per_sample_grads value value_and_grad vjp",
     "optimizers": "adagrad adam adamw clip_norm clip_value lion momentum nesterov optimizer_state rmsprop rprop sgd",
     "solvers": "fit_many lbfgs_state lbfgs_step least_squares lm_state lm_step minimize objective",
-    "others": "share",
+    "others": "export_c share",
 }
 
 
