@@ -119,6 +119,9 @@ def export_c(stem, net, params, functions=None, dtype="float32", batch=1, loss=N
         raise TypeError(f"export_c: net must be what nbprop.network(...) returns, got {type(net).__name__}")
     export = _export(name, net, params, functions, as_dtype(dtype), batch, loss, state)
     texts = {".c": source_file(export), ".h": header_file(export)}
+    for suffix in texts:
+        if os.path.isdir(path + suffix):
+            raise IsADirectoryError(f"export_c: {path}{suffix} is a folder; remove it, or choose another stem")
     for suffix, text in texts.items():
         write_atomically(path + suffix, lambda temporary, text=text: _write(temporary, text))
 
@@ -136,6 +139,11 @@ def _export(stem, net, params, functions, dtype, batch, loss, state):
     params = _finite("params", check_flat("export_c: params", params, net.n_params), dtype)
     functions, steps = _functions(functions, net, loss)
     known = functions_for(net, dtype.name)
+    taken = [f"{stem}_{name}" for name in (*functions, *steps, "params", "selftest") if f"{stem}_{name}" in known]
+    if taken:
+        raise ValueError(
+            f"export_c: stem {stem!r} would name a function {taken[0]}, as a kernel is; choose another stem"
+        )
     found, pieces = programs(net, loss, batch, dtype, functions, known, lambda value: literal(value, dtype))
     state = _state(state, pieces, dtype)
     vector = Vector(net, loss, params, dtype, functions, state)

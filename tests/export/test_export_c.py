@@ -205,6 +205,14 @@ def test_a_device_can_learn(tmp_path, dtype):
         assert np.abs(ours - start).max() > 0.05
 
 
+def test_a_folder_in_the_way_is_told_before_anything_is_written(tmp_path):
+    net = nbprop.network((3,), nbprop.dense(2))
+    (tmp_path / "net.h").mkdir()
+    with pytest.raises(IsADirectoryError, match="export_c: .*net.h is a folder"):
+        nbprop.export_c(tmp_path / "net", net, nbprop.init(net))
+    assert [path.name for path in tmp_path.iterdir()] == ["net.h"]
+
+
 _NET = nbprop.network((3,), nbprop.dense(2))
 _PARAMS = nbprop.init(_NET)
 _INTEGERS = nbprop.network((3,), nbprop.embedding(7, 5))
@@ -224,6 +232,7 @@ def _with_nan(index):
         ({"stem": "2nd"}, "stem must end in a C identifier.*'2nd'"),
         ({"stem": "net.c"}, "stem must end in a C identifier.*'net.c'"),
         ({"stem": "float"}, "stem must end in a C identifier"),
+        ({"stem": "lstm"}, "stem 'lstm' would name a function lstm_forward, as a kernel is"),
         ({"stem": "nowhere/net"}, "there is no folder .*nowhere"),
         ({"stem": 3}, "stem must be a str or a path, got int"),
         ({"net": 3}, "net must be what nbprop.network.* returns, got int"),

@@ -44,7 +44,8 @@ static void parameters_or_zero(real *restrict y, const real *restrict v, int y_s
     copy_or_zero(y, v, 1, y_size);
 }
 
-/* y[:, y_first : y_first + width] = x[:, x_first : x_first + width]. y OUT (n * rows, y_width), x IN (n * rows, x_width). */
+/* y[:, y_first : y_first + width] = x[:, x_first : x_first + width].
+ * y OUT (n * rows, y_width), x IN (n * rows, x_width). */
 static void copy_columns(real *restrict y, const real *restrict x, int n, int rows, int y_width, int y_first,
                          int x_width, int x_first, int width)
 {

@@ -31,8 +31,8 @@ static void crop_image(real *restrict y, const real *restrict x, int n, int heig
 /* y = b + W * x, or y += W * x when `adding`; a w that is NULL is zero, and so is such a b.
  * y OUT (n, out_h, out_w, filters), x IN (n, height, width, channels), w IN (kernel_h, kernel_w, channels / groups,
  * filters), b IN (filters,). The filters of a group see the channels of that group. */
-static void conv_forward(real *restrict y, const real *restrict x, const real *restrict w, const real *restrict b, int n,
-                         int filters, int height, int width, int channels, int kernel_h, int kernel_w, int stride_h,
+static void conv_forward(real *restrict y, const real *restrict x, const real *restrict w, const real *restrict b,
+                         int n, int filters, int height, int width, int channels, int kernel_h, int kernel_w, int stride_h,
                          int stride_w, int dilation_h, int dilation_w, int groups, int out_h, int out_w, int adding)
 {
     const int depth = channels / groups, share = filters / groups;
@@ -88,7 +88,8 @@ static void conv_backward_parameters(real *restrict dw, real *restrict db, const
 }
 
 /* dx = the sum over the windows, each at its place, of dz W^T; added to what dx holds when `adding`.
- * dx OUT (n, height, width, channels), dz IN (n, out_h, out_w, filters), wt IN the matrix w (.., filters), transposed. */
+ * dx OUT (n, height, width, channels), dz IN (n, out_h, out_w, filters), wt IN the matrix w (.., filters),
+ * transposed. */
 static void conv_backward_input(real *restrict dx, const real *restrict dz, const real *restrict wt, int n,
                                 int filters, int height, int width, int channels, int kernel_h, int kernel_w,
                                 int stride_h, int stride_w, int dilation_h, int dilation_w, int groups, int out_h,
@@ -166,7 +167,8 @@ static void max_pool_tangent(real *restrict y, const real *restrict argmax, cons
     }
 }
 
-/* dx = the sum of dy over the windows whose largest number it was. dx OUT as x, dy and argmax IN as y of max_pool_forward. */
+/* dx = the sum of dy over the windows whose largest number it was.
+ * dx OUT as x, dy and argmax IN as y of max_pool_forward. */
 static void max_pool_backward(real *restrict dx, const real *restrict dy, const real *restrict argmax, int n,
                               int height, int width, int channels, int kernel_w, int stride_h, int stride_w, int top,
                               int left, int out_h, int out_w)

@@ -9,7 +9,8 @@ static void sgd_step(real *restrict params, const real *restrict grads, int size
 }
 
 /* Adam (Kingma and Ba 2015, algorithm 1): m and v are running means of g and g^2; params -= lr m' / (sqrt(v') + eps),
- * m' and v' being m and v over 1 - beta^(step + 1). params INOUT, grads IN (size,), state INOUT (2 size,): m, then v. */
+ * m' and v' being m and v over 1 - beta^(step + 1).
+ * params INOUT, grads IN (size,), state INOUT (2 size,): m, then v. */
 static void adam_step(real *restrict params, const real *restrict grads, real *restrict state, int size, int step,
                       real lr, double beta1, double beta2, real eps)
 {

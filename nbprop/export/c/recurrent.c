@@ -67,8 +67,8 @@ static void ACTIVATION_rnn_forward(real *restrict h, real *restrict z, const rea
     }
 }
 
-/* h'_t = f' (z'_t + h_{t-1} U' + h'_{t-1} U); a U' that is NULL is zero. h_dot INOUT and h IN (1 + positions, n, width),
- * z_dot INOUT (positions, n, width), u and u_dot IN (width, width). */
+/* h'_t = f' (z'_t + h_{t-1} U' + h'_{t-1} U); a U' that is NULL is zero.
+ * h_dot INOUT and h IN (1 + positions, n, width), z_dot INOUT (positions, n, width), u and u_dot IN (width, width). */
 static void ACTIVATION_rnn_tangent(real *restrict h_dot, real *restrict z_dot, const real *restrict h,
                                    const real *restrict u, const real *restrict u_dot, int n, int positions, int width)
 {
@@ -164,7 +164,8 @@ static void lstm_tangent(real *restrict h_dot, real *restrict c_dot, real *restr
 }
 
 /* dz_t, dc_t and dh_{t-1} += dz_t U^T, from the last step to the first. dz OUT (positions, n, 4 width); dc OUT (n,
- * width), used up; dh INOUT (positions, n, width); c IN (1 + positions, n, width), z the gates, ut IN (4 width, width). */
+ * width), used up; dh INOUT (positions, n, width); c IN (1 + positions, n, width), z the gates, ut IN (4 width,
+ * width). */
 static void lstm_backward(real *restrict dz, real *restrict dc, real *restrict dh, const real *restrict c,
                           const real *restrict z, const real *restrict ut, int n, int positions, int width)
 {
@@ -261,8 +262,8 @@ static void gru_forward(real *restrict h, real *restrict g, real *restrict q, co
     }
 }
 
-/* The derivative h'_t along g', U' and a'; a U' that is NULL is zero. h_dot INOUT, h IN (1 + positions, n, width); g_dot
- * INOUT: (x W + b)', then the gates', g IN (positions, n, 3 width); q_dot OUT, q IN (positions, n, width); a_dot IN
+/* The derivative h'_t along g', U' and a'; a U' that is NULL is zero.
+ * h_dot INOUT, h IN (1 + positions, n, width); g_dot INOUT: (x W + b)', then the gates', g IN (positions, n, 3 width); q_dot OUT, q IN (positions, n, width); a_dot IN
  * (width,). */
 static void gru_tangent(real *restrict h_dot, real *restrict g_dot, real *restrict q_dot, const real *restrict h,
                         const real *restrict g, const real *restrict q, const real *restrict u,
@@ -286,8 +287,8 @@ static void gru_tangent(real *restrict h_dot, real *restrict g_dot, real *restri
     }
 }
 
-/* The gradients dg by x W + b and du by h U, and dh_{t-1}, from the last step to the first. dg and du OUT (positions, n,
- * 3 width); dh INOUT (positions, n, width); h, g and q IN as in gru_forward; ut IN (3 width, width). */
+/* The gradients dg by x W + b and du by h U, and dh_{t-1}, from the last step to the first.
+ * dg and du OUT (positions, n, 3 width); dh INOUT (positions, n, width); h, g and q IN as in gru_forward; ut IN (3 width, width). */
 static void gru_backward(real *restrict dg, real *restrict du, real *restrict dh, const real *restrict h,
                          const real *restrict g, const real *restrict q, const real *restrict ut, int n, int positions,
                          int width)
@@ -346,7 +347,8 @@ static void gru_second(real *restrict dg_dot, real *restrict du_dot, real *restr
     }
 }
 
-/* da = the sum of the last block of du's rows, added to when `again`. da OUT (width,), du IN (positions * n, 3 width). */
+/* da = the sum of the last block of du's rows, added to when `again`.
+ * da OUT (width,), du IN (positions * n, 3 width). */
 static void gru_recurrent_bias(real *restrict da, const real *restrict du, int n, int positions, int width, int again)
 {
     for (int j = 0; j < width; j++) {
