@@ -208,7 +208,7 @@ def test_a_device_can_learn(tmp_path, dtype):
 def test_a_folder_in_the_way_is_told_before_anything_is_written(tmp_path):
     net = nbprop.network((3,), nbprop.dense(2))
     (tmp_path / "net.h").mkdir()
-    with pytest.raises(IsADirectoryError, match="export_c: .*net.h is a folder"):
+    with pytest.raises(IsADirectoryError, match=r"export_c: .*net\.h is a folder"):
         nbprop.export_c(tmp_path / "net", net, nbprop.init(net))
     assert [path.name for path in tmp_path.iterdir()] == ["net.h"]
 

@@ -32,8 +32,9 @@ static void crop_image(real *restrict y, const real *restrict x, int n, int heig
  * y OUT (n, out_h, out_w, filters), x IN (n, height, width, channels), w IN (kernel_h, kernel_w, channels / groups,
  * filters), b IN (filters,). The filters of a group see the channels of that group. */
 static void conv_forward(real *restrict y, const real *restrict x, const real *restrict w, const real *restrict b,
-                         int n, int filters, int height, int width, int channels, int kernel_h, int kernel_w, int stride_h,
-                         int stride_w, int dilation_h, int dilation_w, int groups, int out_h, int out_w, int adding)
+                         int n, int filters, int height, int width, int channels, int kernel_h, int kernel_w,
+                         int stride_h, int stride_w, int dilation_h, int dilation_w, int groups, int out_h, int out_w,
+                         int adding)
 {
     const int depth = channels / groups, share = filters / groups;
     for (int pixel = 0; pixel < n * out_h * out_w; pixel++, y += filters) {

@@ -263,8 +263,8 @@ static void gru_forward(real *restrict h, real *restrict g, real *restrict q, co
 }
 
 /* The derivative h'_t along g', U' and a'; a U' that is NULL is zero.
- * h_dot INOUT, h IN (1 + positions, n, width); g_dot INOUT: (x W + b)', then the gates', g IN (positions, n, 3 width); q_dot OUT, q IN (positions, n, width); a_dot IN
- * (width,). */
+ * h_dot INOUT, h IN (1 + positions, n, width); g_dot INOUT: (x W + b)', then the gates', g IN (positions, n,
+ * 3 width); q_dot OUT, q IN (positions, n, width); a_dot IN (width,). */
 static void gru_tangent(real *restrict h_dot, real *restrict g_dot, real *restrict q_dot, const real *restrict h,
                         const real *restrict g, const real *restrict q, const real *restrict u,
                         const real *restrict u_dot, const real *restrict a_dot, int n, int positions, int width)
@@ -288,7 +288,8 @@ static void gru_tangent(real *restrict h_dot, real *restrict g_dot, real *restri
 }
 
 /* The gradients dg by x W + b and du by h U, and dh_{t-1}, from the last step to the first.
- * dg and du OUT (positions, n, 3 width); dh INOUT (positions, n, width); h, g and q IN as in gru_forward; ut IN (3 width, width). */
+ * dg and du OUT (positions, n, 3 width); dh INOUT (positions, n, width); h, g and q IN as in gru_forward; ut IN
+ * (3 width, width). */
 static void gru_backward(real *restrict dg, real *restrict du, real *restrict dh, const real *restrict h,
                          const real *restrict g, const real *restrict q, const real *restrict ut, int n, int positions,
                          int width)
