@@ -55,11 +55,13 @@ from nbprop.layers import (
     max_pool1d as max_pool1d,
     max_pool2d as max_pool2d,
     positions as positions,
+    rescale as rescale,
     reshape as reshape,
     residual as residual,
     rmsnorm as rmsnorm,
     rnn as rnn,
     slicing as slicing,
+    standardize as standardize,
 )
 from nbprop.losses import (
     binary_cross_entropy as binary_cross_entropy,
@@ -70,7 +72,12 @@ from nbprop.losses import (
 )
 from nbprop.lowering.plan import Plan as Plan, layer_state as layer_state, plan as plan, workspace as workspace
 from nbprop.networks.initializers import init as init
-from nbprop.networks.network import Network as Network, network as network, views as views
+from nbprop.networks.network import (
+    Network as Network,
+    network as network,
+    trainable_mask as trainable_mask,
+    views as views,
+)
 from nbprop.numerics.partition import share as share
 from nbprop.optimizers.api import (
     adagrad as adagrad,
@@ -94,5 +101,6 @@ from nbprop.solvers.minimize import minimize as minimize
 from nbprop.solvers.objective import objective as objective
 from nbprop.training.fit import fit as fit
 from nbprop.training.history import History as History
+from nbprop.training.scaling import fit_scaling as fit_scaling
 
 __version__: str

@@ -11,7 +11,7 @@ from nbprop.losses import Loss
 from nbprop.lowering.plan import layer_state, workspace
 from nbprop.lowering.plan import plan as make_plan
 from nbprop.networks.initializers import init
-from nbprop.networks.network import Network, views
+from nbprop.networks.network import Network, trainable_mask, views
 from nbprop.validation import check_flag, check_integer, check_number, check_seed
 
 # Entries tested in each array: all of a small one, this many of a large one.
@@ -53,7 +53,8 @@ def gradcheck(
     Returns
     -------
     dict
-        The relative error of each parameter array by its name in `views`, and of the input as "x".
+        The relative error of each parameter array by its name in `views`, and of the input as "x". Numbers that are
+        not trained (`trainable_mask`) must have gradients of 0.
 
     Raises
     ------
@@ -109,9 +110,16 @@ def gradcheck(
 
     gradient_views = views(net, grads)
     for path, part in views(net, params).items():
-        errors[path] = _compare(path, part.reshape(-1), gradient_views[path].reshape(-1), measure, rng, tolerance)
+        found = gradient_views[path].reshape(-1)
+        if net.slots[path].parameter.trained:
+            errors[path] = _compare(path, part.reshape(-1), found, measure, rng, tolerance)
+        elif found.any():
+            raise ValueError(f"gradcheck: {path} is not trained, so its gradient must be 0, got {found}")
+        else:
+            errors[path] = 0.0
     if plan.without_tangents is None:
         v, along_x = rng.standard_normal(net.n_params), None if plan.x_classes else rng.standard_normal(x.shape)
+        v *= trainable_mask(net)  # numbers that are not trained are constants
         length = np.sqrt(v @ v + (0.0 if along_x is None else np.vdot(along_x, along_x)))
         v, along_x = v / length, None if along_x is None else along_x / length
 

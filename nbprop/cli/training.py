@@ -62,6 +62,8 @@ def train(arguments):
     )
     with reporting(say):
         learn_x, learn_y = x[learn], y[learn]
+        if not nbprop.trainable_mask(net).all():  # a network that is given numbers: those of scaling
+            nbprop.fit_scaling(net, params, learn_x, learn_y)
         if arguments.optimizer in METHODS:
             state, failure = None, _minimize(net, params, learn_x, learn_y, loss, arguments)
         else:

@@ -25,6 +25,7 @@ from nbprop.program import elements
 from nbprop.program.elements import integer_at, length_at
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.datasets import check_samples, check_values, check_weights, takes_lengths
+from nbprop.training import job as on_host
 from nbprop.training import loop as epochs
 from nbprop.training.job import check_last_batch
 
@@ -115,6 +116,12 @@ def check_vector(argument, array, size, kinds, written=False):
     if written and not array.writable:
         raise failure(READ_ONLY, argument, got=described(array))
     return array
+
+
+def trained_of(net, wanted):
+    """As networks.network's, a device array."""
+    mask = on_host.trained_of(net, None if wanted is None else wanted.to_host())
+    return None if mask is None else memory.to_device(mask)
 
 
 def _check_column(function, name, array, n, shape, dtype, integers=None, loss=None, lengths=None):

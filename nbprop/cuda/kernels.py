@@ -178,7 +178,7 @@ _MODULES = {
             f"layers.{name}": f"layers.{name}"
             for name in (
                 "activation", "batchnorm", "dropout", "embedding", "gru", "image", "layernorm", "local_response_norm",
-                "lstm", "pool", "positions", "recurrent", "rnn", "slicing",
+                "lstm", "pool", "positions", "recurrent", "rnn", "scaling", "slicing",
             )
         },
         **{

@@ -17,6 +17,7 @@ from nbprop.layers.pool import avg_pool1d, avg_pool2d, global_avg_pool, global_m
 from nbprop.layers.positions import positions
 from nbprop.layers.reshape import flatten, reshape
 from nbprop.layers.rnn import rnn
+from nbprop.layers.scaling import rescale, standardize
 from nbprop.layers.slicing import slicing
 from nbprop.numerics.activations import ACTIVATIONS
 
@@ -45,9 +46,11 @@ __all__ = [
     "max_pool1d",
     "max_pool2d",
     "positions",
+    "rescale",
     "reshape",
     "residual",
     "rmsnorm",
     "rnn",
     "slicing",
+    "standardize",
 ]

@@ -32,12 +32,14 @@ class Parameter:
     """One named array of a layer. `init` names an initializer; fans are those of the weight it belongs to.
 
     Several names, one for each of as many equal blocks of the last axis: blocks are drawn one by one, each with its own
-    fans (the gates of a recurrent layer).
+    fans (the gates of a recurrent layer). `trained` is False for numbers that training leaves as they are; the layer
+    then gives them a gradient of 0.
     """
 
     name: str
     shape: tuple[int, ...]
     init: str | tuple[str, ...]
+    trained: bool = True
 
     @property
     def size(self):

@@ -249,6 +249,32 @@ def views(net: Network, params: NDArray[Any]) -> dict[str, NDArray[Any]]:
     return {path: params[s.offset : s.stop].reshape(s.parameter.shape) for path, s in net.slots.items()}
 
 
+def trainable_mask(net: Network) -> NDArray[np.bool_]:
+    """Which parameters training may change: (net.n_params,) bool, False where a layer holds numbers that are given.
+
+    `fit`, `minimize` and `least_squares` heed it by themselves, beside the `trainable` that they are given. It is for
+    loops of one's own whose optimizer decays weights: ``nbprop.adamw(params, grads, state, step, trainable=mask)``.
+
+    >>> import nbprop
+    >>> nbprop.trainable_mask(nbprop.network((1,), nbprop.standardize(), nbprop.dense(1)))
+    array([False, False,  True,  True])
+    """
+    if not isinstance(net, Network):
+        raise TypeError(f"trainable_mask: net must be what nbprop.network(...) returns, got {shown(net)}")
+    mask = np.ones(net.n_params, bool)
+    for slot in net.slots.values():
+        mask[slot.offset : slot.stop] = slot.parameter.trained
+    return mask
+
+
+def trained_of(net, wanted):
+    """The parameters to be trained among those `wanted`, a mask or None for all; None where that is every one."""
+    if all(slot.parameter.trained for slot in net.slots.values()):
+        return wanted
+    mask = trainable_mask(net)
+    return mask if wanted is None else mask & wanted.astype(bool)
+
+
 def check_flat(name, array, size):
     """A 1-D contiguous array of `size` elements, as a plain array; name: with the function in front."""
     array = as_array(name, array)

@@ -41,8 +41,8 @@ def check_data(function, plan, x, target, weights=None, lengths=None, prefix="")
     no call looks at it.
     """
     names = [f"{prefix}{name}" for name in ("x", "target", "weights", "lengths")]
-    x = _check_form(function, names[0], x, None, plan.input_shape, plan.dtype, _classes(plan.x_classes))
-    target = _check_form(function, names[1], target, len(x), plan.target_shape, plan.dtype, _classes(plan.classes))
+    x = check_form(function, names[0], x, None, plan.input_shape, plan.dtype, _classes(plan.x_classes))
+    target = check_form(function, names[1], target, len(x), plan.target_shape, plan.dtype, _classes(plan.classes))
     if lengths is not None:
         lengths = check_lengths(function, names[3], plan, lengths, len(x))
     check_values(function, names[0], x, plan.x_classes, None, lengths)
@@ -63,7 +63,7 @@ def check_weights(argument, weights):
 def check_lengths(function, name, plan, lengths, n):
     """(n,) integers in 1..T, for a network with a layer that takes them; as a plain array."""
     takes_lengths(f"{function}: {name}", plan)
-    lengths = _check_form(function, name, lengths, n, (), plan.dtype, ("lengths", 1, plan.max_length))
+    lengths = check_form(function, name, lengths, n, (), plan.dtype, ("lengths", 1, plan.max_length))
     wrong = np.flatnonzero((lengths < 1) | (lengths > plan.max_length))
     if wrong.size:
         detail = f"1..{plan.max_length}, got {lengths[wrong[0]]} at {name}[{wrong[0]}]"
@@ -104,7 +104,7 @@ def check_column(function, name, array, n, shape, dtype, classes=0, loss=None):
 
     loss: the one whose target they are. As a plain array, once all of it has been read.
     """
-    array = _check_form(function, name, array, n, shape, dtype, _classes(classes))
+    array = check_form(function, name, array, n, shape, dtype, _classes(classes))
     check_values(function, name, array, classes, loss, None)
     return array
 
@@ -114,7 +114,7 @@ def _classes(count):
     return ("classes", 0, count - 1) if count else None
 
 
-def _check_form(function, name, array, n, shape, dtype, integers):
+def check_form(function, name, array, n, shape, dtype, integers):
     """All of `check_column` that needs no look at the values, as a plain array."""
     argument = f"{function}: {name}"
     array = as_array(argument, array)

@@ -9,6 +9,7 @@ from nbprop.autodiff.derivatives import jacobian
 from nbprop.autodiff.operators import jacobian_operator, outputs
 from nbprop.lowering.plan import workspace
 from nbprop.messages import ALIASED, failure
+from nbprop.networks.network import trained_of
 from nbprop.runtime.datasets import check_dataset, check_layers
 from nbprop.solvers.bounds import Free
 from nbprop.solvers.levenberg_marquardt import check_tolerances, levenberg_marquardt
@@ -121,7 +122,8 @@ def least_squares(
     Parameters
     ----------
     plan : Plan made with loss="mse", whose residuals are the outputs' errors
-    params : (n_params,) array of the plan's dtype, the start; overwritten with the result
+    params : (n_params,) array of the plan's dtype, the start; overwritten with the result, but for numbers that layers
+        are given (`trainable_mask`)
     x, target, weights : as `objective` takes them; a sample's residuals are sqrt(w) (y - t)
     method : "trf", "dogbox" (both take bounds), "lm" (MINPACK's Levenberg-Marquardt; as many residuals as parameters
         are needed) or "marquardt" (nbprop's own, see levenberg_marquardt.py)
@@ -172,8 +174,9 @@ def least_squares(
         raise ValueError(f"least_squares: method {method} takes no bounds, no operator and no robust loss; use trf")
     tolerances = check_tolerances("least_squares", ftol=ftol, xtol=xtol, gtol=gtol, may_be_none=method != "marquardt")
     tolerances["max_nfev"] = None if max_nfev is None else check_integer("least_squares: max_nfev", max_nfev)
-    residuals = Residuals(plan, x, target, weights, loss, f_scale, Free("least_squares", params, None, bounds))
-    free, count = residuals.free, residuals.scale.size
+    free = Free("least_squares", params, trained_of(plan.net, None), bounds)
+    residuals = Residuals(plan, x, target, weights, loss, f_scale, free)
+    count = residuals.scale.size
     if method == "lm" and count < free.size:
         raise ValueError(
             f"least_squares: method lm needs at least as many residuals as parameters, got {count} for {free.size}; "

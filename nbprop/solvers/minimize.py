@@ -8,6 +8,7 @@ from nbprop import backends
 from nbprop.arrays import check_vector, refuse_subclass
 from nbprop.io.progress import progress_bar
 from nbprop.messages import ALIASED, failure
+from nbprop.networks.network import trained_of
 from nbprop.solvers.bounds import Free
 from nbprop.solvers.constraints import constraints_on, violation
 from nbprop.solvers.lbfgs import LOWEST, check_search, lbfgs, lbfgs_search, search_parts
@@ -62,7 +63,8 @@ def minimize(
     callback : function called after each iteration, as SciPy calls it: callback(theta), or
         callback(intermediate_result) when its parameter has that name; theta holds all parameters. It stops the search
         by raising StopIteration.
-    trainable : (n_params,) array of bool, or None; the bits of parameters that are False stay as they are
+    trainable : (n_params,) array of bool, or None; the bits of parameters that are False stay as they are, as those do
+        that layers are given (`trainable_mask`)
     tol, options : as in scipy.optimize.minimize
     maxiter : maximum number of iterations; the same as options={"maxiter": ...}
     constraints : scipy.optimize.LinearConstraint, NonlinearConstraint, a dict for SLSQP, or a list of them, on all
@@ -109,7 +111,7 @@ def minimize(
     fun = objective_for("minimize", plan, x, target, weights, state)
     params, begin = _checked(plan, params, {"x": x, "target": target, "weights": weights, "state": state})
     name, options = settings(method, bounds, tol, maxiter, options)
-    free = Free("minimize", begin, _trainable(trainable, plan.n_params), bounds)
+    free = Free("minimize", begin, trained_of(plan.net, _trainable(trainable, plan.n_params)), bounds)
     check_arrays(options, free)
     if METHODS[name].hessp and plan.target != "cpu":
         raise ValueError(f"minimize: {name} needs second derivatives, which the device does not have; use L-BFGS-B")

@@ -96,7 +96,8 @@ def fit(
     weight_decay : float or None
         The optimizer's own default when None.
     decay_mask, trainable : (net.n_params,) bool or uint8 arrays, or None
-        Which parameters decay, and which are trained at all; all when None.
+        Which parameters decay, and which are trained at all; all when None. Numbers that layers are given, such as
+        those of `standardize`, are not trained in any case (`trainable_mask`).
     threads : int
         The bits do not depend on it.
     patience : int or None
@@ -188,6 +189,7 @@ def fit(
     data = place.check_data("fit", plan, x, target, weights, lengths)
     held_out = None if validation is None else _check_validation(place, plan, validation)
     masks = [_check_mask(place, net, *named) for named in (("decay_mask", decay_mask), ("trainable", trainable))]
+    masks[1] = place.trained_of(net, masks[1])
     layers = place.check_state(plan, state, samples)
     remembered = _check_optimizer_state(place, optimizer, optimizer_state, params)
     first_step = _check_steps(place, optimizer, remembered, first_step, epochs * -(-samples // plan.batch))

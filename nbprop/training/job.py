@@ -7,6 +7,7 @@ import numpy as np
 from nbprop.arrays import check_vector
 from nbprop.lowering.plan import workspace
 from nbprop.messages import ALIASED, failure
+from nbprop.networks.network import trained_of
 from nbprop.optimizers import clipping
 from nbprop.optimizers import update_rules as rules
 from nbprop.optimizers.api import OPTIMIZERS, optimizer_state
@@ -19,7 +20,7 @@ from nbprop.training import loop as epochs
 from nbprop.validation import choose, nearest
 
 # Names that fit.py uses of this module, or of its counterpart for the device, beside the functions below.
-__all__ = ["TARGET", "Job", "check_data", "check_vector"]
+__all__ = ["TARGET", "Job", "check_data", "check_vector", "trained_of"]
 TARGET = "cpu"
 
 

@@ -115,6 +115,21 @@ def test_train_numbers_from_npz(run, tmp_path):
     assert float(re.search(r"held-out loss: (\S+)", out)[1]) < 1e-4
 
 
+def test_scaling_in_the_network_is_set_from_the_samples_to_learn_from(run, tmp_path):
+    """Data far from 0, in units of their own, go in and come out as they are."""
+    x = np.random.default_rng(0).normal([1e4, -3e-3], [5.0, 1e-5], (80, 2))
+    np.savez(tmp_path / "data.npz", x=x, y=1e3 * x[:, 0] + 2)
+    model, layers = tmp_path / "model.safetensors", "standardize dense:1 rescale"
+    options = ("--optimizer", "L-BFGS-B", "--dtype", "float64", "-o", model)
+    code, _, error = run("train", tmp_path / "data.npz", "--net", layers, *options)
+    assert code == 0, error
+    net, params = nbprop.load(model)
+    kept = np.random.default_rng(0).permutation(80)[round(0.2 * 80) :]
+    assert np.allclose(nbprop.views(net, params)["0.standardize.mean"], x[kept].mean(0), rtol=1e-12)
+    code, predicted, _ = run("predict", model, tmp_path / "data.npz")
+    assert np.allclose(np.array(predicted.split(), float), 1e3 * x[:, 0] + 2, rtol=1e-6)
+
+
 def test_train_and_predict_with_statistics_and_dropout(run, flowers, tmp_path):
     """predict repeats what train reported: the network as in use, with its running statistics."""
     model, data = tmp_path / "model.safetensors", np.loadtxt(flowers, delimiter=",", skiprows=1)

@@ -239,3 +239,19 @@ def test_a_recorded_step_is_a_step():
         recorded()
         close("loss", recorded.loss(), loss, 1e-5)
     close("params", on_device.to_host(), params, 1e-5)
+
+
+def test_fit_leaves_given_numbers_alone():
+    """Those of scaling, whatever decays and whatever the caller's own mask says; the rest is trained as on the CPU."""
+    net = nbprop.network(
+        (3,), nbprop.standardize(), nbprop.dense(4, activation="tanh"), nbprop.dense(2), nbprop.rescale()
+    )
+    start = nbprop.init(net, seed=2, dtype=np.float32)
+    nbprop.fit_scaling(net, start, X, TARGET)
+    params, on_device, wanted = start.copy(), device(start), np.ones(start.size, bool)
+    options = {"optimizer": "adamw", "weight_decay": 0.1, "lr": 0.01, "batch": 4, "epochs": 2}
+    nbprop.fit(net, params, X, TARGET, "mse", trainable=wanted, **options)
+    nbprop.fit(net, on_device, device(X), device(TARGET), "mse", trainable=device(wanted), **options)
+    given = ~nbprop.trainable_mask(net)
+    same_bits("given", on_device.to_host()[given], start[given])
+    close("params", on_device.to_host(), params, 1e-5)

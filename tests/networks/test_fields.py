@@ -38,11 +38,13 @@ RIGHT = {
     "max_pool1d": {"kernel": 2, "stride": 1, "padding": 1},
     "max_pool2d": {"kernel": 2, "stride": 1, "padding": 1},
     "positions": {"init": "normal"},
+    "rescale": {"trainable": True},
     "reshape": {"shape": (2, 3)},
     "residual": {"layers": (DENSE,)},
     "rmsnorm": {"epsilon": 0.1, "scale": True},
     "rnn": {"units": 3, "activation": "tanh", "output": "last", "carry": False},
     "slicing": {"start": 1, "stop": 3},
+    "standardize": {"trainable": True},
 }
 INTEGER, NUMBER, FLAG, NAME, LAYERS = "integer", "number", "flag", "name", "layers"
 WRONG = {

@@ -35,6 +35,7 @@ N, NET, PLAN = 4, cases.CLASSIFIER, nbprop.plan(cases.CLASSIFIER, "softmax_cross
 REGRESSION = nbprop.plan(cases.REGRESSOR, "mse", batch=6)
 TALKER = nbprop.network((6,), nbprop.embedding(5, 4), nbprop.positions(), nbprop.attention(2), nbprop.dense(5))
 NORMED = nbprop.network((3,), nbprop.batchnorm(), nbprop.dense(2))
+SCALED = nbprop.network((3,), nbprop.standardize(), nbprop.dense(2), nbprop.rescale())
 _TEMPORARY = tempfile.TemporaryDirectory()
 atexit.register(_TEMPORARY.cleanup)
 FOLDER = Path(_TEMPORARY.name)
@@ -322,6 +323,18 @@ CALLS |= {
         {
             "net": Made(),
             "params": Array(kinds=("f8", "f4", "f2", "c16", ">f8", "i8", "O", "U4", "u1", "?", "S3", ">i4")),
+        },
+    ),
+    "trainable_mask": Call(nbprop.trainable_mask, lambda: {"net": SCALED}, {"net": Made()}),
+    "fit_scaling": Call(
+        nbprop.fit_scaling,
+        lambda: {"net": SCALED, "params": nbprop.init(SCALED), **data(), "weights": np.ones(9)},
+        {
+            "net": Made(),
+            "params": Array(written=True, kinds=(np.float64,)),
+            "x": Array(),
+            "target": Array(),
+            "weights": Array(finite=True, optional=True),
         },
     ),
     "summary": Call(nbprop.summary, lambda: {"net_or_plan": NET}, {"net_or_plan": Choice()}),

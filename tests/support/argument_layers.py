@@ -67,6 +67,7 @@ LAYERS = {
     "max_pool2d": ((7, 7, 2), _POOL, _WINDOW),
     "positions": ((4, 2), {"init": "small_normal"}, {"init": Choice()}),
     "reshape": ((6,), {"shape": (2, 3)}, {"shape": Choice()}),
+    "rescale": ((3,), {"trainable": False}, {"trainable": Flag()}),
     "rmsnorm": ((3,), {"epsilon": 1e-5, "scale": True}, {"epsilon": Number(), "scale": Flag()}),
     "rnn": (
         (4, 2),
@@ -74,4 +75,5 @@ LAYERS = {
         _STEPS | {"activation": Choice()},
     ),
     "slicing": ((7,), {"start": 1, "stop": 3}, {"start": Integer(0), "stop": Integer()}),
+    "standardize": ((3,), {"trainable": False}, {"trainable": Flag()}),
 }

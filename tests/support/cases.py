@@ -78,6 +78,12 @@ NETWORKS = {
     "lstm_last": nbprop.network((4, 3), nbprop.lstm(1), nbprop.lstm(3, output="last"), dense(2)),
     "gru": nbprop.network((3, 2), nbprop.gru(5), dense(3)),
     "gru_last": nbprop.network((4, 3), nbprop.gru(1), nbprop.gru(3, output="last"), dense(2)),
+    "standardize": nbprop.network((2, 3), nbprop.standardize(trainable=True), dense(5, activation="tanh"), dense(3)),
+    "standardize_given": nbprop.network((2, 3), nbprop.standardize(), dense(3, activation="tanh"), nbprop.rescale()),
+    "rescale": nbprop.network((2, 3), dense(5, activation="tanh"), dense(3), nbprop.rescale(trainable=True)),
+    "scaling_inside": nbprop.network(
+        (7,), dense(5), nbprop.standardize(trainable=True), nbprop.rescale(trainable=True), dense(3, activation="tanh")
+    ),
     "no_parameters": nbprop.network((5,), nbprop.activation("tanh")),
 }
 NETWORKS |= {f"fused_{name}": nbprop.network((3,), dense(5, activation=name), dense(3)) for name in ACTIVATIONS}
