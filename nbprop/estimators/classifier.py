@@ -36,7 +36,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     --------
     >>> import numpy as np
     >>> X, y = np.linspace(-1, 1, 40)[:, None], np.repeat(["low", "high"], 20)
-    >>> model = NetworkClassifier(hidden=(8,), solver="lbfgs", epochs=50, random_state=0).fit(X, y)
+    >>> model = NetworkClassifier(hidden=(8,), learning_rate=0.05, random_state=0).fit(X, y)
     >>> model.predict([[-0.5], [0.5]]).tolist()
     ['low', 'high']
     """
