@@ -36,7 +36,8 @@ class Vector:
     """One sample through all functions of an export: inputs by formula, results by nbprop."""
 
     def __init__(self, net, loss, params, dtype, functions, state):
-        plan = lowered_plan(net, loss, 1, dtype, mode="inference")
+        # In float64 whatever the export's type is: then nothing but rounding there stands between the two.
+        plan = lowered_plan(net, loss, 1, np.float64, mode="inference")
         self.net, self.loss, self.dtype, self.functions = net, loss, dtype, functions
         self.sizes = {"x": math.prod(net.input_shape), "dx": math.prod(net.input_shape)}
         self.sizes |= dict.fromkeys(("y", "dy"), math.prod(net.output_shape))
@@ -48,7 +49,7 @@ class Vector:
             self.sizes["target"] = math.prod(plan.target_shape)
             if plan.classes:
                 self.integers["target"] = self._classes(plan.classes, self.sizes["target"], 3)
-        self.results = self._results(plan, params, state)
+        self.results = self._results(plan, params.astype(np.float64), state.astype(np.float64))
 
     @staticmethod
     def _classes(count, size, shift):
@@ -60,7 +61,7 @@ class Vector:
     def _input(self, name, shape):
         found = self.integers.get(name)
         if found is None:
-            found = _numbers(math.prod(shape), *self._pattern(name), self.dtype)
+            found = _numbers(math.prod(shape), *self._pattern(name), self.dtype).astype(np.float64)
         return found.reshape(1, *shape) if name != "v" else found
 
     def _results(self, plan, params, state):
@@ -70,10 +71,10 @@ class Vector:
         target = None if self.loss is None else self._input("target", plan.target_shape)
 
         def empty(name, shape=()):
-            found[function, name] = np.empty((1, *shape) if shape else plan.n_params, self.dtype)
+            found[function, name] = np.empty((1, *shape) if shape else plan.n_params)
             return found[function, name]
 
-        state = state.copy() if state.size else None
+        state = state if state.size else None
         for function in self.functions:
             if function == "forward":
                 forward(plan, params, x, empty("y", plan.output_shape), work, state)
@@ -88,7 +89,7 @@ class Vector:
                 hvp(plan, params, self._input("v", (plan.n_params,)), x, target, empty("hv"), work, state=state)
             else:
                 loss = value_and_grad(plan, params, x, target, empty("grads"), work, state=state)
-                found[function, "loss"] = np.array([loss], self.dtype)
+                found[function, "loss"] = np.array([loss])
         return found
 
     def scratch(self):

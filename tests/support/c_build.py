@@ -40,11 +40,11 @@ def stem_of(case, dtype):
 def given(case, dtype):
     """(network, loss, params, state or None) of a case; mean squared error where it has no loss of its own."""
     net, loss = CASES[case]
-    plan = nbprop.plan(net, loss or "mse", BATCH, dtype, mode="inference")
+    plan = nbprop.plan(net, loss or "mse", BATCH, mode="inference")
     state = None
     if plan.state_size:
         state = np.random.default_rng(5).uniform(0.5, 1.5, plan.state_size).astype(dtype)
-    return net, loss or "mse", parameters(plan, np.random.default_rng(4)), state
+    return net, loss or "mse", parameters(plan, np.random.default_rng(4)).astype(dtype), state
 
 
 def export(folder, case, dtype):
@@ -101,19 +101,19 @@ class Exported:
 def compare(exported, case, dtype, n):
     """The largest error of each result, in units of the largest number of that result: {name: error}."""
     net, loss, params, state = given(case, dtype)
+    # In float64, from the numbers that a float32 export gets: its errors are then its own, and float64 alone compiles.
+    state = None if state is None else state.astype(np.float64)
     stem = stem_of(case, dtype)
-    plan = nbprop.plan(net, loss, n, dtype, mode="inference")
+    plan = nbprop.plan(net, loss, n, mode="inference")
     rng, buffers = np.random.default_rng(6), Buffers()
     x, target, _ = data(plan, n, rng, ties=False)
-    dy, dx, v = (
-        rng.standard_normal(shape).astype(dtype)
-        for shape in ((n, *net.output_shape), (n, *net.input_shape), plan.n_params)
-    )
+    shapes = {"dy": (n, *net.output_shape), "dx": (n, *net.input_shape), "v": plan.n_params}
+    values = {"params": params, "x": x, "target": target}
+    values |= {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    rounded = {name: a.astype(np.int32 if a.dtype.kind == "i" else dtype) for name, a in values.items()}
+    in_c = {name: buffers.constant(a) for name, a in rounded.items()}
+    params, x, target, dy, dx, v = (a if a.dtype.kind == "i" else a.astype(np.float64) for a in rounded.values())
     work = nbprop.workspace(plan)
-    in_c = {
-        name: buffers.constant(a.astype(np.int32) if a.dtype.kind == "i" else a)
-        for name, a in {"params": params, "x": x, "target": target, "dy": dy, "dx": dx, "v": v}.items()
-    }
     scratch = buffers.poisoned((exported.size(stem, "SCRATCH"),), dtype)
     errors = {}
 
