@@ -189,7 +189,7 @@ def test_a_wheel_runs_outside_the_clone(packed, tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         names = file.namelist()
-    for wanted in ("nbprop/py.typed", "nbprop/data/digits.npz"):
+    for wanted in ("nbprop/py.typed", "nbprop/__init__.pyi", "nbprop/data/digits.npz", "nbprop/export/c/dense.c"):
         assert wanted in names
     assert {f"nbprop/prebuilt/{prebuilt.file_name(target)}" for target in warming.targets()} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
