@@ -5,11 +5,27 @@ Hessian"); a product costs two to three gradients and no matrix is ever formed. 
 network with a layer that has no tangent kernels is refused by the layer's name.
 """
 
+from typing import Any
+
+from numpy.typing import NDArray
+
 from nbprop.autodiff.faces import plan_function
+from nbprop.lowering.plan import Plan
 
 
 @plan_function
-def jvp(plan, params, v, x, dx, out, work, state=None, step=0, lengths=None):
+def jvp(
+    plan: Plan,
+    params: NDArray[Any],
+    v: NDArray[Any] | None,
+    x: NDArray[Any],
+    dx: NDArray[Any] | None,
+    out: NDArray[Any],
+    work: NDArray[Any],
+    state: NDArray[Any] | None = None,
+    step: int = 0,
+    lengths: NDArray[Any] | None = None,
+) -> None:
     """The outputs' derivative along a direction: out = J_params v + J_x dx.
 
     Parameters
@@ -31,7 +47,19 @@ def jvp(plan, params, v, x, dx, out, work, state=None, step=0, lengths=None):
 
 
 @plan_function
-def vjp(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0, lengths=None):
+def vjp(
+    plan: Plan,
+    params: NDArray[Any],
+    x: NDArray[Any],
+    dy: NDArray[Any],
+    grads: NDArray[Any],
+    dx: NDArray[Any] | None,
+    work: NDArray[Any],
+    accumulate: bool = False,
+    state: NDArray[Any] | None = None,
+    step: int = 0,
+    lengths: NDArray[Any] | None = None,
+) -> None:
     """`forward` and `backward` in one call: grads = dy^T J_params and, unless dx is None, dx = dy^T J_x.
 
     Parameters
@@ -44,7 +72,20 @@ def vjp(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step
 
 
 @plan_function
-def hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None, dx=None):
+def hvp(
+    plan: Plan,
+    params: NDArray[Any],
+    v: NDArray[Any],
+    x: NDArray[Any],
+    target: NDArray[Any],
+    out: NDArray[Any],
+    work: NDArray[Any],
+    weights: NDArray[Any] | None = None,
+    state: NDArray[Any] | None = None,
+    step: int = 0,
+    lengths: NDArray[Any] | None = None,
+    dx: NDArray[Any] | None = None,
+) -> None:
     """Hessian-vector product: out = H v, H the second derivative of the (weighted) loss by the parameters.
 
     With dx, out is the gradient's derivative along (v, dx): the mixed second derivative by parameters and input too.
@@ -71,7 +112,19 @@ def hvp(plan, params, v, x, target, out, work, weights=None, state=None, step=0,
 
 
 @plan_function
-def gauss_newton_product(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
+def gauss_newton_product(
+    plan: Plan,
+    params: NDArray[Any],
+    v: NDArray[Any],
+    x: NDArray[Any],
+    target: NDArray[Any],
+    out: NDArray[Any],
+    work: NDArray[Any],
+    weights: NDArray[Any] | None = None,
+    state: NDArray[Any] | None = None,
+    step: int = 0,
+    lengths: NDArray[Any] | None = None,
+) -> None:
     """Gauss-Newton product: out = J^T H_L J v, H_L the Hessian of the loss by the output.
 
     Positive semidefinite for every loss that is convex in the output, which gaussian_nll is not; `fisher_product` is.
@@ -80,7 +133,19 @@ def gauss_newton_product(plan, params, v, x, target, out, work, weights=None, st
 
 
 @plan_function
-def fisher_product(plan, params, v, x, target, out, work, weights=None, state=None, step=0, lengths=None):
+def fisher_product(
+    plan: Plan,
+    params: NDArray[Any],
+    v: NDArray[Any],
+    x: NDArray[Any],
+    target: NDArray[Any],
+    out: NDArray[Any],
+    work: NDArray[Any],
+    weights: NDArray[Any] | None = None,
+    state: NDArray[Any] | None = None,
+    step: int = 0,
+    lengths: NDArray[Any] | None = None,
+) -> None:
     """Product with the Fisher information matrix: out = J^T E[H_L] J v, the expectation over targets from the model.
 
     The true Fisher matrix: the loss is a mean of terms -log p (over samples and positions; for all losses but
@@ -100,7 +165,16 @@ def fisher_product(plan, params, v, x, target, out, work, weights=None, state=No
 
 
 @plan_function
-def jacobian(plan, params, x, out, work, state=None, step=0, lengths=None):
+def jacobian(
+    plan: Plan,
+    params: NDArray[Any],
+    x: NDArray[Any],
+    out: NDArray[Any],
+    work: NDArray[Any],
+    state: NDArray[Any] | None = None,
+    step: int = 0,
+    lengths: NDArray[Any] | None = None,
+) -> None:
     """The outputs' derivatives by the parameters, row by row.
 
     Parameters
@@ -111,7 +185,17 @@ def jacobian(plan, params, x, out, work, state=None, step=0, lengths=None):
 
 
 @plan_function
-def per_sample_grads(plan, params, x, target, out, work, state=None, step=0, lengths=None):
+def per_sample_grads(
+    plan: Plan,
+    params: NDArray[Any],
+    x: NDArray[Any],
+    target: NDArray[Any],
+    out: NDArray[Any],
+    work: NDArray[Any],
+    state: NDArray[Any] | None = None,
+    step: int = 0,
+    lengths: NDArray[Any] | None = None,
+) -> None:
     """The gradient of each sample's own loss.
 
     Parameters

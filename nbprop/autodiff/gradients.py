@@ -4,11 +4,25 @@ Each `def` gives a function's arguments and what is to be known of them; its cod
 runtime/signatures.py (faces.py).
 """
 
+from typing import Any
+
+from numpy.typing import NDArray
+
 from nbprop.autodiff.faces import plan_function
+from nbprop.lowering.plan import Plan
 
 
 @plan_function
-def forward(plan, params, x, y, work, state=None, step=0, lengths=None):
+def forward(
+    plan: Plan,
+    params: NDArray[Any],
+    x: NDArray[Any],
+    y: NDArray[Any],
+    work: NDArray[Any],
+    state: NDArray[Any] | None = None,
+    step: int = 0,
+    lengths: NDArray[Any] | None = None,
+) -> None:
     """Run the network: writes y.
 
     Parameters
@@ -44,7 +58,17 @@ def forward(plan, params, x, y, work, state=None, step=0, lengths=None):
 
 
 @plan_function
-def value(plan, params, x, target, work, weights=None, state=None, step=0, lengths=None):
+def value(  # type: ignore[empty-body]  # plan_function makes it
+    plan: Plan,
+    params: NDArray[Any],
+    x: NDArray[Any],
+    target: NDArray[Any],
+    work: NDArray[Any],
+    weights: NDArray[Any] | None = None,
+    state: NDArray[Any] | None = None,
+    step: int = 0,
+    lengths: NDArray[Any] | None = None,
+) -> float:
     """The loss: the mean over the batch, weighted as sum(w l) / sum(w); in nats for likelihoods.
 
     Arguments and errors as `value_and_grad`, without gradients.
@@ -52,9 +76,19 @@ def value(plan, params, x, target, work, weights=None, state=None, step=0, lengt
 
 
 @plan_function
-def value_and_grad(
-    plan, params, x, target, grads, work, weights=None, accumulate=False, state=None, step=0, lengths=None
-):
+def value_and_grad(  # type: ignore[empty-body]  # plan_function makes it
+    plan: Plan,
+    params: NDArray[Any],
+    x: NDArray[Any],
+    target: NDArray[Any],
+    grads: NDArray[Any],
+    work: NDArray[Any],
+    weights: NDArray[Any] | None = None,
+    accumulate: bool = False,
+    state: NDArray[Any] | None = None,
+    step: int = 0,
+    lengths: NDArray[Any] | None = None,
+) -> float:
     """The loss and its gradient with respect to the parameters.
 
     Parameters
@@ -99,7 +133,19 @@ def value_and_grad(
 
 
 @plan_function
-def backward(plan, params, x, dy, grads, dx, work, accumulate=False, state=None, step=0, lengths=None):
+def backward(
+    plan: Plan,
+    params: NDArray[Any],
+    x: NDArray[Any],
+    dy: NDArray[Any],
+    grads: NDArray[Any],
+    dx: NDArray[Any] | None,
+    work: NDArray[Any],
+    accumulate: bool = False,
+    state: NDArray[Any] | None = None,
+    step: int = 0,
+    lengths: NDArray[Any] | None = None,
+) -> None:
     """From dy = dL/dy to the gradients, after `forward` with the same params, x and work.
 
     Parameters

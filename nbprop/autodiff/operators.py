@@ -1,17 +1,22 @@
 """Second derivatives and Jacobians as SciPy's LinearOperators, products without a matrix; and the Hessian whole."""
 
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nbprop.arrays import as_array, check_array, check_vector
 from nbprop.autodiff.derivatives import gauss_newton_product, hvp, jvp, vjp
 from nbprop.autodiff.gradients import forward
-from nbprop.lowering.plan import workspace
+from nbprop.lowering.plan import Plan, workspace
 from nbprop.messages import ALIASED, failure
 from nbprop.runtime.datasets import check_column, check_dataset, check_layers, check_plan
 from nbprop.runtime.pieces import in_threads
 from nbprop.validation import check_integer
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 
 def _pieces(plan, *arrays):
@@ -50,7 +55,9 @@ def _symmetric(function, product, plan, params, x, target, weights):
     return LinearOperator(shape, matvec=matvec, rmatvec=matvec, dtype=np.dtype(np.float64))
 
 
-def hessian_operator(plan, params, x, target, weights=None):
+def hessian_operator(
+    plan: Plan, params: NDArray[Any], x: NDArray[Any], target: NDArray[Any], weights: NDArray[Any] | None = None
+) -> "LinearOperator":
     """The Hessian of the loss at `params` as a symmetric scipy.sparse.linalg.LinearOperator.
 
     Arguments as `objective` takes them; params (n_params,) of the plan's dtype are copied. Products are float64.
@@ -63,12 +70,14 @@ def hessian_operator(plan, params, x, target, weights=None):
     return _symmetric("hessian_operator", hvp, plan, params, x, target, weights)
 
 
-def gauss_newton_operator(plan, params, x, target, weights=None):
+def gauss_newton_operator(
+    plan: Plan, params: NDArray[Any], x: NDArray[Any], target: NDArray[Any], weights: NDArray[Any] | None = None
+) -> "LinearOperator":
     """The Gauss-Newton matrix J^T H_L J at `params` as a LinearOperator; arguments as `hessian_operator`."""
     return _symmetric("gauss_newton_operator", gauss_newton_product, plan, params, x, target, weights)
 
 
-def jacobian_operator(plan, params, x):
+def jacobian_operator(plan: Plan, params: NDArray[Any], x: NDArray[Any]) -> "LinearOperator":
     """The outputs' Jacobian by the parameters, (n * outputs, n_params), as a LinearOperator.
 
     plan : Plan, with or without a loss
@@ -111,7 +120,19 @@ def outputs(plan, params, x, work):
     return y.astype(np.float64)
 
 
-def hessian(plan, params, x, target, out, work, weights=None, state=None, step=0, lengths=None, threads=1):
+def hessian(
+    plan: Plan,
+    params: NDArray[Any],
+    x: NDArray[Any],
+    target: NDArray[Any],
+    out: NDArray[Any],
+    work: NDArray[Any],
+    weights: NDArray[Any] | None = None,
+    state: NDArray[Any] | None = None,
+    step: int = 0,
+    lengths: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
     """The whole Hessian of the loss by the parameters: products with unit vectors, a block of rows for each thread.
 
     Parameters

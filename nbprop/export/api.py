@@ -4,10 +4,12 @@ import importlib.metadata
 import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from nbprop.arrays import as_array, check_kinds
 from nbprop.export.header_file import header_file
@@ -19,6 +21,7 @@ from nbprop.export.source_file import source_file
 from nbprop.export.steps import STEPS
 from nbprop.io.atomic import as_path, write_atomically
 from nbprop.losses import loss_named
+from nbprop.losses.base import Loss
 from nbprop.networks.network import Network, check_flat
 from nbprop.validation import as_dtype, choose, positive, shown
 
@@ -58,7 +61,16 @@ class Export:
         return integer_input(self.net)
 
 
-def export_c(stem, net, params, functions=None, dtype="float32", batch=1, loss=None, state=None):
+def export_c(
+    stem: str | os.PathLike[str],
+    net: Network,
+    params: NDArray[Any],
+    functions: Iterable[str] | None = None,
+    dtype: DTypeLike = "float32",
+    batch: int = 1,
+    loss: str | Loss | None = None,
+    state: NDArray[Any] | None = None,
+) -> None:
     """Write a network with its derivatives as C99: stem.c and stem.h, which need nothing but libm.
 
     Parameters

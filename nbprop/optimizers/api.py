@@ -14,8 +14,11 @@ Each raises TypeError or ValueError for an argument that does not fit (in @njit 
 error), and nothing has been written then.
 """
 
+from typing import Any
+
 import numpy as np
 from numba.extending import overload
+from numpy.typing import DTypeLike, NDArray
 
 from nbprop.compiler.jit import FLAGS
 from nbprop.optimizers.step import take_step
@@ -23,7 +26,7 @@ from nbprop.optimizers.update_rules import RULES
 from nbprop.validation import as_dtype, check_integer, choose
 
 
-def optimizer_state(optimizer, n_params, dtype=np.float64):
+def optimizer_state(optimizer: str, n_params: int, dtype: DTypeLike = np.float64) -> NDArray[Any]:
     """A new state for an optimizer: 1-D, `dtype`, zeros; as many elements per parameter as the rule has.
 
     Adam's is (2 n_params,): first all running means of the gradient, then those of its square. `sgd` needs none: (0,).
@@ -37,24 +40,34 @@ def optimizer_state(optimizer, n_params, dtype=np.float64):
     return np.zeros(rule.slots * n_params, as_dtype(dtype))
 
 
-def sgd(params, grads, state, step, lr=1e-2, weight_decay=0.0, decay_mask=None, trainable=None, threads=1):
+def sgd(
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 0.01,
+    weight_decay: float = 0.0,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
     """Gradient descent, in place: p -= lr (g + weight_decay p). `state` is (0,)."""
     take_step("sgd", params, grads, state, step, decay_mask, trainable, threads, lr, weight_decay)
 
 
 def momentum(
-    params,
-    grads,
-    state,
-    step,
-    lr=1e-2,
-    momentum=0.9,
-    weight_decay=0.0,
-    rumelhart=False,
-    decay_mask=None,
-    trainable=None,
-    threads=1,
-):
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    rumelhart: bool = False,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
     """Gradient descent with momentum, in place: v = momentum v + g; p -= lr v. `state` is (n,), the velocities.
 
     With rumelhart=True the form of Rumelhart, Hinton and Williams (1986, equation 9): v = momentum v + lr g; p -= v.
@@ -77,17 +90,17 @@ def momentum(
 
 
 def nesterov(
-    params,
-    grads,
-    state,
-    step,
-    lr=1e-2,
-    momentum=0.9,
-    weight_decay=0.0,
-    decay_mask=None,
-    trainable=None,
-    threads=1,
-):
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
     """Nesterov's momentum, in place: v = momentum v + g; p -= lr (g + momentum v). `state` is (n,), the velocities.
 
     Sutskever et al. 2013, in PyTorch's form. Weight decay is added to the gradient.
@@ -96,18 +109,18 @@ def nesterov(
 
 
 def rmsprop(
-    params,
-    grads,
-    state,
-    step,
-    lr=1e-2,
-    decay=0.99,
-    eps=1e-8,
-    weight_decay=0.0,
-    decay_mask=None,
-    trainable=None,
-    threads=1,
-):
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 0.01,
+    decay: float = 0.99,
+    eps: float = 1e-08,
+    weight_decay: float = 0.0,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
     """RMSprop, in place: v = decay v + (1 - decay) g^2; p -= lr g / (sqrt(v) + eps). `state` is (n,), the v.
 
     Hinton, Coursera lecture 6e, 2012. Weight decay is added to the gradient.
@@ -116,8 +129,17 @@ def rmsprop(
 
 
 def adagrad(
-    params, grads, state, step, lr=1e-2, eps=1e-10, weight_decay=0.0, decay_mask=None, trainable=None, threads=1
-):
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 0.01,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
     """AdaGrad, in place: v += g^2; p -= lr g / (sqrt(v) + eps). `state` is (n,), the sums v.
 
     Duchi, Hazan and Singer 2011. Weight decay is added to the gradient.
@@ -126,19 +148,19 @@ def adagrad(
 
 
 def adam(
-    params,
-    grads,
-    state,
-    step,
-    lr=1e-3,
-    beta1=0.9,
-    beta2=0.999,
-    eps=1e-8,
-    weight_decay=0.0,
-    decay_mask=None,
-    trainable=None,
-    threads=1,
-):
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 0.001,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-08,
+    weight_decay: float = 0.0,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
     """One step of Adam, in place.
 
     m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; p -= lr m' / (sqrt(v') + eps), where m' and v' are m
@@ -190,19 +212,19 @@ def adam(
 
 
 def adamw(
-    params,
-    grads,
-    state,
-    step,
-    lr=1e-3,
-    beta1=0.9,
-    beta2=0.999,
-    eps=1e-8,
-    weight_decay=1e-2,
-    decay_mask=None,
-    trainable=None,
-    threads=1,
-):
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 0.001,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-08,
+    weight_decay: float = 0.01,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
     """Adam with decoupled weight decay, in place: p -= lr weight_decay p first, then `adam`'s step. `state` is (2n,).
 
     Loshchilov and Hutter 2019, algorithm 2.
@@ -225,20 +247,20 @@ def adamw(
 
 
 def rprop(
-    params,
-    grads,
-    state,
-    step,
-    lr=1e-2,
-    shrink=0.5,
-    grow=1.2,
-    smallest=1e-6,
-    largest=50.0,
-    weight_decay=0.0,
-    decay_mask=None,
-    trainable=None,
-    threads=1,
-):
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 0.01,
+    shrink: float = 0.5,
+    grow: float = 1.2,
+    smallest: float = 1e-06,
+    largest: float = 50.0,
+    weight_decay: float = 0.0,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
     """Rprop, in place, for full-batch gradients: p -= sign(g) size, with a step size for each parameter.
 
     A size starts as lr, is multiplied by `grow` while its gradient keeps its sign, and by `shrink` when it changes
@@ -264,18 +286,18 @@ def rprop(
 
 
 def lion(
-    params,
-    grads,
-    state,
-    step,
-    lr=1e-4,
-    beta1=0.9,
-    beta2=0.99,
-    weight_decay=0.0,
-    decay_mask=None,
-    trainable=None,
-    threads=1,
-):
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 0.0001,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+    weight_decay: float = 0.0,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
     """Lion, in place: p -= lr (sign(beta1 m + (1 - beta1) g) + weight_decay p); m = beta2 m + (1 - beta2) g.
 
     `state` is (n,), the m. Chen et al. 2023, algorithm 2; weight decay is decoupled.

@@ -1,11 +1,13 @@
 """Gradient clipping, by value and by global norm; from Python and from @njit, like the optimizers (see step.py)."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload
+from numpy.typing import NDArray
 
 from nbprop.arrays import plain
 from nbprop.compiler.intrinsics import (
@@ -226,7 +228,7 @@ def _clip_compiled(name, grads, limit, trainable):
     return run
 
 
-def clip_value(grads, limit):
+def clip_value(grads: NDArray[Any], limit: float) -> None:
     """Clip every gradient to -limit..limit, in place.
 
     grads : (n,) float32 or float64 array
@@ -237,7 +239,7 @@ def clip_value(grads, limit):
     _clip("clip_value", grads, limit, None)
 
 
-def clip_norm(grads, limit, trainable=None):
+def clip_norm(grads: NDArray[Any], limit: float, trainable: NDArray[Any] | None = None) -> float:
     """Scale gradients so that their Euclidean norm is at most `limit`, in place; returns the norm before.
 
     g *= min(1, limit / (norm + 1e-6)), as PyTorch's clip_grad_norm_; the norm is summed in float64 in a fixed order. It

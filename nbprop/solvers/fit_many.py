@@ -7,13 +7,16 @@ evaluated so far.
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nbprop.arrays import as_array, check_kinds, check_memory, described
 from nbprop.autodiff.derivatives import jacobian
 from nbprop.autodiff.gradients import forward, value_and_grad
 from nbprop.compiler.jit import njit
+from nbprop.losses.base import Loss
 from nbprop.lowering.plan import plan as make_plan
 from nbprop.lowering.plan import workspace
 from nbprop.messages import ALIASED, DTYPE, failure
@@ -27,6 +30,9 @@ from nbprop.solvers import levenberg_marquardt as marquardt
 from nbprop.solvers.lbfgs import lbfgs_state, lbfgs_step
 from nbprop.solvers.levenberg_marquardt import lm_state, lm_step
 from nbprop.validation import check_integer, check_number, choose
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 _LBFGS_ITERATIONS, _NOT_FINITE = solvers.ITERATIONS, solvers.NOT_FINITE
 _LM_ITERATIONS, _LM_EVALUATIONS = marquardt.ITERATIONS, marquardt.EVALUATIONS
@@ -181,7 +187,19 @@ def _lm_piece(
     return most
 
 
-def fit_many(net, thetas, xs, ys, loss="mse", method="L-BFGS", maxiter=200, gtol=1e-8, ftol=1e-9, lr=1e-2, threads=1):
+def fit_many(
+    net: Network,
+    thetas: NDArray[Any],
+    xs: NDArray[Any],
+    ys: NDArray[Any],
+    loss: str | Loss = "mse",
+    method: str = "L-BFGS",
+    maxiter: int = 200,
+    gtol: float = 1e-08,
+    ftol: float = 1e-09,
+    lr: float = 0.01,
+    threads: int = 1,
+) -> "OptimizeResult":
     """Fit many networks of one architecture, each to its own data, in place.
 
     Parameters

@@ -6,9 +6,12 @@ function as an argument, works on any loss in any compiled loop, can stop and re
 can run side by side. Its whole state is one flat float64 vector.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import types
 from numba.extending import overload
+from numpy.typing import NDArray
 
 from nbprop.arrays import check_vector, refuse_subclass
 from nbprop.compiler.intrinsics import address_of, array_at, as_frame, indirect_call
@@ -43,7 +46,7 @@ def _words(n, memory):
     return _HEAD + (2 * memory + 3) * n + 2 * memory
 
 
-def lbfgs_state(n_params, memory=10, gtol=1e-8, ftol=0.0):
+def lbfgs_state(n_params: int, memory: int = 10, gtol: float = 1e-08, ftol: float = 0.0) -> NDArray[Any]:
     """A new state for `lbfgs_step`: a float64 vector of (2 memory + 3) n_params + 2 memory numbers and a head.
 
     n_params : int
@@ -194,7 +197,7 @@ def step_on_arrays(entry, state, theta, grad, loss):
     return _call(entry, (*vectors, loss))[1]
 
 
-def lbfgs_step(state, theta, loss, grad):
+def lbfgs_step(state: NDArray[Any], theta: NDArray[Any], loss: float, grad: NDArray[Any]) -> int:
     """Take the loss and the gradient at theta, and move theta to the next point to evaluate.
 
     Parameters

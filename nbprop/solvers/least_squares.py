@@ -1,19 +1,24 @@
 """SciPy's least-squares solvers on a plan: residuals and their exact Jacobian, as a matrix or as products."""
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nbprop.arrays import check_vector
 from nbprop.autodiff.derivatives import jacobian
 from nbprop.autodiff.operators import jacobian_operator, outputs
-from nbprop.lowering.plan import workspace
+from nbprop.lowering.plan import Plan, workspace
 from nbprop.messages import ALIASED, failure
 from nbprop.networks.network import trained_of
 from nbprop.runtime.datasets import check_dataset, check_layers
 from nbprop.solvers.bounds import Free
 from nbprop.solvers.levenberg_marquardt import check_tolerances, levenberg_marquardt
 from nbprop.validation import check_integer, check_number, choose
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 _METHODS = ("trf", "dogbox", "lm", "marquardt")
 # The fields of every result, however the search ended.
@@ -102,21 +107,21 @@ class Residuals:
 
 
 def least_squares(
-    plan,
-    params,
-    x,
-    target,
-    method="trf",
-    jac="dense",
-    loss="linear",
-    f_scale=1.0,
-    bounds=None,
-    weights=None,
-    ftol=1e-8,
-    xtol=1e-8,
-    gtol=1e-8,
-    max_nfev=None,
-):
+    plan: Plan,
+    params: NDArray[Any],
+    x: NDArray[Any],
+    target: NDArray[Any],
+    method: str = "trf",
+    jac: str = "dense",
+    loss: str = "linear",
+    f_scale: float = 1.0,
+    bounds: Any = None,
+    weights: NDArray[Any] | None = None,
+    ftol: float | None = 1e-08,
+    xtol: float | None = 1e-08,
+    gtol: float | None = 1e-08,
+    max_nfev: int | None = None,
+) -> "OptimizeResult":
     """Fit parameters by scipy.optimize.least_squares, in place, with the network's exact Jacobian.
 
     Parameters

@@ -5,9 +5,12 @@ the damping follows Nielsen 1999 (IMM-REP-1999-05, section 2.1). As in lbfgs.py,
 its whole state is one flat vector.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import types
 from numba.extending import overload
+from numpy.typing import NDArray
 
 from nbprop.arrays import check_array, check_vector, plain
 from nbprop.compiler.intrinsics import address_of, array_at, as_frame, indirect_call
@@ -54,7 +57,7 @@ def _words(n):
     return _HEAD + 4 * n + 2 * n * n + _scratch(n)
 
 
-def lm_state(n_params, gtol=1e-8, xtol=1e-8, ftol=1e-8):
+def lm_state(n_params: int, gtol: float = 1e-08, xtol: float = 1e-08, ftol: float = 1e-08) -> NDArray[Any]:
     """A new state for `lm_step`: a float64 vector of 2 n_params^2 + 4 n_params numbers, a head, and scratch.
 
     n_params : int
@@ -215,7 +218,7 @@ def _on_arrays(entry, state, theta, residuals, jacobian):
     return _call(entry, (*vectors, address_of(jacobian)))[1]
 
 
-def lm_step(state, theta, residuals, jacobian):
+def lm_step(state: NDArray[Any], theta: NDArray[Any], residuals: NDArray[Any], jacobian: NDArray[Any]) -> int:
     """Take what was requested at theta; move theta, and return what to evaluate there next.
 
     Parameters

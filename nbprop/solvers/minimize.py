@@ -1,12 +1,16 @@
 """`minimize`: one of SciPy's optimizers, or nbprop's own L-BFGS, on the parameters of a plan, in place."""
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nbprop import backends
 from nbprop.arrays import check_vector, refuse_subclass
 from nbprop.io.progress import progress_bar
+from nbprop.lowering.plan import Plan
 from nbprop.messages import ALIASED, failure
 from nbprop.networks.network import trained_of
 from nbprop.solvers.bounds import Free
@@ -19,6 +23,9 @@ from nbprop.solvers.problem import check_problem, problem_words
 from nbprop.solvers.tracking import NotFiniteAtStart, Stop, TrackedObjective, Validation, Watch
 from nbprop.validation import check_callable, check_flag, check_integer, check_number, shown
 
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
+
 # The fields of every result, however the search ended.
 _FIELDS = ("x", "fun", "jac", "nit", "nfev", "njev", "nhev", "success", "status", "message", "validation", "state")
 # Violations of bounds by a method's own point that count as rounding.
@@ -26,26 +33,26 @@ _SLACK = 1e-6
 
 
 def minimize(
-    plan,
-    params,
-    x,
-    target,
-    method="L-BFGS-B",
-    bounds=None,
-    weights=None,
-    callback=None,
-    trainable=None,
-    tol=None,
-    maxiter=None,
-    options=None,
-    constraints=(),
-    validation=None,
-    patience=None,
-    seconds=None,
-    progress=None,
-    resume=None,
-    state=None,
-):
+    plan: Plan,
+    params: NDArray[Any],
+    x: NDArray[Any],
+    target: NDArray[Any],
+    method: str = "L-BFGS-B",
+    bounds: Any = None,
+    weights: NDArray[Any] | None = None,
+    callback: Callable[..., Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    tol: float | None = None,
+    maxiter: int | None = None,
+    options: dict[str, Any] | None = None,
+    constraints: Any = (),
+    validation: tuple[Any, ...] | None = None,
+    patience: int | None = None,
+    seconds: float | None = None,
+    progress: bool | None = None,
+    resume: Any = None,
+    state: NDArray[Any] | None = None,
+) -> "OptimizeResult":
     """Fit parameters to data with one of SciPy's optimizers, in place.
 
     Parameters

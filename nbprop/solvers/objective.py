@@ -7,14 +7,16 @@ gradient.
 """
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nbprop import backends
 from nbprop.arrays import check_vector
 from nbprop.autodiff.derivatives import hvp
 from nbprop.autodiff.gradients import value, value_and_grad
-from nbprop.lowering.plan import workspace
+from nbprop.lowering.plan import Plan, workspace
 from nbprop.runtime.datasets import check_dataset, check_layer_state, check_layers
 
 
@@ -119,7 +121,13 @@ def chunks(batch, x, target, weights):
             yield x[piece], target[piece], own, float(fraction)
 
 
-def objective(plan, x, target, weights=None, state=None):
+def objective(
+    plan: Plan,
+    x: NDArray[Any],
+    target: NDArray[Any],
+    weights: NDArray[Any] | None = None,
+    state: NDArray[Any] | None = None,
+) -> "Objective":
     """The function that SciPy's optimizers minimise: theta -> (loss, gradient).
 
     Parameters
