@@ -36,7 +36,7 @@ def test_no_message_of_the_table_is_written_elsewhere():
 def test_no_file_has_its_own_check_of_a_value():
     """A bool is told from a number in validation.py alone; the others may take one where a bool is an answer."""
     switches = {"validation.py", "optimizers/step.py", "training/trainer.py"}
-    assert {name for name, source in SOURCES.items() if "np.bool_" in source} == switches
+    assert {name for name, source in SOURCES.items() if "np.bool_)" in source} == switches
 
 
 WRONG = [True, np.True_, "1", None, [1], 1j, np.ones(2), math.nan]
