@@ -149,7 +149,9 @@ def test_the_gpu_targets_say_that_there_is_none(script, path, words):
 
     if nbprop.cuda.available() and not nbprop.cuda.simulated():
         pytest.skip("there is a GPU")
-    code = f"import sys, runpy; sys.argv[1:] = ['--here']; runpy.run_path('{ROOT / path}', run_name='__main__')"
+    file = ROOT / path  # whose folder is where a script's imports come from
+    code = f"import sys; sys.argv[1:] = ['--here']; sys.path[0] = {str(file.parent)!r}; "
+    code += f"import runpy; runpy.run_path({str(file)!r}, run_name='__main__')"
     first, *_, last = script(code, expect=2, NUMBA_ENABLE_CUDASIM=0).splitlines()
     assert first.split()[0] == "python"
     assert last.startswith(f"Nothing was {words}: CUDA ")
