@@ -1,6 +1,7 @@
 """What the tests share: threads beyond the machine's cores, plans made once, and a way to run a script of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -27,6 +28,12 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line("\n".join(f"    {name}: never" for name in sorted(ours - _loaded)))
     if collect_ignore:
         terminalreporter.write_line(f"tests/cuda did not run: {nbprop.cuda.missing()}")
+
+
+def pytest_configure(config):
+    """Ctrl-C is heard, here and in children: a process in the background of a shell starts with it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

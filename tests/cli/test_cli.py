@@ -548,11 +548,14 @@ def test_predict_refuses_another_shape(run, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent the POSIX way")
 def test_ctrl_c_is_130(flowers, tmp_path):
     command = [sys.executable, "-m", "nbprop", "train", flowers, "--net", "dense:8 dense:3", "--epochs", "100000000"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert any("samples to learn from" in line for line in iter(process.stdout.readline, ""))
-    time.sleep(2)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert any("samples to learn from" in line for line in iter(process.stdout.readline, ""))
+            time.sleep(2)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert err.endswith("nbprop: stopped\n")
     assert "Traceback" not in err

@@ -16,7 +16,7 @@ def test_some_seconds_of_it():
 
 def leaking(kept):
     return {
-        "memory": lambda rng: kept.append(np.ones(1 << 16)),
+        "memory": lambda rng: kept.append(np.ones(1 << 22)),  # 32 MB, which no heap has left over
         "files": lambda rng: kept.append(os.open("/dev/null", os.O_RDONLY)),
         "threads": lambda rng: kept.append(a_thread(kept[0])),
         "bits": lambda rng: kept.append(rng),
