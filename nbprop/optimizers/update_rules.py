@@ -39,8 +39,8 @@ def _bounded_for_square_f32(g):
     """`bounded_for_square` in one precision."""
     most = np.float32(2.0**63)
     limited = most if g > most else g
-    # g - g is 0, or NaN if g is not finite.
-    return (-most if limited < -most else limited) + (g - g)
+    # 0 g is 0, or NaN if g is not finite, and one fused operation.
+    return (-most if limited < -most else limited) + like(g, 0.0) * g
 
 
 @scalar_function
@@ -48,7 +48,7 @@ def _bounded_for_square_f64(g):
     """`bounded_for_square` in one precision."""
     most = 2.0**511
     limited = most if g > most else g
-    return (-most if limited < -most else limited) + (g - g)
+    return (-most if limited < -most else limited) + like(g, 0.0) * g
 
 
 @by_precision(_bounded_for_square_f32, _bounded_for_square_f64)
