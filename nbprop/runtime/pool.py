@@ -45,6 +45,7 @@ BEGAN, PREVIOUS = LIMIT + 2, LIMIT + 3  # when this walk and the one before it b
 PARKED_FOR = LIMIT + 4  # ns that the caller has been parked in this walk
 WATCHED = LIMIT + 5  # when the caller's processor time was last looked at
 CPU_BEGAN = LIMIT + 6  # the caller's processor time when this walk began; -1: not looked at
+RESTED = LIMIT + 7  # for how many times its loss the last lossy walk was followed by walks on fewer threads
 ACQUIRE, RELEASE = 6 * _LINE, 6 * _LINE + 1  # addresses of C functions
 CLOCK, CPU_CLOCK = 6 * _LINE + 2, 6 * _LINE + 3  # clock_gettime, and its number for a thread's processor time
 AFFINITY = 6 * _LINE + 4  # sched_getaffinity
@@ -66,7 +67,7 @@ WAITING_SPINS = 10_000
 WAKE_AFTER = 20_000
 OFTEN = 200_000
 WATCH_EVERY = 50_000  # looking at the thread's processor time twice may take 2,000
-RESTS = 8  # fewer threads walk for so many times what was lost: all in all, a ninth of the time at most
+RESTS = 8  # fewer threads walk for up to so many times what was lost: where losses go on, they are a ninth of the time
 LONGEST_REST = 1_000_000_000
 LOOK_EVERY = 100_000_000  # at the share of cores, where it is less than the threads
 
@@ -230,13 +231,18 @@ def judge(pool, parts, time, lasted, lost):
     """Think the number of threads over, after a walk on `parts` threads that lasted `lasted` and lost `lost` of it.
 
     Two threads that lose a third take at most 1.5 times as long as one. Of more, half as many without a loss would have
-    been as fast as these if they lost half.
+    been as fast as these if they lost half. The rest begins with once the loss, since it may not come again, and
+    doubles while it does.
     """
+    rests = load(pool, RESTED)
     if lost * (3 if parts == 2 else 2) <= lasted:
+        store(pool, RESTED, rests // 2)
         return
+    rests = max(1, min(2 * rests, RESTS))
+    store(pool, RESTED, rests)
     store(pool, LIMIT, parts // 2)
     store(pool, CORES, cores_now(pool))
-    store(pool, UNTIL, time + min(RESTS * lost, LONGEST_REST))
+    store(pool, UNTIL, time + min(rests * lost, LONGEST_REST))
 
 
 @njit
