@@ -19,11 +19,17 @@ LIBRARIES = ("nbprop", "numba", "llvmlite", "numpy", "scipy", "torch", "jax", "s
 
 def processor() -> str:
     """The processor's name as the operating system reports it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    """A field of /proc/cpuinfo for the first core; empty where there is none."""
     if Path("/proc/cpuinfo").exists():
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return ""
 
 
 def cores() -> int:
@@ -94,9 +100,14 @@ def describe() -> dict[str, object]:
 
 
 def name() -> str:
-    """The name under which results of this kind of machine are kept: its processor and cores, not its host."""
+    """The name under which results of this kind of machine are kept: its processor and cores, not its host.
+
+    With family and model, since a virtual machine may call generations of processors by one name ("AMD EPYC"), with
+    vectors of different width: no ratio can be compared between them.
+    """
     plain = re.sub(r"\(.*?\)|@.*|\bCPU\b|\bProcessor\b", "", processor())
-    return re.sub(r"[^a-z0-9]+", "-", f"{plain} {cores()} cores".lower()).strip("-")
+    generation = f"{_cpuinfo('cpu family')} {_cpuinfo('model')}"
+    return re.sub(r"[^a-z0-9]+", "-", f"{plain} {generation} {cores()} cores".lower()).strip("-")
 
 
 def now() -> str:
