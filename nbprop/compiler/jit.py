@@ -8,9 +8,12 @@ from numba.core.dispatcher import Dispatcher
 
 from nbprop.compiler.cache import DiskCache
 from nbprop.compiler.fingerprint import source_of
+from nbprop.compiler.symbols import number_apart
 
 # With contract and nsz, the vector body of a loop and its scalar tail give the same bits; with reassoc and arcp, not.
 FLAGS: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}, "boundscheck": False}
+
+number_apart()
 
 
 def _dispatcher(function, **options):

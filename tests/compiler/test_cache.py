@@ -401,3 +401,55 @@ def test_the_recorder_sees_a_compilation(compilations):
     """The check above can fail."""
     numba.njit(lambda x: x + 1)(1)
     assert len(compilations) > 0
+
+
+# Two closures of one factory, each of which calls a closure that is not inlined. The order of sets is part of Numba's
+# symbols, too: with one hash seed, only the numbers of functions tell them apart.
+CLOSURES = """
+import ctypes
+from numba import types
+from nbprop.compiler.jit import njit
+from nbprop.compiler.native import CompiledEntry
+
+def entry_of(k):
+    @njit
+    def helper(x):
+        return k + x if x < 2 else helper(x - 1) + helper(x - 2)
+
+    @njit
+    def entry(x):
+        return helper(x)
+
+    return CompiledEntry(entry, lambda dtype: types.int64(types.int64), f"entry {k}")
+
+result, error = ctypes.c_int64(), ctypes.c_void_p()
+call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+def value(k):
+    call(entry_of(k).load())(ctypes.addressof(result), ctypes.addressof(error), 10)
+    return result.value
+"""
+
+
+def test_code_of_two_processes_keeps_apart(script, cache):
+    """Numba counts functions from 1 in each process: their code, loaded by a third, would have the same symbols."""
+    environment = {"NUMBA_CACHE_DIR": cache, "PYTHONHASHSEED": "0"}
+    assert script(CLOSURES + "print(value(1000))", **environment) == "89055\n"
+    assert script(CLOSURES + "print(value(2000))", **environment) == "178055\n"
+    assert script(CLOSURES + "print(value(1000), value(2000))", **environment) == "89055 178055\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_code_of_forked_processes_keeps_apart(script, cache):
+    forked = """
+import os
+from nbprop.compiler.jit import njit
+njit(lambda x: x)  # the parent has begun to count
+for k in (1000, 2000):
+    child = os.fork()
+    if child == 0:
+        os._exit(value(k) != {1000: 89055, 2000: 178055}[k])
+    assert os.waitpid(child, 0)[1] == 0
+print(value(1000), value(2000))
+"""
+    assert script(CLOSURES + forked, NUMBA_CACHE_DIR=cache, PYTHONHASHSEED="0") == "89055 178055\n"
