@@ -10,7 +10,7 @@ import numpy as np
 
 import nbprop
 from nbprop.io.pictures import picture_option, save_picture
-from nbprop.solvers.least_squares import Residuals
+from nbprop.solvers.residuals import Residuals
 from nbprop.solvers.levenberg_marquardt import levenberg_marquardt
 
 SAMPLES, NOISE = 1000, 0.1

@@ -10,9 +10,10 @@ from nbprop.cuda import fitting, memory
 from nbprop.lowering.plan import workspace
 from nbprop.messages import NO_LOSS, failure
 from nbprop.runtime.datasets import check_layers
+from nbprop.solvers.losses_of_data import InOneProcess
 
 
-class DeviceObjective:
+class DeviceObjective(InOneProcess):
     """fun(theta) -> (loss, gradient), as `nbprop.objective` describes it.
 
     theta is either a (n_params,) float64 NumPy array, as SciPy passes it, which is copied to the device, and whose

@@ -7,14 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbprop.arrays import check_vector
-from nbprop.autodiff.derivatives import jacobian
-from nbprop.autodiff.operators import jacobian_operator, outputs
-from nbprop.lowering.plan import Plan, workspace
+from nbprop.cluster.parts import on_ranks
+from nbprop.lowering.plan import Plan
 from nbprop.messages import ALIASED, failure
 from nbprop.networks.network import trained_of
 from nbprop.runtime.datasets import check_dataset, check_layers
 from nbprop.solvers.bounds import Free
 from nbprop.solvers.levenberg_marquardt import check_tolerances, levenberg_marquardt
+from nbprop.solvers.residuals import RHO, Residuals
+from nbprop.solvers.residuals_on_ranks import ResidualsOnRanks
 from nbprop.validation import check_integer, check_number, choose
 
 if TYPE_CHECKING:
@@ -26,86 +27,7 @@ _OF_THE_METHOD = ("jac", "grad", "optimality", "active_mask")
 _FIELDS = ("x", "cost", "fun", *_OF_THE_METHOD, "nit", "nfev", "njev", "success", "status", "message")
 
 
-# rho(z) of SciPy's robust losses (Triggs et al. 2000): the cost is f_scale^2 / 2 times the sum of rho((r / f_scale)^2).
-_RHO = {
-    "linear": lambda z: z,
-    "soft_l1": lambda z: 2 * (np.sqrt(1 + z) - 1),
-    "huber": lambda z: np.where(z <= 1, z, 2 * np.sqrt(z) - 1),
-    "cauchy": np.log1p,
-    "arctan": np.arctan,
-}
-
-
-class Residuals:
-    """r(theta) = sqrt(w) (y - t), (n * outputs,) float64, of the free parameters; half its square is SciPy's cost.
-
-    Keeps the theta with the lowest cost, under the robust loss.
-    """
-
-    def __init__(self, plan, x, target, weights, loss="linear", f_scale=1.0, free=None):
-        self._rho, self._f_scale, self.lowest, self.best = _RHO[loss], f_scale, math.inf, None
-        self.evaluations = self.jacobians = self.falls = self.not_finite = 0
-        self.plan, self.x, self.target = plan, x, target.reshape(-1).astype(np.float64)
-        self.free = Free("least_squares", np.zeros(plan.n_params, plan.dtype), None, None) if free is None else free
-        rows = np.ones(len(x)) if weights is None else np.sqrt(weights.astype(np.float64))
-        self.scale = np.repeat(rows, plan.unit_size)
-        self._work = workspace(plan)
-
-    def __call__(self, theta):
-        residuals = self.at(theta)
-        self.evaluations += 1
-        cost = self.cost(residuals)
-        if not math.isfinite(cost):
-            self.not_finite += 1
-        elif cost < self.lowest:
-            self.falls += self.best is not None
-            self.lowest, self.best = cost, theta.copy()
-        return residuals
-
-    def at(self, theta):
-        """The residuals at theta; all infinite if a parameter is, in the plan's dtype."""
-        params = self._params(theta)
-        if not np.isfinite(params).all():
-            return np.full(self.scale.size, np.inf)
-        return self.scale * (outputs(self.plan, params, self.x, self._work).reshape(-1) - self.target)
-
-    def cost(self, residuals):
-        """The cost, which is minimised."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return 0.5 * self._f_scale**2 * float(self._rho((residuals / self._f_scale) ** 2).sum())
-
-    def jacobian(self, theta):
-        """dr/dtheta by the free parameters, (n * outputs, free) float64."""
-        plan, params, rows = self.plan, self._params(theta), self.plan.unit_size
-        self.jacobians += 1
-        matrix = np.empty((len(self.scale), plan.n_params), plan.dtype)
-        for start in range(0, len(self.x), plan.batch):
-            piece = self.x[start : start + plan.batch]
-            jacobian(plan, params, piece, matrix[start * rows : (start + len(piece)) * rows], self._work)
-        if self.free.indices is not None:
-            matrix = matrix[:, self.free.indices]
-        matrix = matrix.astype(np.float64, copy=False)
-        matrix *= self.scale[:, None]
-        return matrix
-
-    def operator(self, theta):
-        """dr/dtheta by the free parameters as a LinearOperator."""
-        from scipy.sparse.linalg import LinearOperator
-
-        self.jacobians += 1
-        inner, free = jacobian_operator(self.plan, self._params(theta), self.x), self.free
-        return LinearOperator(
-            (inner.shape[0], free.size),
-            matvec=lambda v: self.scale * inner.matvec(free.spread(np.reshape(v, -1))),
-            rmatvec=lambda u: free.part(inner.rmatvec(self.scale * np.reshape(u, -1))),
-            dtype=np.dtype(np.float64),
-        )
-
-    def _params(self, theta):
-        with np.errstate(over="ignore"):
-            return np.ascontiguousarray(self.free.whole(theta), self.plan.dtype)
-
-
+@on_ranks
 def least_squares(
     plan: Plan,
     params: NDArray[Any],
@@ -121,6 +43,9 @@ def least_squares(
     xtol: float | None = 1e-08,
     gtol: float | None = 1e-08,
     max_nfev: int | None = None,
+    comm: Any = None,
+    pieces: int = 64,
+    data: str = "whole",
 ) -> "OptimizeResult":
     """Fit parameters by scipy.optimize.least_squares, in place, with the network's exact Jacobian.
 
@@ -136,6 +61,7 @@ def least_squares(
     loss, f_scale : SciPy's robust loss ("linear", "soft_l1", "huber", "cauchy", "arctan") and its scale
     bounds : as `minimize` takes them
     ftol, xtol, gtol, max_nfev : as scipy.optimize.least_squares takes them
+    comm, pieces, data : as `fit` takes them; each rank computes its rows of the Jacobian and holds all of it
 
     Returns
     -------
@@ -172,15 +98,20 @@ def least_squares(
             "(its robust forms are least_squares' own loss=...), or use nbprop.minimize"
         )
     choose("least_squares: method", method, _METHODS)
-    choose("least_squares: loss", loss, _RHO)
+    choose("least_squares: loss", loss, RHO)
     choose("least_squares: jac", jac, ("dense", "operator"))
     f_scale = check_number("least_squares: f_scale", f_scale, ends="()")
     if method in ("lm", "marquardt") and (bounds is not None or jac == "operator" or loss != "linear"):
         raise ValueError(f"least_squares: method {method} takes no bounds, no operator and no robust loss; use trf")
+    if jac == "operator" and comm is not None:
+        raise ValueError("least_squares: jac='operator' needs all data in one process; use jac='dense' with comm")
     tolerances = check_tolerances("least_squares", ftol=ftol, xtol=xtol, gtol=gtol, may_be_none=method != "marquardt")
     tolerances["max_nfev"] = None if max_nfev is None else check_integer("least_squares: max_nfev", max_nfev)
     free = Free("least_squares", params, trained_of(plan.net, None), bounds)
-    residuals = Residuals(plan, x, target, weights, loss, f_scale, free)
+    if comm is None:
+        residuals = Residuals(plan, x, target, weights, loss, f_scale, free)
+    else:
+        residuals = ResidualsOnRanks(plan, x, target, weights, loss, f_scale, free, comm)
     count = residuals.scale.size
     if method == "lm" and count < free.size:
         raise ValueError(

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from nbprop import backends
 from nbprop.arrays import check_vector, refuse_subclass
+from nbprop.cluster.parts import on_ranks
+from nbprop.io.networks import digest
 from nbprop.io.progress import progress_bar
 from nbprop.lowering.plan import Plan
 from nbprop.messages import ALIASED, failure
@@ -32,6 +34,7 @@ _FIELDS = ("x", "fun", "jac", "nit", "nfev", "njev", "nhev", "success", "status"
 _SLACK = 1e-6
 
 
+@on_ranks
 def minimize(
     plan: Plan,
     params: NDArray[Any],
@@ -52,6 +55,9 @@ def minimize(
     progress: bool | None = None,
     resume: Any = None,
     state: NDArray[Any] | None = None,
+    comm: Any = None,
+    pieces: int = 64,
+    data: str = "whole",
 ) -> "OptimizeResult":
     """Fit parameters to data with one of SciPy's optimizers, in place.
 
@@ -87,6 +93,8 @@ def minimize(
         parameters is refused. SciPy's methods do not expose their approximation of the curvature: call again with the
         params of a stopped search to start a new one from there.
     state : as `objective` takes it
+    comm, pieces, data : as `fit` takes them; validation lies as the data do. All ranks end with the same result; a
+        callback is called on each, and the search stops if any raises StopIteration
 
     Returns
     -------
@@ -115,7 +123,7 @@ def minimize(
     >>> params.round(3), result.success
     (array([2., 1.]), True)
     """
-    fun = objective_for("minimize", plan, x, target, weights, state)
+    fun = objective_for("minimize", plan, x, target, weights, state, comm)
     params, begin = _checked(plan, params, {"x": x, "target": target, "weights": weights, "state": state})
     name, options = settings(method, bounds, tol, maxiter, options)
     free = Free("minimize", begin, trained_of(plan.net, _trainable(trainable, plan.n_params)), bounds)
@@ -134,7 +142,7 @@ def minimize(
     if patience is not None and validation is None:
         raise ValueError("minimize: patience counts iterations without a lower validation loss; pass validation too")
     patience = None if patience is None else check_integer("minimize: patience", patience)
-    held_out = None if validation is None else Validation(plan, validation, patience, state)
+    held_out = None if validation is None else Validation(plan, validation, patience, state, comm)
     saved, problem = None, None
     if name == "L-BFGS":
         problem = problem_words(fun, free)
@@ -144,11 +152,14 @@ def minimize(
             f'minimize: {name} cannot resume, "L-BFGS" can; call again with the params of the stopped search'
         )
     able = [other for other, row in METHODS.items() if row.constraints]
+    if comm is not None:
+        comm.agree({"method": name, "params": digest({"params": begin}), "the free parameters": free.size})
     constraints = constraints_on(
         begin, name, constraints, able
     )  # the last check, since it calls functions of the user's
     search = TrackedObjective(fun, free, constraints, seconds)
     try:
+        progress = progress if comm is None or comm.rank == 0 else False
         with progress_bar("minimize", progress, options.get("maxiter"), 0, "iteration") as bar:
             # TNC alone counts evaluations only.
             watch = Watch(search, callback, held_out, bar, options.pop("maxiter", None) if name == "TNC" else None)

@@ -23,7 +23,7 @@ def problem_words(fun, free):
         frozen = free.start.copy()
         frozen[free.indices] = np.nan
     batch = min(plan.batch, fun.n_samples)  # chunks determine the summation order of the loss
-    things = described, str(batch), fun.x, fun.target, fun.weights, fun._first_state, frozen
+    things = described, str(batch), *fun.identity(), fun._first_state, frozen
     return np.array([_word(thing) for thing in things])
 
 

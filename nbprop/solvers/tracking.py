@@ -12,7 +12,8 @@ import time
 import numpy as np
 
 from nbprop.solvers.constraints import violation
-from nbprop.solvers.objective import Objective, objective_for
+from nbprop.solvers.losses_of_data import Objective
+from nbprop.solvers.objective import objective_for
 
 
 class NotFiniteAtStart(Exception):
@@ -84,7 +85,7 @@ class TrackedObjective:
             self.best, self.best_theta = loss, theta.copy()
 
     def _check_time_limit(self):
-        if time.monotonic() > self.end:
+        if self.seconds is not None and self.fun.any(time.monotonic() > self.end):
             raise Stop(f"the time limit of {self.seconds:g} s was reached")
 
     def hessp(self, theta, v):
@@ -98,13 +99,13 @@ class TrackedObjective:
 class Validation:
     """The loss on held-out data after each iteration, and the parameters at which it was lowest."""
 
-    def __init__(self, plan, data, patience, state):
+    def __init__(self, plan, data, patience, state, ranks=None):
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise TypeError(
                 f"minimize: validation must be (x, target) or (x, target, weights), got {type(data).__name__}"
             )
         weights = data[2] if len(data) == 3 else None
-        self.loss = objective_for("minimize: validation", plan, *data[:2], weights, state).loss
+        self.loss = objective_for("minimize: validation", plan, *data[:2], weights, state, ranks).loss
         self.patience = patience
         self.losses, self.lowest, self.best, self.waited = [], math.inf, None, 0
 
@@ -148,13 +149,16 @@ class Watch:
             raise Stop("maximum number of iterations reached")
 
     def _call(self, theta, intermediate_result):
+        stopped = False
         try:
             if self.wants_result:
                 self.callback(intermediate_result=intermediate_result)
             else:
                 self.callback(theta)
         except StopIteration:  # caught here, since some of SciPy's methods would treat it as a normal end
-            raise Stop("stopped by the callback") from None
+            stopped = True
+        if self.search.fun.any(stopped):
+            raise Stop("stopped by the callback")
 
     def after_burst(self, evaluations, not_finite, iterations, loss, theta):
         """Called by `Bursts` after each burst."""

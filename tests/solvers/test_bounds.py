@@ -8,7 +8,7 @@ import scipy.optimize
 
 import nbprop
 from nbprop.solvers.bounds import Free
-from nbprop.solvers.least_squares import Residuals
+from nbprop.solvers.residuals import Residuals
 from nbprop.solvers.methods import METHODS
 from nbprop.solvers.tracking import TrackedObjective, Validation
 

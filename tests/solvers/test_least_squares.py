@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nbprop
-from nbprop.solvers.least_squares import Residuals
+from nbprop.solvers.residuals import Residuals
 
 NET = nbprop.network((2,), nbprop.dense(6, activation="tanh"), nbprop.dense(2))
 RNG = np.random.default_rng(0)

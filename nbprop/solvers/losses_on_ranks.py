@@ -1,0 +1,126 @@
+"""The objective of data that lie on several ranks: the same loss and gradient, to the bit, on any number of ranks."""
+
+import math
+
+import numpy as np
+
+from nbprop.autodiff.derivatives import hvp
+from nbprop.autodiff.gradients import value
+from nbprop.cluster.parts import shard, total_samples
+from nbprop.cluster.ranks import GRADIENT, LOSS, PRODUCT, processor
+from nbprop.cluster.sums import LOSSES, WEIGHTS, TreeSum
+from nbprop.io.networks import digest
+from nbprop.numerics.partition import share
+from nbprop.solvers.losses_of_data import Objective, chunks
+
+
+class ObjectiveOnRanks(Objective):
+    """As `Objective`, of which every rank computes its pieces; all ranks call it together, with the same theta."""
+
+    def __init__(self, plan, x, target, weights, state, ranks):
+        super().__init__(plan, x, target, weights, state)
+        self._direct = self.bare = False
+        self.ranks, self.pieces = ranks, ranks.pieces
+        ranks.agree(
+            processor()
+            | {"the network": repr(plan.net), "the loss": repr(plan.loss), "dtype": str(plan.dtype), "mode": plan.mode}
+            | {"the plan's batch": plan.batch, "pieces": ranks.pieces, "whether data is split": ranks.split}
+            | {"whether there are weights": weights is not None}
+            | {"state": None if state is None else digest({"state": state})}
+        )
+        self.n_samples, self._offset = total_samples(ranks, len(x))
+        self._identity = self._digests() if ranks.split else None
+        self._sum = TreeSum(ranks, plan.n_params, np.float64)
+        self._loss_sum = TreeSum(ranks, 0, np.float64)
+        self._part = np.empty(plan.n_params, plan.dtype)
+
+    def __call__(self, theta):
+        """The loss and its gradient, on all ranks."""
+        self._check(theta)
+        params = self._as_params(theta)
+
+        def evaluate(piece, out):
+            for chunk, weight in self._pieces_of(piece, out):
+                x, target, weights = chunk
+                loss = self._gradient(params, x, target, self._part, weights)
+                _accumulate(out, weight, loss, self._part)
+
+        with self.ranks.round(GRADIENT, theta):
+            total = self._sum(evaluate)
+        loss, gradient = _mean(total)
+        return (loss if math.isfinite(loss) else math.inf), gradient
+
+    def hessp(self, theta, v):
+        """The exact Hessian-vector product, on all ranks."""
+        self._check(theta)
+        self._check_direction(v)
+        params, direction = self._as_params(theta), self._as_params(v)
+        direction = direction.copy() if np.may_share_memory(params, direction) else direction
+
+        def evaluate(piece, out):
+            for chunk, weight in self._pieces_of(piece, out):
+                x, target, weights = chunk
+                hvp(self.plan, params, direction, x, target, self._part, self.work, weights, self._reset_state())
+                _accumulate(out, weight, 0.0, self._part)
+
+        with self.ranks.round(PRODUCT, v):
+            return _mean(self._sum(evaluate))[1]
+
+    def loss(self, theta):
+        """The loss alone, on all ranks."""
+        self._check(theta)
+        params = self._as_params(theta)
+
+        def evaluate(piece, out):
+            for chunk, weight in self._pieces_of(piece, out):
+                x, target, weights = chunk
+                loss = value(self.plan, params, x, target, self.work, weights, self._reset_state())
+                out.head[LOSSES] += weight * loss
+                out.head[WEIGHTS] += weight
+
+        with self.ranks.round(LOSS, theta):
+            return _mean(self._loss_sum(evaluate))[0]
+
+    def any(self, decision):
+        """Whether any rank decides so: what depends on a clock or a callback must be the same on all."""
+        return self.ranks.any(decision)
+
+    # -- pieces
+
+    def _pieces_of(self, piece, out):
+        """((x, target, weights), weight) of each chunk of a piece; `out` begins as zeros."""
+        out.clear()
+        first, stop = shard(self.n_samples, piece, self.pieces)
+        here = slice(first - self._offset, stop - self._offset)
+        own = None if self.weights is None else self.weights[here]
+        for x, target, weights, _ in chunks(self.plan.batch, self.x[here], self.target[here], own):
+            weight = float(len(x) if weights is None else weights.sum(dtype=np.float64))
+            yield (x, target, weights), weight
+
+    def _as_params(self, theta):
+        with np.errstate(over="ignore"):
+            return theta.astype(self.plan.dtype, copy=False)
+
+    def identity(self):
+        """As `Objective.identity`; of split data, digests by piece."""
+        return super().identity() if self._identity is None else self._identity
+
+    def _digests(self):
+        own = [{}, {}, {}]
+        for piece in range(*share(self.pieces, self.ranks.rank, self.ranks.size)):
+            first, stop = (number - self._offset for number in shard(self.n_samples, piece, self.pieces))
+            for found, array in zip(own, (self.x, self.target, self.weights), strict=True):
+                found[piece] = None if array is None else digest({"piece": array[first:stop]})
+        gathered = self.ranks.gather(own)
+        return tuple(str({piece: said for part in gathered for piece, said in part[k].items()}) for k in range(3))
+
+
+def _accumulate(out, weight, loss, gradient):
+    out.head[LOSSES] += weight * loss
+    out.head[WEIGHTS] += weight
+    out.body += weight * gradient.astype(np.float64, copy=False)
+
+
+def _mean(total):
+    weight = total.head[WEIGHTS]
+    return float(total.head[LOSSES] / weight), total.body / weight
