@@ -12,6 +12,8 @@ import nbprop
 import nbprop.cuda
 from nbprop.compiler.fingerprint import is_ours
 from nbprop.compiler.registry import known_natives
+from nbprop.losses import LOSSES
+from nbprop.networks.layer import REGISTRY
 from nbprop.runtime import workers
 from support import ROOT, cases
 
@@ -126,3 +128,13 @@ def script(tmp_path):
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def registries():
+    """Kinds that a test defines are forgotten after it."""
+    before = dict(REGISTRY), dict(LOSSES)
+    yield
+    for registry, kept in zip((REGISTRY, LOSSES), before, strict=True):
+        registry.clear()
+        registry.update(kept)

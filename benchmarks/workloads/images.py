@@ -45,11 +45,13 @@ def nbprop_njit(row: Row, threads: int) -> Work:
     pools = Pools(height, width, channels, 2, 2, 2, 2, 0, 0, height // 2, width // 2)
     dx, (y, argmax) = np.empty(x.size, np.float32), np.empty((2, x.size // 4), np.float32)
     x, dy = x.reshape(-1), np.ones_like(y)
+    # Before commits whose kernels take their sizes as a NamedTuple, one by one.
+    sizes = (pools,) if hasattr(max_pool_forward, "contract") else tuple(pools)
 
     def run(count: int) -> None:
         for _ in range(count):
-            max_pool_forward(y, argmax, x, n, *pools, 0, 1)
-            max_pool_backward(dx, dy, argmax, n, *pools, 0, 1)
+            max_pool_forward(y, argmax, x, n, *sizes, 0, 1)
+            max_pool_backward(dx, dy, argmax, n, *sizes, 0, 1)
 
     run(1)
     return Work(run, check=float(y.mean()))

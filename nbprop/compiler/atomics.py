@@ -5,9 +5,9 @@ import platform
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from nbprop.compiler.intrinsics import WORD, _pointer
+from nbprop.compiler.jit import intrinsic
 
 
 @intrinsic

@@ -17,6 +17,7 @@ from numba.core.compiler import CompileResult
 
 from nbprop.compiler import prebuilt
 from nbprop.compiler.fingerprint import digest_of, hashed
+from nbprop.compiler.simd import config
 
 
 @functools.cache
@@ -33,8 +34,8 @@ def cache_root():
     Without a home directory (for example in a container, with a user id that the system does not know) it is a private
     folder among the temporary files, with a warning.
     """
-    if numba.config.CACHE_DIR:
-        return Path(numba.config.CACHE_DIR) / "nbprop"
+    if config.CACHE_DIR:
+        return Path(config.CACHE_DIR) / "nbprop"
     named = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
     if named and os.environ.get(named):
         return Path(os.environ[named]) / "nbprop" / ("cache" if sys.platform == "win32" else "")

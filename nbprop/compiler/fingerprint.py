@@ -261,7 +261,8 @@ def renewed(value, made=None):
         return made[id(value)]
     # Only the globals that it names: a copy of all would keep the arrays of a notebook alive.
     names = _global_names(function)
-    space = {name: function.__globals__[name] for name in ("__name__", "__builtins__") if name in function.__globals__}
+    space: dict[str, Any] = {}
+    space |= {name: function.__globals__[name] for name in ("__name__", "__builtins__") if name in function.__globals__}
     cells = tuple(types.CellType() for _ in function.__closure__ or ())
     copy = types.FunctionType(function.__code__, space, function.__name__, function.__defaults__, cells)
     copy.__kwdefaults__, copy.__module__, copy.__doc__ = function.__kwdefaults__, function.__module__, function.__doc__

@@ -11,7 +11,9 @@ from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models, register_default
 from numba.core.imputils import lower_constant
-from numba.extending import NativeValue, intrinsic, register_model, unbox
+from numba.extending import NativeValue, register_model, unbox
+
+from nbprop.compiler.jit import intrinsic
 
 WORD = ir.IntType(64)
 
@@ -221,7 +223,8 @@ def indirect_call(signature):
     @intrinsic
     def call(typingctx, address, arguments):
         def codegen(context, builder, typed, values):
-            status, result = _native_call(context, builder, signature, *values, typed.args[1])
+            address, given = values
+            status, result = _native_call(context, builder, signature, address, given, typed.args[1])
             code = builder.sext(status.code, WORD)
             code = builder.select(status.is_error, code, ir.Constant(WORD, 0))
             if signature.return_type == types.void:
@@ -239,7 +242,8 @@ def propagating_call(signature):
     @intrinsic
     def call(typingctx, address, arguments):
         def codegen(context, builder, typed, values):
-            status, result = _native_call(context, builder, signature, *values, typed.args[1])
+            address, given = values
+            status, result = _native_call(context, builder, signature, address, given, typed.args[1])
             with cgutils.if_unlikely(builder, status.is_error):
                 context.call_conv.return_status_propagate(builder, status)
             return result

@@ -1,9 +1,11 @@
-"""The only place for Numba flags; lazily compiled functions with a disk cache, and hashes of sources."""
+"""The only place for Numba flags; decorators of compiled functions, lazy and with a disk cache; hashes of sources."""
 
 import hashlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numba
+import numba.extending
 from numba.core.dispatcher import Dispatcher
 
 from nbprop.compiler.cache import DiskCache
@@ -24,11 +26,21 @@ def _dispatcher(function, **options):
     return dispatcher
 
 
-def njit(function, **options):
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def njit(function: Function, **options: Any) -> Function:
     """Compile lazily, with the flags that all compiled code shares, and keep the machine code on disk."""
-    dispatcher = _dispatcher(function, **options)
+    dispatcher: Any = _dispatcher(function, **options)
     dispatcher._cache = DiskCache(function)
     return dispatcher
+
+
+def intrinsic(function: Callable[..., Any] | None = None, **options: Any) -> Callable[..., Any]:
+    """Numba's `intrinsic`, with the type that callers see: without the typing context, and of any type."""
+    if function is None:
+        return lambda decorated: intrinsic(decorated, **options)
+    return (numba.extending.intrinsic(**options) if options else numba.extending.intrinsic)(function)
 
 
 def source_hash(module):

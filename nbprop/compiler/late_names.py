@@ -6,6 +6,8 @@ be the first use of that name anywhere (nbprop/__init__.py), or another thread m
 type for is looked up again in what has been registered by then.
 """
 
+from typing import Any
+
 from numba import types
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 
@@ -16,7 +18,7 @@ class ModuleName(AttributeTemplate):
 
     key = types.Module
 
-    def generic_resolve(self, module, name):
+    def _resolve(self, module, name):
         if module.pymod.__name__.partition(".")[0] != "nbprop":
             return None
         found = self.context.resolve_module_constants(module, name)  # the import, at a name's first use
@@ -24,3 +26,5 @@ class ModuleName(AttributeTemplate):
             self.context.refresh()
             found = self.context.resolve_module_constants(module, name)
         return found
+
+    generic_resolve: Any = _resolve  # annotated in Numba as its placeholder, NotImplemented

@@ -21,7 +21,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 
-from nbprop.compiler.simd import VECTOR_BYTES, instruction_sets
+from nbprop.compiler.simd import VECTOR_BYTES, config, instruction_sets
 
 FOLDER = Path(__file__).parent.parent / "prebuilt"
 MANIFEST = "manifest.json"
@@ -87,7 +87,7 @@ def usable(manifest, vector_bytes, processor):
 @functools.cache
 def pack():
     """The pack for this process, or None: there is none in a clone, nor for a processor that the user has named."""
-    if numba.config.CPU_NAME or numba.config.CPU_FEATURES is not None or not FOLDER.is_dir():
+    if config.CPU_NAME or config.CPU_FEATURES is not None or not FOLDER.is_dir():
         return None
     for target in TARGETS:
         path = FOLDER / file_name(target)

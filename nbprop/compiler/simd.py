@@ -4,17 +4,21 @@ A kernel is an LLVM function, built instruction by instruction. `Vectors` emits 
 vectors of one width; `call` defines a kernel on first use and calls it.
 """
 
+from typing import Any
+
 import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
 from numba.core import cgutils, types
 
+config: Any = numba.config  # a module whose attributes are set when it is imported
+
 
 def instruction_sets():
     """The instruction sets that Numba compiles for: those of the processor, or NUMBA_CPU_FEATURES if that is set."""
-    if numba.config.CPU_FEATURES is None:
+    if config.CPU_FEATURES is None:
         return {name for name, present in llvm.get_host_cpu_features().items() if present}
-    return {flag[1:] for flag in numba.config.CPU_FEATURES.split(",") if flag.startswith("+")}
+    return {flag[1:] for flag in config.CPU_FEATURES.split(",") if flag.startswith("+")}
 
 
 # Bytes in the widest vector register.  Every 64-bit processor has sixteen (SSE2, NEON); without fused multiply-add

@@ -109,7 +109,7 @@ class ProductLaunch:
         )
         self.vector = buffers[operands.vector] if operands.vector else None
         self.code = numbers.get("code", IDENTITY)
-        self.again = numbers.get("w_again", 0) + numbers.get("b_again", 0) > 0
+        self.accumulates = numbers.get("w_accumulate", 0) + numbers.get("b_accumulate", 0) > 0
 
     @property
     def activates(self):
@@ -146,7 +146,7 @@ class ProductLaunch:
 
     def takes(self, n, words):
         """Whether cuBLASLt computes the product of a call: it is large, and does not accumulate."""
-        adds = self.operands is _GRADIENT and (self.again or words[frame.ACCUMULATE])
+        adds = self.operands is _GRADIENT and (self.accumulates or words[frame.ACCUMULATE])
         return self.is_large(n) and not adds and self._product(n, words)[0] is not None
 
     def blocks(self, n, words, one_block):

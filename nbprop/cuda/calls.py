@@ -1,5 +1,7 @@
 """The public functions on a device plan: check the arguments, fill the frame, launch the program's kernels."""
 
+from typing import Any
+
 import numpy as np
 
 from nbprop import messages as said
@@ -39,7 +41,9 @@ class Bound:
                 f"{function}: the plan was made for device {plan.device}, but device {toolkit.current_device()} is the "
                 "current one; select its device, or make a plan on this one"
             )
-        self.arrays = [None if v is None else memory.as_array(f"{function}: {name}", v) for name, v in _named(values)]
+        self.arrays: list[Any] = [
+            None if v is None else memory.as_array(f"{function}: {name}", v) for name, v in _named(values)
+        ]
         self.n = self._check(step)
         self.program = self.signature.program
         if self.signature.program_with_dx is not None and self.arrays[arg.DX] is not None:
@@ -75,7 +79,8 @@ class Bound:
             if given[argument] is not None:
                 self._check_flat(argument, size, at_least=argument == arg.WORK)
         shapes = sample_shapes(plan)
-        n = self._check_samples(arg.X, *shapes.pop(arg.X), None)
+        shape, code = shapes.pop(arg.X)
+        n = self._check_samples(arg.X, shape, code, None)
         if n < plan.min_samples:
             self._refuse(arg.X, said.TOO_FEW)
         for argument, (shape, code) in shapes.items():

@@ -86,13 +86,13 @@ def _apart(code, last):
 
 def _placed(layers, samples):
     """The layers' words, with the offsets of their activations in shared memory."""
+    end, words = tile.STAGE, []
 
     def room(width):
         nonlocal end
         begin, end = end, end + -(-width // 4) * 4 * (samples + 4)
         return begin
 
-    end, words = tile.STAGE, []
     x = room(layers[0][0])
     for number, (n_in, n_out, weight, bias, code) in enumerate(layers, 1):
         y = room(n_out)
@@ -118,7 +118,7 @@ class Fused:
             "target": None if plan.classes else Buffer(plan.batch * math.prod(plan.target_shape), frame.TARGET, 0),
             "weights": Buffer(plan.batch, frame.WEIGHTS, 0),
         }
-        sizes = dict(zip(plan.loss.kernel.sizes, (1, *plan.loss.sizes(plan.output_shape)), strict=True))
+        sizes = dict(zip(plan.loss.kernel.words, (1, *plan.loss.sizes(plan.output_shape)), strict=True))
         numbers = {
             "layers": len(chain.words) // LAYER_WORDS,
             "layers_at": words_at,

@@ -49,20 +49,26 @@ def _layers(function, net):
     for (path, layer), shape in zip(net.nodes, net.shapes, strict=False):
         if isinstance(layer, Flatten):
             continue
-        if not isinstance(layer, (Dense, Activation)):
+        n_in = n_out = math.prod(shape)
+        dense, several = isinstance(layer, Dense), False
+        if isinstance(layer, Dense):
+            code, n_out, several = (
+                ACTIVATIONS[layer.activation],
+                layer.units,
+                len(shape) != 1 or layer.share is not None,
+            )
+        elif isinstance(layer, Activation):
+            code = ACTIVATIONS[layer.name]
+        else:
             raise ValueError(f"{function}: layer {path} does not run inside a kernel; dense, activation and flatten do")
-        dense = isinstance(layer, Dense)
-        code = ACTIVATIONS[layer.activation if dense else layer.name]
-        if code == SOFTMAX or (dense and (len(shape) != 1 or layer.share is not None)):
+        if code == SOFTMAX or several:
             what = "softmax" if code == SOFTMAX else "dense over several positions, or with share,"
             raise ValueError(f"{function}: layer {path}: {what} does not run inside a kernel")
-        n_in = math.prod(shape)
-        n_out = layer.units if dense else n_in
         z = size
         y = z + n_out if code in NEEDS_INPUT and dense else z
         names = [f"{path}.{name}" for name in ("weight", "bias")]
-        slots = [net.slots[name].offset if name in net.slots else -1 for name in names]
-        found.append(_Layer(n_in, n_out, x, z if dense else x, y, *slots, code))
+        weight, bias = (net.slots[name].offset if name in net.slots else -1 for name in names)
+        found.append(_Layer(n_in, n_out, x, z if dense else x, y, weight, bias, code))
         x, size = y, y + n_out
     return found, size
 

@@ -10,9 +10,9 @@ A module of nbprop/cuda/layers, or a user's, defines `cuda_kernels(cuda)`, which
             y[i] = value_of(x[i], code)
 
 Parameters are matched by name: arrays are operands of the op's row, numbers are its sizes (or words of the frame, as
-for the CPU's kernels); a kernel takes those that it needs. Two more arrays exist on the device: `partials`, scratch
-between the launches of one op, and `result`, of one element. Several launches that stand for one op run in the order of
-the list.
+for the CPU's kernels), NamedTuples several of its sizes; a kernel takes those that it needs. Two more arrays exist on
+the device: `partials`, scratch between the launches of one op, and `result`, of one element. Several launches that
+stand for one op run in the order of the list.
 
 Every launch passes two addresses, that of the frame and that of the row in the device's copy of the table; the kernel
 reads its operands from there with the same intrinsic as the CPU.
@@ -33,6 +33,7 @@ from nbprop.cuda import toolkit
 from nbprop.cuda.toolkit import SIMULATED, THREADS, host_array
 from nbprop.program import frame
 from nbprop.program.binding import kernel_arguments
+from nbprop.program.contract import Contract
 from nbprop.program.kernel import FRAME_WORDS as HOST_WORDS
 
 # Words of a device's frame after those of the host's: two spaces, and the address of the plan's table.
@@ -50,9 +51,8 @@ class DeviceKernel:
     def __init__(self, function, replaces, blocks, scratch, dtypes, resident, apart, shared):
         self.function, self.replaces, self.resident, self.apart = function, replaces, resident, apart
         self.dtypes = tuple(np.dtype(dtype) for dtype in dtypes)
-        names = list(inspect.signature(function).parameters)
-        self.arrays, self.scalars = names[: names.index("n")], names[names.index("n") :]
-        self.sizes = [name for name in self.scalars if name not in NAMED_WORDS]
+        self.contract = Contract(function, NAMED_WORDS)
+        self.arrays, self.words = self.contract.arrays, self.contract.words
         self.name = f"{function.__module__}.{function.__qualname__.rsplit('.', 1)[-1]}"
         self._blocks, self._scratch = _by_names(blocks), _by_names(scratch or (lambda: 0))
         self._shared = None if shared is None else _by_names(shared)
@@ -82,7 +82,7 @@ class DeviceKernel:
 
     def entry(self, dtype):
         """The function (frame, row) that a launch runs: reads its arguments and calls the kernel."""
-        bind = kernel_arguments(len(self.arrays), tuple(self.scalars), NAMED_WORDS, null_absent=False)
+        bind = kernel_arguments(self.contract, null_absent=False)
         body, real = toolkit.device_function(self.function), np.dtype(dtype).type
 
         def entry(frame, row):
@@ -133,15 +133,21 @@ def word_at(address, index):
 
 def simulated_arguments(kernel, dtype, frame_address, row_address):
     """What the entry reads from the frame and the row; in the simulator, both are in host memory."""
-    words = host_array(frame_address, FRAME_WORDS, np.int64)
-    count = 3 * len(kernel.arrays) + len(kernel.sizes)
+    words, contract = host_array(frame_address, FRAME_WORDS, np.int64), kernel.contract
+    count = 3 * len(kernel.arrays) + len(kernel.words)
     row, found = host_array(row_address, count, np.int64).tolist(), []
     for k in range(len(kernel.arrays)):
         space, offset, size = row[3 * k : 3 * k + 3]
         base = int(words[space])
         found.append(toolkit.simulated(host_array(base and base + offset * np.dtype(dtype).itemsize, size, dtype)))
     sizes = iter(row[3 * len(kernel.arrays) :])
-    return *found, *(int(words[NAMED_WORDS[n]]) if n in NAMED_WORDS else next(sizes) for n in kernel.scalars)
+    for name in contract.scalars:
+        if name in NAMED_WORDS:
+            found.append(int(words[NAMED_WORDS[name]]))
+        else:
+            fields = [next(sizes) for _ in contract.words_of(name)]
+            found.append(contract.tuples[name](*fields) if name in contract.tuples else fields[0])
+    return tuple(found)
 
 
 # -- which kernels stand for which ---------------------------------------------------------------------------

@@ -182,7 +182,8 @@ def as_array(name, value):
     if hasattr(value, "__cuda_array_interface__"):
         found = _from_interface(name, value)
     elif is_device_array(value):
-        found = Array(*dlpack.view(name, value, current_stream()), value)
+        shape, dtype, address = dlpack.view(name, value, current_stream())
+        found = Array(shape, dtype, address, value)
     else:
         raise TypeError(
             f"{name} must be a device array (of nbprop.cuda, CuPy, PyTorch, JAX, ...), got {type(value).__name__}"

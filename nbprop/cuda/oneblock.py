@@ -13,7 +13,7 @@ from numba import types
 
 from nbprop.compiler.intrinsics import as_frame
 from nbprop.cuda import memory, toolkit
-from nbprop.cuda.kernels import NAMED_WORDS, simulated_arguments, word_at
+from nbprop.cuda.kernels import simulated_arguments, word_at
 from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function
 from nbprop.program.binding import kernel_arguments
 
@@ -24,7 +24,7 @@ MOST_ELEMENTS = 8192
 def _switch(kernels, dtype, number=0):
     """A device function (chosen, frame, row) that calls the chosen one of some kernels."""
     kernel, rest = kernels[0], kernels[1:]
-    bind = kernel_arguments(len(kernel.arrays), tuple(kernel.scalars), NAMED_WORDS, null_absent=False)
+    bind = kernel_arguments(kernel.contract, null_absent=False)
     body, real = device_function(kernel.function), np.dtype(dtype).type
     others = _switch(rest, dtype, number + 1) if rest else None
 

@@ -18,7 +18,7 @@ from numba.extending import typeof_impl
 from nbprop.cuda import blas, memory, oneblock, toolkit
 from nbprop.cuda.fused import fused
 from nbprop.cuda.fused_kernels import SLICES
-from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT, launches_of
+from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT, DeviceKernel, launches_of
 from nbprop.lowering.plan import Plan
 from nbprop.program import frame, table
 from nbprop.program.ops import Buffer
@@ -29,7 +29,7 @@ from nbprop.runtime import arguments as arg
 class Launch:
     """A kernel with its row: the offset of the row in the table; sizes, and lengths of arrays, by name."""
 
-    kernel: object
+    kernel: DeviceKernel
     row: int
     values: dict
     spaces: dict  # array name -> space, of arrays that the caller may leave out
@@ -60,7 +60,8 @@ class DevicePlan(Plan):
 
     def _emit(self):
         self.device = toolkit.current_device()
-        self._rows, self._length, self._scratch, self._words = [], 0, Buffer(1, PARTIALS, 0), []
+        self._rows: list[tuple] = []
+        self._length, self._scratch, self._words = 0, Buffer(1, PARTIALS, 0), []
         self.programs, self._on_device, self._walks = {}, None, {}
         programs = range(table.VJP_INPUT + 1) if self.mode != "decoding" else (table.FORWARD,)
         for program in programs:
@@ -95,11 +96,13 @@ class DevicePlan(Plan):
 
     def _launch(self, kernel, ops):
         """The launch of a kernel for the ops that it stands for."""
-        return self._append(kernel, *_operands(ops), ops[0].label)
+        buffers, numbers = _operands(ops)
+        return self._append(kernel, buffers, numbers, ops[0].label)
 
     def _with_library(self, ops, launches):
         """The launches of ops, and beside them cuBLASLt's, which replaces them for large products (see blas.py)."""
-        product = blas.product_launch(self, _kernels(ops), *_operands(ops), ops[0].label)
+        buffers, numbers = _operands(ops)
+        product = blas.product_launch(self, _kernels(ops), buffers, numbers, ops[0].label)
         if product is None:
             return launches
         self._scratch.size = max(self._scratch.size, blas.SCRATCH)
@@ -120,7 +123,7 @@ class DevicePlan(Plan):
         self._scratch.size = max(self._scratch.size, kernel.scratch(values | {"n": self.batch}))
         row = self._length
         self._rows.append((row, kernel, buffers | {"partials": self._scratch, "result": Buffer(1, RESULT, 0)}, numbers))
-        self._length += 3 * len(kernel.arrays) + len(kernel.sizes)
+        self._length += 3 * len(kernel.arrays) + len(kernel.words)
         return Launch(kernel, row, values, spaces, label)
 
     def _append_words(self, words):
@@ -137,7 +140,7 @@ class DevicePlan(Plan):
             for name in kernel.arrays:
                 buffer = buffers[name]
                 row += [frame.NONE, 0, 0] if buffer is None else [buffer.space, buffer.offset, buffer.size]
-            row += [_device_number(name, numbers[name], self.dtype) for name in kernel.sizes]
+            row += [_device_number(name, numbers[name], self.dtype) for name in kernel.words]
             found[begin : begin + len(row)] = row
         for begin, words in self._words:
             found[begin : begin + len(words)] = words
@@ -228,10 +231,11 @@ def _kernels(ops):
 
 def _operands(ops):
     """({name: buffer}, {name: size}) of ops in one launch."""
-    buffers, numbers = {}, {}
+    buffers: dict[str, Buffer | None] = {}
+    numbers: dict[str, int] = {}
     for op in reversed(ops):
         buffers |= dict(zip(op.kernel.arrays, op.operands, strict=True))
-        numbers |= dict(zip(op.kernel.sizes, op.sizes, strict=True))
+        numbers |= op.numbers
     return buffers, numbers
 
 

@@ -17,11 +17,6 @@ from nbprop.program.elements import length_at
 
 ROWS = 4  # samples of a group: each loaded number of U is used this many times
 _SLICE = ROWS * THREADS
-SHAPE = {
-    "blocks": lambda n, width: -(-n // int(samples_of_block(n, team_of(width)))),
-    "resident": 2,
-    "apart": True,
-}
 
 
 @njit
@@ -29,6 +24,13 @@ def samples_of_block(n, team):
     """Samples of a block whose groups have `team` threads: few enough to give every multiprocessor some."""
     groups = min(THREADS // team, (n + ROWS * MULTIPROCESSORS - 1) // (ROWS * MULTIPROCESSORS))
     return ROWS * groups
+
+
+SHAPE = {
+    "blocks": lambda n, width: -(-n // int(samples_of_block(n, team_of(width)))),
+    "resident": 2,
+    "apart": True,
+}
 
 
 @njit

@@ -31,7 +31,7 @@ class Sequence:
         self.words[frame.N] = n
         if blocks:
             start = sum(map(len, self._rows))
-            self._rows.append([*row, *(numbers[name] for name in kernel.sizes)])
+            self._rows.append([*row, *(numbers[name] for name in kernel.words)])
             self._launches.append((kernel, np.dtype(dtype), blocks, start))
 
     def _space(self, array):

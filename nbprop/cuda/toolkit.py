@@ -9,11 +9,13 @@ import contextlib
 import ctypes
 import functools
 import re
+from typing import Any
 
 import numpy as np
 from numba import config
-from numba import cuda as _cuda
+from numba import cuda as _numba_cuda
 
+_cuda: Any = _numba_cuda  # numba's annotations are the simulator's, which lacks options of `jit`
 SIMULATED = bool(getattr(config, "ENABLE_CUDASIM", False))
 
 # Threads of a block. The simulator starts an operating-system thread for each, which takes 0.4 ms.
@@ -33,7 +35,7 @@ class _Simulated:
         return getattr(_get_kernel_context() or _cuda, name)
 
 
-cuda = _Simulated() if SIMULATED else _cuda
+cuda: Any = _Simulated() if SIMULATED else _cuda
 
 
 # -- a device that is lost -----------------------------------------------------------------------------------
@@ -129,8 +131,9 @@ def _load(kernel, device, much_shared):
 
 def _configured(kernel, blocks, stream, shared):
     """kernel[blocks, THREADS, stream, shared], without Numba's warning of few blocks: small work is meant."""
-    from numba.cuda import config as of_launches
+    from numba.cuda import config
 
+    of_launches: Any = config
     before, of_launches.CUDA_LOW_OCCUPANCY_WARNINGS = of_launches.CUDA_LOW_OCCUPANCY_WARNINGS, 0
     try:
         return kernel[blocks, THREADS, stream, shared]

@@ -6,6 +6,7 @@ the device.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +106,7 @@ class Step:
             note_and_advance, plan.dtype, {"losses": self.losses, "result": self.bound.result_array}, **frames
         )
         self._note.place()
-        self._capture = None
+        self._capture: Any = None
 
     def prepare(self, first, values_of_steps):
         """Write the frames for the steps from `first`, at most a page, with each step's hyperparameters."""

@@ -6,8 +6,8 @@ The index of the first must be a multiple of 4, and the array aligned to 16 byte
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
+from nbprop.compiler.jit import intrinsic
 from nbprop.cuda.toolkit import SIMULATED
 
 _ALIGNMENT = 16

@@ -135,7 +135,7 @@ def _program(function, ops, dtype, known, literal):
 
 def _c_name(op):
     """The name of the C function for an op's kernel: activations, and products with a transpose, have several."""
-    function, sizes = op.kernel.function, dict(zip(op.kernel.sizes, op.sizes, strict=True))
+    function, sizes = op.kernel.function, op.numbers
     if op.kernel.name != f"{function.__module__}.{function.__qualname__}":  # "kind.forward" of `custom`
         return op.kernel.name.replace(".", "_")
     name = function.__name__
@@ -174,7 +174,7 @@ def _served(ops, function, returns):
 
 def _argument(name, op, arrays, literal):
     """The C text of the argument for a parameter of this name."""
-    kernel, sizes = op.kernel, dict(zip(op.kernel.sizes, op.sizes, strict=True))
+    kernel, sizes = op.kernel, op.numbers
     if f"{name}_address" in kernel.scalars:
         return name
     if name == "n":

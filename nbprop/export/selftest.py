@@ -61,7 +61,8 @@ class Vector:
     def _input(self, name, shape):
         found = self.integers.get(name)
         if found is None:
-            found = _numbers(math.prod(shape), *self._pattern(name), self.dtype).astype(np.float64)
+            shift, low, high = self._pattern(name)
+            found = _numbers(math.prod(shape), shift, low, high, self.dtype).astype(np.float64)
         return found.reshape(1, *shape) if name != "v" else found
 
     def _results(self, plan, params, state):

@@ -214,9 +214,9 @@ def _normalize(y):
 @njit
 def softmax_row(y, x):
     """y = softmax(x) of one row, shifted by its maximum so that nothing overflows."""
-    top = row_max(x)
+    maximum = row_max(x)
     for j in range(x.size):
-        y[j] = exp(x[j] - top)
+        y[j] = exp(x[j] - maximum)
     _normalize(y)
 
 
@@ -225,9 +225,9 @@ def _softmax_short_rows(y, x, size):
     """y = softmax(x) of several rows of `size` elements, each step on all of them."""
     for first in range(0, x.size, size):
         y_row, x_row = y[first : first + size], x[first : first + size]
-        top = row_max(x_row)
+        maximum = row_max(x_row)
         for j in range(size):
-            y_row[j] = x_row[j] - top
+            y_row[j] = x_row[j] - maximum
     for i in range(y.size):
         y[i] = exp(y[i])
     for first in range(0, y.size, size):
@@ -293,15 +293,15 @@ def activate(build, x, name, *, overwrite):
         back, back_second, back_sizes = activation_backward, activation_second, (x.size, code)
         saved = x.buffer if code in NEEDS_INPUT else y.buffer
 
-    if build.second:
-        # y' = f' x': the same elementwise product as on the way back.
+    if build.with_tangents:
+        # y' = f' x': the same elementwise product as in the backward pass.
         if y.buffer is not x.buffer:
             x_dot = build.whole_tangent(x.buffer)
             build.emit(copy, (build.new_tangent(y.buffer),), (x_dot,), (x.size,))
         build.emit(back, (), (saved,), back_sizes, inplace=(build.tangent(y.buffer),))
 
     def rule(dy):
-        if build.second:
+        if build.with_tangents:
             pair = (build.tangent(dy), dy)
             build.emit(back_second, (), (saved, build.tangent(saved)), back_sizes, inplace=pair)
         else:

@@ -26,6 +26,7 @@ from nbprop.networks.layer import Layer, Parameter
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
+from nbprop.program.sizes import Rows
 from nbprop.validation import number
 
 _BLOCK = 64
@@ -57,11 +58,12 @@ def _clear(row):
 
 
 @kernel
-def batchnorm_moments(sums, x, n, rows, size, part, parts):
+def batchnorm_moments(sums, x, n, sizes: Rows, part, parts):
     """Of each block of rows: its mean m as it is rounded, the sum of x - m, the sum of (x - m)^2.
 
     sums OUT (blocks, 3, size), x IN (n * rows, size).
     """
+    rows, size = sizes.rows, sizes.size
     first, last = share(_blocks(n * rows), part, parts)
     for block in range(first, last):
         begin, end = block * _BLOCK, min(n * rows, (block + 1) * _BLOCK)
@@ -73,9 +75,9 @@ def batchnorm_moments(sums, x, n, rows, size, part, parts):
             x_row = _row(x, i, size)
             for j in range(size):
                 mean[j] += x_row[j]
-        share_of_one = like(x[0], 1.0) / like(x[0], end - begin)
+        inverse = like(x[0], 1.0) / like(x[0], end - begin)
         for j in range(size):
-            mean[j] *= share_of_one
+            mean[j] *= inverse
         for i in range(begin, end):
             x_row = _row(x, i, size)
             for j in range(size):
@@ -85,11 +87,12 @@ def batchnorm_moments(sums, x, n, rows, size, part, parts):
 
 
 @kernel
-def batchnorm_statistics(statistics, sums, n, rows, size, epsilon_bits, part, parts):
+def batchnorm_statistics(statistics, sums, n, sizes: Rows, epsilon_bits, part, parts):
     """Mean, rest, r and unbiased variance of each feature from the blocks' moments.
 
     statistics OUT (4, size), sums IN (blocks, 3, size).
     """
+    rows, size = sizes.rows, sizes.size
     start, stop = share(size, part, parts)
     total, epsilon = n * rows, double_of_word(epsilon_bits)
     for j in range(start, stop):
@@ -137,8 +140,9 @@ def batchnorm_running(statistics, running_mean, running_variance, n, size, epsil
 
 
 @kernel
-def batchnorm_apply(y, x, statistics, s, b, n, rows, size, part, parts):
+def batchnorm_apply(y, x, statistics, s, b, n, sizes: Rows, part, parts):
     """y = s x^ + b. y OUT, x IN (n * rows, size); statistics IN (4, size); s and b IN (size,)."""
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     mean, rest, r = _three(statistics, 0, size)
     for i in range(start, stop):
@@ -148,11 +152,12 @@ def batchnorm_apply(y, x, statistics, s, b, n, rows, size, part, parts):
 
 
 @kernel
-def batchnorm_products(sums, dy, x, statistics, n, rows, size, part, parts):
+def batchnorm_products(sums, dy, x, statistics, n, sizes: Rows, part, parts):
     """sum(dy) and sum(dy x^) over each block of rows.
 
     sums OUT (blocks, 2, size), dy and x IN (n * rows, size), statistics IN (4, size).
     """
+    rows, size = sizes.rows, sizes.size
     first, last = share(_blocks(n * rows), part, parts)
     mean, rest, r = _three(statistics, 0, size)
     for block in range(first, last):
@@ -167,12 +172,13 @@ def batchnorm_products(sums, dy, x, statistics, n, rows, size, part, parts):
 
 
 @kernel
-def batchnorm_totals(totals, db, ds, sums, n, rows, size, b_again, s_again, accumulate, part, parts):
+def batchnorm_totals(totals, db, ds, sums, n, sizes: Rows, b_accumulate, s_accumulate, accumulate, part, parts):
     """The blocks' sums combined: db = sum(dy), ds = sum(dy x^).
 
-    totals OUT (2, size); db and ds OUT (size,), or empty; accumulated into with their `again`, or with `accumulate`;
-    sums IN (blocks, 2, size).
+    totals OUT (2, size); db and ds OUT (size,), or empty; added to where `s_accumulate` or `b_accumulate` or
+    `accumulate` is 1; sums IN (blocks, 2, size).
     """
+    rows, size = sizes.rows, sizes.size
     start, stop = share(size, part, parts)
     for j in range(start, stop):
         p, q = 0.0, 0.0
@@ -181,8 +187,8 @@ def batchnorm_totals(totals, db, ds, sums, n, rows, size, b_again, s_again, accu
             q += np.float64(sums[(2 * block + 1) * size + j])
         totals[j], totals[size + j] = like(sums[0], p), like(sums[0], q)
         if db.size > 0:
-            db[j] = totals[j] + (db[j] if b_again + accumulate > 0 else like(sums[0], 0.0))
-            ds[j] = totals[size + j] + (ds[j] if s_again + accumulate > 0 else like(sums[0], 0.0))
+            db[j] = totals[j] + (db[j] if b_accumulate + accumulate > 0 else like(sums[0], 0.0))
+            ds[j] = totals[size + j] + (ds[j] if s_accumulate + accumulate > 0 else like(sums[0], 0.0))
 
 
 @njit
@@ -193,18 +199,19 @@ def _weight(x, n_rows, fixed):
 
 @njit
 def _projected(row, d, x, mean, rest, r, s, p, q, weight):
-    """row = s r (d - weight (p + x^ q)) for one row of d: the way back, and the way of x' forward."""
+    """row = s r (d - weight (p + x^ q)) for one row of d: dy in the backward pass, x' for a tangent."""
     for j in range(row.size):
         h = ((x[j] - mean[j]) - rest[j]) * r[j]
         row[j] = s[j] * r[j] * (d[j] - weight * (p[j] + h * q[j]))
 
 
 @kernel
-def batchnorm_backward(dx, dy, x, statistics, s, totals, n, rows, size, fixed, part, parts):
+def batchnorm_backward(dx, dy, x, statistics, s, totals, n, sizes: Rows, fixed, part, parts):
     """dx = s r (dy - p / M - x^ q / M), M = n * rows; fixed: dx = s r dy.
 
     dx OUT, dy and x IN (n * rows, size); statistics IN (4, size); s IN (size,); totals IN (2, size): p and q.
     """
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     mean, rest, r = _three(statistics, 0, size)
     p, q, weight = _row(totals, 0, size), _row(totals, 1, size), _weight(x, n * rows, fixed)
@@ -214,12 +221,13 @@ def batchnorm_backward(dx, dy, x, statistics, s, totals, n, rows, size, fixed, p
 
 
 @kernel(optional=("s_dot", "b_dot"))
-def batchnorm_tangent(y_dot, x, x_dot, statistics, along, s, s_dot, b_dot, n, rows, size, fixed, part, parts):
+def batchnorm_tangent(y_dot, x, x_dot, statistics, along, s, s_dot, b_dot, n, sizes: Rows, fixed, part, parts):
     """y' = s k + s' x^ + b'; an empty direction is zero.
 
     y_dot OUT, x and x_dot IN (n * rows, size); statistics IN (4, size); along IN (2, size): a and c; s, s_dot and b_dot
     IN (size,).
     """
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     mean, rest, r = _three(statistics, 0, size)
     a, c, weight = _row(along, 0, size), _row(along, 1, size), _weight(x, n * rows, fixed)
@@ -232,12 +240,13 @@ def batchnorm_tangent(y_dot, x, x_dot, statistics, along, s, s_dot, b_dot, n, ro
 
 
 @kernel
-def batchnorm_second_products(sums, dy, dy_dot, x, x_dot, statistics, along, n, rows, size, fixed, part, parts):
+def batchnorm_second_products(sums, dy, dy_dot, x, x_dot, statistics, along, n, sizes: Rows, fixed, part, parts):
     """The tangent of `batchnorm_products`: sum(dy') and sum(dy' x^ + dy k) over each block.
 
     sums OUT (blocks, 2, size); dy, dy_dot, x and x_dot IN (n * rows, size); statistics IN (4, size); along IN (2,
     size): a and c.
     """
+    rows, size = sizes.rows, sizes.size
     first, last = share(_blocks(n * rows), part, parts)
     mean, rest, r = _three(statistics, 0, size)
     a, c, weight = _row(along, 0, size), _row(along, 1, size), _weight(x, n * rows, fixed)
@@ -261,7 +270,7 @@ def batchnorm_second_products(sums, dy, dy_dot, x, x_dot, statistics, along, n, 
 
 @kernel
 def batchnorm_second(
-    dx_dot, dy, dy_dot, x, x_dot, statistics, s, s_dot, along, totals, totals_dot, n, rows, size, fixed, part, parts
+    dx_dot, dy, dy_dot, x, x_dot, statistics, s, s_dot, along, totals, totals_dot, n, sizes: Rows, fixed, part, parts
 ):
     """The tangent of `batchnorm_backward`.
 
@@ -270,6 +279,7 @@ def batchnorm_second(
     dx_dot OUT, dy, dy_dot, x and x_dot IN (n * rows, size); statistics IN (4, size); s and s_dot IN (size,); along,
     totals and totals_dot IN (2, size): a and c, p and q, p' and q'.
     """
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     mean, rest, r = _three(statistics, 0, size)
     a, c, weight = _row(along, 0, size), _row(along, 1, size), _weight(x, n * rows, fixed)
@@ -310,51 +320,51 @@ class BatchNorm(Layer):
         scale, shift = names
         size, fixed = x.shape[-1], int(build.mode != "training")
         rows = x.size // size
-        shape, blocks = (rows, size), -(-build.batch * rows // _BLOCK)
+        sizes, blocks = Rows(rows=rows, size=size), -(-build.batch * rows // _BLOCK)
         s, b, y = build.parameter(scale), build.parameter(shift), build.value(x.shape)
-        statistics = self._statistics(build, x, shape, blocks)
-        build.emit(batchnorm_apply, (y.buffer,), (x.buffer, statistics, s, b), shape)
+        statistics = self._statistics(build, x, sizes, blocks)
+        build.emit(batchnorm_apply, (y.buffer,), (x.buffer, statistics, s, b), sizes)
 
-        def totals(kernel, reads, sizes, db=None, ds=None, b_again=0, s_again=0):
+        def totals(kernel, reads, given, db=None, ds=None, b_accumulate=0, s_accumulate=0):
             """The sums of a kernel over all blocks; into parameters' gradients too."""
             sums, found = build.buffer(2 * blocks * size), build.buffer(2 * size)
-            build.emit(kernel, (sums,), reads, sizes)
-            build.emit(batchnorm_totals, (found, db, ds), (sums,), (*shape, b_again, s_again))
+            build.emit(kernel, (sums,), reads, given)
+            build.emit(batchnorm_totals, (found, db, ds), (sums,), (sizes, b_accumulate, s_accumulate))
             return found
 
-        if build.second:
+        if build.with_tangents:
             x_dot, s_dot, b_dot = build.whole_tangent(x.buffer), build.direction(scale), build.direction(shift)
-            along = totals(batchnorm_products, (x_dot, x.buffer, statistics), shape)
+            along = totals(batchnorm_products, (x_dot, x.buffer, statistics), sizes)
             reads = (x.buffer, x_dot, statistics, along, s, s_dot, b_dot)
-            build.emit(batchnorm_tangent, (build.new_tangent(y.buffer),), reads, (*shape, fixed))
+            build.emit(batchnorm_tangent, (build.new_tangent(y.buffer),), reads, (sizes, fixed))
 
         def rule(dy):
-            (db, b_again), (ds, s_again) = build.parameter_gradient(shift), build.parameter_gradient(scale)
-            sums = totals(batchnorm_products, (dy, x.buffer, statistics), shape, db, ds, b_again, s_again)
+            (db, b_accumulate), (ds, s_accumulate) = build.parameter_gradient(shift), build.parameter_gradient(scale)
+            sums = totals(batchnorm_products, (dy, x.buffer, statistics), sizes, db, ds, b_accumulate, s_accumulate)
             dx = build.buffer(build.batch * x.size)
-            build.emit(batchnorm_backward, (dx,), (dy, x.buffer, statistics, s, sums), (*shape, fixed))
-            if build.second:
+            build.emit(batchnorm_backward, (dx,), (dy, x.buffer, statistics, s, sums), (sizes, fixed))
+            if build.with_tangents:
                 dy_dot = build.tangent(dy)
-                (db, b_again), (ds, s_again) = build.parameter_tangent(shift), build.parameter_tangent(scale)
+                (db, b_accumulate), (ds, s_accumulate) = build.parameter_tangent(shift), build.parameter_tangent(scale)
                 reads = (dy, dy_dot, x.buffer, x_dot, statistics, along)
-                sums_dot = totals(batchnorm_second_products, reads, (*shape, fixed), db, ds, b_again, s_again)
-                reads = (*reads[:5], s, s_dot, along, sums, sums_dot)
-                build.emit(batchnorm_second, (build.new_tangent(dx),), reads, (*shape, fixed))
+                sums_dot = totals(batchnorm_second_products, reads, (sizes, fixed), db, ds, b_accumulate, s_accumulate)
+                all_reads = (*reads[:5], s, s_dot, along, sums, sums_dot)
+                build.emit(batchnorm_second, (build.new_tangent(dx),), all_reads, (sizes, fixed))
             build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)
         return y
 
-    def _statistics(self, build, x, shape, blocks):
+    def _statistics(self, build, x, sizes, blocks):
         """Emit the mean, its rest and r: the batch's, which the running ones follow, or the running ones."""
-        size, statistics = shape[1], build.buffer(4 * shape[1])
+        size, statistics = sizes.size, build.buffer(4 * sizes.size)
         running = build.state(size, 0.0, name="running_mean"), build.state(size, 1.0, name="running_variance")
         epsilon_bits, momentum_bits = (int(np.float64(v).view(np.int64)) for v in (self.epsilon, self.momentum))
         if build.mode == "training":
-            build.mark_batch_coupled(shape[0])
+            build.mark_batch_coupled(sizes.rows)
             sums = build.buffer(3 * blocks * size)
-            build.emit(batchnorm_moments, (sums,), (x.buffer,), shape)
-            build.emit(batchnorm_statistics, (statistics,), (sums,), (*shape, epsilon_bits))
+            build.emit(batchnorm_moments, (sums,), (x.buffer,), sizes)
+            build.emit(batchnorm_statistics, (statistics,), (sums,), (sizes, epsilon_bits))
             build.emit(batchnorm_update, (), (statistics,), (size, momentum_bits), inplace=running)
         else:
             build.emit(batchnorm_running, (statistics,), running, (size, epsilon_bits))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nbprop.networks.layer import Layer
-from nbprop.numerics.copies import add_forward, copy, copy_columns
+from nbprop.numerics.copies import Columns, add_forward, copy, copy_columns
 from nbprop.validation import shown
 
 
@@ -126,20 +126,21 @@ class Concat(Layer):
         return found
 
     def lower(self, build, x, path, names):
-        parts = [lower_sequence(build, branch, x, f"{path}.{b}") for b, branch in enumerate(self.branches)]
-        y = build.value((*parts[0].shape[:-1], sum(value.shape[-1] for value in parts)))
+        outputs = [lower_sequence(build, branch, x, f"{path}.{b}") for b, branch in enumerate(self.branches)]
+        y = build.value((*outputs[0].shape[:-1], sum(value.shape[-1] for value in outputs)))
         rows, width, places, first = math.prod(y.shape[:-1]), y.shape[-1], [], 0
-        for value in parts:
+        for value in outputs:
+            own = value.shape[-1]
             places.append((value, first))
-            sizes = (rows, width, first, value.shape[-1], 0, value.shape[-1])
-            build.linear(copy_columns, (), (value.buffer,), sizes, inplace=(y.buffer,))
-            first += value.shape[-1]
+            columns = Columns(rows=rows, y_width=width, y_first=first, x_width=own, x_first=0, width=own)
+            build.linear(copy_columns, (), (value.buffer,), columns, inplace=(y.buffer,))
+            first += own
 
         def rule(dy):
             for value, start in places:
-                dx = build.buffer(build.batch * value.size)
-                sizes = (rows, value.shape[-1], 0, width, start, value.shape[-1])
-                build.linear(copy_columns, (dx,), (dy,), sizes)
+                dx, own = build.buffer(build.batch * value.size), value.shape[-1]
+                columns = Columns(rows=rows, y_width=own, y_first=0, x_width=width, x_first=start, width=own)
+                build.linear(copy_columns, (dx,), (dy,), columns)
                 build.accumulate_gradient(value, dx)
 
         build.on_backward(y, rule)

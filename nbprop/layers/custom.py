@@ -23,11 +23,11 @@ from nbprop.validation import choose, shown, text
 
 
 @kernel
-def gradient_from(grad, own, n, size, again, accumulate, part, parts):
-    """grad = own, or grad += own when `again` or `accumulate`. grad OUT (size,), own IN (size,)."""
+def gradient_from(grad, own, n, size, grad_accumulate, accumulate, part, parts):
+    """grad = own, or grad += own when `grad_accumulate` or `accumulate`. grad OUT (size,), own IN (size,)."""
     start, stop = share_blocks(size, part, parts)
     grad, own = grad[start:stop], own[start:stop]
-    if again + accumulate == 0:
+    if grad_accumulate + accumulate == 0:
         for i in range(grad.size):
             grad[i] = like(own[i], 0.0)
     for i in range(grad.size):
@@ -40,9 +40,9 @@ class Recipe:
 
     forward: Kernel
     backward: Kernel
-    parameters: object
-    sizes: object
-    output_shape: object
+    parameters: Callable[..., Any]
+    sizes: Callable[..., Any]
+    output_shape: Callable[..., Any]
     module: str
 
 
@@ -81,22 +81,29 @@ class CustomLayer(Layer):
         return tuple(Parameter(name, tuple(shape), init) for name, (shape, init) in found.items())
 
     def lower(self, build, x, path, names):
-        recipe, sizes = self.recipe, tuple(self.recipe.sizes(x.shape, **self.options))
+        recipe, sizes = self.recipe, self.recipe.sizes(x.shape, **self.options)
         own = [build.parameter(name) for name in names]
         y = build.value(self.output_shape(x.shape))
-        build.emit(recipe.forward, (y.buffer,), (x.buffer, *own), sizes)
+        build.emit(recipe.forward, (y.buffer,), (x.buffer, *own), _given(recipe.forward, sizes))
 
         def rule(dy):
             dx = build.buffer(build.batch * x.size)
             gradients = [build.buffer(operand.size) for operand in own]
-            build.emit(recipe.backward, (dx, *gradients), (dy, x.buffer, y.buffer, *own), sizes)
+            build.emit(
+                recipe.backward, (dx, *gradients), (dy, x.buffer, y.buffer, *own), _given(recipe.backward, sizes)
+            )
             for name, gradient in zip(names, gradients, strict=True):
-                target, again = build.parameter_gradient(name)
-                build.emit(gradient_from, (target,), (gradient,), (gradient.size, again))
+                target, grad_accumulate = build.parameter_gradient(name)
+                build.emit(gradient_from, (target,), (gradient,), (gradient.size, grad_accumulate))
             build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)
         return y
+
+
+def _given(kernel, sizes):
+    """What `sizes` returned, as a kernel takes it: whole, where it declares a NamedTuple, else number by number."""
+    return sizes if kernel.contract.tuples else tuple(sizes)
 
 
 def _restore(module, kind, options):
@@ -138,6 +145,8 @@ def custom(
         Writes all of dx and of each parameter's gradient (summed over the samples; accumulation is done outside).
     parameters : function (input_shape, **options) -> {name: (shape, initializer)}
     sizes : function (input_shape, **options) -> tuple of int, by default (elements of one sample,)
+        Or a NamedTuple of int, which the functions take whole if their parameter after n is annotated with its class:
+        ``forward(y, x, n, sizes: Sizes)``, with `sizes.rows` and so on inside.
     output_shape : function (input_shape, **options) -> tuple, by default the input's shape
     c : str or None
         The same two functions in C, for `export_c`: `{kind}_forward` and `{kind}_backward` (docs/export.md).

@@ -1,7 +1,8 @@
 """Dropout (Srivastava et al. 2014, JMLR 15, section 4): y = x m / (1 - rate), each m 0 with probability `rate`, else 1.
 
 Scaled in training ("inverted"), so that the layer is the identity in use. The mask m is never stored: it is a function
-of (seed, the layer's number in the network, step, position), and the way back and every derivative compute it again.
+of (seed, the layer's number in the network, step, position), and the backward pass and every derivative compute it
+again.
 
 Positions count the elements of the whole batch. 128 of them take the 64 words of 16 blocks of the generator
 (numerics/random.py), each word twice: 16 positions take the blocks' first words, the next 16 the same with their halves
@@ -12,7 +13,7 @@ within a few cache lines: with runs of 64 the same arithmetic took three times a
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -72,14 +73,23 @@ def _mask_piece(y, x, scale, seed, key, position, threshold):
         y[i] = x[i] * (like(scale, 0.0) if dropped(seed, key, position + i, threshold) else scale)
 
 
+class Mask(NamedTuple):
+    """What a mask depends on besides step and position."""
+
+    number: int  # the layer's number in the network
+    seed: int
+    threshold: int  # 2**32 rate
+    scale_bits: int  # 1 / (1 - rate), as the bits of a float64
+
+
 @kernel
-def dropout_mask(y, x, n, size, number, seed, threshold, scale_bits, step, first_sample, part, parts):
+def dropout_mask(y, x, n, size, mask: Mask, step, first_sample, part, parts):
     """y = x m / (1 - rate), the mask m by (seed, number, step, position); also dx from dy, and any tangent.
 
-    y OUT, x IN (n, size). threshold: 2**32 rate; scale_bits: 1 / (1 - rate) as the bits of a float64. Threads share the
-    chunks of 128 positions.
+    y OUT, x IN (n, size). Threads share the chunks of 128 positions.
     """
-    key, scale = stream(DROPOUT, number, step), like(y[0], double_of_word(scale_bits))
+    seed, threshold = mask.seed, mask.threshold
+    key, scale = stream(DROPOUT, mask.number, step), like(y[0], double_of_word(mask.scale_bits))
     begin, end = first_sample * size, (first_sample + n) * size
     first, last = share((end + _CHUNK - 1) // _CHUNK - begin // _CHUNK, part, parts)
     if first == last:
@@ -118,7 +128,8 @@ class Dropout(Layer):
         if build.mode != "training" or self.rate == 0:
             return x
         scale_bits = int(np.float64(1 / (1 - self.rate)).view(np.int64))
-        sizes = (x.size, number, self.seed, round(2**32 * self.rate), scale_bits)
+        mask = Mask(number=number, seed=self.seed, threshold=round(2**32 * self.rate), scale_bits=scale_bits)
+        sizes = (x.size, mask)
         y = build.value(x.shape)
         build.linear(dropout_mask, (y.buffer,), (x.buffer,), sizes)
 

@@ -30,14 +30,14 @@ def embedding_forward(y, w, n, rows, size, x_address, x_code, part, parts):
 
 
 @kernel
-def embedding_backward(dw, dy, n, rows, size, again, accumulate, x_address, x_code, part, parts):
-    """dW[x] += dy, from 0 unless `again` or `accumulate`. dw OUT (vocabulary, size), dy IN (n * rows, size).
+def embedding_backward(dw, dy, n, rows, size, w_accumulate, accumulate, x_address, x_code, part, parts):
+    """dW[x] += dy, from 0 unless `w_accumulate` or `accumulate`. dw OUT (vocabulary, size), dy IN (n * rows, size).
 
     Threads share the columns, so each sum is in the order of the positions on any number of them.
     """
     first, last = share((size + _COLUMNS - 1) // _COLUMNS, part, parts)
     first, last = first * _COLUMNS, min(last * _COLUMNS, size)
-    if again + accumulate == 0:
+    if w_accumulate + accumulate == 0:
         for k in range(dw.size // size):
             row = dw[k * size + first : k * size + last]
             for j in range(row.size):
@@ -77,15 +77,15 @@ class Embedding(Layer):
         sizes = (math.prod(x.shape), self.units)
         y = build.value((*x.shape, self.units))
         build.emit(embedding_forward, (y.buffer,), (build.parameter(name),), sizes)
-        if build.second:
+        if build.with_tangents:
             build.emit(embedding_forward, (build.new_tangent(y.buffer),), (build.direction(name),), sizes)
 
         def rule(dy):
-            dw, again = build.parameter_gradient(name)
-            build.emit(embedding_backward, (dw,), (dy,), (*sizes, again))
-            if build.second:
-                dw_dot, again = build.parameter_tangent(name)
-                build.emit(embedding_backward, (dw_dot,), (build.tangent(dy),), (*sizes, again))
+            dw, w_accumulate = build.parameter_gradient(name)
+            build.emit(embedding_backward, (dw,), (dy,), (*sizes, w_accumulate))
+            if build.with_tangents:
+                dw_dot, w_accumulate = build.parameter_tangent(name)
+                build.emit(embedding_backward, (dw_dot,), (build.tangent(dy),), (*sizes, w_accumulate))
 
         build.on_backward(y, rule)
         return y

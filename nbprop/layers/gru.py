@@ -19,7 +19,7 @@ from typing import Literal
 
 from nbprop.compiler.intrinsics import pointer_to_one
 from nbprop.compiler.jit import njit
-from nbprop.layers.recurrent import Recurrent, add_product, copy_row
+from nbprop.layers.recurrent import Recurrent, RecurrentSizes, add_product, copy_row
 from nbprop.networks.layer import Layer, Parameter
 from nbprop.numerics.elementary import sigmoid, tanh
 from nbprop.numerics.gemm.blocked import ACCUMULATE, ZERO
@@ -113,12 +113,13 @@ def _add_products(g, q, t, h, u, n, width, first, last, scratch, piece, part):
 
 
 @kernel(uses=(GEMM,))
-def gru_forward(h, g, q, scratch, u, a, n, positions, width, piece, lengths_address, lengths_code, part, parts):
+def gru_forward(h, g, q, scratch, u, a, n, sizes: RecurrentSizes, piece, lengths_address, lengths_code, part, parts):
     """h_t for t = 1, ..., positions; unchanged beyond a length.
 
     h INOUT (1 + positions, n, width): h_0 in, the rest out; g INOUT (positions, n, 3 width): x W + b in, the gates out;
     q OUT (positions, n, width); u IN (width, 3 width), a IN (width,); scratch: `piece` elements per thread.
     """
+    positions, width = sizes.positions, sizes.width
     first, last = share(n, part, parts)
     gates = 3 * width
     for t in range(positions):
@@ -150,8 +151,7 @@ def gru_tangent(
     u_dot,
     a_dot,
     n,
-    positions,
-    width,
+    sizes: RecurrentSizes,
     piece,
     lengths_address,
     lengths_code,
@@ -165,6 +165,7 @@ def gru_tangent(
     width), q IN (positions, n, width); u and u_dot IN (width, 3 width), a_dot IN (width,); scratch: `piece` elements
     per thread.
     """
+    positions, width = sizes.positions, sizes.width
     first, last = share(n, part, parts)
     gates = 3 * width
     for t in range(positions):
@@ -181,13 +182,14 @@ def gru_tangent(
 
 
 @kernel(uses=(GEMM,))
-def gru_backward(dg, du, dh, scratch, h, g, q, ut, n, positions, width, piece, part, parts):
+def gru_backward(dg, du, dh, scratch, h, g, q, ut, n, sizes: RecurrentSizes, piece, part, parts):
     """The gradients dg by x W + b and du by h U, and dh_{t-1}, from the last step to the first.
 
     dg and du OUT (positions, n, 3 width); dh INOUT (positions, n, width): from above in, the total out; h IN (1 +
     positions, n, width), g IN (positions, n, 3 width): the gates; q IN (positions, n, width); ut IN (3 width, width);
     scratch: `piece` elements per thread. Beyond a length dh is 0, and so is all that follows from it.
     """
+    positions, width = sizes.positions, sizes.width
     first, last = share(n, part, parts)
     gates = 3 * width
     for t in range(positions - 1, -1, -1):
@@ -217,8 +219,7 @@ def gru_second(
     ut,
     ut_dot,
     n,
-    positions,
-    width,
+    sizes: RecurrentSizes,
     piece,
     part,
     parts,
@@ -230,6 +231,7 @@ def gru_second(
     width); q and q_dot IN (positions, n, width); ut and ut_dot IN (3 width, width); scratch: `piece` elements per
     thread.
     """
+    positions, width = sizes.positions, sizes.width
     first, last = share(n, part, parts)
     rows, gates = last - first, 3 * width
     for t in range(positions - 1, -1, -1):
@@ -245,12 +247,13 @@ def gru_second(
 
 
 @kernel(uses=(GEMM,))
-def gru_recurrent_bias(da, du, n, positions, width, again, accumulate, part, parts):
-    """da = the sum of the last block of du's rows; added when `again` or `accumulate`.
+def gru_recurrent_bias(da, du, n, sizes: RecurrentSizes, a_accumulate, accumulate, part, parts):
+    """da = the sum of the last block of du's rows; added when `a_accumulate` or `accumulate`.
 
     da OUT (width,), du IN (positions * n, 3 width). A product with a row of ones, as dense layers sum their biases'.
     """
-    start, gates = ACCUMULATE if again + accumulate > 0 else ZERO, 3 * width
+    positions, width = sizes.positions, sizes.width
+    start, gates = ACCUMULATE if a_accumulate + accumulate > 0 else ZERO, 3 * width
     product(
         (
             *(pointer(da, 0), width, pointer_to_one(da), 0, 0, pointer(du, 2 * width), gates, 1, width, positions * n),
@@ -270,32 +273,32 @@ class GRU(Recurrent):
     def parameters(self, input_shape):
         return (*super().parameters(input_shape), Parameter("recurrent_bias", (self.units,), "zeros"))
 
-    def emit_forward(self, walk):
-        build, g, (u, u_dot), h = walk.build, walk.z, walk.weight(), walk.new_state()
-        (bias,), q, sizes = walk.more, walk.steps(self.units), (walk.positions, self.units, walk.piece)
-        inplace = (h, g, q, walk.scratch())
+    def emit_forward(self, loop):
+        build, g, (u, u_dot), h = loop.build, loop.z, loop.weight(), loop.new_state()
+        (bias,), q, sizes = loop.more, loop.steps(self.units), (loop.sizes, loop.piece)
+        inplace = (h, g, q, loop.scratch())
         build.emit(gru_forward, (), (u, build.parameter(bias)), sizes, inplace=inplace)
-        if build.second:
-            inplace = (build.tangent(h), build.tangent(g), build.new_tangent(q), walk.scratch())
+        if build.with_tangents:
+            inplace = (build.tangent(h), build.tangent(g), build.new_tangent(q), loop.scratch())
             reads = (h, g, q, u, u_dot, build.direction(bias))
             build.emit(gru_tangent, (), reads, sizes, inplace=inplace)
-        walk.saved |= {"h": h, "q": q}
+        loop.saved |= {"h": h, "q": q}
         return h
 
-    def emit_backward(self, walk, dh):
-        build, g, h, q, (ut, ut_dot) = walk.build, walk.z, walk.saved["h"], walk.saved["q"], walk.transposed_weight()
-        (bias,), sizes = walk.more, (walk.positions, self.units, walk.piece)
-        dg, du = walk.steps(3 * self.units), walk.steps(3 * self.units)
-        build.emit(gru_backward, (dg, du), (h, g, q, ut), sizes, inplace=(dh, walk.scratch()))
-        da, again = build.parameter_gradient(bias)
-        build.emit(gru_recurrent_bias, (da,), (du,), (walk.positions, self.units, again))
-        if build.second:
+    def emit_backward(self, loop, dh):
+        build, g, h, q, (ut, ut_dot) = loop.build, loop.z, loop.saved["h"], loop.saved["q"], loop.transposed_weight()
+        (bias,), sizes = loop.more, (loop.sizes, loop.piece)
+        dg, du = loop.steps(3 * self.units), loop.steps(3 * self.units)
+        build.emit(gru_backward, (dg, du), (h, g, q, ut), sizes, inplace=(dh, loop.scratch()))
+        da, a_accumulate = build.parameter_gradient(bias)
+        build.emit(gru_recurrent_bias, (da,), (du,), (loop.sizes, a_accumulate))
+        if build.with_tangents:
             tangents = {id(buffer): build.tangent(buffer) for buffer in (h, g, q, dh)}
             writes = (build.new_tangent(dg), build.new_tangent(du))
             reads = (du, dh, h, tangents[id(h)], g, tangents[id(g)], q, tangents[id(q)], ut, ut_dot)
-            build.emit(gru_second, writes, reads, sizes, inplace=(tangents[id(dh)], walk.scratch()))
-            da, again = build.parameter_tangent(bias)
-            build.emit(gru_recurrent_bias, (da,), (build.tangent(du),), (walk.positions, self.units, again))
+            build.emit(gru_second, writes, reads, sizes, inplace=(tangents[id(dh)], loop.scratch()))
+            da, a_accumulate = build.parameter_tangent(bias)
+            build.emit(gru_recurrent_bias, (da,), (build.tangent(du),), (loop.sizes, a_accumulate))
         return dg, du
 
 

@@ -3,6 +3,8 @@
 Images are NHWC, (n, height, width, channels); sequences (n, time, channels) are images of one row.
 """
 
+from typing import NamedTuple
+
 from nbprop.compiler.jit import njit
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
@@ -24,7 +26,7 @@ def spans(argument, value, axes, *, least=1):
         raise ValueError(f"{wanted}, or {axes} of them, got {shown(value)}") from None
 
 
-def plain(values):
+def shortest(values):
     """As the caller would write it: one number where all are equal."""
     return values[0] if isinstance(values, tuple) and len(set(values)) == 1 else values
 
@@ -49,6 +51,18 @@ def out_extent(extent, kernel, stride, dilation, padding, name):
     return (padded - reach) // stride + 1
 
 
+class Border(NamedTuple):
+    """Images (n, height, width, channels), and the zeros around them, which make (n, padded_h, padded_w, channels)."""
+
+    height: int  # of an image, in pixels
+    width: int
+    channels: int
+    top: int  # rows of zeros above it
+    left: int  # columns of zeros to its left
+    padded_h: int
+    padded_w: int
+
+
 @njit
 def clear(y):
     """y = 0, 1-D."""
@@ -57,19 +71,19 @@ def clear(y):
 
 
 @kernel
-def pad_image(y, x, n, height, width, channels, top, left, padded_h, padded_w, part, parts):
+def pad_image(y, x, n, g: Border, part, parts):
     """y = x with rows and columns of zeros around it, `top` rows above and `left` columns to the left.
 
     y OUT (n, padded_h, padded_w, channels), x IN (n, height, width, channels).
     """
-    start, stop = share(n * padded_h, part, parts)
-    size, before, length = width * channels, left * channels, padded_w * channels
+    start, stop = share(n * g.padded_h, part, parts)
+    size, before, length = g.width * g.channels, g.left * g.channels, g.padded_w * g.channels
     for i in range(start, stop):
-        line, row = y[i * length : (i + 1) * length], i % padded_h - top
-        if row < 0 or row >= height:
+        line, row = y[i * length : (i + 1) * length], i % g.padded_h - g.top
+        if row < 0 or row >= g.height:
             clear(line)
             continue
-        first = (i // padded_h * height + row) * size
+        first = (i // g.padded_h * g.height + row) * size
         source, inside = x[first : first + size], line[before : before + size]
         clear(line[:before])
         for j in range(size):
@@ -78,15 +92,15 @@ def pad_image(y, x, n, height, width, channels, top, left, padded_h, padded_w, p
 
 
 @kernel
-def crop_image(y, x, n, height, width, channels, top, left, padded_h, padded_w, part, parts):
+def crop_image(y, x, n, g: Border, part, parts):
     """The transpose of `pad_image`: y = x without its border.
 
     y OUT (n, height, width, channels), x IN (n, padded_h, padded_w, channels).
     """
-    start, stop = share(n * height, part, parts)
-    size = width * channels
+    start, stop = share(n * g.height, part, parts)
+    size = g.width * g.channels
     for i in range(start, stop):
-        first = ((i // height * padded_h + i % height + top) * padded_w + left) * channels
+        first = ((i // g.height * g.padded_h + i % g.height + g.top) * g.padded_w + g.left) * g.channels
         line, source = y[i * size : (i + 1) * size], x[first : first + size]
         for j in range(size):
             line[j] = source[j]

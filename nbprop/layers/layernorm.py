@@ -23,6 +23,7 @@ from nbprop.numerics.partition import share, share_blocks
 from nbprop.numerics.reductions import row_dot, row_dots_about, row_moments, row_scaled_dots_about, row_sum
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
+from nbprop.program.sizes import Rows
 from nbprop.validation import check_flag, number
 
 _BLOCK = 32  # rows whose products are added up before anything else is
@@ -82,11 +83,12 @@ def _along(row, h, x_dot, r, centered):
 
 
 @kernel
-def layernorm_forward(y, statistics, x, s, b, n, rows, size, epsilon_bits, centered, part, parts):
+def layernorm_forward(y, statistics, x, s, b, n, sizes: Rows, epsilon_bits, centered, part, parts):
     """y = s x^ + b in each row.
 
     y OUT, x IN (n * rows, size); statistics OUT (n * rows, 3): mean, rest and r; s and b IN (size,) or empty.
     """
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     epsilon = like(x[0], double_of_word(epsilon_bits))
     for i in range(start, stop):
@@ -108,13 +110,14 @@ def layernorm_forward(y, statistics, x, s, b, n, rows, size, epsilon_bits, cente
 
 @kernel(optional=("s_dot", "b_dot"))
 def layernorm_tangent(
-    y_dot, scratch, x, x_dot, statistics, s, s_dot, b_dot, n, rows, size, centered, affine, part, parts
+    y_dot, scratch, x, x_dot, statistics, s, s_dot, b_dot, n, sizes: Rows, centered, affine, part, parts
 ):
     """y' = s x^' + s' x^ + b' in each row; an empty direction is zero; affine: whether there is an s.
 
     y_dot OUT, x and x_dot IN (n * rows, size); statistics IN (n * rows, 3); s, s_dot and b_dot IN (size,) or empty;
     scratch: one row per thread.
     """
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     h = scratch[part * size : (part + 1) * size]
     for i in range(start, stop):
@@ -164,12 +167,13 @@ def _backward_row(dx, ds, db, dy, x, statistics, s, centered):
 
 
 @kernel
-def layernorm_backward(dx, sums, dy, x, statistics, s, n, rows, size, centered, part, parts):
+def layernorm_backward(dx, sums, dy, x, statistics, s, n, sizes: Rows, centered, part, parts):
     """dx = r (g - m(g) - x^ m(g x^)) with g = dy s, and the sums of dy x^ and of dy over each block.
 
     dx OUT, dy and x IN (n * rows, size); sums OUT (blocks of 32 rows, 2, size); statistics IN (n * rows, 3); s IN
     (size,) or empty.
     """
+    rows, size = sizes.rows, sizes.size
     first, last = share((n * rows + _BLOCK - 1) // _BLOCK, part, parts)
     for block in range(first, last):
         ds, db = _block_of_sums(sums, block, size)
@@ -180,7 +184,7 @@ def layernorm_backward(dx, sums, dy, x, statistics, s, n, rows, size, centered, 
 
 @kernel
 def layernorm_second(
-    dx_dot, sums, scratch, dy, dy_dot, x, x_dot, statistics, s, s_dot, n, rows, size, centered, part, parts
+    dx_dot, sums, scratch, dy, dy_dot, x, x_dot, statistics, s, s_dot, n, sizes: Rows, centered, part, parts
 ):
     """The tangent of `layernorm_backward`: dx', and the sums of (dy x^)' and of dy' over each block.
 
@@ -189,6 +193,7 @@ def layernorm_second(
     dx_dot OUT, dy, dy_dot, x and x_dot IN (n * rows, size); sums OUT (blocks of 32 rows, 2, size); statistics IN (n *
     rows, 3); s and s_dot IN (size,) or empty; scratch: three rows per thread.
     """
+    rows, size = sizes.rows, sizes.size
     first, last = share((n * rows + _BLOCK - 1) // _BLOCK, part, parts)
     width = like(dy[0], size)
     mine = scratch[3 * part * size : 3 * (part + 1) * size]
@@ -232,20 +237,22 @@ def _total(out, sums, which, blocks, size, adding, start, stop):
 
 
 @kernel
-def layernorm_parameters(ds, db, sums, n, rows, size, s_again, b_again, accumulate, part, parts):
-    """ds and db = the totals of the blocks' sums; added when theirs of `again`, or `accumulate`, is 1.
+def layernorm_parameters(ds, db, sums, n, sizes: Rows, s_accumulate, b_accumulate, accumulate, part, parts):
+    """ds and db = the totals of the blocks' sums; added to where `s_accumulate`, `b_accumulate` or `accumulate` is 1.
 
     ds, db OUT (size,) or empty; sums IN (blocks of 32 rows, 2, size).
     """
+    rows, size = sizes.rows, sizes.size
     start, stop = share_blocks(size, part, parts)
     blocks = (n * rows + _BLOCK - 1) // _BLOCK
-    _total(ds, sums, 0, blocks, size, s_again + accumulate > 0, start, stop)
-    _total(db, sums, 1, blocks, size, b_again + accumulate > 0, start, stop)
+    _total(ds, sums, 0, blocks, size, s_accumulate + accumulate > 0, start, stop)
+    _total(db, sums, 1, blocks, size, b_accumulate + accumulate > 0, start, stop)
 
 
 class _Normalization(Layer):
     """What layernorm and rmsnorm share."""
 
+    epsilon: float
     centered = 1
 
     def output_shape(self, input_shape):
@@ -257,34 +264,34 @@ class _Normalization(Layer):
         owned = {name.rsplit(".", 1)[1]: name for name in names}
         scale, shift = owned.get("scale"), owned.get("shift")
         rows, size = x.size // x.shape[-1], x.shape[-1]
-        shape, blocks = (rows, size), -(-build.batch * rows // _BLOCK)
+        sizes, blocks = Rows(rows=rows, size=size), -(-build.batch * rows // _BLOCK)
         s, b = (build.parameter(name) if name else None for name in (scale, shift))
         y, kept = build.value(x.shape), build.buffer(build.batch * rows * _STATISTICS)
-        sizes = (*shape, int(np.float64(self.epsilon).view(np.int64)), self.centered)
-        build.emit(layernorm_forward, (y.buffer, kept), (x.buffer, s, b), sizes)
-        if build.second:
+        epsilon_bits = int(np.float64(self.epsilon).view(np.int64))
+        build.emit(layernorm_forward, (y.buffer, kept), (x.buffer, s, b), (sizes, epsilon_bits, self.centered))
+        if build.with_tangents:
             x_dot = build.whole_tangent(x.buffer)
             s_dot, b_dot = (build.direction(name) if name else None for name in (scale, shift))
             writes = build.new_tangent(y.buffer), build.buffer(build.threads * size)
             reads = (x.buffer, x_dot, kept, s, s_dot, b_dot)
-            build.emit(layernorm_tangent, writes, reads, (*shape, self.centered, int(scale is not None)))
+            build.emit(layernorm_tangent, writes, reads, (sizes, self.centered, int(scale is not None)))
 
         def totals(operand, sums):
             """Emit the gradients of the parameters that there are; `operand` names them."""
-            ds, s_again = operand(scale) if scale else (None, 0)
-            db, b_again = operand(shift) if shift else (None, 0)
+            ds, s_accumulate = operand(scale) if scale else (None, 0)
+            db, b_accumulate = operand(shift) if shift else (None, 0)
             if scale or shift:
-                build.emit(layernorm_parameters, (ds, db), (sums,), (*shape, s_again, b_again))
+                build.emit(layernorm_parameters, (ds, db), (sums,), (sizes, s_accumulate, b_accumulate))
 
         def rule(dy):
             dx, sums = build.buffer(build.batch * x.size), build.buffer(2 * blocks * size)
-            build.emit(layernorm_backward, (dx, sums), (dy, x.buffer, kept, s), (*shape, self.centered))
+            build.emit(layernorm_backward, (dx, sums), (dy, x.buffer, kept, s), (sizes, self.centered))
             totals(build.parameter_gradient, sums)
-            if build.second:
+            if build.with_tangents:
                 sums_dot = build.buffer(2 * blocks * size)
                 writes = build.new_tangent(dx), sums_dot, build.buffer(3 * build.threads * size)
                 reads = (dy, build.tangent(dy), x.buffer, x_dot, kept, s, s_dot)
-                build.emit(layernorm_second, writes, reads, (*shape, self.centered))
+                build.emit(layernorm_second, writes, reads, (sizes, self.centered))
                 totals(build.parameter_tangent, sums_dot)
             build.accumulate_gradient(x, dx)
 

@@ -10,7 +10,7 @@ i is near to.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -51,9 +51,20 @@ def _power(d, beta):
     return exp(like(d, beta) * log(d))
 
 
+class NormSizes(NamedTuple):
+    """Arrays (n, pixels, channels), and the settings, the real ones as the bits of a float64."""
+
+    pixels: int  # rows of a sample
+    channels: int
+    size: int  # channels of a neighbourhood
+    alpha_bits: int
+    beta_bits: int
+    k_bits: int
+
+
 @njit
 def _stretches(n, pixels, part, parts):
-    """The range of stretches of `_ROWS` rows that falls to a thread."""
+    """The range of stretches of `_ROWS` rows that a thread computes."""
     return share((n * pixels + _ROWS - 1) // _ROWS, part, parts)
 
 
@@ -63,9 +74,10 @@ def _stretch(index, n, pixels, channels):
 
 
 @kernel
-def norm_forward(y, d, x, n, pixels, channels, size, alpha_bits, beta_bits, k_bits, part, parts):
+def norm_forward(y, d, x, n, sizes: NormSizes, part, parts):
     """d = k + alpha sum(x^2) over the neighbourhood, y = x / d^beta. y and d OUT, x IN (n, pixels, channels)."""
-    alpha, beta, k = double_of_word(alpha_bits), double_of_word(beta_bits), double_of_word(k_bits)
+    pixels, channels, size = sizes.pixels, sizes.channels, sizes.size
+    alpha, beta, k = double_of_word(sizes.alpha_bits), double_of_word(sizes.beta_bits), double_of_word(sizes.k_bits)
     start, stop = _stretches(n, pixels, part, parts)
     for index in range(start, stop):
         here = _stretch(index, n, pixels, channels)
@@ -77,14 +89,13 @@ def norm_forward(y, d, x, n, pixels, channels, size, alpha_bits, beta_bits, k_bi
 
 
 @kernel
-def norm_tangent(
-    y_dot, d_dot, x, x_dot, d, n, pixels, channels, size, alpha_bits, beta_bits, k_bits, part, parts
-):  # fmt: skip
+def norm_tangent(y_dot, d_dot, x, x_dot, d, n, sizes: NormSizes, part, parts):
     """d' = 2 alpha sum(x x') over the neighbourhood, y' = (x' - beta x d' / d) / d^beta.
 
     y_dot and d_dot OUT, x, x_dot and d IN (n, pixels, channels).
     """
-    alpha, beta = double_of_word(alpha_bits), double_of_word(beta_bits)
+    pixels, channels, size = sizes.pixels, sizes.channels, sizes.size
+    alpha, beta = double_of_word(sizes.alpha_bits), double_of_word(sizes.beta_bits)
     start, stop = _stretches(n, pixels, part, parts)
     for index in range(start, stop):
         here = _stretch(index, n, pixels, channels)
@@ -97,12 +108,13 @@ def norm_tangent(
 
 
 @kernel
-def norm_backward(dx, scratch, dy, x, y, d, n, pixels, channels, size, alpha_bits, beta_bits, k_bits, part, parts):
+def norm_backward(dx, scratch, dy, x, y, d, n, sizes: NormSizes, part, parts):
     """dx = dy / d^beta - 2 alpha beta x sum(dy y / d), the sum over the neighbourhood.
 
     dx OUT, dy, x, y and d IN (n, pixels, channels); scratch: two pieces of pixels per thread.
     """
-    alpha, beta = double_of_word(alpha_bits), double_of_word(beta_bits)
+    pixels, channels, size = sizes.pixels, sizes.channels, sizes.size
+    alpha, beta = double_of_word(sizes.alpha_bits), double_of_word(sizes.beta_bits)
     start, stop = _stretches(n, pixels, part, parts)
     room = _ROWS * channels
     scratch = scratch[part * 2 * room : (part + 1) * 2 * room]
@@ -119,16 +131,14 @@ def norm_backward(dx, scratch, dy, x, y, d, n, pixels, channels, size, alpha_bit
 
 
 @kernel
-def norm_second(
-    dx_dot, scratch, dy, dy_dot, x, x_dot, y, y_dot, d, d_dot, n, pixels, channels, size, alpha_bits, beta_bits, k_bits,
-    part, parts
-):  # fmt: skip
+def norm_second(dx_dot, scratch, dy, dy_dot, x, x_dot, y, y_dot, d, d_dot, n, sizes: NormSizes, part, parts):
     """The tangent of `norm_backward`, with q' = (y' - q d') / d.
 
     dx_dot OUT, dy, dy_dot, x, x_dot, y, y_dot, d and d_dot IN (n, pixels, channels); scratch: four pieces of pixels per
     thread.
     """
-    alpha, beta = double_of_word(alpha_bits), double_of_word(beta_bits)
+    pixels, channels, size = sizes.pixels, sizes.channels, sizes.size
+    alpha, beta = double_of_word(sizes.alpha_bits), double_of_word(sizes.beta_bits)
     factor = like(d[0], -2 * alpha * beta)
     first, last = -((size - 1) // 2), size // 2
     start, stop = _stretches(n, pixels, part, parts)
@@ -173,12 +183,13 @@ class LocalResponseNorm(Layer):
 
     def lower(self, build, x, path, names):
         channels, pixels = x.shape[-1], math.prod(x.shape[:-1])
-        settings = (int(np.float64(value).view(np.int64)) for value in (self.alpha, self.beta, self.k))
-        sizes = (pixels, channels, self.size, *settings)
+        alpha, beta, k = (int(np.float64(value).view(np.int64)) for value in (self.alpha, self.beta, self.k))
+        shape = {"pixels": pixels, "channels": channels, "size": self.size}
+        sizes = NormSizes(**shape, alpha_bits=alpha, beta_bits=beta, k_bits=k)
         room = build.threads * _ROWS * channels
         y, d = build.value(x.shape), build.buffer(build.batch * x.size)
         build.emit(norm_forward, (y.buffer, d), (x.buffer,), sizes)
-        if build.second:
+        if build.with_tangents:
             x_dot = build.whole_tangent(x.buffer)
             y_dot, d_dot = build.new_tangent(y.buffer), build.new_tangent(d)
             build.emit(norm_tangent, (y_dot, d_dot), (x.buffer, x_dot, d), sizes)
@@ -186,7 +197,7 @@ class LocalResponseNorm(Layer):
         def rule(dy):
             dx = build.buffer(build.batch * x.size)
             build.emit(norm_backward, (dx, build.buffer(2 * room)), (dy, x.buffer, y.buffer, d), sizes)
-            if build.second:
+            if build.with_tangents:
                 pairs = ((buffer, build.tangent(buffer)) for buffer in (dy, x.buffer, y.buffer, d))
                 reads = tuple(buffer for pair in pairs for buffer in pair)
                 build.emit(norm_second, (build.new_tangent(dx), build.buffer(4 * room)), reads, sizes)

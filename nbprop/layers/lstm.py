@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nbprop.compiler.jit import njit
-from nbprop.layers.recurrent import Recurrent, add_product, add_product_ahead, copy_row
+from nbprop.layers.recurrent import Recurrent, RecurrentSizes, add_product, add_product_ahead, copy_row
 from nbprop.networks.layer import Layer, Parameter
 from nbprop.numerics.elementary import sigmoid, tanh
 from nbprop.numerics.gemm.entry import GEMM
@@ -123,12 +123,13 @@ def _cell_second(out, dc_dot, dc, dh_dot, dh, c, c_dot, c_before, c_before_dot, 
 
 
 @kernel(uses=(GEMM,))
-def lstm_forward(h, c, z, scratch, u, n, positions, width, piece, lengths_address, lengths_code, part, parts):
+def lstm_forward(h, c, z, scratch, u, n, sizes: RecurrentSizes, piece, lengths_address, lengths_code, part, parts):
     """h_t and c_t for t = 1, ..., positions; both unchanged beyond a length.
 
     h and c INOUT (1 + positions, n, width): the first of each in, the rest out; z INOUT (positions, n, 4 width): x W +
     b in, the gates out; u IN (width, 4 width); scratch: `piece` elements per thread.
     """
+    positions, width = sizes.positions, sizes.width
     first, last = share(n, part, parts)
     rows, gates = last - first, 4 * width
     for t in range(positions):
@@ -161,8 +162,7 @@ def lstm_tangent(
     u,
     u_dot,
     n,
-    positions,
-    width,
+    sizes: RecurrentSizes,
     piece,
     lengths_address,
     lengths_code,
@@ -175,6 +175,7 @@ def lstm_tangent(
     width): (x W + b)' in, those of the gates out; h and c IN (1 + positions, n, width), z IN (positions, n, 4 width); u
     and u_dot IN (width, 4 width); scratch: `piece` elements per thread.
     """
+    positions, width = sizes.positions, sizes.width
     first, last = share(n, part, parts)
     rows, gates = last - first, 4 * width
     for t in range(positions):
@@ -191,13 +192,14 @@ def lstm_tangent(
 
 
 @kernel(uses=(GEMM,))
-def lstm_backward(dz, dc, dh, scratch, c, z, ut, n, positions, width, piece, part, parts):
+def lstm_backward(dz, dc, dh, scratch, c, z, ut, n, sizes: RecurrentSizes, piece, part, parts):
     """dz_t, dc_t and dh_{t-1} += dz_t U^T, from the last step to the first.
 
     dz OUT (positions, n, 4 width); dc OUT (n, width), scratch; dh INOUT (positions, n, width): from above in, the total
     out; c IN (1 + positions, n, width), z IN (positions, n, 4 width): the gates; ut IN (4 width, width); scratch:
     `piece` elements per thread. Beyond a length dh is 0, and so is all that follows from it.
     """
+    positions, width = sizes.positions, sizes.width
     first, last = share(n, part, parts)
     rows, gates = last - first, 4 * width
     for j in range(first * width, last * width):
@@ -221,7 +223,24 @@ def lstm_backward(dz, dc, dh, scratch, c, z, ut, n, positions, width, piece, par
 
 @kernel(uses=(GEMM,))
 def lstm_second(
-    dz_dot, dc_dot, dc, dh_dot, scratch, dz, dh, c, c_dot, z, z_dot, ut, ut_dot, n, positions, width, piece, part, parts
+    dz_dot,
+    dc_dot,
+    dc,
+    dh_dot,
+    scratch,
+    dz,
+    dh,
+    c,
+    c_dot,
+    z,
+    z_dot,
+    ut,
+    ut_dot,
+    n,
+    sizes: RecurrentSizes,
+    piece,
+    part,
+    parts,
 ):
     """The tangent of `lstm_backward`: dz'_t, dc'_t (and dc_t again) and dh'_{t-1} += dz'_t U^T + dz_t U'^T.
 
@@ -230,6 +249,7 @@ def lstm_second(
     z_dot IN (positions, n, 4 width): the gates; ut and ut_dot IN (4 width, width); scratch: `piece` elements per
     thread.
     """
+    positions, width = sizes.positions, sizes.width
     first, last = share(n, part, parts)
     rows, gates = last - first, 4 * width
     for j in range(first * width, last * width):
@@ -269,25 +289,25 @@ class LSTM(Recurrent):
             bias = Parameter("bias", bias.shape, ("zeros", "ones", "zeros", "zeros"))
         return (*weights, bias)
 
-    def emit_forward(self, walk):
-        build, (u, u_dot), z = walk.build, walk.weight(), walk.z
-        h, c = walk.new_state(), walk.new_state()
-        sizes = (walk.positions, self.units, walk.piece)
-        build.emit(lstm_forward, (), (u,), sizes, inplace=(h, c, z, walk.scratch()))
-        if build.second:
-            inplace = (*(build.tangent(buffer) for buffer in (h, c, z)), walk.scratch())
+    def emit_forward(self, loop):
+        build, (u, u_dot), z = loop.build, loop.weight(), loop.z
+        h, c = loop.new_state(), loop.new_state()
+        sizes = (loop.sizes, loop.piece)
+        build.emit(lstm_forward, (), (u,), sizes, inplace=(h, c, z, loop.scratch()))
+        if build.with_tangents:
+            inplace = (*(build.tangent(buffer) for buffer in (h, c, z)), loop.scratch())
             build.emit(lstm_tangent, (), (h, c, z, u, u_dot), sizes, inplace=inplace)
-        walk.saved["c"] = c
+        loop.saved["c"] = c
         return h
 
-    def emit_backward(self, walk, dh):
-        build, c, z, (ut, ut_dot) = walk.build, walk.saved["c"], walk.z, walk.transposed_weight()
-        sizes, cells = (walk.positions, self.units, walk.piece), build.batch * self.units
-        dz = walk.steps(4 * self.units)
-        build.emit(lstm_backward, (dz, build.buffer(cells)), (c, z, ut), sizes, inplace=(dh, walk.scratch()))
-        if build.second:
+    def emit_backward(self, loop, dh):
+        build, c, z, (ut, ut_dot) = loop.build, loop.saved["c"], loop.z, loop.transposed_weight()
+        sizes, cells = (loop.sizes, loop.piece), build.batch * self.units
+        dz = loop.steps(4 * self.units)
+        build.emit(lstm_backward, (dz, build.buffer(cells)), (c, z, ut), sizes, inplace=(dh, loop.scratch()))
+        if build.with_tangents:
             writes = (build.new_tangent(dz), build.buffer(cells), build.buffer(cells))
-            inplace = (build.tangent(dh), walk.scratch())
+            inplace = (build.tangent(dh), loop.scratch())
             reads = (dz, dh, c, build.tangent(c), z, build.tangent(z), ut, ut_dot)
             build.emit(lstm_second, writes, reads, sizes, inplace=inplace)
         return dz, dz

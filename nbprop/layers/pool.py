@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from nbprop.compiler.jit import njit
-from nbprop.layers.image import as_image, clear, out_extent, plain, spans
+from nbprop.layers.image import as_image, clear, out_extent, shortest, spans
 from nbprop.networks.layer import Layer
 from nbprop.numerics.gemm.microkernel import pointer
 from nbprop.numerics.partition import share
@@ -22,24 +22,23 @@ from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
 from nbprop.program.patterns import selection
 
-# The sizes of all kernels are the fields of `Pools`. A window's pixels are numbered in row-major order, those that lie
-# in the padding too.
+# A window's pixels are numbered in row-major order, those that lie in the padding too.
 
 
 class Pools(NamedTuple):
-    """Images (n, height, width, channels), and how the windows of (n, out_h, out_w) pixels lie in them."""
+    """The sizes of all kernels here: images (n, height, width, channels), and how their windows lie in them."""
 
-    height: int
+    height: int  # of an image, in pixels
     width: int
     channels: int
-    kernel_h: int
+    kernel_h: int  # of a window, in pixels
     kernel_w: int
-    stride_h: int
+    stride_h: int  # from window to window, in pixels
     stride_w: int
-    top: int
-    left: int
-    out_h: int
-    out_w: int
+    top: int  # rows of padding above the image
+    left: int  # columns of padding to its left
+    out_h: int  # windows below each other
+    out_w: int  # windows beside each other
 
 
 @njit
@@ -64,124 +63,113 @@ def _alike(q, stride, before, kernel, extent, out):
 
 
 @kernel
-def max_pool_forward(
-    y, argmax, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w,
-    part, parts
-):  # fmt: skip
+def max_pool_forward(y, argmax, x, n, g: Pools, part, parts):
     """y = the maximum of each window, argmax = the index of its pixel within the window.
 
     y and argmax OUT (n, out_h, out_w, channels), x IN (n, height, width, channels).
     """
-    start, stop = share(n * out_h, part, parts)
+    start, stop = share(n * g.out_h, part, parts)
     for row in range(start, stop):
-        y_first, i_first, i_stop = _inside(row % out_h, stride_h, top, kernel_h, height)
-        image = (row // out_h * height + y_first) * width
+        y_first, i_first, i_stop = _inside(row % g.out_h, g.stride_h, g.top, g.kernel_h, g.height)
+        image = (row // g.out_h * g.height + y_first) * g.width
         q = 0
-        while q < out_w:
-            x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
-            count, here = _alike(q, stride_w, left, kernel_w, width, out_w), (row * out_w + q) * channels
+        while q < g.out_w:
+            x_first, j_first, j_stop = _inside(q, g.stride_w, g.left, g.kernel_w, g.width)
+            count, here = _alike(q, g.stride_w, g.left, g.kernel_w, g.width, g.out_w), (row * g.out_w + q) * g.channels
             window_max(
-                *(pointer(y, here), pointer(argmax, here), pointer(x, (image + x_first) * channels), width * channels),
-                *(channels, i_first, i_stop, j_first, j_stop, kernel_w, channels, count, stride_w * channels),
+                *(pointer(y, here), pointer(argmax, here), pointer(x, (image + x_first) * g.channels)),
+                *(g.width * g.channels, g.channels, i_first, i_stop, j_first, j_stop, g.kernel_w, g.channels, count),
+                g.stride_w * g.channels,
             )
             q += count
 
 
 @kernel
-def max_pool_tangent(
-    y, argmax, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w,
-    part, parts
-):  # fmt: skip
+def max_pool_tangent(y, argmax, x, n, g: Pools, part, parts):
     """y = the element of x at the argmax of each window.
 
     y OUT, argmax IN (n, out_h, out_w, channels), x IN (n, height, width, channels).
     """
-    start, stop = share(n * out_h, part, parts)
+    start, stop = share(n * g.out_h, part, parts)
     for row in range(start, stop):
-        image = (row // out_h * height + row % out_h * stride_h - top) * width
-        for q in range(out_w):
-            corner = image + q * stride_w - left
-            here = (row * out_w + q) * channels
-            for c in range(channels):
+        image = (row // g.out_h * g.height + row % g.out_h * g.stride_h - g.top) * g.width
+        for q in range(g.out_w):
+            corner = image + q * g.stride_w - g.left
+            here = (row * g.out_w + q) * g.channels
+            for c in range(g.channels):
                 tap = int(argmax[here + c])
-                y[here + c] = x[(corner + tap // kernel_w * width + tap % kernel_w) * channels + c]
+                y[here + c] = x[(corner + tap // g.kernel_w * g.width + tap % g.kernel_w) * g.channels + c]
 
 
 @kernel
-def max_pool_backward(
-    dx, dy, argmax, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w, part,
-    parts
-):  # fmt: skip
+def max_pool_backward(dx, dy, argmax, n, g: Pools, part, parts):
     """dx = the sum of dy over the windows whose maximum the pixel is.
 
     dx OUT (n, height, width, channels), dy and argmax IN (n, out_h, out_w, channels).
     """
-    start, stop = share(n * height, part, parts)
-    apart = stride_h >= kernel_h and stride_w >= kernel_w
+    start, stop = share(n * g.height, part, parts)
+    apart = g.stride_h >= g.kernel_h and g.stride_w >= g.kernel_w
     for row in range(start, stop):
-        line = dx[row * width * channels : (row + 1) * width * channels]
+        line = dx[row * g.width * g.channels : (row + 1) * g.width * g.channels]
         clear(line)
-        p_first, p_stop = _windows_over(row % height, stride_h, top, kernel_h, out_h)
+        p_first, p_stop = _windows_over(row % g.height, g.stride_h, g.top, g.kernel_h, g.out_h)
         for p in range(p_first, p_stop):
-            i = row % height - p * stride_h + top
+            i = row % g.height - p * g.stride_h + g.top
             q = 0
-            while q < out_w:
-                x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
-                count = _alike(q, stride_w, left, kernel_w, width, out_w)
-                here, step = ((row // height * out_h + p) * out_w + q) * channels, stride_w * channels
-                target = pointer(line, x_first * channels)
-                given, number, tap = pointer(dy, here), pointer(argmax, here), i * kernel_w
+            while q < g.out_w:
+                x_first, j_first, j_stop = _inside(q, g.stride_w, g.left, g.kernel_w, g.width)
+                count = _alike(q, g.stride_w, g.left, g.kernel_w, g.width, g.out_w)
+                here, step = ((row // g.height * g.out_h + p) * g.out_w + q) * g.channels, g.stride_w * g.channels
+                target = pointer(line, x_first * g.channels)
+                given, number, tap = pointer(dy, here), pointer(argmax, here), i * g.kernel_w
                 if apart:
-                    place_argmax(target, given, number, channels, j_first, j_stop, tap, channels, count, step)
+                    place_argmax(target, given, number, g.channels, j_first, j_stop, tap, g.channels, count, step)
                 else:
-                    spread_argmax(target, given, number, channels, j_first, j_stop, tap, channels, count, step)
+                    spread_argmax(target, given, number, g.channels, j_first, j_stop, tap, g.channels, count, step)
                 q += count
 
 
 @kernel
-def avg_pool_forward(
-    y, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w, part, parts
-):  # fmt: skip
+def avg_pool_forward(y, x, n, g: Pools, part, parts):
     """y = the mean of each window. y OUT (n, out_h, out_w, channels), x IN (n, height, width, channels)."""
-    start, stop = share(n * out_h, part, parts)
-    scale = like(y[0], 1.0) / like(y[0], kernel_h * kernel_w)
+    start, stop = share(n * g.out_h, part, parts)
+    scale = like(y[0], 1.0) / like(y[0], g.kernel_h * g.kernel_w)
     for row in range(start, stop):
-        y_first, i_first, i_stop = _inside(row % out_h, stride_h, top, kernel_h, height)
-        image = (row // out_h * height + y_first) * width
+        y_first, i_first, i_stop = _inside(row % g.out_h, g.stride_h, g.top, g.kernel_h, g.height)
+        image = (row // g.out_h * g.height + y_first) * g.width
         q = 0
-        while q < out_w:
-            x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
-            count = _alike(q, stride_w, left, kernel_w, width, out_w)
+        while q < g.out_w:
+            x_first, j_first, j_stop = _inside(q, g.stride_w, g.left, g.kernel_w, g.width)
+            count = _alike(q, g.stride_w, g.left, g.kernel_w, g.width, g.out_w)
             window_sum(
-                *(pointer(y, (row * out_w + q) * channels), pointer(x, (image + x_first) * channels), width * channels),
-                *(channels, i_first, i_stop, j_first, j_stop, scale, channels, count, stride_w * channels),
+                *(pointer(y, (row * g.out_w + q) * g.channels), pointer(x, (image + x_first) * g.channels)),
+                *(g.width * g.channels, g.channels, i_first, i_stop, j_first, j_stop, scale, g.channels, count),
+                g.stride_w * g.channels,
             )
             q += count
 
 
 @kernel
-def avg_pool_backward(
-    dx, dy, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w, part, parts
-):  # fmt: skip
+def avg_pool_backward(dx, dy, n, g: Pools, part, parts):
     """dx = the sum over the windows of a pixel of dy / window size, the transpose of `avg_pool_forward`.
 
     dx OUT (n, height, width, channels), dy IN (n, out_h, out_w, channels).
     """
-    start, stop = share(n * height, part, parts)
-    scale = like(dx[0], 1.0) / like(dx[0], kernel_h * kernel_w)
+    start, stop = share(n * g.height, part, parts)
+    scale = like(dx[0], 1.0) / like(dx[0], g.kernel_h * g.kernel_w)
     for row in range(start, stop):
-        line = dx[row * width * channels : (row + 1) * width * channels]
+        line = dx[row * g.width * g.channels : (row + 1) * g.width * g.channels]
         clear(line)
-        p_first, p_stop = _windows_over(row % height, stride_h, top, kernel_h, out_h)
+        p_first, p_stop = _windows_over(row % g.height, g.stride_h, g.top, g.kernel_h, g.out_h)
         for p in range(p_first, p_stop):
             q = 0
-            while q < out_w:
-                x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
-                count = _alike(q, stride_w, left, kernel_w, width, out_w)
-                here = ((row // height * out_h + p) * out_w + q) * channels
+            while q < g.out_w:
+                x_first, j_first, j_stop = _inside(q, g.stride_w, g.left, g.kernel_w, g.width)
+                count = _alike(q, g.stride_w, g.left, g.kernel_w, g.width, g.out_w)
+                here = ((row // g.height * g.out_h + p) * g.out_w + q) * g.channels
                 spread(
-                    *(pointer(line, x_first * channels), pointer(dy, here), channels, j_first, j_stop, scale, channels),
-                    *(count, stride_w * channels),
+                    *(pointer(line, x_first * g.channels), pointer(dy, here), g.channels, j_first, j_stop, scale),
+                    *(g.channels, count, g.stride_w * g.channels),
                 )
                 q += count
 
@@ -198,7 +186,7 @@ def lower_pool(build, x, shape, pools, largest):
     else:
         argmax = build.buffer(build.batch * y.size)
         build.emit(max_pool_forward, (y.buffer, argmax), (x.buffer,), pools)
-        if build.second:
+        if build.with_tangents:
             x_dot = build.whole_tangent(x.buffer)
             build.emit(max_pool_tangent, (build.new_tangent(y.buffer),), (argmax, x_dot), pools)
 
@@ -208,7 +196,7 @@ def lower_pool(build, x, shape, pools, largest):
             build.linear(avg_pool_backward, (dx,), (dy,), pools)
         else:
             build.emit(max_pool_backward, (dx,), (dy, argmax), pools)
-            if build.second:
+            if build.with_tangents:
                 build.emit(max_pool_backward, (build.new_tangent(dx),), (build.tangent(dy), argmax), pools)
         build.accumulate_gradient(x, dx)
 
@@ -229,7 +217,7 @@ class Pool(Layer):
         stride = kernel if self.stride is None else spans(f"{self.kind}: stride", self.stride, self.axes)
         padding = spans(f"{self.kind}: padding", self.padding, self.axes, least=0)
         for name, values in (("kernel", kernel), ("stride", stride), ("padding", padding)):
-            object.__setattr__(self, name, plain(values))
+            object.__setattr__(self, name, shortest(values))
         if any(2 * size > extent for size, extent in zip(padding, kernel, strict=True)):
             raise ValueError(f"{self.kind}: padding {self.padding} must be at most half of the kernel {self.kernel}")
 
@@ -247,7 +235,19 @@ class Pool(Layer):
         top, left = (0,) * missing + spans("padding", self.padding, self.axes, least=0)
         out_h = out_extent(height, kh, sh, 1, (top, top), "height")
         out_w = out_extent(width, kw, sw, 1, (left, left), "width" if self.axes == 2 else "length")
-        return Pools(height, width, channels, kh, kw, sh, sw, top, left, out_h, out_w)
+        return Pools(
+            height=height,
+            width=width,
+            channels=channels,
+            kernel_h=kh,
+            kernel_w=kw,
+            stride_h=sh,
+            stride_w=sw,
+            top=top,
+            left=left,
+            out_h=out_h,
+            out_w=out_w,
+        )
 
     def output_shape(self, input_shape):
         pools = self.pools(input_shape)
@@ -289,7 +289,19 @@ class GlobalPool(Layer):
 
     def lower(self, build, x, path, names):
         height, width, channels = (1, *x.shape)[-3:]
-        pools = Pools(height, width, channels, height, width, height, width, 0, 0, 1, 1)
+        pools = Pools(
+            height=height,
+            width=width,
+            channels=channels,
+            kernel_h=height,
+            kernel_w=width,
+            stride_h=height,
+            stride_w=width,
+            top=0,
+            left=0,
+            out_h=1,
+            out_w=1,
+        )
         return lower_pool(build, x, (channels,), pools, self.largest)
 
 

@@ -34,13 +34,16 @@ def positions_tangent(y_dot, x_dot, p_dot, n, size, part, parts):
 
 
 @kernel
-def positions_backward(dp, dy, n, size, again, accumulate, part, parts):
-    """dp = the sum of dy over the samples, from 0 unless `again` or `accumulate`. dp OUT (size,), dy IN (n, size)."""
+def positions_backward(dp, dy, n, size, p_accumulate, accumulate, part, parts):
+    """dp = the sum of dy over the samples, from 0 unless `p_accumulate` or `accumulate`.
+
+    dp OUT (size,), dy IN (n, size).
+    """
     start, stop = share_blocks(size, part, parts)
     total = dp[start:stop]
     for i in range(n):
         row = dy[i * size + start : i * size + stop]
-        if i == 0 and again + accumulate == 0:
+        if i == 0 and p_accumulate + accumulate == 0:
             for j in range(total.size):
                 total[j] = row[j]
         else:
@@ -71,16 +74,16 @@ class Positions(Layer):
         y = build.value(x.shape)
         by_step = x.shape[-1] if build.mode == "decoding" else 0
         build.emit(positions_forward, (y.buffer,), (x.buffer, build.parameter(name)), (x.size, by_step))
-        if build.second:
+        if build.with_tangents:
             reads = (build.tangent(x.buffer), build.direction(name))
             build.emit(positions_tangent, (build.new_tangent(y.buffer),), reads, (x.size,))
 
         def rule(dy):
-            dp, again = build.parameter_gradient(name)
-            build.emit(positions_backward, (dp,), (dy,), (x.size, again))
-            if build.second:
-                dp_dot, again = build.parameter_tangent(name)
-                build.emit(positions_backward, (dp_dot,), (build.tangent(dy),), (x.size, again))
+            dp, p_accumulate = build.parameter_gradient(name)
+            build.emit(positions_backward, (dp,), (dy,), (x.size, p_accumulate))
+            if build.with_tangents:
+                dp_dot, p_accumulate = build.parameter_tangent(name)
+                build.emit(positions_backward, (dp_dot,), (build.tangent(dy),), (x.size, p_accumulate))
             build.accumulate_gradient(x, dy)
 
         build.on_backward(y, rule)

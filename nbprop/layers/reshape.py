@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,12 +43,13 @@ def flatten() -> Layer:
 
 @dataclass(frozen=True, repr=False)
 class Reshape(Layer):
-    shape: tuple | int = ()
+    shape: tuple = ()
     kind = "reshape"
     tangents = True
 
     def __post_init__(self):
-        shape = (self.shape,) if isinstance(self.shape, (int, np.integer)) else self.shape
+        shape: Any = self.shape
+        shape = (shape,) if isinstance(shape, (int, np.integer)) else shape  # as JSON may have it
         if not isinstance(shape, (tuple, list)) or not shape:
             raise ValueError(f"reshape: shape must be a tuple of positive integers, got {shown(shape)}")
         object.__setattr__(self, "shape", tuple(positive("reshape: shape", extent) for extent in shape))
@@ -56,9 +58,10 @@ class Reshape(Layer):
         return f"reshape({self.shape})"
 
     def output_shape(self, input_shape):
-        if math.prod(self.shape) != math.prod(input_shape):
+        size = math.prod(self.shape)
+        if size != math.prod(input_shape):
             raise ValueError(
-                f"reshape to {self.shape} holds {math.prod(self.shape):,} numbers a sample, "
+                f"reshape to {self.shape} holds {size:,} numbers a sample, "
                 f"but {input_shape} holds {math.prod(input_shape):,}; they must agree"
             )
         return self.shape
@@ -78,4 +81,4 @@ def reshape(shape: int | tuple[int, ...]) -> Layer:
     >>> reshape((28, 28, 1))
     reshape((28, 28, 1))
     """
-    return Reshape(shape)
+    return Reshape((shape,) if isinstance(shape, (int, np.integer)) else shape)

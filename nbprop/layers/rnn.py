@@ -3,14 +3,14 @@
 Backward, from the last step to the first (Werbos 1990, "Backpropagation through time", Proc. IEEE 78): with dh_t the
 gradient that reaches h_t from above and from step t + 1,
 
-    dz_t = dh_t f'(z_t),   dh_{t-1} += dz_t U^T,   and after the walk   dW = x^T dz,  dU = h_{t-1}^T dz,  db = sum dz.
+    dz_t = dh_t f'(z_t),   dh_{t-1} += dz_t U^T,   and after the loop   dW = x^T dz,  dU = h_{t-1}^T dz,  db = sum dz.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nbprop.layers.activation import add_curvature, apply_inplace, scale_by_derivative
-from nbprop.layers.recurrent import Recurrent, add_product, copy_row
+from nbprop.layers.recurrent import Recurrent, RecurrentSizes, add_product, copy_row
 from nbprop.networks.layer import Layer
 from nbprop.numerics.activations import ACTIVATIONS, NEEDS_INPUT, SOFTMAX
 from nbprop.numerics.gemm.entry import GEMM
@@ -24,12 +24,13 @@ CHOICES = tuple(name for name, code in ACTIVATIONS.items() if code not in NEEDS_
 
 
 @kernel(uses=(GEMM,))
-def rnn_forward(h, z, scratch, u, n, positions, width, code, piece, lengths_address, lengths_code, part, parts):
+def rnn_forward(h, z, scratch, u, n, sizes: RecurrentSizes, code, piece, lengths_address, lengths_code, part, parts):
     """h_t = f(z_t + h_{t-1} U) for t = 1, ..., positions; h_t = h_{t-1} beyond a length.
 
     h INOUT (1 + positions, n, width): h_0 in, the rest out; z INOUT (positions, n, width): x W + b in, the argument of
     f out; u IN (width, width); scratch: `piece` elements per thread.
     """
+    positions, width = sizes.positions, sizes.width
     first, last = share(n, part, parts)
     for t in range(positions):
         at, next_at = (t * n + first) * width, ((t + 1) * n + first) * width
@@ -45,13 +46,27 @@ def rnn_forward(h, z, scratch, u, n, positions, width, code, piece, lengths_addr
 
 @kernel(uses=(GEMM,), optional=("u_dot",))
 def rnn_tangent(
-    h_dot, z_dot, scratch, h, u, u_dot, n, positions, width, code, piece, lengths_address, lengths_code, part, parts
+    h_dot,
+    z_dot,
+    scratch,
+    h,
+    u,
+    u_dot,
+    n,
+    sizes: RecurrentSizes,
+    code,
+    piece,
+    lengths_address,
+    lengths_code,
+    part,
+    parts,
 ):
     """h'_t = f'(z_t) (z'_t + h_{t-1} U' + h'_{t-1} U), the derivative of `rnn_forward` along z' and U'.
 
     h_dot INOUT (1 + positions, n, width): h'_0 in, the rest out; z_dot INOUT (positions, n, width); h IN (1 +
     positions, n, width); u and u_dot IN (width, width); scratch: `piece` elements per thread.
     """
+    positions, width = sizes.positions, sizes.width
     first, last = share(n, part, parts)
     rows = last - first
     for t in range(positions):
@@ -69,12 +84,13 @@ def rnn_tangent(
 
 
 @kernel(uses=(GEMM,))
-def rnn_backward(dz, dh, scratch, h, ut, n, positions, width, code, piece, part, parts):
+def rnn_backward(dz, dh, scratch, h, ut, n, sizes: RecurrentSizes, code, piece, part, parts):
     """dz_t = dh_t f'(z_t), dh_{t-1} += dz_t U^T, from the last step to the first.
 
     dz OUT (positions, n, width); dh INOUT (positions, n, width): from above in, the total out; h IN (1 + positions, n,
     width); ut IN (width, width); scratch: `piece` elements per thread.
     """
+    positions, width = sizes.positions, sizes.width
     first, last = share(n, part, parts)
     for t in range(positions - 1, -1, -1):
         at, next_at = (t * n + first) * width, ((t + 1) * n + first) * width
@@ -88,13 +104,16 @@ def rnn_backward(dz, dh, scratch, h, ut, n, positions, width, code, piece, part,
 
 
 @kernel(uses=(GEMM,))
-def rnn_second(dz_dot, dh_dot, scratch, dz, dh, h, h_dot, ut, ut_dot, n, positions, width, code, piece, part, parts):
+def rnn_second(
+    dz_dot, dh_dot, scratch, dz, dh, h, h_dot, ut, ut_dot, n, sizes: RecurrentSizes, code, piece, part, parts
+):
     """dz'_t = dh'_t f' + dh_t f'' along the direction, dh'_{t-1} += dz'_t U^T + dz_t U'^T: `rnn_backward`'s tangent.
 
     dz_dot OUT (positions, n, width), dh_dot INOUT (positions, n, width); dz IN (positions, n, width); dh IN (positions,
     n, width): the total; h and h_dot IN (1 + positions, n, width); ut and ut_dot IN (width, width); scratch: `piece`
     elements per thread.
     """
+    positions, width = sizes.positions, sizes.width
     first, last = share(n, part, parts)
     rows = last - first
     for t in range(positions - 1, -1, -1):
@@ -120,26 +139,26 @@ class RNN(Recurrent):
     kind = "rnn"
     checks: ClassVar = Recurrent.checks | {"activation": named(CHOICES)}
 
-    def _sizes(self, walk):
-        return walk.positions, self.units, ACTIVATIONS[self.activation], walk.piece
+    def _sizes(self, loop):
+        return loop.sizes, ACTIVATIONS[self.activation], loop.piece
 
-    def emit_forward(self, walk):
-        build, (u, u_dot), h = walk.build, walk.weight(), walk.new_state()
-        build.emit(rnn_forward, (), (u,), self._sizes(walk), inplace=(h, walk.z, walk.scratch()))
-        if build.second:
-            inplace = (build.tangent(h), build.tangent(walk.z), walk.scratch())
-            build.emit(rnn_tangent, (), (h, u, u_dot), self._sizes(walk), inplace=inplace)
-        walk.saved["h"] = h
+    def emit_forward(self, loop):
+        build, (u, u_dot), h = loop.build, loop.weight(), loop.new_state()
+        build.emit(rnn_forward, (), (u,), self._sizes(loop), inplace=(h, loop.z, loop.scratch()))
+        if build.with_tangents:
+            inplace = (build.tangent(h), build.tangent(loop.z), loop.scratch())
+            build.emit(rnn_tangent, (), (h, u, u_dot), self._sizes(loop), inplace=inplace)
+        loop.saved["h"] = h
         return h
 
-    def emit_backward(self, walk, dh):
-        build, h, (ut, ut_dot) = walk.build, walk.saved["h"], walk.transposed_weight()
-        dz = walk.steps(self.units)
-        build.emit(rnn_backward, (dz,), (h, ut), self._sizes(walk), inplace=(dh, walk.scratch()))
-        if build.second:
-            inplace = (build.tangent(dh), walk.scratch())
+    def emit_backward(self, loop, dh):
+        build, h, (ut, ut_dot) = loop.build, loop.saved["h"], loop.transposed_weight()
+        dz = loop.steps(self.units)
+        build.emit(rnn_backward, (dz,), (h, ut), self._sizes(loop), inplace=(dh, loop.scratch()))
+        if build.with_tangents:
+            inplace = (build.tangent(dh), loop.scratch())
             reads = (dz, dh, h, build.tangent(h), ut, ut_dot)
-            build.emit(rnn_second, (build.new_tangent(dz),), reads, self._sizes(walk), inplace=inplace)
+            build.emit(rnn_second, (build.new_tangent(dz),), reads, self._sizes(loop), inplace=inplace)
         return dz, dz
 
 

@@ -21,14 +21,16 @@ from nbprop.networks.layer import Layer, Parameter
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
+from nbprop.program.sizes import Rows
 from nbprop.validation import check_flag
 
 # -- elements ------------------------------------------------------------------------------------------------
 
 
 @kernel
-def standardize_forward(y, x, m, s, n, rows, size, part, parts):
+def standardize_forward(y, x, m, s, n, sizes: Rows, part, parts):
     """y = (x - m) / s. y OUT, x IN (n * rows, size); m, s IN (size,)."""
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     for i in range(start, stop):
         y_row, x_row = y[i * size : (i + 1) * size], x[i * size : (i + 1) * size]
@@ -37,11 +39,12 @@ def standardize_forward(y, x, m, s, n, rows, size, part, parts):
 
 
 @kernel
-def standardize_tangent(y_dot, y, x_dot, s, m_dot, s_dot, n, rows, size, trained, part, parts):
+def standardize_tangent(y_dot, y, x_dot, s, m_dot, s_dot, n, sizes: Rows, trained, part, parts):
     """y' = (x' - m' - y s') / s; m' and s' are taken as 0 where trained is 0, and may be absent.
 
     y_dot OUT, y, x_dot IN (n * rows, size); s, m_dot, s_dot IN (size,).
     """
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     for i in range(start, stop):
         here = slice(i * size, (i + 1) * size)
@@ -55,8 +58,9 @@ def standardize_tangent(y_dot, y, x_dot, s, m_dot, s_dot, n, rows, size, trained
 
 
 @kernel
-def standardize_backward(dx, dy, s, n, rows, size, part, parts):
+def standardize_backward(dx, dy, s, n, sizes: Rows, part, parts):
     """dx = dy / s. dx OUT, dy IN (n * rows, size); s IN (size,)."""
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     for i in range(start, stop):
         dx_row, dy_row = dx[i * size : (i + 1) * size], dy[i * size : (i + 1) * size]
@@ -65,11 +69,12 @@ def standardize_backward(dx, dy, s, n, rows, size, part, parts):
 
 
 @kernel
-def standardize_second(dx_dot, dx, dy_dot, s, s_dot, n, rows, size, trained, part, parts):
+def standardize_second(dx_dot, dx, dy_dot, s, s_dot, n, sizes: Rows, trained, part, parts):
     """dx' = (dy' - dx s') / s; s' is taken as 0 where trained is 0, and may be absent.
 
     dx_dot OUT, dx, dy_dot IN (n * rows, size); s, s_dot IN (size,).
     """
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     for i in range(start, stop):
         here = slice(i * size, (i + 1) * size)
@@ -83,8 +88,9 @@ def standardize_second(dx_dot, dx, dy_dot, s, s_dot, n, rows, size, trained, par
 
 
 @kernel
-def rescale_forward(y, x, m, s, n, rows, size, part, parts):
+def rescale_forward(y, x, m, s, n, sizes: Rows, part, parts):
     """y = x s + m. y OUT, x IN (n * rows, size); m, s IN (size,)."""
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     for i in range(start, stop):
         y_row, x_row = y[i * size : (i + 1) * size], x[i * size : (i + 1) * size]
@@ -93,11 +99,12 @@ def rescale_forward(y, x, m, s, n, rows, size, part, parts):
 
 
 @kernel
-def rescale_tangent(y_dot, x, x_dot, s, m_dot, s_dot, n, rows, size, trained, part, parts):
+def rescale_tangent(y_dot, x, x_dot, s, m_dot, s_dot, n, sizes: Rows, trained, part, parts):
     """y' = x' s + x s' + m'; m' and s' are taken as 0 where trained is 0, and may be absent.
 
     y_dot OUT, x, x_dot IN (n * rows, size); s, m_dot, s_dot IN (size,).
     """
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     for i in range(start, stop):
         here = slice(i * size, (i + 1) * size)
@@ -111,8 +118,9 @@ def rescale_tangent(y_dot, x, x_dot, s, m_dot, s_dot, n, rows, size, trained, pa
 
 
 @kernel
-def rescale_backward(dx, dy, s, n, rows, size, part, parts):
+def rescale_backward(dx, dy, s, n, sizes: Rows, part, parts):
     """dx = dy s. dx OUT, dy IN (n * rows, size); s IN (size,)."""
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     for i in range(start, stop):
         dx_row, dy_row = dx[i * size : (i + 1) * size], dy[i * size : (i + 1) * size]
@@ -121,11 +129,12 @@ def rescale_backward(dx, dy, s, n, rows, size, part, parts):
 
 
 @kernel
-def rescale_second(dx_dot, dy, dy_dot, s, s_dot, n, rows, size, trained, part, parts):
+def rescale_second(dx_dot, dy, dy_dot, s, s_dot, n, sizes: Rows, trained, part, parts):
     """dx' = dy' s + dy s'; s' is taken as 0 where trained is 0, and may be absent.
 
     dx_dot OUT, dy, dy_dot IN (n * rows, size); s, s_dot IN (size,).
     """
+    rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     for i in range(start, stop):
         here = slice(i * size, (i + 1) * size)
@@ -153,29 +162,31 @@ def _add_sums(dm, ds, g, h, rows, size, sign, start, stop):
 
 
 @kernel
-def scaling_parameters(dm, ds, g, h, n, rows, size, sign, m_again, s_again, accumulate, part, parts):
-    """dm = sign sum of g, ds = sign sum of g h over the rows; added to when theirs of `again`, or `accumulate`, is 1.
+def scaling_parameters(dm, ds, g, h, n, sizes: Rows, sign, m_accumulate, s_accumulate, accumulate, part, parts):
+    """dm = sign sum of g, ds = sign sum of g h over the rows.
 
-    dm, ds OUT (size,), g, h IN (n * rows, size). Threads share the features: each sum keeps one order.
+    dm, ds OUT (size,), added to where `m_accumulate`, `s_accumulate` or `accumulate` is 1; g, h IN (n * rows, size).
+    Threads share the features: each sum keeps one order.
     """
-    start, stop = share(size, part, parts)
+    start, stop = share(sizes.size, part, parts)
     if start >= stop:
         return
-    if m_again + accumulate == 0:
+    if m_accumulate + accumulate == 0:
         dm[start:stop] = like(g[0], 0.0)
-    if s_again + accumulate == 0:
+    if s_accumulate + accumulate == 0:
         ds[start:stop] = like(g[0], 0.0)
-    _add_sums(dm, ds, g, h, n * rows, size, sign, start, stop)
+    _add_sums(dm, ds, g, h, n * sizes.rows, sizes.size, sign, start, stop)
 
 
 @kernel
 def scaling_parameters_tangent(
-    dm, ds, g, g_dot, h, h_dot, n, rows, size, sign, m_again, s_again, accumulate, part, parts
+    dm, ds, g, g_dot, h, h_dot, n, sizes: Rows, sign, m_accumulate, s_accumulate, accumulate, part, parts
 ):
     """The tangent of `scaling_parameters`: dm = sign sum of g', ds = sign sum of g' h + g h'.
 
     dm, ds OUT (size,), g, g_dot, h, h_dot IN (n * rows, size).
     """
+    rows, size = sizes.rows, sizes.size
     start, stop = share(size, part, parts)
     sign = like(g[0], sign)
     for j in range(start, stop):
@@ -183,44 +194,45 @@ def scaling_parameters_tangent(
         for k in range(j, n * rows * size, size):
             shift += sign * g_dot[k]
             scale += sign * (g_dot[k] * h[k] + g[k] * h_dot[k])
-        dm[j] = shift + (dm[j] if m_again + accumulate > 0 else like(shift, 0.0))
-        ds[j] = scale + (ds[j] if s_again + accumulate > 0 else like(scale, 0.0))
+        dm[j] = shift + (dm[j] if m_accumulate + accumulate > 0 else like(shift, 0.0))
+        ds[j] = scale + (ds[j] if s_accumulate + accumulate > 0 else like(scale, 0.0))
 
 
 @kernel
-def scaling_sample_parameters(dm, ds, g, h, n, rows, size, sign, stride, m_again, s_again, part, parts):
+def scaling_sample_parameters(dm, ds, g, h, n, sizes: Rows, sign, stride, m_accumulate, s_accumulate, part, parts):
     """`scaling_parameters` of each sample apart, `stride` elements behind the one before.
 
     dm, ds OUT (size,) of each sample, g, h IN (n * rows, size).
     """
+    rows, size = sizes.rows, sizes.size
     first, last = share(n, part, parts)
     for i in range(first, last):
         own_dm, own_ds = dm[i * stride : i * stride + size], ds[i * stride : i * stride + size]
-        if m_again == 0:
+        if m_accumulate == 0:
             own_dm[:] = like(g[0], 0.0)
-        if s_again == 0:
+        if s_accumulate == 0:
             own_ds[:] = like(g[0], 0.0)
         here = slice(i * rows * size, (i + 1) * rows * size)
         _add_sums(own_dm, own_ds, g[here], h[here], rows, size, sign, 0, size)
 
 
 @kernel
-def untrained_parameters(dm, ds, n, size, m_again, s_again, accumulate, part, parts):
+def untrained_parameters(dm, ds, n, size, m_accumulate, s_accumulate, accumulate, part, parts):
     """dm = 0, ds = 0, unless there is something to add to. dm, ds OUT (size,)."""
     if part == 0 and accumulate == 0:
         for j in range(size):
-            dm[j] = like(dm[j], 0.0) if m_again == 0 else dm[j]
-            ds[j] = like(ds[j], 0.0) if s_again == 0 else ds[j]
+            dm[j] = like(dm[j], 0.0) if m_accumulate == 0 else dm[j]
+            ds[j] = like(ds[j], 0.0) if s_accumulate == 0 else ds[j]
 
 
 @kernel
-def untrained_sample_parameters(dm, ds, n, size, stride, m_again, s_again, part, parts):
+def untrained_sample_parameters(dm, ds, n, size, stride, m_accumulate, s_accumulate, part, parts):
     """`untrained_parameters` of each sample, `stride` elements behind the one before. dm, ds OUT (size,) of each."""
     first, last = share(n, part, parts)
     for i in range(first, last):
         for j in range(i * stride, i * stride + size):
-            dm[j] = like(dm[j], 0.0) if m_again == 0 else dm[j]
-            ds[j] = like(ds[j], 0.0) if s_again == 0 else ds[j]
+            dm[j] = like(dm[j], 0.0) if m_accumulate == 0 else dm[j]
+            ds[j] = like(ds[j], 0.0) if s_accumulate == 0 else ds[j]
 
 
 # -- layers --------------------------------------------------------------------------------------------------
@@ -229,6 +241,7 @@ def untrained_sample_parameters(dm, ds, n, size, stride, m_again, s_again, part,
 class _Scaling(Layer):
     """What the two share: the numbers, and how their gradients are emitted."""
 
+    trainable: bool
     checks: ClassVar = {"trainable": check_flag}
     tangents = True
     sample_gradients = True
@@ -249,28 +262,28 @@ class _Scaling(Layer):
         """The directions of mean and std, which are constants unless trainable."""
         return tuple(build.direction(name) if self.trainable else None for name in names)
 
-    def emit_gradients(self, build, names, shape, sign, g, h):
+    def emit_gradients(self, build, names, sizes, sign, g, h):
         """Emit the gradients of mean and std from the sums of g and of g h over the rows, and their tangents."""
 
         def both(operand):
-            (dm, m_again), (ds, s_again) = map(operand, names)
-            return (dm, ds), (m_again, s_again)
+            (dm, m_accumulate), (ds, s_accumulate) = map(operand, names)
+            return (dm, ds), (m_accumulate, s_accumulate)
 
-        size, stride = shape[1], (build.stride,) if build.stride else ()
-        writes, again = both(build.parameter_gradient)
+        stride = (build.stride,) if build.stride else ()
+        writes, flags = both(build.parameter_gradient)
         if not self.trainable:
             kernel = untrained_sample_parameters if stride else untrained_parameters
-            build.emit(kernel, writes, (), (size, *stride, *again))
+            build.emit(kernel, writes, (), (sizes.size, *stride, *flags))
         else:
             kernel = scaling_sample_parameters if stride else scaling_parameters
-            build.emit(kernel, writes, (g, h), (*shape, sign, *stride, *again))
-        if build.second:
-            writes, again = both(build.parameter_tangent)
+            build.emit(kernel, writes, (g, h), (sizes, sign, *stride, *flags))
+        if build.with_tangents:
+            writes, flags = both(build.parameter_tangent)
             if not self.trainable:
-                build.emit(untrained_parameters, writes, (), (size, *again))
+                build.emit(untrained_parameters, writes, (), (sizes.size, *flags))
             else:
                 reads = g, build.tangent(g), h, build.whole_tangent(h)
-                build.emit(scaling_parameters_tangent, writes, reads, (*shape, sign, *again))
+                build.emit(scaling_parameters_tangent, writes, reads, (sizes, sign, *flags))
 
 
 @dataclass(frozen=True, repr=False)
@@ -279,22 +292,22 @@ class Standardize(_Scaling):
     kind = "standardize"
 
     def lower(self, build, x, path, names):
-        shape, trained = (x.size // x.shape[-1], x.shape[-1]), int(self.trainable)
+        sizes, trained = Rows(rows=x.size // x.shape[-1], size=x.shape[-1]), int(self.trainable)
         m, s = map(build.parameter, names)
         y = build.value(x.shape)
-        build.emit(standardize_forward, (y.buffer,), (x.buffer, m, s), shape)
-        if build.second:
+        build.emit(standardize_forward, (y.buffer,), (x.buffer, m, s), sizes)
+        if build.with_tangents:
             m_dot, s_dot = self.directions(build, names)
             reads = (y.buffer, build.whole_tangent(x.buffer), s, m_dot, s_dot)
-            build.emit(standardize_tangent, (build.new_tangent(y.buffer),), reads, (*shape, trained))
+            build.emit(standardize_tangent, (build.new_tangent(y.buffer),), reads, (sizes, trained))
 
         def rule(dy):
             dx = build.buffer(build.batch * x.size)
-            build.emit(standardize_backward, (dx,), (dy, s), shape)
-            if build.second:
+            build.emit(standardize_backward, (dx,), (dy, s), sizes)
+            if build.with_tangents:
                 writes, reads = (build.new_tangent(dx),), (dx, build.tangent(dy), s, s_dot)
-                build.emit(standardize_second, writes, reads, (*shape, trained))
-            self.emit_gradients(build, names, shape, -1, dx, y.buffer)
+                build.emit(standardize_second, writes, reads, (sizes, trained))
+            self.emit_gradients(build, names, sizes, -1, dx, y.buffer)
             build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)
@@ -307,22 +320,22 @@ class Rescale(_Scaling):
     kind = "rescale"
 
     def lower(self, build, x, path, names):
-        shape, trained = (x.size // x.shape[-1], x.shape[-1]), int(self.trainable)
+        sizes, trained = Rows(rows=x.size // x.shape[-1], size=x.shape[-1]), int(self.trainable)
         m, s = map(build.parameter, names)
         y = build.value(x.shape)
-        build.emit(rescale_forward, (y.buffer,), (x.buffer, m, s), shape)
-        if build.second:
+        build.emit(rescale_forward, (y.buffer,), (x.buffer, m, s), sizes)
+        if build.with_tangents:
             m_dot, s_dot = self.directions(build, names)
             reads = (x.buffer, build.whole_tangent(x.buffer), s, m_dot, s_dot)
-            build.emit(rescale_tangent, (build.new_tangent(y.buffer),), reads, (*shape, trained))
+            build.emit(rescale_tangent, (build.new_tangent(y.buffer),), reads, (sizes, trained))
 
         def rule(dy):
             dx = build.buffer(build.batch * x.size)
-            build.emit(rescale_backward, (dx,), (dy, s), shape)
-            if build.second:
+            build.emit(rescale_backward, (dx,), (dy, s), sizes)
+            if build.with_tangents:
                 writes, reads = (build.new_tangent(dx),), (dy, build.tangent(dy), s, s_dot)
-                build.emit(rescale_second, writes, reads, (*shape, trained))
-            self.emit_gradients(build, names, shape, 1, dy, x.buffer)
+                build.emit(rescale_second, writes, reads, (sizes, trained))
+            self.emit_gradients(build, names, sizes, 1, dy, x.buffer)
             build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)

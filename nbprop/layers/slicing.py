@@ -1,24 +1,34 @@
 """Slicing: y = x[..., start:stop], a part of the last axis.
 
-With `concat`, a layer sees only some of its inputs: each branch begins with its own slice. The way back puts dy into
-its place and zeros around it; several slices of one value add up.
+With `concat`, a layer sees only some of its inputs: each branch begins with its own slice. The backward pass puts dy
+into its place and zeros around it; several slices of one value add up.
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from nbprop.networks.layer import Layer
-from nbprop.numerics.copies import copy_columns
+from nbprop.numerics.copies import Columns, copy_columns
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
 from nbprop.program.kernel import kernel
 from nbprop.validation import integer
 
 
+class SlicingSizes(NamedTuple):
+    """A part of the rows of x (n * rows, size): y (n * rows, width)."""
+
+    rows: int  # rows of a sample
+    size: int  # elements of a row
+    first: int  # the first of those that are taken
+    width: int  # how many are taken
+
+
 @kernel
-def slicing_backward(dx, dy, n, rows, size, first, width, part, parts):
+def slicing_backward(dx, dy, n, sizes: SlicingSizes, part, parts):
     """dx[:, first : first + width] = dy, 0 elsewhere. dx OUT (n * rows, size), dy IN (n * rows, width)."""
+    rows, size, first, width = sizes.rows, sizes.size, sizes.first, sizes.width
     start, stop = share(n * rows, part, parts)
     for i in range(start, stop):
         dx_row, dy_row = dx[i * size : (i + 1) * size], dy[i * width : (i + 1) * width]
@@ -57,11 +67,13 @@ class Slicing(Layer):
     def lower(self, build, x, path, names):
         rows, size, width = math.prod(x.shape[:-1]), x.shape[-1], self.stop - self.start
         y = build.value((*x.shape[:-1], width))
-        build.linear(copy_columns, (y.buffer,), (x.buffer,), (rows, width, 0, size, self.start, width))
+        columns = Columns(rows=rows, y_width=width, y_first=0, x_width=size, x_first=self.start, width=width)
+        build.linear(copy_columns, (y.buffer,), (x.buffer,), columns)
 
         def rule(dy):
             dx = build.buffer(build.batch * x.size)
-            build.linear(slicing_backward, (dx,), (dy,), (rows, size, self.start, width))
+            sizes = SlicingSizes(rows=rows, size=size, first=self.start, width=width)
+            build.linear(slicing_backward, (dx,), (dy,), sizes)
             build.accumulate_gradient(x, dx)
 
         build.on_backward(y, rule)

@@ -18,7 +18,7 @@ from nbprop.compiler.jit import njit
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
-from nbprop.program.kernel import kernel
+from nbprop.program.kernel import Kernel, kernel
 
 LOSSES: dict[str, type["Loss"]] = {}
 
@@ -114,9 +114,9 @@ class Loss:
     """
 
     kind = ""
-    kernel = None
-    curvature = None
-    fisher = None
+    kernel: Kernel | None = None
+    curvature: Kernel | None = None
+    fisher: Kernel | None = None
     target_range = (-math.inf, math.inf)  # range of a real target, ends included; others are refused
     applies: tuple = ()  # activations that the loss applies to the output itself
 

@@ -30,7 +30,7 @@ class Builder:
     coupling: tuple = ("", 0)  # a layer through which samples change each other's outputs, the fewest samples it takes
     over_positions: str = ""  # a layer whose statistics run over several rows of each sample
     written: set = field(default_factory=set)
-    second: bool = False  # also emit the tangents of every op: second derivatives
+    with_tangents: bool = False  # also emit the tangents of every op: second derivatives
     tangents: dict = field(default_factory=dict)
     absent: frozenset = frozenset()  # spaces of directions that a call may leave out
     zeros: dict = field(default_factory=dict)  # (space, offset, size) of such a direction: its copy, never absent
@@ -108,7 +108,7 @@ class Builder:
     def linear(self, kernel, writes, reads, sizes, inplace=()):
         """Emit an op that is linear in all its operands; its tangent is the same op on tangents."""
         self.emit(kernel, writes, reads, sizes, inplace)
-        if self.second:
+        if self.with_tangents:
             reads = tuple(self.whole_tangent(buffer) for buffer in reads)
             inplace = tuple(self.tangents.get(id(buffer)) or self.new_tangent(buffer) for buffer in inplace)
             self.emit(kernel, tuple(self.new_tangent(buffer) for buffer in writes), reads, sizes, inplace)
@@ -147,7 +147,7 @@ class Builder:
         return pieces
 
     def positions_of(self, shape):
-        """How many positions of a value a call's lengths may cut; 1 where lengths are none of its business."""
+        """How many positions of a value a call's lengths may cut; 1 for a value without positions."""
         return positions_that_count(0 if self.mode == "decoding" else self.net.max_length, shape)
 
     def copy(self, y, x, shape):
@@ -170,6 +170,9 @@ class Builder:
         A direction that a call may leave out goes as it is to kernels that name it as optional, else as a copy that
         then holds zeros: no kernel meets an array that is not there unless it says that it can.
 
+        sizes: what the kernel takes after n, each an integer or the NamedTuple that it declares; one NamedTuple may
+        stand for itself.
+
         barrier=False: the op after it may start on another thread before this one ends, because it touches nothing
         that this one writes.
         """
@@ -179,16 +182,17 @@ class Builder:
         """The op that `emit` appends."""
         written = (*writes, *inplace)
         operands = (*written, *reads)
-        if len(operands) != len(kernel.arrays) or len(sizes) != len(kernel.sizes):
+        given = kernel.contract.checked((sizes,) if hasattr(sizes, "_fields") else sizes)
+        if len(operands) != len(kernel.arrays) or given is None:
             raise TypeError(
-                f"{self.label}: kernel {kernel.name} takes arrays {kernel.arrays} and sizes {kernel.sizes}, "
-                f"got {len(operands)} operands and {len(sizes)} sizes"
+                f"{self.label}: kernel {kernel.name} takes {kernel.contract}, got {len(operands)} operands and sizes "
+                f"{sizes}"
             )
         if self.absent:
             operands = self._without_absent(kernel, operands)
         if None in written:
             written = tuple(buffer for buffer in written if buffer is not None)
-        return Op(kernel, operands, tuple(map(int, sizes)), written, self.label, barrier)
+        return Op(kernel, operands, given, written, self.label, barrier)
 
     def _without_absent(self, kernel, operands):
         """Operands of which none may be absent but where the kernel says so."""
@@ -236,7 +240,7 @@ class Builder:
             self.keep(f"{self.label}#{len(self.watched)}", y, self.flops // (2 * y.size) if product else 0)
 
     def keep(self, path, y, terms=0):
-        """Emit copies of a value and, on the way back, of its whole gradient; nothing overwrites them."""
+        """Emit copies of a value and, in the backward pass, of its whole gradient; nothing overwrites them."""
 
         output, gradient = self.buffer(self.batch * y.size), self.buffer(self.batch * y.size)
         self.emit(copy, (output,), (y.buffer,), (y.size,))

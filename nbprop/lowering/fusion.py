@@ -15,6 +15,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from nbprop.program import frame
+from nbprop.program.ops import Op
 from nbprop.program.patterns import ELEMENTWISE, PAIRS, SELECTIONS
 
 
@@ -57,11 +58,11 @@ class _Program:
 
     def ops(self):
         """All ops, in order."""
-        return sorted(self.place, key=self.place.get)
+        return sorted(self.place, key=self.place.__getitem__)
 
     def touching(self, buffer):
         """The ops that read or write a workspace buffer, in order."""
-        return sorted(self._touching.get(buffer, ()), key=self.place.get)
+        return sorted(self._touching.get(buffer, ()), key=self.place.__getitem__)
 
     def replace(self, op, new):
         """Put an op where another one stood."""
@@ -80,7 +81,7 @@ class _Program:
 
     def parts(self):
         """The ops of each part."""
-        found = [[] for _ in range(self._count)]
+        found: list[list[Op]] = [[] for _ in range(self._count)]
         for op, follower in pairwise([*self.ops(), None]):
             # An op may go without a barrier only before the very op that it was emitted before.
             alone = op.barrier or (follower is not None and self._followers.get(op) is follower)
@@ -107,7 +108,7 @@ def _move_behind_selection(program, select):
     images |= back
     place = program.place
     behind = max(place[op] for op in group if op.kernel is not kernels.backward)
-    before = min((place[op] for op in group if op.kernel is kernels.backward), default=None)
+    before = min((place[op] for op in group if op.kernel is kernels.backward), default=behind)
     users = [op for op in program.touching(x) if op is not select]
     made = max((k for k, op in enumerate(users) if place[op] < place[select] and x in op.writes), default=len(users))
     functions = users[made:]

@@ -55,13 +55,13 @@ def _leaves_samples_apart(net):
 
 def _rows(ops, fingerprints):
     """The rows of some ops, one after the other."""
-    words = []
+    words: list[int] = []
     for op in ops:
-        operands = op.operands
-        words += fingerprints[op.kernel], table.OPERANDS + 3 * len(operands) + len(op.sizes), int(op.barrier)
+        operands, sizes = op.operands, op.words
+        words += fingerprints[op.kernel], table.OPERANDS + 3 * len(operands) + len(sizes), int(op.barrier)
         for buffer in operands:
             words += (frame.NONE, 0, 0) if buffer is None else (buffer.space, buffer.offset, buffer.size)
-        words += op.sizes
+        words += sizes
     return np.array(words, np.int64)
 
 

@@ -1,8 +1,8 @@
 """Lowering: how a network becomes ops with their buffers placed.
 
-Each layer emits its forward ops through a `Builder` and leaves a rule for the way back; the backward program is made by
-taking those rules in reverse. Buffers get their offsets in the workspace from their lifetimes, so that two that never
-live together share memory. The ops that only serve the input's gradient are dropped from the programs that do not
+Each layer emits its forward ops through a `Builder` and leaves a rule for the backward pass; the backward program is
+made by taking those rules in reverse. Buffers get their offsets in the workspace from their lifetimes, so that two that
+never live together share memory. The ops that only serve the input's gradient are dropped from the programs that do not
 ask for it.
 """
 
@@ -39,7 +39,7 @@ def _lower_layers(build, net):
     """Emit every layer; (x, y)."""
     shape = (1, *net.input_shape[1:]) if build.mode == "decoding" else net.input_shape
     x = y = Value(shape, build.outside("x", build.batch * math.prod(shape)))
-    if build.second:
+    if build.with_tangents:
         build.tangents[id(x.buffer)] = build.outside("dx", x.buffer.size)
     if build.positions_of(shape) > 1 and not net.layers[0].index_limit:
         y = _within_lengths(build, x)
@@ -58,7 +58,7 @@ def _within_lengths(build, x):
 
     build.label, y, sizes = "input", build.value(x.shape), (x.shape[0], x.size // x.shape[0])
     build.emit(copy_within, (y.buffer,), (x.buffer,), sizes)
-    if build.second:
+    if build.with_tangents:
         build.emit(copy_within, (build.new_tangent(y.buffer),), (build.tangent(x.buffer),), sizes)
 
     def rule(dy):
@@ -71,7 +71,7 @@ def _within_lengths(build, x):
 
 
 def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu"):
-    """Lower a network; see `Lowered`. watch: "layers" or "values", what ways back also keep, with its gradient."""
+    """Lower a network; see `Lowered`. watch: "layers" or "values", which backward passes keep, with gradients."""
 
     build = Builder(net, batch, dtype, threads_wanted, mode=mode, watch=watch, target=target)
     x, y = _lower_layers(build, net)
@@ -124,14 +124,14 @@ def state_pieces(net):
 def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
     """Lower a program that takes derivatives along a direction: "jvp", "hvp", "gauss_newton" or "fisher".
 
-    Every op is followed by its derivative along (v, x'); for Hv on the way back too, forward over reverse (Pearlmutter
-    1994). The Gauss-Newton product is the plain gradient for dy = H_L y', H_L being the loss's Hessian by the output;
-    the Fisher product takes its expectation in its place.
+    Every op is followed by its derivative along (v, x'); for Hv in the backward pass too, forward over reverse
+    (Pearlmutter 1994). The Gauss-Newton product is the plain gradient for dy = H_L y', H_L being the loss's Hessian by
+    the output; the Fisher product takes its expectation in its place.
     """
     # Only jvp may be asked for a derivative along x alone, and not where x holds integers.
     along_x_alone = program == "jvp" and not net.layers[0].index_limit
     absent = frozenset({frame.DX, frame.TANGENT} if along_x_alone else {frame.DX})
-    build = Builder(net, batch, dtype, threads_wanted, mode=mode, second=True, absent=absent)
+    build = Builder(net, batch, dtype, threads_wanted, mode=mode, with_tangents=True, absent=absent)
     _, y = _lower_layers(build, net)
     y_dot = build.whole_tangent(y.buffer)
     if program == "jvp":
@@ -143,7 +143,7 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
             loss.lower(build, y, y.gradient)
             loss.lower_curvature(build, y, y_dot, build.new_tangent(y.gradient))
         else:
-            build.second = False
+            build.with_tangents = False
             loss.lower_curvature(build, y, y_dot, y.gradient, expected=program == "fisher")
         build.reverse()
     build.rules.clear()
@@ -156,7 +156,7 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
 def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):
     """Lower a program that leaves each sample's gradients in a row of its own: "jacobian" or "per_sample".
 
-    A Jacobian's forward part is apart, since it serves the ways back from all outputs.
+    A Jacobian's forward part is apart, since it serves the backward passes from all outputs.
     """
 
     build = Builder(net, batch, dtype, threads_wanted, mode=mode)

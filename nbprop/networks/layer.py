@@ -60,12 +60,15 @@ class Layer:
     `parameters(input_shape)`, and `lower(build, x, parameters)`, which emits its ops (see lowering/programs.py).
     """
 
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # of subclasses, which are dataclasses
     kind = ""
     checks: ClassVar[dict[str, Any]] = {}  # of fields by their names (see validation.py)
     tangents = False  # whether `lower` emits tangents where the builder asks for them: hvp, jvp
-    sample_gradients = False  # whether `lower` leaves each sample's gradients apart where build.stride is above 0
+    # Whether `lower` leaves each sample's gradients apart where build.stride is above 0: bool, or a property.
+    sample_gradients: Any = False
     modal = False  # whether `lower` heeds build.mode: training and inference differ (dropout, batch statistics)
-    index_limit = 0  # above 0: its x holds integers below it, and it stands first in the network
+    # Above 0: its x holds integers below it, and it stands first in the network; int, or a property.
+    index_limit: Any = 0
     takes_lengths = False  # whether its kernels heed the `lengths` of a call, over the first axis of the input
     c_source = ""  # of a user's own layer: its kernels in C, for export_c
 

@@ -74,7 +74,7 @@ class Network:
                     f"network: layer {index} must be a layer such as nbprop.dense(10), got {type(layer).__name__}"
                 )
             self.shapes.append(self._add(f"{index}.{layer.kind}", layer, self.shapes[-1]))
-        # The most positions that a call's lengths may tell of: the first axis of x, or 0 where no layer heeds them.
+        # The maximum length that a call may give: the first axis of x, or 0 where no layer uses lengths.
         self.max_length = self.input_shape[0] if self._sequences == set(self.input_shape[:1]) != set() else 0
         for path, layer in self.nodes[1:]:
             if layer.index_limit:
@@ -284,5 +284,5 @@ def check_flat(name, array, size):
 
 
 def positions_that_count(max_length, shape):
-    """How many positions of a value a call's lengths may cut; 1 where lengths are none of its business."""
+    """How many positions of a value a call's lengths may cut; 1 for a value without positions."""
     return max_length if len(shape) > 1 and shape[0] == max_length else 1

@@ -53,18 +53,18 @@ _ROWS = HEIGHTS[0]
 class Windows(NamedTuple):
     """The padded images (n, height, width, channels), and the windows of (n, out_h, out_w) pixels in them."""
 
-    height: int
+    height: int  # of a padded image, in pixels
     width: int
-    channels: int
-    kernel_h: int
+    channels: int  # of all groups
+    kernel_h: int  # pixels of a window
     kernel_w: int
-    stride_h: int
+    stride_h: int  # from window to window, in pixels
     stride_w: int
-    dilation_h: int
+    dilation_h: int  # from pixel to pixel of a window; 1 for neighbours
     dilation_w: int
     groups: int
-    out_h: int
-    out_w: int
+    out_h: int  # windows below each other
+    out_w: int  # windows beside each other
 
 
 def windows_scratch(threads):

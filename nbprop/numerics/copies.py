@@ -3,6 +3,8 @@
 Dimensions: n samples; size elements of each, or of each position; rows rows a sample.
 """
 
+from typing import NamedTuple
+
 from nbprop.numerics.partition import share, share_blocks
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
@@ -58,16 +60,27 @@ def parameters_or_zero(y, v, n, part, parts):
         y[i] = v[i] if v.size > 0 else like(y[i], 0.0)
 
 
+class Columns(NamedTuple):
+    """Columns of x (n * rows, x_width), and where they go in y (n * rows, y_width)."""
+
+    rows: int  # rows of a sample
+    y_width: int
+    y_first: int
+    x_width: int
+    x_first: int
+    width: int  # how many columns
+
+
 @kernel
-def copy_columns(y, x, n, rows, y_width, y_first, x_width, x_first, width, part, parts):
+def copy_columns(y, x, n, columns: Columns, part, parts):
     """y[:, y_first : y_first + width] = x[:, x_first : x_first + width].
 
     y OUT (n * rows, y_width), x IN (n * rows, x_width).
     """
-    start, stop = share(n * rows, part, parts)
+    start, stop = share(n * columns.rows, part, parts)
     for i in range(start, stop):
-        to, source = y[i * y_width + y_first :], x[i * x_width + x_first :]
-        for j in range(width):
+        to, source = y[i * columns.y_width + columns.y_first :], x[i * columns.x_width + columns.x_first :]
+        for j in range(columns.width):
             to[j] = source[j]
 
 

@@ -4,7 +4,7 @@ from nbprop.compiler.jit import njit
 
 
 @njit
-def share(total, part, parts):
+def share(total: int, part: int, parts: int) -> tuple[int, int]:
     """The range [start, stop) of `total` items that belongs to thread `part` of `parts`; it may be empty."""
     base, more = total // parts, total % parts
     start = part * base + min(part, more)

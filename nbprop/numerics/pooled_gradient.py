@@ -7,9 +7,8 @@ remains. Written with llvmlite, as microkernel.py: which window comes next is kn
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from nbprop.compiler.jit import njit
+from nbprop.compiler.jit import intrinsic, njit
 from nbprop.compiler.simd import HALF_BYTES, INT, INT32, VECTOR_BYTES, Vectors, call, element, keep_rolled, lane_numbers
 from nbprop.numerics.gemm.microkernel import itemsize, pointer
 

@@ -6,8 +6,8 @@ windows of a row, `step` elements of the image apart: one call per window took t
 """
 
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
+from nbprop.compiler.jit import intrinsic
 from nbprop.compiler.simd import HALF_BYTES, INT, VECTOR_BYTES, Vectors, call
 
 

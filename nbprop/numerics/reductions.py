@@ -7,11 +7,13 @@ to the first 64 bytes. At the end the four are combined, then halves until one n
 grows with the size of the row over 64 (32 in float64), rather than with its size.
 """
 
+from typing import Any
+
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.errors import NumbaTypeError
-from numba.extending import intrinsic
 
+from nbprop.compiler.jit import intrinsic
 from nbprop.compiler.simd import INT, Vectors, call, lane_numbers
 
 _BYTES = 64
@@ -55,7 +57,7 @@ def _scaled_dots_about(vectors, totals, g, s, x, mean):
 
 
 # name -> (adds the next elements, combines two partial results, their initial value, the number of results)
-_REDUCTIONS = {
+_REDUCTIONS: dict[str, tuple[Any, Any, float, int]] = {
     "row_sum": (_sum, _sum, 0.0, 1),
     "row_dot": (_dot, _sum, 0.0, 1),
     "row_max": (_max, _max, float("-inf"), 1),

@@ -13,9 +13,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
-from nbprop.compiler.jit import FLAGS
+from nbprop.compiler.jit import FLAGS, intrinsic
 
 CPU_FLAGS: Any = {**FLAGS, "forceinline": True}
 

@@ -3,24 +3,29 @@
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from nbprop.compiler.intrinsics import WORD, _pointer, make_array
+from nbprop.compiler.jit import intrinsic
 
 
-def kernel_arguments(arrays, scalars, frame_words, null_absent=True):
+def kernel_arguments(contract, null_absent=True):
     """An intrinsic ``bind(frame, row, part, parts)``: the tuple of arguments that a kernel takes.
 
-    `arrays` is the number of operands in the row (three words each: space, offset, length); `scalars` names what
-    follows them. A name in `frame_words` is read from the frame, "part" and "parts" come from the walker, any other is
-    the next word of the row. An array that was not given is empty; with `null_absent`, its address is 0 whatever its
-    offset (see `pointer` in microkernel.py). Device kernels do not use addresses, and this would spill their registers.
+    The row holds the operands (three words each: space, offset, length), then the words of the sizes. An array that was
+    not given is empty; with `null_absent`, its address is 0 whatever its offset (see `pointer` in microkernel.py).
+    Device kernels do not use addresses, and this would spill their registers.
     """
+    frame_words = contract.frame_words
 
     @intrinsic
     def bind(typingctx, frame, row, part, parts):
         array_type = types.Array(frame.dtype, 1, "C")
-        tuple_type = types.Tuple((array_type,) * arrays + (types.int64,) * len(scalars))
+        tuple_types = {
+            name: types.BaseTuple.from_types((types.int64,) * len(of._fields), of)
+            for name, of in contract.tuples.items()
+        }
+        scalar_types = [tuple_types.get(name, types.int64) for name in contract.scalars]
+        tuple_type = types.Tuple((array_type,) * len(contract.arrays) + tuple(scalar_types))
 
         def codegen(context, builder, signature, values):
             base, words, part_value, parts_value = values
@@ -31,7 +36,7 @@ def kernel_arguments(arrays, scalars, frame_words, null_absent=True):
                 return builder.load(_pointer(builder, address, WORD, ir.Constant(WORD, index)))
 
             bound = []
-            for _ in range(arrays):
+            for _ in contract.arrays:
                 space, offset, length = (word(words, position + k) for k in range(3))
                 position += 3
                 start = builder.load(_pointer(builder, base, WORD, space))
@@ -41,7 +46,7 @@ def kernel_arguments(arrays, scalars, frame_words, null_absent=True):
                 if null_absent:
                     address = builder.select(absent, ir.Constant(WORD, 0), address)
                 bound.append(make_array(context, builder, array_type, address, length))
-            for name in scalars:
+            for name in contract.scalars:
                 if name == "part":
                     bound.append(part_value)
                 elif name == "parts":
@@ -49,8 +54,10 @@ def kernel_arguments(arrays, scalars, frame_words, null_absent=True):
                 elif name in frame_words:
                     bound.append(word(base, frame_words[name]))
                 else:
-                    bound.append(word(words, position))
-                    position += 1
+                    fields = [word(words, position + k) for k in range(len(contract.words_of(name)))]
+                    position += len(fields)
+                    whole = tuple_types.get(name)
+                    bound.append(context.make_tuple(builder, whole, fields) if whole else fields[0])
             return context.make_tuple(builder, tuple_type, bound)
 
         return tuple_type(frame, types.int64, types.int64, types.int64), codegen

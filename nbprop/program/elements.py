@@ -1,5 +1,7 @@
 """Element types as small integers, as compiled code passes them, and arrays of integers of any width."""
 
+from typing import Any
+
 import numpy as np
 from numba import types
 
@@ -25,7 +27,8 @@ def element_code_of_type(numba_type):
     if isinstance(numba_type, types.Float):
         return FLOAT + numba_type.bitwidth // 8
     if isinstance(numba_type, types.Integer):
-        return (-1 if numba_type.signed else 1) * (numba_type.bitwidth // 8)
+        code: Any = numba_type  # whose attributes Numba's annotations lack
+        return (-1 if code.signed else 1) * (code.bitwidth // 8)
     return 0
 
 

@@ -1,18 +1,21 @@
 """Kernels: plain functions over arrays that a walker can call."""
 
 import functools
-import inspect
+import typing
+from collections.abc import Callable
+from typing import Any
 
 from numba import types
 from numba.core.dispatcher import Dispatcher
 from numba.extending import overload
 
-from nbprop.compiler.fingerprint import is_ours, python_function, renewed
+from nbprop.compiler.fingerprint import hashed, is_ours, python_function, renewed
 from nbprop.compiler.intrinsics import FrameType, store_double
 from nbprop.compiler.jit import FLAGS, _dispatcher, njit
 from nbprop.compiler.native import Native
 from nbprop.program import frame
 from nbprop.program.binding import kernel_arguments
+from nbprop.program.contract import Contract
 
 OP_ARGUMENTS = (types.int64, types.int64, types.int64, types.int64)  # frame, row, part, parts
 
@@ -52,11 +55,11 @@ def _finish_compiled(frame_address, result):
 class Kernel(Native):
     """A plain function over arrays, made callable by the walker.
 
-    The names of its parameters are the contract: arrays come first, then `n` (samples in this call), then sizes in the
-    order of the row. Reserved names are filled in by the walk: `accumulate`, `step`, `first_sample` (the index in the
-    caller's batch of sample 0, when a function walks one sample at a time), `x_code`, `x_address`, `target_code`,
-    `target_address`, `lengths_code`, `lengths_address`, and at the end `part` and `parts`. A kernel without `part` runs
-    on one thread while the others wait.
+    The names of its parameters are the contract (contract.py): arrays come first, then `n` (samples in this call), then
+    sizes in the order of the row. Reserved names are filled in by the walk: `accumulate`, `step`, `first_sample` (the
+    index in the caller's batch of sample 0, when a function walks one sample at a time), `x_code`, `x_address`,
+    `target_code`, `target_address`, `lengths_code`, `lengths_address`, and at the end `part` and `parts`. A kernel
+    without `part` runs on one thread while the others wait.
 
     An array that the caller did not give has size 0. A direction of `jvp` or `hvp` can be such an array: `optional`
     names the arrays for which the kernel handles an empty one as zeros; for others, it gets zeros (Builder.emit).
@@ -64,16 +67,9 @@ class Kernel(Native):
 
     def __init__(self, function, uses=(), name=None, optional=()):
         python = python_function(function)
-        names = list(inspect.signature(python).parameters)
-        if "n" not in names:
-            raise TypeError(
-                f"kernel {python.__qualname__}: its parameters must be arrays, then n, then sizes; "
-                f"got ({', '.join(names)})"
-            )
-        self.arrays = names[: names.index("n")]
-        self.scalars = names[len(self.arrays) :]
-        self.sizes = [name for name in self.scalars if name not in FRAME_WORDS and name not in ("part", "parts")]
-        self.split = "part" in names
+        self.contract = Contract(python, FRAME_WORDS)
+        self.arrays, self.scalars, self.words = self.contract.arrays, self.contract.scalars, self.contract.words
+        self.split = "part" in self.scalars
         self.optional = frozenset(optional)
         if not self.optional <= set(self.arrays):
             raise TypeError(f"kernel {python.__qualname__}: optional must name its arrays {self.arrays}")
@@ -83,6 +79,12 @@ class Kernel(Native):
     def _op_signature(dtype):
         return types.int64(FrameType(dtype), *OP_ARGUMENTS[1:])
 
+    def source_digest(self):
+        if is_ours(self.function):
+            return super().source_digest()
+        fields = [(name, of.__name__, of._fields) for name, of in self.contract.tuples.items()]
+        return hashed(super().source_digest(), repr(fields).encode())
+
     @functools.cached_property
     def _by_itself(self):
         """The compiled function alone; made at first use, so that importing a hundred kernels takes no time."""
@@ -90,7 +92,7 @@ class Kernel(Native):
         return self._given if self._given is not self.function else njit(self._given, forceinline=True)
 
     def compiled(self):
-        bind = kernel_arguments(len(self.arrays), tuple(self.scalars), FRAME_WORDS)
+        bind = kernel_arguments(self.contract)
         split = self.split
         if is_ours(self.function):
             function = self._by_itself
@@ -110,6 +112,10 @@ class Kernel(Native):
         return self._by_itself(*arguments)
 
 
+@typing.overload
+def kernel(function: Callable[..., Any]) -> Kernel: ...
+@typing.overload
+def kernel(*, uses: tuple = (), optional: tuple = ()) -> Callable[[Callable[..., Any]], Kernel]: ...
 def kernel(function=None, *, uses=(), optional=()):
     """Decorate a plain function over arrays as a kernel of an op; see `Kernel` for the naming contract."""
     if function is None:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 
 from nbprop.program import frame
+from nbprop.program.contract import row_words
+from nbprop.program.kernel import Kernel
 
 
 @dataclass(eq=False, slots=True)
@@ -18,7 +20,7 @@ class Buffer:
 
 @dataclass(eq=False)
 class Value:
-    """An array (n, *shape) that flows through the network: its buffer and, on the way back, its gradient's."""
+    """An array (n, *shape) that flows through the network: its buffer and, in the backward pass, its gradient's."""
 
     shape: tuple[int, ...]
     buffer: Buffer
@@ -40,11 +42,21 @@ class Watched:
 
 @dataclass(eq=False, slots=True)
 class Op:
-    """A row of the table: a kernel with its operands and sizes."""
+    """A row of the table: a kernel with its operands and sizes, each an integer or a NamedTuple of them."""
 
-    kernel: object
+    kernel: Kernel
     operands: tuple
     sizes: tuple
     writes: tuple
     label: str
     barrier: bool = True
+
+    @property
+    def words(self):
+        """The sizes as they stand in the row."""
+        return row_words(self.sizes)
+
+    @property
+    def numbers(self):
+        """The same by name."""
+        return dict(zip(self.kernel.words, self.words, strict=True))

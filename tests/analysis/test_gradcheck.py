@@ -175,17 +175,17 @@ def faulty_tanh(registries):
         def lower(self, build, x, path, names):
             sizes, y = (x.size, TANH), build.value(x.shape)
             build.emit(activation_forward, (y.buffer,), (x.buffer,), sizes)
-            if build.second:
+            if build.with_tangents:
                 build.emit(copy, (build.new_tangent(y.buffer),), (build.whole_tangent(x.buffer),), (x.size,))
                 if self.fault != "the output's without its slope":
                     build.emit(activation_backward, (), (y.buffer,), sizes, inplace=(build.tangent(y.buffer),))
 
             def rule(dy):
-                if build.second and self.fault != "the gradient's without its curvature":
+                if build.with_tangents and self.fault != "the gradient's without its curvature":
                     reads, pair = (y.buffer, build.tangent(y.buffer)), (build.tangent(dy), dy)
                     build.emit(activation_second, (), reads, sizes, inplace=pair)
                 else:
-                    for buffer in (dy, build.tangent(dy)) if build.second else (dy,):
+                    for buffer in (dy, build.tangent(dy)) if build.with_tangents else (dy,):
                         build.emit(activation_backward, (), (y.buffer,), sizes, inplace=(buffer,))
                 build.accumulate_gradient(x, dy)
 

@@ -8,8 +8,8 @@ import pytest
 
 import nbprop
 from nbprop.compiler import fingerprint as sources
-from nbprop.losses import LOSSES, Loss
-from nbprop.networks.layer import REGISTRY, Layer
+from nbprop.losses import Loss
+from nbprop.networks.layer import Layer
 from nbprop.program.kernel import kernel
 
 HELPERS = """
@@ -32,16 +32,6 @@ def backward(dx, dy, x, y, n, size):
         dx[i] = dy[i]
 layer = nbprop.custom("stale", forward, backward)
 """
-
-
-@pytest.fixture
-def registries():
-    """Kinds that a test defines are forgotten after it."""
-    before = dict(REGISTRY), dict(LOSSES)
-    yield
-    for registry, kept in zip((REGISTRY, LOSSES), before, strict=True):
-        registry.clear()
-        registry.update(kept)
 
 
 def at_one(plan):

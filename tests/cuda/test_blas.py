@@ -80,7 +80,7 @@ def test_the_library_is_asked_for_the_same_products(library):
 def test_gradients_that_add_up_are_not_the_librarys(library):
     agree(on_both(NET, accumulate=True))
     back = library.calls[4:7]
-    assert back == ["DEFAULT", "DEFAULT", "DEFAULT"], "the way back's products by dx alone"
+    assert back == ["DEFAULT", "DEFAULT", "DEFAULT"], "the backward pass's products by dx alone"
 
 
 def test_what_the_library_does_not_support_is_done_here(monkeypatch, library):

@@ -58,7 +58,7 @@ def lean_backward(dx, ds, dy, x, s, n, size, again, accumulate):
 
 @dataclass(frozen=True)
 class Lean(Layer):
-    """y = s x, whose way back is one kernel that writes both gradients."""
+    """y = s x, whose backward pass is one kernel that writes both gradients."""
 
     kind = "lean"
     c_source = """

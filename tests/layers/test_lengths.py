@@ -80,7 +80,7 @@ def test_nothing_beyond_a_length_reaches_a_result(what):
     for results in found[1:]:
         for name, result in results.items():
             same_bits(name, result, found[0][name])
-    # The Jacobian, the way back and the way forward agree on what counts.
+    # The Jacobian, the backward and the forward pass agree on what counts.
     matrix = found[0]["jacobian"]
     np.testing.assert_allclose(whole["dy"].ravel() @ matrix, found[0]["grads"], rtol=1e-9, atol=1e-12)
 

@@ -274,7 +274,7 @@ def moved(monkeypatch, story, code=1, outside=""):
         op, reads = globals()[name], line.partition(" :")[2].split()
         writes, reads = (tuple(buffers[name] for name in names) for names in (writes, reads))
         sizes = {"size": writes[0].size // 2, "code": code}
-        build.emit(op, writes, reads, [sizes[size] for size in op.sizes])
+        build.emit(op, writes, reads, [sizes[size] for size in op.words])
     (ops,) = fusion.fuse(build, build.ops)
     for op in ops:
         assert op.sizes[0] * 2 == op.writes[0].size

@@ -209,7 +209,7 @@ def inside_kernels():
 
 @pytest.mark.usefixtures("no_device")
 def test_networks_inside_kernels_compile(ptxas, inside_kernels):
-    """All in registers forward, no spills on the way back."""
+    """All in registers forward, no spills in the backward pass."""
     from numba import cuda
 
     for kernel, signature, allowed in inside_kernels:

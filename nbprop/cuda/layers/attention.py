@@ -20,7 +20,7 @@ from nbprop.cuda.groups import rows_of, team_max, team_of, team_sum
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.products import Tile, outer_products
 from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function, grid_size
-from nbprop.layers.attention.kernels import attention_backward, attention_forward
+from nbprop.layers.attention.kernels import AttentionSizes, attention_backward, attention_forward
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
 
@@ -222,12 +222,13 @@ def _forward(dtype):
         return row_max * scale + log(total)
 
     @on_device(attention_forward, blocks=_amount(dtype), dtypes=(dtype,), resident=1, apart=True)
-    def forward(y, lse, qkv, n, positions, heads, depth, causal, lengths_address, lengths_code):
+    def forward(y, lse, qkv, n, sizes: AttentionSizes, causal, lengths_address, lengths_code):
         """y = softmax(Q K^T / sqrt(depth)) V in each head; y = 0 from the length of a sample on.
 
         y OUT (n, positions, heads * depth), lse OUT (n, heads, positions): log-sum-exp of each row of scores; qkv IN
         (n, positions, 3 * heads * depth).
         """
+        positions, heads, depth = sizes.positions, sizes.heads, sizes.depth
         a_slice = cuda.shared.array(slice_shape, y.dtype)
         b_slice = cuda.shared.array(slice_shape, y.dtype)
         p = cuda.shared.array(tile_shape, y.dtype)
@@ -263,11 +264,12 @@ def _forward(dtype):
     blocks=lambda n, positions, heads, depth: rows_of(n * heads * positions, depth),
     scratch=lambda n, positions, heads: n * heads * positions,
 )
-def deltas(partials, y, dy, n, positions, heads, depth):
+def deltas(partials, y, dy, n, sizes: AttentionSizes):
     """delta = dO . O of each query; one team of threads per query.
 
     partials OUT (n, heads, positions); y and dy IN (n, positions, heads * depth).
     """
+    positions, heads, depth = sizes.positions, sizes.heads, sizes.depth
     space, team = cuda.shared.array(THREADS, y.dtype), team_of(depth)
     for first in range(cuda.blockIdx.x * THREADS, n * positions * heads * team, cuda.gridDim.x * THREADS):
         row, lane, total = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team, like(y[0], 0.0)
@@ -309,14 +311,13 @@ def _backward(dtype):
                 acc[at] = p
 
     @on_device(attention_backward, **options)
-    def keys_and_values(
-        dqkv, partials, qkv, lse, dy, n, positions, heads, depth, causal, lengths_address, lengths_code
-    ):  # fmt: skip
+    def keys_and_values(dqkv, partials, qkv, lse, dy, n, sizes: AttentionSizes, causal, lengths_address, lengths_code):
         """dK and dV: the columns of keys and values of dqkv; 0 from the length of a sample on.
 
         dqkv OUT, qkv IN (n, positions, 3 * heads * depth); partials IN (n, heads, positions): delta of each query; lse
         IN (n, heads, positions); dy IN (n, positions, heads * depth).
         """
+        positions, heads, depth = sizes.positions, sizes.heads, sizes.depth
         a_slice = cuda.shared.array(slice_shape, qkv.dtype)
         b_slice = cuda.shared.array(slice_shape, qkv.dtype)
         p = cuda.shared.array(tile_shape, qkv.dtype)
@@ -348,12 +349,13 @@ def _backward(dtype):
             store(dqkv, dv, v + column, row, length - key, positions - key, columns)
 
     @on_device(attention_backward, **options)
-    def queries(dqkv, partials, qkv, lse, dy, n, positions, heads, depth, causal, lengths_address, lengths_code):
+    def queries(dqkv, partials, qkv, lse, dy, n, sizes: AttentionSizes, causal, lengths_address, lengths_code):
         """dQ: the columns of queries of dqkv; 0 from the length of a sample on.
 
         dqkv OUT, qkv IN (n, positions, 3 * heads * depth); partials IN (n, heads, positions): delta of each query; lse
         IN (n, heads, positions); dy IN (n, positions, heads * depth).
         """
+        positions, heads, depth = sizes.positions, sizes.heads, sizes.depth
         a_slice = cuda.shared.array(slice_shape, qkv.dtype)
         b_slice = cuda.shared.array(slice_shape, qkv.dtype)
         p = cuda.shared.array(tile_shape, qkv.dtype)

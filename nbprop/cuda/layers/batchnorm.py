@@ -29,6 +29,7 @@ from nbprop.layers.batchnorm import (
     batchnorm_update,
 )
 from nbprop.numerics.scalars import like
+from nbprop.program.sizes import Rows
 
 # Features that a thread block combines at a time: in float32, one 32-byte sector of memory.
 _FEATURES = 2 if SIMULATED else 8
@@ -48,11 +49,12 @@ def _elements(n, rows, size):
 
 
 @on_device(batchnorm_moments, blocks=_rows_and_features)
-def moments(sums, x, n, rows, size):
+def moments(sums, x, n, sizes: Rows):
     """Of each block of rows: its rounded mean m, sum(x - m), sum((x - m)^2). One thread per feature of a block.
 
     sums OUT (blocks, 3, size), x IN (n * rows, size).
     """
+    rows, size = sizes.rows, sizes.size
     for k in range(cuda.grid(1), _blocks(n * rows) * size, cuda.gridsize(1)):
         block, j = k // size, k % size
         begin, end = block * _BLOCK, min(n * rows, (block + 1) * _BLOCK)
@@ -75,11 +77,12 @@ def _own(sums, block, total):
 
 
 @on_device(batchnorm_statistics, blocks=lambda size: grid_size(size, _FEATURES), resident=2)
-def statistics(statistics, sums, n, rows, size, epsilon_bits):
+def statistics(statistics, sums, n, sizes: Rows, epsilon_bits):
     """Mean, rest, r and unbiased variance of each feature, from the blocks' moments, in two passes.
 
     statistics OUT (4, size), sums IN (blocks, 3, size).
     """
+    rows, size = sizes.rows, sizes.size
     space = cuda.shared.array(THREADS, sums.dtype)
     lane, total, count = cuda.threadIdx.x // _FEATURES, n * rows, like(sums[0], n * rows)
     for first in range(cuda.blockIdx.x * _FEATURES, size, cuda.gridDim.x * _FEATURES):
@@ -137,22 +140,24 @@ def _normalized(x, statistics, i, j, size):
 
 
 @on_device(batchnorm_apply, blocks=_elements)
-def apply(y, x, statistics, s, b, n, rows, size):
+def apply(y, x, statistics, s, b, n, sizes: Rows):
     """y = s x^ + b. One thread per element.
 
     y OUT, x IN (n * rows, size); statistics IN (4, size); s and b IN (size,).
     """
+    rows, size = sizes.rows, sizes.size
     for i in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
         j = i % size
         y[i] = _normalized(x, statistics, i, j, size) * s[j] + b[j]
 
 
 @on_device(batchnorm_products, blocks=_rows_and_features)
-def products(sums, dy, x, statistics, n, rows, size):
+def products(sums, dy, x, statistics, n, sizes: Rows):
     """sum(dy) and sum(dy x^) over each block of rows. One thread per feature of a block.
 
     sums OUT (blocks, 2, size); dy and x IN (n * rows, size); statistics IN (4, size).
     """
+    rows, size = sizes.rows, sizes.size
     for k in range(cuda.grid(1), _blocks(n * rows) * size, cuda.gridsize(1)):
         block, j, p, q = k // size, k % size, like(x[0], 0.0), like(x[0], 0.0)
         for row in range(block * _BLOCK, min(n * rows, (block + 1) * _BLOCK)):
@@ -163,12 +168,13 @@ def products(sums, dy, x, statistics, n, rows, size):
 
 
 @on_device(batchnorm_totals, blocks=lambda size: grid_size(size, _FEATURES))
-def totals(totals, db, ds, sums, n, rows, size, b_again, s_again, accumulate):
+def totals(totals, db, ds, sums, n, sizes: Rows, b_accumulate, s_accumulate, accumulate):
     """The blocks' sums combined: db = sum(dy), ds = sum(dy x^).
 
-    totals OUT (2, size); db and ds OUT (size,), or empty; accumulated into with their `again`, or with `accumulate`;
-    sums IN (blocks, 2, size).
+    totals OUT (2, size); db and ds OUT (size,), or empty; added to where `s_accumulate` or `b_accumulate` or
+    `accumulate` is 1; sums IN (blocks, 2, size).
     """
+    rows, size = sizes.rows, sizes.size
     space = cuda.shared.array(THREADS, sums.dtype)
     lane = cuda.threadIdx.x // _FEATURES
     for first in range(cuda.blockIdx.x * _FEATURES, size, cuda.gridDim.x * _FEATURES):
@@ -181,16 +187,17 @@ def totals(totals, db, ds, sums, n, rows, size, b_again, s_again, accumulate):
         if lane == 0 and feature < size:
             totals[j], totals[size + j] = p, q
             if db.size > 0:
-                db[j] = p + db[j] if b_again + accumulate > 0 else p
-                ds[j] = q + ds[j] if s_again + accumulate > 0 else q
+                db[j] = p + db[j] if b_accumulate + accumulate > 0 else p
+                ds[j] = q + ds[j] if s_accumulate + accumulate > 0 else q
 
 
 @on_device(batchnorm_backward, blocks=_elements)
-def backward(dx, dy, x, statistics, s, totals, n, rows, size, fixed):
+def backward(dx, dy, x, statistics, s, totals, n, sizes: Rows, fixed):
     """dx = s r (dy - p / M - x^ q / M), M = n * rows; fixed: dx = s r dy. One thread per element.
 
     dx OUT, dy and x IN (n * rows, size); statistics IN (4, size); s IN (size,); totals IN (2, size): p and q.
     """
+    rows, size = sizes.rows, sizes.size
     weight = like(x[0], 0.0) if fixed > 0 else like(x[0], 1.0) / like(x[0], n * rows)
     for i in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
         j = i % size

@@ -5,7 +5,7 @@ Dimensions: n samples; size elements a sample, or a position of positions; rows 
 
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.toolkit import grid_size
-from nbprop.numerics.copies import add_forward, add_into, copy, copy_columns, copy_within
+from nbprop.numerics.copies import Columns, add_forward, add_into, copy, copy_columns, copy_within
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
 
@@ -43,13 +43,14 @@ def cuda_kernels(cuda):
             y[i] = x[i] if counts else like(y[0], 0.0)
 
     @on_device(copy_columns, blocks=lambda n, rows, width: grid_size(n * rows * width))
-    def columns_copied(y, x, n, rows, y_width, y_first, x_width, x_first, width):
+    def columns_copied(y, x, n, columns: Columns):
         """y[:, y_first : y_first + width] = x[:, x_first : x_first + width].
 
         y OUT (n * rows, y_width), x IN (n * rows, x_width).
         """
-        for i in range(cuda.grid(1), n * rows * width, cuda.gridsize(1)):
+        width = columns.width
+        for i in range(cuda.grid(1), n * columns.rows * width, cuda.gridsize(1)):
             row, j = i // width, i % width
-            y[row * y_width + y_first + j] = x[row * x_width + x_first + j]
+            y[row * columns.y_width + columns.y_first + j] = x[row * columns.x_width + columns.x_first + j]
 
     return add, add_to, copied, copied_within, columns_copied

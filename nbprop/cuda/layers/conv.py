@@ -8,7 +8,13 @@ from nbprop.cuda.kernels import on_device
 from nbprop.cuda.products import DTYPES, TILES, blocks_of, pieces
 from nbprop.cuda.toolkit import cuda, grid_size
 from nbprop.cuda.windows import convolution, input_gradient, weight_gradient
-from nbprop.layers.conv.kernels import conv_backward_input, conv_backward_parameters, conv_forward, conv_turn
+from nbprop.layers.conv.kernels import (
+    TurnedWeight,
+    conv_backward_input,
+    conv_backward_parameters,
+    conv_forward,
+    conv_turn,
+)
 from nbprop.numerics.convolution import Windows
 
 
@@ -18,8 +24,8 @@ def _weight_sizes(n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w
 
 
 def _weight_scratch(n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w, itemsize):
-    sizes = _weight_sizes(n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w)
-    return int(pieces(*sizes, itemsize, groups)) * (sizes[0] + 1) * filters
+    rows, columns, depth = _weight_sizes(n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w)
+    return int(pieces(rows, columns, depth, itemsize, groups)) * (rows + 1) * filters
 
 
 def _products(number):
@@ -32,89 +38,39 @@ def _products(number):
         return blocks_of(number, n * out_h * out_w, filters // groups, itemsize, groups)
 
     def of_weight(n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w, itemsize):
-        sizes = _weight_sizes(n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w)
-        return blocks_of(number, *sizes[:2], itemsize, int(pieces(*sizes, itemsize, groups)) * groups)
+        rows, columns, depth = _weight_sizes(n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w)
+        cuts = int(pieces(rows, columns, depth, itemsize, groups)) * groups
+        return blocks_of(number, rows, columns, itemsize, cuts)
 
     def of_input(n, height, width, channels, stride_h, stride_w, groups, itemsize):
         pixels = n * -(-height // stride_h) * -(-width // stride_w)
         return blocks_of(number, pixels, channels // groups, itemsize, groups * stride_h * stride_w)
 
     @on_device(conv_forward, blocks=of_output, **options)
-    def forward(
-        y, x, w, b, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
-        dilation_w, groups, out_h, out_w
-    ):  # fmt: skip
+    def forward(y, x, w, b, n, filters, g: Windows):
         """y = b + W * x, a convolution in NHWC.
 
         y OUT (n, out_h, out_w, filters), x IN (n, height, width, channels), w IN (kernel_h, kernel_w, channels /
         groups, filters), b IN (filters,) or empty.
         """
-        g = Windows(
-            height,
-            width,
-            channels,
-            kernel_h,
-            kernel_w,
-            stride_h,
-            stride_w,
-            dilation_h,
-            dilation_w,
-            groups,
-            out_h,
-            out_w,
-        )
         convolve(y, x, w, b, n, filters, g)
 
     @on_device(conv_backward_parameters, blocks=of_weight, **options, scratch=_weight_scratch)
-    def parameters_in_pieces(
-        partials, x, dz, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
-        dilation_w, groups, out_h, out_w
-    ):  # fmt: skip
+    def parameters_in_pieces(partials, x, dz, n, filters, g: Windows):
         """Pieces of dW = windows^T dz, and of db = the sum of dz over the pixels; `parameters` adds them up.
 
         partials OUT (pieces, taps * channels / groups + 1, filters): the weights of all pieces, then the biases; x IN
         (n, height, width, channels), dz IN (n, out_h, out_w, filters).
         """
-        g = Windows(
-            height,
-            width,
-            channels,
-            kernel_h,
-            kernel_w,
-            stride_h,
-            stride_w,
-            dilation_h,
-            dilation_w,
-            groups,
-            out_h,
-            out_w,
-        )
         by_weight(partials, x, dz, n, filters, g)
 
     @on_device(conv_backward_input, blocks=of_input, **options)
-    def backward_input(
-        dx, dz, wt, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
-        dilation_w, groups, out_h, out_w
-    ):  # fmt: skip
+    def backward_input(dx, dz, wt, n, filters, g: Windows):
         """dx = the sum over all windows, each at its place, of dz W^T.
 
         dx OUT (n, height, width, channels), dz IN (n, out_h, out_w, filters), wt IN (filters, taps * channels /
         groups).
         """
-        g = Windows(
-            height,
-            width,
-            channels,
-            kernel_h,
-            kernel_w,
-            stride_h,
-            stride_w,
-            dilation_h,
-            dilation_w,
-            groups,
-            out_h,
-            out_w,
-        )
         by_input(dx, dz, wt, n, filters, g)
 
     return forward, parameters_in_pieces, backward_input
@@ -126,38 +82,37 @@ def _products(number):
         (kernel_h * kernel_w * (channels // groups) + 1) * filters
     ),
 )
-def parameters(
-    dw, db, partials, n, filters, channels, kernel_h, kernel_w, groups, out_h, out_w, w_again, b_again, accumulate
-):  # fmt: skip
+def parameters(dw, db, partials, n, filters, g: Windows, w_accumulate, b_accumulate, accumulate):
     """dw and db = the sums of their pieces, in order. One thread per element.
 
-    dw OUT (kernel_h, kernel_w, channels / groups, filters), db OUT (filters,) or empty; accumulated into with their
-    `again`, or with `accumulate`; partials IN (pieces, taps * channels / groups + 1, filters), from
+    dw OUT (kernel_h, kernel_w, channels / groups, filters), db OUT (filters,) or empty; added to where `w_accumulate`
+    or `b_accumulate` or `accumulate` is 1; partials IN (pieces, taps * channels / groups + 1, filters), from
     `parameters_in_pieces`.
     """
-    depth = kernel_h * kernel_w * (channels // groups)
-    size, count = depth * filters, pieces(depth, filters // groups, n * out_h * out_w, dw.itemsize, groups)
+    depth = g.kernel_h * g.kernel_w * (g.channels // g.groups)
+    size, count = depth * filters, pieces(depth, filters // g.groups, n * g.out_h * g.out_w, dw.itemsize, g.groups)
     for i in range(cuda.grid(1), size + db.size, cuda.gridsize(1)):
         if i < size:
             total = sum_of_slices(partials, i, size, count)
-            dw[i] = total + dw[i] if w_again + accumulate > 0 else total
+            dw[i] = total + dw[i] if w_accumulate + accumulate > 0 else total
         else:
             total = sum_of_slices(partials, count * size + i - size, filters, count)
-            db[i - size] = total + db[i - size] if b_again + accumulate > 0 else total
+            db[i - size] = total + db[i - size] if b_accumulate + accumulate > 0 else total
 
 
 @on_device(conv_turn, blocks=lambda taps, channels, filters: grid_size(taps * channels * filters))
-def turn(wt, w, n, taps, channels, filters, groups):
+def turn(wt, w, n, sizes: TurnedWeight):
     """The weight of the convolution that makes dx of dz: taps reversed, channels and filters exchanged.
 
     wt OUT (taps, filters / groups, groups * channels), w IN (taps, channels, filters); channels: of one group. One
     thread per element of w.
     """
+    channels, filters, groups = sizes.channels, sizes.filters, sizes.groups
     own = filters // groups
-    for i in range(cuda.grid(1), taps * channels * filters, cuda.gridsize(1)):
+    for i in range(cuda.grid(1), sizes.taps * channels * filters, cuda.gridsize(1)):
         row, f = i // filters, i % filters
         tap, c = row // channels, row % channels
-        wt[(((taps - 1 - tap) * own + f % own) * groups + f // own) * channels + c] = w[i]
+        wt[(((sizes.taps - 1 - tap) * own + f % own) * groups + f // own) * channels + c] = w[i]
 
 
 CUDA_KERNELS = (*(kernel for number in range(len(TILES)) for kernel in _products(number)), parameters, turn)

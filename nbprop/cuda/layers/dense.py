@@ -9,6 +9,7 @@ from nbprop.cuda.products import DTYPES, TILES, blocks_of, in_pieces, pieces, wi
 from nbprop.cuda.toolkit import device_function, grid_size
 from nbprop.layers.activation import activation_inplace
 from nbprop.layers.dense.kernels import dense_backward_input, dense_backward_parameters, dense_forward, dense_transpose
+from nbprop.layers.dense.sizes import DenseSizes
 from nbprop.numerics.activations import IDENTITY, value_of
 from nbprop.numerics.scalars import like
 
@@ -23,24 +24,26 @@ def cuda_kernels(cuda):
         dense_backward_parameters,
         blocks=lambda n_in, n_out, one_block: 0 if one_block else grid_size((n_in + 1) * n_out),
     )
-    def parameters(dw, db, partials, n, rows, n_in, n_out, w_again, b_again, accumulate):
+    def parameters(dw, db, partials, n, sizes: DenseSizes, w_accumulate, b_accumulate, accumulate):
         """dW and db = the sums of their pieces, in order. One thread per element.
 
-        dw OUT (n_in, n_out), db OUT (n_out,) or empty; accumulated into with their `again`, or with `accumulate`;
-        partials IN (pieces, n_in + 1, n_out): the weights of all pieces, then the biases.
+        dw OUT (n_in, n_out), db OUT (n_out,) or empty; added to where `w_accumulate`, `b_accumulate` or `accumulate`
+        is 1; partials IN (pieces, n_in + 1, n_out): the weights of all pieces, then the biases.
         """
+        rows, n_in, n_out = sizes.rows, sizes.n_in, sizes.n_out
         size, count = n_in * n_out, pieces(n_in, n_out, n * rows, dw.itemsize)
         for i in range(cuda.grid(1), size + db.size, cuda.gridsize(1)):
             if i < size:
                 total = sum_of_slices(partials, i, size, count)
-                dw[i] = total + dw[i] if w_again + accumulate > 0 else total
+                dw[i] = total + dw[i] if w_accumulate + accumulate > 0 else total
             else:
                 total = sum_of_slices(partials, count * size + i - size, n_out, count)
-                db[i - size] = total + db[i - size] if b_again + accumulate > 0 else total
+                db[i - size] = total + db[i - size] if b_accumulate + accumulate > 0 else total
 
     @on_device(dense_transpose, blocks=lambda n_in, n_out: grid_size(n_in * n_out))
-    def transposed(wt, w, n, n_in, n_out):
+    def transposed(wt, w, n, sizes: DenseSizes):
         """wt = W^T. wt OUT (n_out, n_in), w IN (n_in, n_out). One thread per element."""
+        n_in, n_out = sizes.n_in, sizes.n_out
         for i in range(cuda.grid(1), n_in * n_out, cuda.gridsize(1)):
             wt[i % n_out * n_in + i // n_out] = w[i]
 
@@ -68,31 +71,31 @@ def _cuda_products(number):
         return int(pieces(n_in, n_out, n * rows, itemsize)) * (n_in + 1) * n_out
 
     @on_device(dense_forward, blocks=of_output, **shape)
-    def forward(y, x, w, b, n, rows, n_in, n_out):
+    def forward(y, x, w, b, n, sizes: DenseSizes):
         """y = x W + b. y OUT (n * rows, n_out), x IN (n * rows, n_in), w IN (n_in, n_out), b IN (n_out,) or empty."""
-        times(y, x, w, b, n * rows, n_out, n_in, IDENTITY)
+        times(y, x, w, b, n * sizes.rows, sizes.n_out, sizes.n_in, IDENTITY)
 
     @on_device(dense_forward, activation_inplace, blocks=of_output, **shape)
-    def forward_activated(y, x, w, b, n, rows, n_in, n_out, code):
+    def forward_activated(y, x, w, b, n, sizes: DenseSizes, code):
         """y = f(x W + b).
 
         y OUT (n * rows, n_out), x IN (n * rows, n_in), w IN (n_in, n_out), b IN (n_out,) or empty; code: which f.
         """
-        times(y, x, w, b, n * rows, n_out, n_in, code)
+        times(y, x, w, b, n * sizes.rows, sizes.n_out, sizes.n_in, code)
 
     @on_device(dense_backward_input, blocks=of_input, **shape)
-    def input_gradient(dx, dz, wt, n, rows, n_in, n_out):
+    def input_gradient(dx, dz, wt, n, sizes: DenseSizes):
         """dx = dz W^T. dx OUT (n * rows, n_in), dz IN (n * rows, n_out), wt IN (n_out, n_in)."""
-        times(dx, dz, wt, dz[:0], n * rows, n_in, n_out, IDENTITY)
+        times(dx, dz, wt, dz[:0], n * sizes.rows, sizes.n_in, sizes.n_out, IDENTITY)
 
     @on_device(dense_backward_parameters, blocks=of_weight, **shape, scratch=in_all_pieces)
-    def parameters_in_pieces(partials, x, dz, n, rows, n_in, n_out):
+    def parameters_in_pieces(partials, x, dz, n, sizes: DenseSizes):
         """Pieces of dW = x^T dz and of db = the sum of the rows of dz; `parameters` adds them up.
 
         partials OUT (pieces, n_in + 1, n_out): the weights of all pieces, then the biases; x IN (n * rows, n_in), dz IN
         (n * rows, n_out).
         """
-        gradient(partials, x, dz, n_in, n_out, n * rows)
+        gradient(partials, x, dz, sizes.n_in, sizes.n_out, n * sizes.rows)
 
     return forward, forward_activated, input_gradient, parameters_in_pieces
 
@@ -113,44 +116,45 @@ def _cuda_small_products(cuda):
             y[i] = value_of(total + b[col] if b.size > 0 else total, code)
 
     @on_device(dense_forward, blocks=alone)
-    def small_forward(y, x, w, b, n, rows, n_in, n_out):
+    def small_forward(y, x, w, b, n, sizes: DenseSizes):
         """y = x W + b. One thread per element.
 
         y OUT (n * rows, n_out), x IN (n * rows, n_in), w IN (n_in, n_out), b IN (n_out,) or empty.
         """
-        times(y, x, w, b, n * rows, n_out, n_in, IDENTITY)
+        times(y, x, w, b, n * sizes.rows, sizes.n_out, sizes.n_in, IDENTITY)
 
     @on_device(dense_forward, activation_inplace, blocks=alone)
-    def small_forward_activated(y, x, w, b, n, rows, n_in, n_out, code):
+    def small_forward_activated(y, x, w, b, n, sizes: DenseSizes, code):
         """y = f(x W + b). One thread per element.
 
         y OUT (n * rows, n_out), x IN (n * rows, n_in), w IN (n_in, n_out), b IN (n_out,) or empty; code: which f.
         """
-        times(y, x, w, b, n * rows, n_out, n_in, code)
+        times(y, x, w, b, n * sizes.rows, sizes.n_out, sizes.n_in, code)
 
     @on_device(dense_backward_input, blocks=alone)
-    def small_input_gradient(dx, dz, wt, n, rows, n_in, n_out):
+    def small_input_gradient(dx, dz, wt, n, sizes: DenseSizes):
         """dx = dz W^T. One thread per element.
 
         dx OUT (n * rows, n_in), dz IN (n * rows, n_out), wt IN (n_out, n_in).
         """
-        times(dx, dz, wt, dz[:0], n * rows, n_in, n_out, IDENTITY)
+        times(dx, dz, wt, dz[:0], n * sizes.rows, sizes.n_in, sizes.n_out, IDENTITY)
 
     @on_device(dense_backward_parameters, blocks=alone)
-    def small_parameters(dw, db, x, dz, n, rows, n_in, n_out, w_again, b_again, accumulate):
+    def small_parameters(dw, db, x, dz, n, sizes: DenseSizes, w_accumulate, b_accumulate, accumulate):
         """dW = x^T dz, db = the sum of the rows of dz. One thread per element.
 
-        dw OUT (n_in, n_out), db OUT (n_out,) or empty; accumulated into with their `again`, or with `accumulate`; x IN
-        (n * rows, n_in), dz IN (n * rows, n_out).
+        dw OUT (n_in, n_out), db OUT (n_out,) or empty; added to where `w_accumulate`, `b_accumulate` or `accumulate`
+        is 1; x IN (n * rows, n_in), dz IN (n * rows, n_out).
         """
+        rows, n_in, n_out = sizes.rows, sizes.n_in, sizes.n_out
         for i in range(cuda.grid(1), n_in * n_out + db.size, cuda.gridsize(1)):
             row, col, total = i // n_out, i % n_out, like(dw[0], 0.0)
             for step in range(n * rows):
                 left = x[step * n_in + row] if row < n_in else like(total, 1.0)
                 total += left * dz[step * n_out + col]
             if row < n_in:
-                dw[i] = total + dw[i] if w_again + accumulate > 0 else total
+                dw[i] = total + dw[i] if w_accumulate + accumulate > 0 else total
             else:
-                db[col] = total + db[col] if b_again + accumulate > 0 else total
+                db[col] = total + db[col] if b_accumulate + accumulate > 0 else total
 
     return small_forward, small_forward_activated, small_input_gradient, small_parameters

@@ -24,14 +24,14 @@ def cuda_kernels(cuda):
             y[i] = w[integer_at(x_address, x_code, i // size) * size + i % size]
 
     @on_device(embedding_backward, blocks=lambda dw: grid_size(dw))
-    def backward(dw, dy, n, rows, size, again, accumulate, x_address, x_code):
-        """dW[x] += dy, from 0 unless `again` or `accumulate`.
+    def backward(dw, dy, n, rows, size, w_accumulate, accumulate, x_address, x_code):
+        """dW[x] += dy, from 0 unless `w_accumulate` or `accumulate`.
 
         dw OUT (vocabulary, size), dy IN (n * rows, size); x: n * rows integers at x_address.
         """
         for k in range(cuda.grid(1), dw.size, cuda.gridsize(1)):
             row, j = k // size, k % size
-            total = dw[k] if again + accumulate > 0 else like(dw[k], 0.0)
+            total = dw[k] if w_accumulate + accumulate > 0 else like(dw[k], 0.0)
             for i in range(n * rows):
                 if integer_at(x_address, x_code, i) == row:
                     total += dy[i * size + j]

@@ -9,6 +9,7 @@ from nbprop.cuda.kernels import on_device
 from nbprop.cuda.recurrence import ROWS, SHAPE, walk_backward, walk_forward
 from nbprop.cuda.toolkit import THREADS, device_function
 from nbprop.layers.gru import _LANES, gru_backward, gru_forward, gru_recurrent_bias
+from nbprop.layers.recurrent import RecurrentSizes
 from nbprop.numerics.scalars import like
 
 
@@ -39,29 +40,30 @@ def cuda_kernels(cuda):
     walk, walk_back, across = walk_forward(3, cell), walk_backward(3, cell_backward), THREADS // _LANES
 
     @on_device(gru_forward, **SHAPE)
-    def forward(h, g, q, u, a, n, positions, width, lengths_address, lengths_code):
+    def forward(h, g, q, u, a, n, sizes: RecurrentSizes, lengths_address, lengths_code):
         """h_t for t = 1, ..., positions; unchanged beyond a length.
 
         h INOUT (1 + positions, n, width): h_0 in, the rest out; g INOUT (positions, n, 3 width): x W + b in, the gates
         out; q OUT (positions, n, width); u IN (width, 3 width), a IN (width,).
         """
-        walk(h, q, g, u, a, n, positions, width, 0, lengths_address, lengths_code)
+        walk(h, q, g, u, a, n, sizes.positions, sizes.width, 0, lengths_address, lengths_code)
 
     @on_device(gru_backward, **SHAPE)
-    def backward(dg, du, dh, h, g, q, ut, n, positions, width):
+    def backward(dg, du, dh, h, g, q, ut, n, sizes: RecurrentSizes):
         """The gradients dg by x W + b and du by h U, and dh_{t-1}, from the last step to the first.
 
         dg and du OUT (positions, n, 3 width); dh INOUT (positions, n, width): from above in, the total out; h IN (1 +
         positions, n, width), g IN (positions, n, 3 width), q IN (positions, n, width), ut IN (3 width, width).
         """
-        walk_back(du, dg, dh, h, g, q, ut, n, positions, width, 0)
+        walk_back(du, dg, dh, h, g, q, ut, n, sizes.positions, sizes.width, 0)
 
     @on_device(gru_recurrent_bias, blocks=lambda width: -(-width // across))
-    def recurrent_bias(da, du, n, positions, width, again, accumulate):
-        """da = the sum over the rows of the last third of du; accumulated with `again` or `accumulate`.
+    def recurrent_bias(da, du, n, sizes: RecurrentSizes, a_accumulate, accumulate):
+        """da = the sum over the rows of the last third of du; accumulated with `a_accumulate` or `accumulate`.
 
         da OUT (width,), du IN (positions * n, 3 width).
         """
+        positions, width = sizes.positions, sizes.width
         space, lane = cuda.shared.array(THREADS, du.dtype), cuda.threadIdx.x // across
         for j0 in range(cuda.blockIdx.x * across, width, cuda.gridDim.x * across):
             j, total = j0 + cuda.threadIdx.x % across, like(du[0], 0.0)
@@ -69,6 +71,6 @@ def cuda_kernels(cuda):
                 total += du[(3 * row + 2) * width + j]
             total = column_sum(space, total, across)
             if lane == 0 and j < width:
-                da[j] = total + da[j] if again + accumulate > 0 else total
+                da[j] = total + da[j] if a_accumulate + accumulate > 0 else total
 
     return forward, backward, recurrent_bias

@@ -9,6 +9,7 @@ from nbprop.cuda.kernels import on_device
 from nbprop.cuda.toolkit import THREADS, grid_size
 from nbprop.layers.layernorm import _BLOCK, _STATISTICS, layernorm_backward, layernorm_forward, layernorm_parameters
 from nbprop.numerics.scalars import like
+from nbprop.program.sizes import Rows
 
 
 def cuda_kernels(cuda):
@@ -18,11 +19,12 @@ def cuda_kernels(cuda):
         return rows_of(n * rows, size)
 
     @on_device(layernorm_forward, blocks=teams)
-    def forward(y, statistics, x, s, b, n, rows, size, epsilon_bits, centered):
+    def forward(y, statistics, x, s, b, n, sizes: Rows, epsilon_bits, centered):
         """y = s x^ + b in each row.
 
         y OUT, x IN (n * rows, size); statistics OUT (n * rows, 3): mean, rest and r; s and b IN (size,) or empty.
         """
+        rows, size = sizes.rows, sizes.size
         space, team = cuda.shared.array(THREADS, x.dtype), team_of(size)
         for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
             row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
@@ -49,11 +51,12 @@ def cuda_kernels(cuda):
                 y[start + j] = value + b[j] if b.size > 0 else value
 
     @on_device(layernorm_backward, blocks=teams)
-    def backward(dx, dy, x, statistics, s, n, rows, size, centered):
+    def backward(dx, dy, x, statistics, s, n, sizes: Rows, centered):
         """dx = r (g - m(g) - x^ m(g x^)) with g = dy s, m the mean over a row.
 
         dx OUT, dy and x IN (n * rows, size); statistics IN (n * rows, 3); s IN (size,) or empty.
         """
+        rows, size = sizes.rows, sizes.size
         space, team, width = cuda.shared.array(THREADS, x.dtype), team_of(size), like(x[0], size)
         for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
             row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
@@ -71,11 +74,12 @@ def cuda_kernels(cuda):
                 dx[start + j] = r * (g - total - ((x[start + j] - mean) - rest) * r * along)
 
     @on_device(layernorm_backward, blocks=lambda n, rows, size: grid_size((n * rows + _BLOCK - 1) // _BLOCK * size))
-    def block_sums(sums, dy, x, statistics, n, rows, size):
+    def block_sums(sums, dy, x, statistics, n, sizes: Rows):
         """sum(dy x^) and sum(dy) over the rows of each block.
 
         sums OUT (blocks, 2, size), dy and x IN (n * rows, size); statistics IN (n * rows, 3).
         """
+        rows, size = sizes.rows, sizes.size
         for k in range(cuda.grid(1), (n * rows + _BLOCK - 1) // _BLOCK * size, cuda.gridsize(1)):
             block, j, ds, db = k // size, k % size, like(dy[0], 0.0), like(dy[0], 0.0)
             for i in range(block * _BLOCK, min(n * rows, (block + 1) * _BLOCK)):
@@ -85,20 +89,21 @@ def cuda_kernels(cuda):
             sums[2 * block * size + j], sums[(2 * block + 1) * size + j] = ds, db
 
     @on_device(layernorm_parameters, blocks=lambda size: grid_size(size))
-    def parameters(ds, db, sums, n, rows, size, s_again, b_again, accumulate):
+    def parameters(ds, db, sums, n, sizes: Rows, s_accumulate, b_accumulate, accumulate):
         """ds and db = the totals of the blocks' sums.
 
-        ds and db OUT (size,) or empty; accumulated into with their `again`, or with `accumulate`; sums IN (blocks, 2,
-        size).
+        ds and db OUT (size,) or empty; added to where `s_accumulate`, `b_accumulate` or `accumulate` is 1; sums IN
+        (blocks, 2, size).
         """
+        rows, size = sizes.rows, sizes.size
         for j in range(cuda.grid(1), size, cuda.gridsize(1)):
             scale, shift = like(sums[0], 0.0), like(sums[0], 0.0)
             for block in range((n * rows + _BLOCK - 1) // _BLOCK):
                 scale += sums[2 * block * size + j]
                 shift += sums[(2 * block + 1) * size + j]
             if ds.size > 0:
-                ds[j] = scale + ds[j] if s_again + accumulate > 0 else scale
+                ds[j] = scale + ds[j] if s_accumulate + accumulate > 0 else scale
             if db.size > 0:
-                db[j] = shift + db[j] if b_again + accumulate > 0 else shift
+                db[j] = shift + db[j] if b_accumulate + accumulate > 0 else shift
 
     return forward, backward, block_sums, parameters

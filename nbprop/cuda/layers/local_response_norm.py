@@ -7,7 +7,7 @@ from nbprop.compiler.jit import njit
 from nbprop.cuda.functions import real_of_word
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.toolkit import grid_size
-from nbprop.layers.local_response_norm import norm_backward, norm_forward
+from nbprop.layers.local_response_norm import NormSizes, norm_backward, norm_forward
 from nbprop.numerics.elementary import exp, log
 from nbprop.numerics.scalars import like
 
@@ -21,23 +21,25 @@ def cuda_kernels(cuda):
         return grid_size(n * pixels * channels)
 
     @on_device(norm_forward, blocks=elements)
-    def forward(y, d, x, n, pixels, channels, size, alpha_bits, beta_bits, k_bits):
+    def forward(y, d, x, n, sizes: NormSizes):
         """d = k + alpha sum(x^2) over the neighbourhood, y = x / d^beta. y and d OUT, x IN (n, pixels, channels)."""
-        alpha, beta = real_of_word(x[0], alpha_bits), real_of_word(x[0], beta_bits)
+        pixels, channels, size = sizes.pixels, sizes.channels, sizes.size
+        alpha, beta = real_of_word(x[0], sizes.alpha_bits), real_of_word(x[0], sizes.beta_bits)
         for i in range(cuda.grid(1), n * pixels * channels, cuda.gridsize(1)):
             c, total = i % channels, like(x[0], 0.0)
             for offset in range(max(-(size // 2), -c), min((size - 1) // 2, channels - 1 - c) + 1):
                 total += x[i + offset] * x[i + offset]
-            d[i] = real_of_word(x[0], k_bits) + alpha * total
+            d[i] = real_of_word(x[0], sizes.k_bits) + alpha * total
             y[i] = x[i] * power(d[i], -beta)
 
     @on_device(norm_backward, blocks=elements)
-    def backward(dx, dy, x, y, d, n, pixels, channels, size, alpha_bits, beta_bits):
+    def backward(dx, dy, x, y, d, n, sizes: NormSizes):
         """dx = dy / d^beta - 2 alpha beta x sum(dy y / d), the sum over the neighbourhood.
 
         dx OUT, dy, x, y and d IN (n, pixels, channels).
         """
-        alpha, beta = real_of_word(x[0], alpha_bits), real_of_word(x[0], beta_bits)
+        pixels, channels, size = sizes.pixels, sizes.channels, sizes.size
+        alpha, beta = real_of_word(x[0], sizes.alpha_bits), real_of_word(x[0], sizes.beta_bits)
         for i in range(cuda.grid(1), n * pixels * channels, cuda.gridsize(1)):
             c, total = i % channels, like(x[0], 0.0)
             for offset in range(max(-((size - 1) // 2), -c), min(size // 2, channels - 1 - c) + 1):

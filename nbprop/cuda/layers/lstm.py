@@ -8,6 +8,7 @@ from nbprop.cuda.kernels import on_device
 from nbprop.cuda.recurrence import ROWS, SHAPE, walk_backward, walk_forward
 from nbprop.cuda.toolkit import device_function
 from nbprop.layers.lstm import lstm_backward, lstm_forward
+from nbprop.layers.recurrent import RecurrentSizes
 from nbprop.numerics.scalars import like
 
 
@@ -36,21 +37,21 @@ def cuda_kernels(cuda):
     walk, walk_back = walk_forward(4, cell), walk_backward(4, cell_backward)
 
     @on_device(lstm_forward, **SHAPE)
-    def forward(h, c, z, u, n, positions, width, lengths_address, lengths_code):
+    def forward(h, c, z, u, n, sizes: RecurrentSizes, lengths_address, lengths_code):
         """h_t and c_t for t = 1, ..., positions; both unchanged beyond a length.
 
         h and c INOUT (1 + positions, n, width): the first of each in, the rest out; z INOUT (positions, n, 4 width): x
         W + b in, the gates out; u IN (width, 4 width).
         """
-        walk(h, c, z, u, u, n, positions, width, 0, lengths_address, lengths_code)
+        walk(h, c, z, u, u, n, sizes.positions, sizes.width, 0, lengths_address, lengths_code)
 
     @on_device(lstm_backward, **SHAPE)
-    def backward(dz, dc, dh, c, z, ut, n, positions, width):
+    def backward(dz, dc, dh, c, z, ut, n, sizes: RecurrentSizes):
         """dz_t, dc_t and dh_{t-1} += dz_t U^T, from the last step to the first.
 
         dz OUT (positions, n, 4 width); dc OUT (n, width), scratch; dh INOUT (positions, n, width): from above in, the
         total out; c IN (1 + positions, n, width), z IN (positions, n, 4 width): the gates; ut IN (4 width, width).
         """
-        walk_back(dz, dc, dh, c, z, z, ut, n, positions, width, 0)
+        walk_back(dz, dc, dh, c, z, z, ut, n, sizes.positions, sizes.width, 0)
 
     return forward, backward

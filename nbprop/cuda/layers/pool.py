@@ -6,6 +6,7 @@ Dimensions: n images (height, width, channels) to (out_h, out_w, channels).
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.toolkit import device_function, grid_size
 from nbprop.layers.pool import (
+    Pools,
     _inside,
     _windows_over,
     avg_pool_backward,
@@ -34,79 +35,73 @@ def cuda_kernels(cuda):
         return grid_size(n * height * width * channels)
 
     @on_device(max_pool_forward, blocks=outputs)
-    def max_forward(
-        y, argmax, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
-    ):  # fmt: skip
+    def max_forward(y, argmax, x, n, g: Pools):
         """y = the maximum of each window, argmax = the index of its pixel within the window.
 
         y and argmax OUT (n, out_h, out_w, channels), x IN (n, height, width, channels).
         """
-        for k in range(cuda.grid(1), n * out_h * out_w * channels, cuda.gridsize(1)):
-            image, p, q, c = place(k, out_h, out_w, channels)
-            y_first, i_first, i_stop = _inside(p, stride_h, top, kernel_h, height)
-            x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
-            corner, tap = (image * height + y_first) * width + x_first, i_first * kernel_w + j_first
-            best = x[(corner + i_first * width + j_first) * channels + c]
+        for k in range(cuda.grid(1), n * g.out_h * g.out_w * g.channels, cuda.gridsize(1)):
+            image, p, q, c = place(k, g.out_h, g.out_w, g.channels)
+            y_first, i_first, i_stop = _inside(p, g.stride_h, g.top, g.kernel_h, g.height)
+            x_first, j_first, j_stop = _inside(q, g.stride_w, g.left, g.kernel_w, g.width)
+            corner, tap = (image * g.height + y_first) * g.width + x_first, i_first * g.kernel_w + j_first
+            best = x[(corner + i_first * g.width + j_first) * g.channels + c]
             for i in range(i_first, i_stop):
                 for j in range(j_first, j_stop):
-                    value = x[(corner + i * width + j) * channels + c]
+                    value = x[(corner + i * g.width + j) * g.channels + c]
                     if value > best or value != value:
-                        best, tap = value, i * kernel_w + j
+                        best, tap = value, i * g.kernel_w + j
             y[k] = best
             argmax[k] = like(best, tap)
 
     @on_device(max_pool_backward, blocks=inputs)
-    def max_backward(
-        dx, dy, argmax, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
-    ):  # fmt: skip
+    def max_backward(dx, dy, argmax, n, g: Pools):
         """dx = the sum of dy over the windows whose maximum the pixel is.
 
         dx OUT (n, height, width, channels), dy and argmax IN (n, out_h, out_w, channels).
         """
-        for k in range(cuda.grid(1), n * height * width * channels, cuda.gridsize(1)):
-            image, row, col, c = place(k, height, width, channels)
+        for k in range(cuda.grid(1), n * g.height * g.width * g.channels, cuda.gridsize(1)):
+            image, row, col, c = place(k, g.height, g.width, g.channels)
             total = like(dy[0], 0.0)
-            p_first, p_stop = _windows_over(row, stride_h, top, kernel_h, out_h)
-            q_first, q_stop = _windows_over(col, stride_w, left, kernel_w, out_w)
+            p_first, p_stop = _windows_over(row, g.stride_h, g.top, g.kernel_h, g.out_h)
+            q_first, q_stop = _windows_over(col, g.stride_w, g.left, g.kernel_w, g.out_w)
             for p in range(p_first, p_stop):
                 for q in range(q_first, q_stop):
-                    tap = (row - p * stride_h + top) * kernel_w + col - q * stride_w + left
-                    here = ((image * out_h + p) * out_w + q) * channels + c
+                    tap = (row - p * g.stride_h + g.top) * g.kernel_w + col - q * g.stride_w + g.left
+                    here = ((image * g.out_h + p) * g.out_w + q) * g.channels + c
                     if argmax[here] == like(total, tap):
                         total += dy[here]
             dx[k] = total
 
     @on_device(avg_pool_forward, blocks=outputs)
-    def avg_forward(y, x, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w):
+    def avg_forward(y, x, n, g: Pools):
         """y = the mean of each window. y OUT (n, out_h, out_w, channels), x IN (n, height, width, channels)."""
-        scale = like(x[0], 1.0) / like(x[0], kernel_h * kernel_w)
-        for k in range(cuda.grid(1), n * out_h * out_w * channels, cuda.gridsize(1)):
-            image, p, q, c = place(k, out_h, out_w, channels)
-            y_first, i_first, i_stop = _inside(p, stride_h, top, kernel_h, height)
-            x_first, j_first, j_stop = _inside(q, stride_w, left, kernel_w, width)
-            corner, total = (image * height + y_first) * width + x_first, like(x[0], 0.0)
+        scale = like(x[0], 1.0) / like(x[0], g.kernel_h * g.kernel_w)
+        for k in range(cuda.grid(1), n * g.out_h * g.out_w * g.channels, cuda.gridsize(1)):
+            image, p, q, c = place(k, g.out_h, g.out_w, g.channels)
+            y_first, i_first, i_stop = _inside(p, g.stride_h, g.top, g.kernel_h, g.height)
+            x_first, j_first, j_stop = _inside(q, g.stride_w, g.left, g.kernel_w, g.width)
+            corner, total = (image * g.height + y_first) * g.width + x_first, like(x[0], 0.0)
             for i in range(i_first, i_stop):
                 for j in range(j_first, j_stop):
-                    total += x[(corner + i * width + j) * channels + c]
+                    total += x[(corner + i * g.width + j) * g.channels + c]
             y[k] = total * scale
 
     @on_device(avg_pool_backward, blocks=inputs)
-    def avg_backward(
-        dx, dy, n, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, top, left, out_h, out_w
-    ):  # fmt: skip
+    def avg_backward(dx, dy, n, g: Pools):
         """dx = the sum over the windows of a pixel of dy / window size, the transpose of `avg_forward`.
 
         dx OUT (n, height, width, channels), dy IN (n, out_h, out_w, channels).
         """
-        scale = like(dy[0], 1.0) / like(dy[0], kernel_h * kernel_w)
-        for k in range(cuda.grid(1), n * height * width * channels, cuda.gridsize(1)):
-            image, row, col, c = place(k, height, width, channels)
+        scale = like(dy[0], 1.0) / like(dy[0], g.kernel_h * g.kernel_w)
+        for k in range(cuda.grid(1), n * g.height * g.width * g.channels, cuda.gridsize(1)):
+            image, row, col, c = place(k, g.height, g.width, g.channels)
             total = like(dy[0], 0.0)
-            p_first, p_stop = _windows_over(row, stride_h, top, kernel_h, out_h)
-            q_first, q_stop = _windows_over(col, stride_w, left, kernel_w, out_w)
+            p_first, p_stop = _windows_over(row, g.stride_h, g.top, g.kernel_h, g.out_h)
+            q_first, q_stop = _windows_over(col, g.stride_w, g.left, g.kernel_w, g.out_w)
             for p in range(p_first, p_stop):
                 for q in range(q_first, q_stop):
-                    total += dy[((image * out_h + p) * out_w + q) * channels + c]
+                    total += dy[((image * g.out_h + p) * g.out_w + q) * g.channels + c]
             dx[k] = total * scale
 
     return max_forward, max_backward, avg_forward, avg_backward

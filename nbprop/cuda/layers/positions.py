@@ -19,13 +19,13 @@ def cuda_kernels(cuda):
             y[i] = x[i] + p[first_by_step * step + i % size]
 
     @on_device(positions_backward, blocks=lambda size: grid_size(size))
-    def backward(dp, dy, n, size, again, accumulate):
-        """dP = the sum of dy over the samples, from 0 unless `again` or `accumulate`.
+    def backward(dp, dy, n, size, p_accumulate, accumulate):
+        """dP = the sum of dy over the samples, from 0 unless `p_accumulate` or `accumulate`.
 
         dp OUT (size,), dy IN (n, size).
         """
         for j in range(cuda.grid(1), size, cuda.gridsize(1)):
-            total = dp[j] if again + accumulate > 0 else like(dp[j], 0.0)
+            total = dp[j] if p_accumulate + accumulate > 0 else like(dp[j], 0.0)
             for i in range(n):
                 total += dy[i * size + j]
             dp[j] = total

@@ -12,8 +12,8 @@ def cuda_kernels(cuda):
     """The device kernels beside dense's: one thread per column of dz."""
 
     @on_device(tied_backward_bias, blocks=lambda n_out: grid_size(n_out))
-    def bias(db, dz, n, rows, n_out, again, accumulate):
-        """db = the sum of the rows of dz; accumulated with `again` or `accumulate`.
+    def bias(db, dz, n, rows, n_out, b_accumulate, accumulate):
+        """db = the sum of the rows of dz; accumulated with `b_accumulate` or `accumulate`.
 
         db OUT (n_out,), dz IN (n * rows, n_out).
         """
@@ -21,6 +21,6 @@ def cuda_kernels(cuda):
             total = dz[j]
             for i in range(1, n * rows):
                 total += dz[i * n_out + j]
-            db[j] = total + db[j] if again + accumulate > 0 else total
+            db[j] = total + db[j] if b_accumulate + accumulate > 0 else total
 
     return (bias,)

@@ -166,7 +166,7 @@ def cuda_elementwise(cuda, loss, value, derivative):
     def teams(n, rows, size):
         return rows_of(n * rows, size)
 
-    if "delta_bits" in loss.sizes:
+    if "delta_bits" in loss.words:
 
         @on_device(loss, blocks=teams)
         def losses_and_gradient(losses, dy, y, target, weights, partials, n, rows, size, delta_bits):

@@ -68,30 +68,30 @@ static void add_row_sum(real *restrict db, const real *restrict dz, int rows, in
     }
 }
 
-/* dW = x^T dz, db = the sum of dz's rows; added to what is there when theirs of `again` is 1.
+/* dW = x^T dz, db = the sum of dz's rows; added to where `w_accumulate` or `b_accumulate` is 1.
  * dw OUT (n_in, n_out), db OUT (n_out,) or NULL, x IN (n * rows, n_in), dz IN (n * rows, n_out). */
 static void dense_backward_parameters(real *dw, real *db, const real *x, const real *dz,
-                                      int n, int rows, int n_in, int n_out, int w_again, int b_again)
+                                      int n, int rows, int n_in, int n_out, int w_accumulate, int b_accumulate)
 {
-    add_weight_gradient(dw, x, dz, n * rows, n_in, n_out, w_again);
+    add_weight_gradient(dw, x, dz, n * rows, n_in, n_out, w_accumulate);
     if (db != NULL) {
-        add_row_sum(db, dz, n * rows, n_out, b_again);
+        add_row_sum(db, dz, n * rows, n_out, b_accumulate);
     }
 }
 
-/* (dW)' = x^T dz' + x'^T dz, (db)' = the sum of the rows of dz'; added when theirs of `again` is 1.
+/* (dW)' = x^T dz' + x'^T dz, (db)' = the sum of the rows of dz'; added to where `w_accumulate` or `b_accumulate` is 1.
  * dw_dot OUT (n_in, n_out), db_dot OUT (n_out,) or NULL, x IN (n * rows, n_in), x_dot the same or NULL (zero), dz and
  * dz_dot IN (n * rows, n_out). */
 static void dense_parameters_tangent(real *dw_dot, real *db_dot, const real *x, const real *x_dot, const real *dz,
-                                     const real *dz_dot, int n, int rows, int n_in, int n_out, int w_again,
-                                     int b_again)
+                                     const real *dz_dot, int n, int rows, int n_in, int n_out, int w_accumulate,
+                                     int b_accumulate)
 {
-    add_weight_gradient(dw_dot, x, dz_dot, n * rows, n_in, n_out, w_again);
+    add_weight_gradient(dw_dot, x, dz_dot, n * rows, n_in, n_out, w_accumulate);
     if (x_dot != NULL) {
         add_weight_gradient(dw_dot, x_dot, dz, n * rows, n_in, n_out, 1);
     }
     if (db_dot != NULL) {
-        add_row_sum(db_dot, dz_dot, n * rows, n_out, b_again);
+        add_row_sum(db_dot, dz_dot, n * rows, n_out, b_accumulate);
     }
 }
 
@@ -128,10 +128,10 @@ static void tied_backward_input(real *restrict dx, const real *restrict dz, cons
     dense_forward(dx, dz, wt, NULL, n, rows, n_out, n_in);
 }
 
-/* db = the sum of dz's rows, added to what db holds when `again`. db OUT (n_out,), dz IN (n * rows, n_out). */
-static void tied_backward_bias(real *restrict db, const real *restrict dz, int n, int rows, int n_out, int again)
+/* db = the sum of dz's rows, added to what db holds when `b_accumulate`. db OUT (n_out,), dz IN (n * rows, n_out). */
+static void tied_backward_bias(real *restrict db, const real *restrict dz, int n, int rows, int n_out, int b_accumulate)
 {
-    add_row_sum(db, dz, n * rows, n_out, again);
+    add_row_sum(db, dz, n * rows, n_out, b_accumulate);
 }
 
 /* (dx)' = dz' W^T + dz W'^T.

@@ -57,15 +57,16 @@ static void conv_forward(real *restrict y, const real *restrict x, const real *r
     }
 }
 
-/* dW = the sum over the pixels of window^T dz, db = the sum of dz; added to when theirs of `again` is 1.
+/* dW = the sum over the pixels of window^T dz, db = the sum of dz; added to where `w_accumulate`, `b_accumulate` is 1.
  * dw OUT as w in conv_forward, db OUT (filters,) or NULL, x IN as there, dz IN (n, out_h, out_w, filters). */
 static void conv_backward_parameters(real *restrict dw, real *restrict db, const real *restrict x,
                                      const real *restrict dz, int n, int filters, int height, int width, int channels,
                                      int kernel_h, int kernel_w, int stride_h, int stride_w, int dilation_h,
-                                     int dilation_w, int groups, int out_h, int out_w, int w_again, int b_again)
+                                     int dilation_w, int groups, int out_h, int out_w, int w_accumulate,
+                                     int b_accumulate)
 {
     const int depth = channels / groups, share = filters / groups;
-    for (int k = 0; k < kernel_h * kernel_w * depth * filters && !w_again; k++) {
+    for (int k = 0; k < kernel_h * kernel_w * depth * filters && !w_accumulate; k++) {
         dw[k] = R(0.0);
     }
     for (int pixel = 0; pixel < n * out_h * out_w; pixel++) {
@@ -84,7 +85,7 @@ static void conv_backward_parameters(real *restrict dw, real *restrict db, const
         }
     }
     if (db != NULL) {
-        add_row_sum(db, dz, n * out_h * out_w, filters, b_again);
+        add_row_sum(db, dz, n * out_h * out_w, filters, b_accumulate);
     }
 }
 

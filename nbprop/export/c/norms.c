@@ -134,15 +134,18 @@ static void layernorm_second(real *restrict dx_dot, real *restrict sums, real *r
     }
 }
 
-/* ds and db = the sums; added when theirs of `again` is 1. ds and db OUT (size,) or NULL, sums IN (2, size). */
+/* ds and db = the sums; added to where `s_accumulate` or `b_accumulate` is 1.
+ *
+ * ds and db OUT (size,) or NULL, sums IN (2, size).
+ */
 static void layernorm_parameters(real *restrict ds, real *restrict db, const real *restrict sums, int size,
-                                 int s_again, int b_again)
+                                 int s_accumulate, int b_accumulate)
 {
     if (ds != NULL) {
-        add_row_sum(ds, sums, 1, size, s_again);
+        add_row_sum(ds, sums, 1, size, s_accumulate);
     }
     if (db != NULL) {
-        add_row_sum(db, sums + size, 1, size, b_again);
+        add_row_sum(db, sums + size, 1, size, b_accumulate);
     }
 }
 
@@ -185,12 +188,15 @@ static void batchnorm_products(real *restrict sums, const real *restrict dy, con
     }
 }
 
-/* db and ds = the sums; added to when theirs of `again` is 1. db and ds OUT (size,), sums IN (2, size). */
-static void batchnorm_totals(real *restrict db, real *restrict ds, const real *restrict sums, int size, int b_again,
-                             int s_again)
+/* db and ds = the sums; added to where `b_accumulate` or `s_accumulate` is 1.
+ *
+ * db and ds OUT (size,), sums IN (2, size).
+ */
+static void batchnorm_totals(real *restrict db, real *restrict ds, const real *restrict sums, int size,
+                             int b_accumulate, int s_accumulate)
 {
-    add_row_sum(db, sums, 1, size, b_again);
-    add_row_sum(ds, sums + size, 1, size, s_again);
+    add_row_sum(db, sums, 1, size, b_accumulate);
+    add_row_sum(ds, sums + size, 1, size, s_accumulate);
 }
 
 /* dx = s r dy. dx OUT, dy IN (n * rows, size). */

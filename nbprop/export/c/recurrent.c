@@ -348,12 +348,13 @@ static void gru_second(real *restrict dg_dot, real *restrict du_dot, real *restr
     }
 }
 
-/* da = the sum of the last block of du's rows, added to when `again`.
+/* da = the sum of the last block of du's rows, added to when `a_accumulate`.
  * da OUT (width,), du IN (positions * n, 3 width). */
-static void gru_recurrent_bias(real *restrict da, const real *restrict du, int n, int positions, int width, int again)
+static void gru_recurrent_bias(real *restrict da, const real *restrict du, int n, int positions, int width,
+                               int a_accumulate)
 {
     for (int j = 0; j < width; j++) {
-        real total = again ? da[j] : R(0.0);
+        real total = a_accumulate ? da[j] : R(0.0);
         for (int i = 0; i < positions * n; i++) {
             total += du[i * 3 * width + 2 * width + j];
         }

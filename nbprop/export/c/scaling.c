@@ -83,10 +83,10 @@ static void rescale_second(real *restrict dx_dot, const real *restrict dy, const
     }
 }
 
-/* dm = sign sum of g, ds = sign sum of g h over the rows; added to when theirs of `again` is 1.
+/* dm = sign sum of g, ds = sign sum of g h over the rows; added to where `m_accumulate` or `s_accumulate` is 1.
  * dm, ds OUT (size,), g, h IN (n * rows, size). */
 static void scaling_parameters(real *restrict dm, real *restrict ds, const real *restrict g, const real *restrict h,
-                               int n, int rows, int size, int sign, int m_again, int s_again)
+                               int n, int rows, int size, int sign, int m_accumulate, int s_accumulate)
 {
     for (int j = 0; j < size; j++) {
         real shift = R(0.0), scale = R(0.0);
@@ -94,8 +94,8 @@ static void scaling_parameters(real *restrict dm, real *restrict ds, const real 
             shift += (real)sign * g[k];
             scale += (real)sign * (g[k] * h[k]);
         }
-        dm[j] = shift + (m_again ? dm[j] : R(0.0));
-        ds[j] = scale + (s_again ? ds[j] : R(0.0));
+        dm[j] = shift + (m_accumulate ? dm[j] : R(0.0));
+        ds[j] = scale + (s_accumulate ? ds[j] : R(0.0));
     }
 }
 
@@ -103,7 +103,7 @@ static void scaling_parameters(real *restrict dm, real *restrict ds, const real 
  * dm, ds OUT (size,), g, g_dot, h, h_dot IN (n * rows, size). */
 static void scaling_parameters_tangent(real *restrict dm, real *restrict ds, const real *restrict g,
                                        const real *restrict g_dot, const real *restrict h, const real *restrict h_dot,
-                                       int n, int rows, int size, int sign, int m_again, int s_again)
+                                       int n, int rows, int size, int sign, int m_accumulate, int s_accumulate)
 {
     for (int j = 0; j < size; j++) {
         real shift = R(0.0), scale = R(0.0);
@@ -111,16 +111,16 @@ static void scaling_parameters_tangent(real *restrict dm, real *restrict ds, con
             shift += (real)sign * g_dot[k];
             scale += (real)sign * (g_dot[k] * h[k] + g[k] * h_dot[k]);
         }
-        dm[j] = shift + (m_again ? dm[j] : R(0.0));
-        ds[j] = scale + (s_again ? ds[j] : R(0.0));
+        dm[j] = shift + (m_accumulate ? dm[j] : R(0.0));
+        ds[j] = scale + (s_accumulate ? ds[j] : R(0.0));
     }
 }
 
-/* dm = 0 and ds = 0, unless theirs of `again` is 1. dm, ds OUT (size,). */
-static void untrained_parameters(real *restrict dm, real *restrict ds, int size, int m_again, int s_again)
+/* dm = 0 and ds = 0, unless `m_accumulate` or `s_accumulate` is 1. dm, ds OUT (size,). */
+static void untrained_parameters(real *restrict dm, real *restrict ds, int size, int m_accumulate, int s_accumulate)
 {
     for (int j = 0; j < size; j++) {
-        dm[j] = m_again ? dm[j] : R(0.0);
-        ds[j] = s_again ? ds[j] : R(0.0);
+        dm[j] = m_accumulate ? dm[j] : R(0.0);
+        ds[j] = s_accumulate ? ds[j] : R(0.0);
     }
 }

@@ -11,11 +11,11 @@ static void embedding_forward(real *restrict y, const real *restrict w, const in
     }
 }
 
-/* dW[x] += dy, from 0 unless `again`. dw OUT (vocabulary, size), of dw_size elements; dy IN (n * rows, size). */
+/* dW[x] += dy, from 0 unless `w_accumulate`. dw OUT (vocabulary, size), of dw_size elements; dy IN (n * rows, size). */
 static void embedding_backward(real *restrict dw, const real *restrict dy, const int *restrict x, int n, int rows,
-                               int size, int dw_size, int again)
+                               int size, int dw_size, int w_accumulate)
 {
-    for (int i = 0; i < dw_size && !again; i++) {
+    for (int i = 0; i < dw_size && !w_accumulate; i++) {
         dw[i] = R(0.0);
     }
     for (int i = 0; i < n * rows; i++) {
@@ -42,10 +42,10 @@ static void positions_tangent(real *restrict y_dot, const real *restrict x_dot, 
     }
 }
 
-/* dp = the sum of dy over the samples, from 0 unless `again`. dp OUT (size,), dy IN (n, size). */
-static void positions_backward(real *restrict dp, const real *restrict dy, int n, int size, int again)
+/* dp = the sum of dy over the samples, from 0 unless `p_accumulate`. dp OUT (size,), dy IN (n, size). */
+static void positions_backward(real *restrict dp, const real *restrict dy, int n, int size, int p_accumulate)
 {
-    add_row_sum(dp, dy, n, size, again);
+    add_row_sum(dp, dy, n, size, p_accumulate);
 }
 
 /* The sum of a b. */

@@ -5,6 +5,7 @@ Keys are kept transposed, so that a query's scores and the sum of the values are
 
 import math
 
+from nbprop.layers.attention.kernels import AttentionSizes
 from nbprop.numerics.elementary import exp
 from nbprop.numerics.gemm.blocked import ZERO
 from nbprop.numerics.gemm.entry import GEMM, product
@@ -16,12 +17,13 @@ from nbprop.program.kernel import kernel
 
 
 @kernel(uses=(GEMM,))
-def attention_decode(y, scratch, cache, qkv, n, positions, heads, depth, step, part, parts):
+def attention_decode(y, scratch, cache, qkv, n, sizes: AttentionSizes, step, part, parts):
     """Decode one position: store its key and value, attend over positions 0 to `step`.
 
     y OUT (n, heads * depth), qkv IN (n, 3 * heads * depth), cache INOUT (n, heads, 2, depth * positions): keys,
     transposed (depth, positions), then values, (positions, depth). scratch: `positions` elements per thread.
     """
+    positions, heads, depth = sizes.positions, sizes.heads, sizes.depth
     width, size = heads * depth, depth * positions
     p = scratch[part * positions : part * positions + step + 1]
     first, last = share(n * heads, part, parts)
@@ -38,9 +40,9 @@ def attention_decode(y, scratch, cache, qkv, n, positions, heads, depth, step, p
                 *(1, step + 1, depth, ZERO, pointer(p, 0), pointer(p, 0), 0, 0, 1),
             )
         )
-        top, scale = row_max(p), like(p[0], 1.0 / math.sqrt(depth))
+        maximum, scale = row_max(p), like(p[0], 1.0 / math.sqrt(depth))
         for j in range(p.size):
-            p[j] = exp((p[j] - top) * scale)
+            p[j] = exp((p[j] - maximum) * scale)
         total = row_sum(p)
         for j in range(p.size):
             p[j] /= total

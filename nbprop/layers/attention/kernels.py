@@ -19,6 +19,7 @@ fill the vectors, and every product is a call of the one strided matrix product.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,6 +41,14 @@ BLOCK = KEYS * QUERIES
 # The numbers of the queries, to compare with in as few bits as a score has: i itself, in 64, took twice the vectors.
 LANES = np.arange(QUERIES, dtype=np.int32)
 _TOGETHER = 4
+
+
+class AttentionSizes(NamedTuple):
+    """Queries, keys and values (n, positions, 3 * heads * depth), outputs (n, positions, heads * depth)."""
+
+    positions: int  # T, of each sample; when decoding, those that the cache holds
+    heads: int
+    depth: int  # D, columns of a head
 
 
 @njit
@@ -106,27 +115,27 @@ def _key_row(block, keys, j, key, begin, causal):
 
 
 @njit
-def _raise_maxima(top, block, keys, key, begin, causal):
-    """top = the largest of it and each query's scores. Four keys at once: one key after the other waited for top."""
+def _raise_maxima(maxima, block, keys, key, begin, causal):
+    """maxima = the largest of it and each query's scores. Four keys at once: one by one, each waited for the last."""
     for j in range(0, keys, _TOGETHER):
         a, a_first = _key_row(block, keys, j, key, begin, causal)
         b, b_first = _key_row(block, keys, j + 1, key, begin, causal)
         c, c_first = _key_row(block, keys, j + 2, key, begin, causal)
         d, d_first = _key_row(block, keys, j + 3, key, begin, causal)
         for i in range(QUERIES):
-            t = a[i] if a[i] > top[i] and LANES[i] >= a_first else top[i]
+            t = a[i] if a[i] > maxima[i] and LANES[i] >= a_first else maxima[i]
             t = b[i] if b[i] > t and LANES[i] >= b_first else t
             t = c[i] if c[i] > t and LANES[i] >= c_first else t
-            top[i] = d[i] if d[i] > t and LANES[i] >= d_first else t
+            maxima[i] = d[i] if d[i] > t and LANES[i] >= d_first else t
 
 
 @njit
-def _exponentiate(total, block, top, scale, keys, key, begin, causal):
-    """block = exp((block - top) scale), 0 where a query comes too early; total += the sum over the keys."""
+def _exponentiate(total, block, maxima, scale, keys, key, begin, causal):
+    """block = exp((block - maxima) scale), 0 where a query comes too early; total += the sum over the keys."""
     for j in range(keys):
         row, first = block[j * QUERIES : (j + 1) * QUERIES], first_query(key + j, begin, causal)
         for i in range(QUERIES):
-            p = exp((row[i] - top[i]) * scale)
+            p = exp((row[i] - maxima[i]) * scale)
             row[i] = p if LANES[i] >= first else like(p, 0.0)
             total[i] += row[i]
 
@@ -145,31 +154,31 @@ def _attend(y, lse, qkv, scratch, sample, head, begin, length, positions, heads,
     width, row = heads * depth, 3 * heads * depth
     turned, block = scratch[: depth * QUERIES], scratch[depth * QUERIES : depth * QUERIES + BLOCK]
     rest = scratch[depth * QUERIES + BLOCK :]
-    top, total, factor = rest[:QUERIES], rest[QUERIES : 2 * QUERIES], rest[2 * QUERIES : 3 * QUERIES]
+    maxima, total, factor = rest[:QUERIES], rest[QUERIES : 2 * QUERIES], rest[2 * QUERIES : 3 * QUERIES]
     queries, base = min(QUERIES, length - begin), sample * positions * row + head * depth
     out = (sample * positions + begin) * width + head * depth
     scale = like(y[0], 1.0 / math.sqrt(depth))
     turn(turned, qkv, base + begin * row, queries, row, depth)
     for i in range(QUERIES):
-        top[i], total[i] = like(scale, -np.inf), like(scale, 0.0)
+        maxima[i], total[i] = like(scale, -np.inf), like(scale, 0.0)
     limit = begin + queries if causal else length
     for key in range(0, limit, KEYS):
         keys = min(KEYS, limit - key)
         scores(block, qkv, base + width + key * row, row, turned, keys, depth, ZERO)
         for i in range(QUERIES):
-            factor[i] = top[i]
-        _raise_maxima(top, block, keys, key, begin, causal)
+            factor[i] = maxima[i]
+        _raise_maxima(maxima, block, keys, key, begin, causal)
         if key > 0:
             for i in range(QUERIES):
-                factor[i] = exp((factor[i] - top[i]) * scale)
+                factor[i] = exp((factor[i] - maxima[i]) * scale)
                 total[i] *= factor[i]
             _scale_rows(y, out, queries, width, depth, factor)
-        _exponentiate(total, block, top, scale, keys, key, begin, causal)
+        _exponentiate(total, block, maxima, scale, keys, key, begin, causal)
         start = ACCUMULATE if key > 0 else ZERO
         over_keys(y, out, width, block, qkv, base + 2 * width + key * row, row, queries, keys, depth, start)
     for i in range(QUERIES):
         factor[i] = like(scale, 1.0) / total[i]
-        total[i] = top[i] * scale + log(total[i])
+        total[i] = maxima[i] * scale + log(total[i])
     _scale_rows(y, out, queries, width, depth, factor)
     first = (sample * heads + head) * positions + begin
     for i in range(queries):
@@ -178,13 +187,14 @@ def _attend(y, lse, qkv, scratch, sample, head, begin, length, positions, heads,
 
 @kernel(uses=(GEMM,))
 def attention_forward(
-    y, lse, scratch, qkv, n, positions, heads, depth, causal, each, lengths_address, lengths_code, part, parts
+    y, lse, scratch, qkv, n, sizes: AttentionSizes, causal, each, lengths_address, lengths_code, part, parts
 ):
     """y = softmax(Q K^T / sqrt(depth)) V in each head; y = 0 from the length of a sample on.
 
     y OUT (n, positions, heads * depth), lse OUT (n, heads, positions): the log-sum-exp of each row of scores; qkv IN
     (n, positions, 3 * heads * depth); scratch: `each` elements per thread.
     """
+    positions, heads, depth = sizes.positions, sizes.heads, sizes.depth
     width = heads * depth
     mine = scratch[part * each : (part + 1) * each]
     first, last = share(n * heads, part, parts)
@@ -216,7 +226,7 @@ def _attend_back(dqkv, qkv, y, lse, dy, scratch, sample, head, begin, length, po
     size = depth * QUERIES
     q, do, block, change = scratch[:size], scratch[size : 2 * size], scratch[2 * size :], scratch[2 * size + BLOCK :]
     rest = scratch[2 * size + 2 * BLOCK :]
-    top, delta = rest[:QUERIES], rest[QUERIES : 2 * QUERIES]
+    row_lse, delta = rest[:QUERIES], rest[QUERIES : 2 * QUERIES]
     queries, base = min(QUERIES, length - begin), sample * positions * row + head * depth
     out = (sample * positions + begin) * width + head * depth
     scale = like(y[0], 1.0 / math.sqrt(depth))
@@ -224,16 +234,16 @@ def _attend_back(dqkv, qkv, y, lse, dy, scratch, sample, head, begin, length, po
     turn(do, dy, out, queries, width, depth)
     first = (sample * heads + head) * positions + begin
     for i in range(QUERIES):
-        top[i], delta[i] = like(scale, 0.0), like(scale, 0.0)
+        row_lse[i], delta[i] = like(scale, 0.0), like(scale, 0.0)
     for i in range(queries):
         here = slice(out + i * width, out + i * width + depth)
-        top[i], delta[i] = lse[first + i], row_dot(dy[here], y[here])
+        row_lse[i], delta[i] = lse[first + i], row_dot(dy[here], y[here])
     limit = begin + queries if causal else length
     for key in range(0, limit, KEYS):
         keys, k, v = min(KEYS, limit - key), base + width + key * row, base + 2 * width + key * row
         scores(block, qkv, k, row, q, keys, depth, ZERO)
         scores(change, qkv, v, row, do, keys, depth, ZERO)
-        _to_score_gradients(block, change, top, delta, scale, keys, key, begin, causal)
+        _to_score_gradients(block, change, row_lse, delta, scale, keys, key, begin, causal)
         over_queries(dqkv, v, row, block, dy, out, width, queries, keys, depth)
         over_queries(dqkv, k, row, change, qkv, base + begin * row, row, queries, keys, depth)
         start = ACCUMULATE if key > 0 else ZERO
@@ -242,13 +252,14 @@ def _attend_back(dqkv, qkv, y, lse, dy, scratch, sample, head, begin, length, po
 
 @kernel(uses=(GEMM,))
 def attention_backward(
-    dqkv, scratch, qkv, y, lse, dy, n, positions, heads, depth, causal, each, lengths_address, lengths_code, part, parts
+    dqkv, scratch, qkv, y, lse, dy, n, sizes: AttentionSizes, causal, each, lengths_address, lengths_code, part, parts
 ):
     """The gradient dqkv by queries, keys and values.
 
     dqkv OUT (n, positions, 3 * heads * depth), qkv IN (n, positions, 3 * heads * depth), y and dy IN (n, positions,
     heads * depth), lse IN (n, heads, positions); scratch: `each` elements per thread.
     """
+    positions, heads, depth = sizes.positions, sizes.heads, sizes.depth
     width, row = heads * depth, 3 * heads * depth
     mine = scratch[part * each : (part + 1) * each]
     first, last = share(n * heads, part, parts)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nbprop.layers.attention.decoding import attention_decode
-from nbprop.layers.attention.kernels import BLOCK, QUERIES, attention_backward, attention_forward
+from nbprop.layers.attention.kernels import BLOCK, QUERIES, AttentionSizes, attention_backward, attention_forward
 from nbprop.layers.attention.tangents import attention_backward_tangent, attention_tangent
 from nbprop.layers.dense.layer import Dense
 from nbprop.networks.layer import INITIALIZERS, Layer
@@ -46,14 +46,14 @@ class AttentionHeads(Layer):
         positions = x.shape[0]
         # Enough for the largest of the kernels: four turned blocks, four of scores, four numbers a query.
         each = 4 * (depth + 1) * QUERIES + 4 * BLOCK
-        sizes = (positions, self.heads, depth, self.causal, each)
+        sizes = (AttentionSizes(positions=positions, heads=self.heads, depth=depth), self.causal, each)
         lse = build.buffer(build.batch * self.heads * positions)
 
         def scratch():
             return build.buffer(build.threads * each)
 
         build.emit(attention_forward, (y.buffer, lse, scratch()), (x.buffer,), sizes)
-        if build.second:
+        if build.with_tangents:
             x_dot, y_dot, lse_dot = build.tangent(x.buffer), build.new_tangent(y.buffer), build.new_tangent(lse)
             reads = (x.buffer, x_dot, y.buffer, lse)
             build.emit(attention_tangent, (y_dot, lse_dot, scratch()), reads, sizes)
@@ -61,7 +61,7 @@ class AttentionHeads(Layer):
         def rule(dy):
             dx = build.buffer(build.batch * x.size)
             build.emit(attention_backward, (dx, scratch()), (x.buffer, y.buffer, lse, dy), sizes)
-            if build.second:
+            if build.with_tangents:
                 reads = (x.buffer, x_dot, y.buffer, y_dot, lse, lse_dot, dy, build.tangent(dy))
                 build.emit(attention_backward_tangent, (build.new_tangent(dx), scratch()), reads, sizes)
             build.accumulate_gradient(x, dx)
@@ -74,7 +74,8 @@ class AttentionHeads(Layer):
             raise ValueError('plan: mode="decoding" needs attention(causal=True): later positions are not known yet')
         positions = build.net.input_shape[0]
         cache = build.state(2 * positions * y.size, each_sample=True)
-        scratch, sizes = build.buffer(build.threads * positions), (positions, self.heads, depth)
+        scratch = build.buffer(build.threads * positions)
+        sizes = AttentionSizes(positions=positions, heads=self.heads, depth=depth)
         build.emit(attention_decode, (y.buffer, scratch), (x.buffer,), sizes, inplace=(cache,))
         return y
 

@@ -4,7 +4,7 @@ With the names of attention/layer.py and ' for a derivative along the direction:
 
     S' = (Q' K^T + Q K'^T) / sqrt(D),   L'_i = sum_j P_ij S'_ij,   P' = P (S' - L'),   O' = P' V + P V',
 
-and on the way back the derivative of each formula there: dV' = P'^T dO + P^T dO', dP' = dO' V^T + dO V'^T,
+and in the backward pass the derivative of each formula there: dV' = P'^T dO + P^T dO', dP' = dO' V^T + dO V'^T,
 dS' = P' (dP - delta) + P (dP' - delta'), delta'_i = dO'_i . O_i + dO_i . O'_i, and dQ' and dK' by the product rule.
 Forward computed L, so that P = exp(S - L) needs no maxima; O' is summed as P S' V + P V' - L' O in one pass.
 """
@@ -16,6 +16,7 @@ from nbprop.layers.attention.kernels import (
     BLOCK,
     KEYS,
     QUERIES,
+    AttentionSizes,
     clear_rows,
     first_query,
     over_keys,
@@ -64,21 +65,21 @@ def _attend(
 ):
     """y' and L' of one block of queries of one head."""
     width, row = heads * depth, 3 * heads * depth
-    (q, q_dot, _, _), (block, change, _, _), (top, total, _, _) = _pieces(scratch, depth)
+    (q, q_dot, _, _), (block, change, _, _), (row_lse, total, _, _) = _pieces(scratch, depth)
     queries, base = min(QUERIES, length - begin), sample * positions * row + head * depth
     out, first = (sample * positions + begin) * width + head * depth, (sample * heads + head) * positions + begin
     scale = like(y[0], 1.0 / math.sqrt(depth))
     turn(q, qkv, base + begin * row, queries, row, depth)
     turn(q_dot, qkv_dot, base + begin * row, queries, row, depth)
     for i in range(QUERIES):
-        top[i], total[i] = lse[first + i] if i < queries else like(scale, 0.0), like(scale, 0.0)
+        row_lse[i], total[i] = lse[first + i] if i < queries else like(scale, 0.0), like(scale, 0.0)
     limit = begin + queries if causal else length
     for key in range(0, limit, KEYS):
         keys, k, v = min(KEYS, limit - key), base + width + key * row, base + 2 * width + key * row
         scores(block, qkv, k, row, q, keys, depth, ZERO)
         scores(change, qkv_dot, k, row, q, keys, depth, ZERO)
         scores(change, qkv, k, row, q_dot, keys, depth, ACCUMULATE)
-        _to_weighted(block, change, total, top, scale, keys, key, begin, causal)
+        _to_weighted(block, change, total, row_lse, scale, keys, key, begin, causal)
         start = ACCUMULATE if key > 0 else ZERO
         over_keys(y_dot, out, width, change, qkv, v, row, queries, keys, depth, start)
         over_keys(y_dot, out, width, block, qkv_dot, v, row, queries, keys, depth, ACCUMULATE)
@@ -92,15 +93,29 @@ def _attend(
 
 @kernel(uses=(GEMM,))
 def attention_tangent(
-    y_dot, lse_dot, scratch, qkv, qkv_dot, y, lse, n, positions, heads, depth, causal, each, lengths_address,
-    lengths_code, part, parts
-):  # fmt: skip
+    y_dot,
+    lse_dot,
+    scratch,
+    qkv,
+    qkv_dot,
+    y,
+    lse,
+    n,
+    sizes: AttentionSizes,
+    causal,
+    each,
+    lengths_address,
+    lengths_code,
+    part,
+    parts,
+):
     """The derivatives of y and lse along qkv'.
 
     y_dot OUT (n, positions, heads * depth), lse_dot OUT (n, heads, positions), qkv and qkv_dot IN (n, positions, 3 *
     heads * depth), y IN (n, positions, heads * depth), lse IN (n, heads, positions); scratch: `each` elements per
     thread.
     """
+    positions, heads, depth = sizes.positions, sizes.heads, sizes.depth
     width = heads * depth
     mine = scratch[part * each : (part + 1) * each]
     first, last = share(n * heads, part, parts)
@@ -172,15 +187,32 @@ def _attend_back(dqkv_dot, scratch, given, sample, head, begin, length, position
 
 @kernel(uses=(GEMM,))
 def attention_backward_tangent(
-    dqkv_dot, scratch, qkv, qkv_dot, y, y_dot, lse, lse_dot, dy, dy_dot, n, positions, heads, depth, causal, each,
-    lengths_address, lengths_code, part, parts
-):  # fmt: skip
+    dqkv_dot,
+    scratch,
+    qkv,
+    qkv_dot,
+    y,
+    y_dot,
+    lse,
+    lse_dot,
+    dy,
+    dy_dot,
+    n,
+    sizes: AttentionSizes,
+    causal,
+    each,
+    lengths_address,
+    lengths_code,
+    part,
+    parts,
+):
     """The derivative of dqkv, from `attention_backward`, along the direction.
 
     dqkv_dot OUT (n, positions, 3 * heads * depth), qkv and qkv_dot IN (n, positions, 3 * heads * depth), y, y_dot, dy
     and dy_dot IN (n, positions, heads * depth), lse and lse_dot IN (n, heads, positions); scratch: `each` elements per
     thread.
     """
+    positions, heads, depth = sizes.positions, sizes.heads, sizes.depth
     width, row = heads * depth, 3 * heads * depth
     mine, given = scratch[part * each : (part + 1) * each], (qkv, qkv_dot, y, y_dot, lse, lse_dot, dy, dy_dot)
     first, last = share(n * heads, part, parts)

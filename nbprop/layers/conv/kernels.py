@@ -1,5 +1,7 @@
 """The kernels of convolutions: forward, the gradients of weight and input, and the weight turned around."""
 
+from typing import NamedTuple
+
 from nbprop.layers.dense.products import sum_of_rows
 from nbprop.layers.image import clear
 from nbprop.numerics.convolution import Windows, turn_around, windows_gradient, windows_product, windows_scatter
@@ -9,77 +11,68 @@ from nbprop.numerics.gemm.microkernel import pointer
 from nbprop.numerics.partition import share
 from nbprop.program.kernel import kernel
 
-# The sizes of all three kernels: filters, the fields of `Windows`, then what to add to. height and width are the padded
-# image's.
+# A convolution's sizes are its filters and `Windows`, whose height and width are the padded image's.
+
+
+class TurnedWeight(NamedTuple):
+    """The weight (taps, channels, filters) that `conv_turn` turns around."""
+
+    taps: int  # kernel rows times kernel columns
+    channels: int  # of a group
+    filters: int  # of all groups
+    groups: int
 
 
 @kernel(uses=(SEGMENTED,), optional=("w", "b"))
-def conv_forward(
-    y, scratch, x, w, b, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
-    dilation_w, groups, out_h, out_w, adding, part, parts
-):  # fmt: skip
+def conv_forward(y, scratch, x, w, b, n, filters, g: Windows, adding, part, parts):
     """y = b + W * x, or y += W * x with `adding`; an empty w counts as zero, and so does an empty b.
 
     y OUT (n, out_h, out_w, filters), x IN (n, height, width, channels), w IN (kernel_h, kernel_w, channels / groups,
     filters), b IN (filters,); scratch: `windows_scratch(threads)` elements.
     """
     if w.size == 0:
-        start, stop = share(n * out_h * out_w * filters if adding == 0 else 0, part, parts)
+        start, stop = share(n * g.out_h * g.out_w * filters if adding == 0 else 0, part, parts)
         clear(y[start:stop])
         return
-    windows = Windows(
-        height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups, out_h, out_w
-    )
     start = ACCUMULATE if adding > 0 else BIAS if b.size > 0 else ZERO
     windows_product(
-        *(pointer(y, 0), pointer(x, 0), pointer(w, 0), pointer(b, 0), pointer(scratch, 0), n, filters, windows),
+        *(pointer(y, 0), pointer(x, 0), pointer(w, 0), pointer(b, 0), pointer(scratch, 0), n, filters, g),
         *(start, part, parts),
     )
 
 
 @kernel(uses=(GEMM, SEGMENTED))
 def conv_backward_parameters(
-    dw, db, x, dz, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
-    dilation_w, groups, out_h, out_w, w_again, b_again, accumulate, part, parts
-):  # fmt: skip
+    dw, db, x, dz, n, filters, g: Windows, w_accumulate, b_accumulate, accumulate, part, parts
+):
     """dW = the sum over the pixels of window^T dz, db = the sum of dz.
 
-    dw OUT (kernel_h, kernel_w, channels / groups, filters), db OUT (filters,) or empty; accumulated into with their
-    `again`, or with `accumulate`; x IN (n, height, width, channels), dz IN (n, out_h, out_w, filters).
+    dw OUT (kernel_h, kernel_w, channels / groups, filters), db OUT (filters,) or empty; added to where `w_accumulate`
+    or `b_accumulate` or `accumulate` is 1; x IN (n, height, width, channels), dz IN (n, out_h, out_w, filters).
     """
-    windows = Windows(
-        height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups, out_h, out_w
-    )
-    start = ACCUMULATE if w_again + accumulate > 0 else ZERO
-    windows_gradient(*(pointer(dw, 0), pointer(x, 0), pointer(dz, 0), n, filters, windows, start, part, parts))
-    sum_of_rows(db, dz, b_again + accumulate > 0, n * out_h * out_w, filters, part, parts)
+    start = ACCUMULATE if w_accumulate + accumulate > 0 else ZERO
+    windows_gradient(*(pointer(dw, 0), pointer(x, 0), pointer(dz, 0), n, filters, g, start, part, parts))
+    sum_of_rows(db, dz, b_accumulate + accumulate > 0, n * g.out_h * g.out_w, filters, part, parts)
 
 
 @kernel(uses=(SEGMENTED,))
-def conv_backward_input(
-    dx, scratch, dz, wt, n, filters, height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h,
-    dilation_w, groups, out_h, out_w, adding, part, parts
-):  # fmt: skip
+def conv_backward_input(dx, scratch, dz, wt, n, filters, g: Windows, adding, part, parts):
     """dx = the sum over the windows, each at its place, of dz W^T; accumulated with `adding`.
 
     dx OUT (n, height, width, channels), dz IN (n, out_h, out_w, filters), wt IN (filters, kernel_h * kernel_w *
     channels / groups); scratch: `windows_scratch(threads)` elements.
     """
-    windows = Windows(
-        height, width, channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups, out_h, out_w
-    )
     if adding == 0:
         start, stop = share(n, part, parts)
-        clear(dx[start * height * width * channels : stop * height * width * channels])
-    windows_scatter(
-        *(pointer(dx, 0), pointer(dz, 0), pointer(wt, 0), pointer(scratch, 0), n, filters, windows, part, parts)
-    )
+        image = g.height * g.width * g.channels
+        clear(dx[start * image : stop * image])
+    windows_scatter(*(pointer(dx, 0), pointer(dz, 0), pointer(wt, 0), pointer(scratch, 0), n, filters, g, part, parts))
 
 
 @kernel
-def conv_turn(wt, w, n, taps, channels, filters, groups, part, parts):
+def conv_turn(wt, w, n, sizes: TurnedWeight, part, parts):
     """The weight of the convolution that makes dx of dz: taps reversed, channels and filters exchanged.
 
     wt OUT (taps, filters / groups, groups * channels), w IN (taps, channels, filters); channels: of one group.
     """
-    turn_around(pointer(wt, 0), pointer(w, 0), taps, channels, filters, groups, part, parts)
+    turn_around(pointer(wt, 0), pointer(w, 0), sizes.taps, sizes.channels, sizes.filters, sizes.groups, part, parts)

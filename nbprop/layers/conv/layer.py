@@ -13,12 +13,19 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from nbprop.layers.activation import activate
-from nbprop.layers.conv.kernels import conv_backward_input, conv_backward_parameters, conv_forward, conv_turn
-from nbprop.layers.conv.pooled import conv_backward_argmax, offsets_size
+from nbprop.layers.conv.kernels import (
+    TurnedWeight,
+    conv_backward_input,
+    conv_backward_parameters,
+    conv_forward,
+    conv_turn,
+)
+from nbprop.layers.conv.pooled import PooledOutput, conv_backward_argmax, offsets_size
 from nbprop.layers.dense.kernels import dense_transpose
 from nbprop.layers.dense.layer import RECTIFIERS, lower_dense
-from nbprop.layers.image import as_image, crop_image, out_extent, pad_image, plain, spans
-from nbprop.layers.pool import Pools, max_pool_backward
+from nbprop.layers.dense.sizes import DenseSizes
+from nbprop.layers.image import Border, as_image, crop_image, out_extent, pad_image, shortest, spans
+from nbprop.layers.pool import max_pool_backward
 from nbprop.networks.layer import INITIALIZERS, Layer, Parameter
 from nbprop.numerics.activations import ACTIVATIONS
 from nbprop.numerics.convolution import Windows, windows_scratch
@@ -52,11 +59,11 @@ class Convolution(Layer):
     def __post_init__(self):
         super().__post_init__()
         for name in ("kernel", "stride", "dilation"):
-            object.__setattr__(self, name, plain(spans(f"{self.kind}: {name}", getattr(self, name), self.axes)))
+            object.__setattr__(self, name, shortest(spans(f"{self.kind}: {name}", getattr(self, name), self.axes)))
         if isinstance(self.padding, str):
             choose(f"{self.kind}: padding", self.padding, ("same",))
         else:
-            padding = plain(spans(f"{self.kind}: padding", self.padding, self.axes, least=0))
+            padding = shortest(spans(f"{self.kind}: padding", self.padding, self.axes, least=0))
             object.__setattr__(self, "padding", padding)
         if self.filters % self.groups:
             raise ValueError(f"{self.kind}: groups={self.groups} must divide the {self.filters} filters")
@@ -99,10 +106,21 @@ class Convolution(Layer):
         vertical, horizontal = self._borders(height, width)
         out_h = out_extent(height, kh, sh, dh, vertical, "height")
         out_w = out_extent(width, kw, sw, dw, horizontal, "width" if self.axes == 2 else "length")
-        padded = height + sum(vertical), width + sum(horizontal)
-        return (vertical[0], horizontal[0]), Windows(
-            *padded, channels, kh, kw, sh, sw, dh, dw, self.groups, out_h, out_w
+        windows = Windows(
+            height=height + sum(vertical),
+            width=width + sum(horizontal),
+            channels=channels,
+            kernel_h=kh,
+            kernel_w=kw,
+            stride_h=sh,
+            stride_w=sw,
+            dilation_h=dh,
+            dilation_w=dw,
+            groups=self.groups,
+            out_h=out_h,
+            out_w=out_w,
         )
+        return (vertical[0], horizontal[0]), windows
 
     def output_shape(self, input_shape):
         _, windows = self.windows(input_shape)
@@ -130,7 +148,7 @@ class Convolution(Layer):
 
 def lower_convolution(build, x, shape, corner, windows, weight, bias):
     """Emit z = b + W * x, with x padded so that it begins at `corner`; `weight` and `bias` are names in `views`."""
-    sizes = (shape[-1], *windows)
+    sizes = (shape[-1], windows)
     w, b = build.parameter(weight), build.parameter(bias) if bias else None
 
     def scratch():
@@ -139,7 +157,7 @@ def lower_convolution(build, x, shape, corner, windows, weight, bias):
     source = padded(build, x.buffer, x.shape, corner, windows)
     z = build.value(shape)
     build.emit(conv_forward, (z.buffer, scratch()), (source, w, b), (*sizes, 0))
-    if build.second:
+    if build.with_tangents:
         # y' = W' * x + b', and then W * x' onto it: the same kernel.
         w_dot, b_dot = build.direction(weight), build.direction(bias) if bias else None
         source_dot, z_dot = build.whole_tangent(source), build.new_tangent(z.buffer)
@@ -147,15 +165,16 @@ def lower_convolution(build, x, shape, corner, windows, weight, bias):
         build.emit(conv_forward, (), (source_dot, w, None), (*sizes, 1), inplace=(z_dot, scratch()))
 
     def rule(dz):
-        dw, w_again = build.parameter_gradient(weight)
-        db, b_again = build.parameter_gradient(bias) if bias else (None, 0)
-        again = (w_again, b_again)
-        build.emit(conv_backward_parameters, (dw, db), (source, dz), (*sizes, *again), barrier=False)
-        if build.second:
-            dw_dot, w_again = build.parameter_tangent(weight)
-            db_dot, b_again = build.parameter_tangent(bias) if bias else (None, 0)
-            again = (w_again, b_again)
-            build.emit(conv_backward_parameters, (dw_dot, db_dot), (source, build.tangent(dz)), (*sizes, *again))
+        dw, w_accumulate = build.parameter_gradient(weight)
+        db, b_accumulate = build.parameter_gradient(bias) if bias else (None, 0)
+        build.emit(
+            conv_backward_parameters, (dw, db), (source, dz), (*sizes, w_accumulate, b_accumulate), barrier=False
+        )
+        if build.with_tangents:
+            dw_dot, w_accumulate = build.parameter_tangent(weight)
+            db_dot, b_accumulate = build.parameter_tangent(bias) if bias else (None, 0)
+            reads = (source, build.tangent(dz))
+            build.emit(conv_backward_parameters, (dw_dot, db_dot), reads, (*sizes, w_accumulate, b_accumulate))
             build.emit(conv_backward_parameters, (), (source_dot, dz), (*sizes, 1, 0), inplace=(dw_dot, None))
         build.accumulate_gradient(x, lower_input_gradient(build, x, dz, corner, windows, weight))
 
@@ -167,17 +186,24 @@ def lower_convolution(build, x, shape, corner, windows, weight, bias):
 def of_chosen_pixels(build, pool, conv):
     """dW and db from the gradient of a max pool's output, in place of the mostly zero one of its input."""
     (dw, db, source, dz), (dx, dy, argmax) = conv.operands, pool.operands
-    (filters, *windows), again, pools = conv.sizes[:-2], conv.sizes[-2:], Pools(*pool.sizes)
-    outputs = Windows(*windows)
-    alike = (pools.height, pools.width, pools.channels) == (outputs.out_h, outputs.out_w, filters)
+    (filters, windows, *accumulate), (pools,) = conv.sizes, pool.sizes
+    alike = (pools.height, pools.width, pools.channels) == (windows.out_h, windows.out_w, filters)
     # With tangents, the product with z's tangent adds to what this writes.
-    if dz is not dx or not alike or build.second:
+    if dz is not dx or not alike or build.with_tangents:
         return None
     turned = build.buffer(dw.size)
     offsets = build.buffer(offsets_size(pools.out_h * pools.out_w * pools.channels, build.threads))
     writes, reads = (dw, db, turned, offsets), (source, dy, argmax)
-    sizes = (*conv.sizes[:-2], *pools[4:], *again)
-    return build.op(conv_backward_argmax, writes, reads, sizes, barrier=False)
+    output = PooledOutput(
+        pool_w=pools.kernel_w,
+        pool_stride_h=pools.stride_h,
+        pool_stride_w=pools.stride_w,
+        top=pools.top,
+        left=pools.left,
+        rows=pools.out_h,
+        columns=pools.out_w,
+    )
+    return build.op(conv_backward_argmax, writes, reads, (filters, windows, output, *accumulate), barrier=False)
 
 
 def padded(build, buffer, shape, corner, windows):
@@ -192,7 +218,9 @@ def padded(build, buffer, shape, corner, windows):
 
 def border(shape, corner, windows):
     """The sizes of `pad_image` and `crop_image`."""
-    return (*(1, *shape)[-3:], *corner, windows.height, windows.width)
+    (height, width, channels), (top, left) = (1, *shape)[-3:], corner
+    image = {"height": height, "width": width, "channels": channels}
+    return Border(**image, top=top, left=left, padded_h=windows.height, padded_w=windows.width)
 
 
 def turned(shape, corner, windows, filters):
@@ -207,10 +235,7 @@ def turned(shape, corner, windows, filters):
     if 10 * height * width > 11 * g.out_h * g.out_w:
         return None
     padded_h, padded_w = g.out_h + above + below, g.out_w + before + after
-    back = Windows(
-        padded_h, padded_w, filters, g.kernel_h, g.kernel_w, 1, 1, g.dilation_h, g.dilation_w, g.groups, height, width
-    )
-    return (above, before), back
+    return (above, before), g._replace(height=padded_h, width=padded_w, channels=filters, out_h=height, out_w=width)
 
 
 def lower_input_gradient(build, x, dz, corner, windows, weight):
@@ -221,25 +246,26 @@ def lower_input_gradient(build, x, dz, corner, windows, weight):
     def matrix(w):
         found = build.buffer(w.size)
         if back is None:
-            build.emit(dense_transpose, (found,), (w,), (0, w.size // filters, filters))
+            build.emit(dense_transpose, (found,), (w,), DenseSizes(rows=0, n_in=w.size // filters, n_out=filters))
         else:
-            build.emit(conv_turn, (found,), (w,), (math.prod(taps), channels, filters, windows.groups))
+            shape = {"taps": math.prod(taps), "channels": channels, "filters": filters}
+            build.emit(conv_turn, (found,), (w,), TurnedWeight(**shape, groups=windows.groups))
         return found
 
     if back is None:
-        kernel, source, others = conv_backward_input, dz, ()
-        dx, sizes = build.buffer(build.batch * windows.height * windows.width * windows.channels), (filters, *windows)
+        kernel, source, others = conv_backward_input, dz, []
+        dx, sizes = build.buffer(build.batch * windows.height * windows.width * windows.channels), (filters, windows)
     else:
-        kernel, others = conv_forward, (None,)
+        kernel, others = conv_forward, [None]
         source = padded(build, dz, (windows.out_h, windows.out_w, filters), *back)
-        dx, sizes = build.buffer(build.batch * x.size), (windows.channels, *back[1])
+        dx, sizes = build.buffer(build.batch * x.size), (windows.channels, back[1])
     wt = matrix(build.parameter(weight))
 
     def scratch():
         return build.buffer(windows_scratch(build.threads))
 
     build.emit(kernel, (dx, scratch()), (source, wt, *others), (*sizes, 0))
-    if build.second:
+    if build.with_tangents:
         wt_dot, dx_dot = matrix(build.direction(weight)), build.new_tangent(dx)
         build.emit(kernel, (dx_dot, scratch()), (build.tangent(source), wt, *others), (*sizes, 0))
         build.emit(kernel, (), (source, wt_dot, *others), (*sizes, 1), inplace=(dx_dot, scratch()))

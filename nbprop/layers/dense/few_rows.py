@@ -1,11 +1,12 @@
 """The input gradient of a large dense layer for few samples: dx^T = W dz^T, which reads W once, where it lies.
 
-The way of all others, dx = dz W^T with W transposed first, moves a weight of 151 MB three times and needs its memory
-again; for the sixteen samples of AlexNet's batch that took four times as long.
+The general form, dx = dz W^T with a transposed copy of W, moves a weight of 151 MB three times and needs its memory
+twice; for the sixteen samples of AlexNet's batch that took four times as long.
 """
 
 from nbprop.compiler.jit import njit
 from nbprop.compiler.simd import VECTOR_BYTES
+from nbprop.layers.dense.sizes import DenseSizes
 from nbprop.numerics.gemm.blocked import ACCUMULATE, STRIP_ROWS, ZERO, transpose_strided
 from nbprop.numerics.gemm.entry import GEMM, SEGMENTED, product, segmented_product
 from nbprop.numerics.gemm.microkernel import copy, itemsize, pointer
@@ -32,11 +33,12 @@ def few_scratch(rows, n_out, threads):
 
 
 @kernel(uses=(GEMM, SEGMENTED))
-def dense_backward_few(dx, scratch, dz, w, n, rows, n_in, n_out, part, parts):
+def dense_backward_few(dx, scratch, dz, w, n, sizes: DenseSizes, part, parts):
     """dx = dz W^T.
 
     dx OUT (n * rows, n_in), dz IN (n * rows, n_out), w IN (n_in, n_out); scratch: `few_scratch` elements.
     """
+    rows, n_in, n_out = sizes.rows, sizes.n_in, sizes.n_out
     m = n * rows
     if m == 1:
         product(

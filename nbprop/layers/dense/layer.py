@@ -18,6 +18,7 @@ from nbprop.layers.dense.kernels import (
 from nbprop.layers.dense.pieces import dense_sum_of_pieces, gradient_pieces
 from nbprop.layers.dense.sample_gradients import dense_sample_gradients
 from nbprop.layers.dense.single import fits_single, lower_single
+from nbprop.layers.dense.sizes import DenseSizes
 from nbprop.layers.dense.tied import lower_tied
 from nbprop.networks.layer import INITIALIZERS, Layer, Parameter
 from nbprop.numerics.activations import ACTIVATIONS
@@ -110,7 +111,7 @@ class Dense(Layer):
 def lower_dense(build, x, n_out, weight, bias):
     """Emit z = x W + b over the last axis; `weight` and `bias` (or None) are parameters' names in `views`."""
     n_in, rows = x.shape[-1], math.prod(x.shape[:-1])
-    sizes, total = (rows, n_in, n_out), build.batch * rows
+    sizes, total = DenseSizes(rows=rows, n_in=n_in, n_out=n_out), build.batch * rows
     w, b = build.parameter(weight), build.parameter(bias) if bias else None
 
     def scratch(m, n, k):
@@ -122,12 +123,12 @@ def lower_dense(build, x, n_out, weight, bias):
         if n_out == 1:
             return matrix
         turned = build.buffer(n_in * n_out)
-        build.emit(dense_transpose, (turned,), (matrix,), (rows if unless_one else 0, n_in, n_out))
+        build.emit(dense_transpose, (turned,), (matrix,), sizes if unless_one else sizes._replace(rows=0))
         return turned
 
     z = build.value((*x.shape[:-1], n_out))
     build.emit(dense_forward, (z.buffer, scratch(total, n_out, n_in)), (x.buffer, w, b), sizes)
-    if build.second:
+    if build.with_tangents:
         x_dot, w_dot = build.tangent(x.buffer), build.direction(weight)
         b_dot = build.direction(bias) if bias else None
         z_dot = build.new_tangent(z.buffer)
@@ -139,30 +140,30 @@ def lower_dense(build, x, n_out, weight, bias):
 
         `target` gives the operand of a parameter's.
         """
-        dw, w_again = target(weight)
-        db, b_again = target(bias) if bias else (None, 0)
+        dw, w_accumulate = target(weight)
+        db, b_accumulate = target(bias) if bias else (None, 0)
         if build.stride:
-            room, again = scratch(n_in, n_out, rows), (*sizes, build.stride, w_again, b_again)
-            build.emit(dense_sample_gradients, (dw, db, room), reads, again, barrier=False)
+            apart = (sizes, build.stride, w_accumulate, b_accumulate)
+            build.emit(dense_sample_gradients, (dw, db, scratch(n_in, n_out, rows)), reads, apart, barrier=False)
             return lambda: None
         pieces = gradient_pieces(total, n_in, n_out)
         room = scratch(n_in, n_out, total) if pieces == 1 else build.buffer(pieces * (n_in + 1) * n_out)
-        again = (*sizes, w_again, b_again)
-        build.emit(kernel, (dw, db, room), reads, (*again, int(pieces > 1)), barrier=False)
+        given = (sizes, w_accumulate, b_accumulate)
+        build.emit(kernel, (dw, db, room), reads, (*given, int(pieces > 1)), barrier=False)
         if pieces > 1:
-            return lambda: build.emit(dense_sum_of_pieces, (dw, db), (room,), again)
+            return lambda: build.emit(dense_sum_of_pieces, (dw, db), (room,), given)
         return lambda: None
 
     def rule(dz):
         sum_up = parameters(dense_backward_parameters, build.parameter_gradient, (x.buffer, dz))
         dx = build.buffer(total * n_in)
-        if build.target == "cpu" and not build.second and is_few(total, n_in, n_out):
+        if build.target == "cpu" and not build.with_tangents and is_few(total, n_in, n_out):
             build.emit(dense_backward_few, (dx, build.buffer(few_scratch(total, n_out, build.threads))), (dz, w), sizes)
         else:
-            wt = transposed(w, unless_one=not build.second)
+            wt = transposed(w, unless_one=not build.with_tangents)
             build.emit(dense_backward_input, (dx, scratch(total, n_in, n_out)), (dz, wt, w), sizes)
         sum_up()
-        if build.second:
+        if build.with_tangents:
             dz_dot = build.tangent(dz)
             reads = (x.buffer, x_dot, dz, dz_dot)
             sum_up = parameters(dense_parameters_tangent, build.parameter_tangent, reads)

@@ -6,6 +6,7 @@ one.
 """
 
 from nbprop.compiler.jit import njit
+from nbprop.layers.dense.sizes import DenseSizes
 from nbprop.numerics.gemm.blocked import gemm_scratch
 from nbprop.numerics.partition import share, share_blocks
 from nbprop.program.kernel import kernel
@@ -46,15 +47,16 @@ def _sum_pieces(out, partials, size, count, adding):
 
 
 @kernel
-def dense_sum_of_pieces(dw, db, partials, n, rows, n_in, n_out, w_again, b_again, accumulate, part, parts):
+def dense_sum_of_pieces(dw, db, partials, n, sizes: DenseSizes, w_accumulate, b_accumulate, accumulate, part, parts):
     """dW and db = the sums of their pieces, where there are several; added to as `dense_backward_parameters` does.
 
     dw OUT (n_in, n_out), db OUT (n_out,) or empty, partials IN: (n_in + 1, n_out) for each piece.
     """
+    rows, n_in, n_out = sizes.rows, sizes.n_in, sizes.n_out
     count, size = gradient_pieces(n * rows, n_in, n_out), (n_in + 1) * n_out
     if count == 1:
         return
     start, stop = share_blocks(n_in * n_out, part, parts)
-    _sum_pieces(dw[start:stop], partials[start:], size, count, w_again + accumulate > 0)
+    _sum_pieces(dw[start:stop], partials[start:], size, count, w_accumulate + accumulate > 0)
     if part == parts - 1 and db.size > 0:
-        _sum_pieces(db, partials[n_in * n_out :], size, count, b_again + accumulate > 0)
+        _sum_pieces(db, partials[n_in * n_out :], size, count, b_accumulate + accumulate > 0)

@@ -6,8 +6,8 @@ enough to hide the latency of a multiply-add. The results are bitwise those of t
 """
 
 from numba.core import types
-from numba.extending import intrinsic
 
+from nbprop.compiler.jit import intrinsic
 from nbprop.compiler.simd import INT, VECTOR_BYTES, Vectors, call, feed, keep_rolled, phis
 
 _VECTORS = (8, 4, 2, 1)  # vectors of columns at a time

@@ -18,8 +18,8 @@ transposes, and `pointer`, which turns an array and an offset into the address t
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.errors import NumbaTypeError
-from numba.extending import intrinsic
 
+from nbprop.compiler.jit import intrinsic
 from nbprop.compiler.simd import (
     HALF_BYTES,
     INT,
