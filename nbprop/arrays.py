@@ -20,8 +20,8 @@ def in_device_memory(value):
     return hasattr(value, "__dlpack_device__") and int(value.__dlpack_device__()[0]) in (_CUDA, _CUDA_MANAGED)
 
 
-def plain(value):
-    """A memory-mapped array seen as the plain array it is; anything else unchanged."""
+def without_memmap(value):
+    """A memory-mapped array as the `np.ndarray` it is; anything else unchanged."""
     return value.view(np.ndarray) if type(value) is np.memmap else value
 
 
@@ -30,7 +30,7 @@ def as_array(named, value, wanted="a NumPy array"):
 
     Raises TypeError for anything that is not an array as this module's first line says.
     """
-    found = plain(value)
+    found = without_memmap(value)
     if type(found) is not np.ndarray:
         raise TypeError(f"{named} {not_numpy(value, wanted)}")
     return found

@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from nbprop.arrays import as_array, check_kinds, check_memory, plain
+from nbprop.arrays import as_array, check_kinds, check_memory, without_memmap
 from nbprop.compiler.argument_types import check_array_type
 from nbprop.compiler.intrinsics import address_of
 from nbprop.compiler.jit import FLAGS
@@ -149,7 +149,7 @@ def rollout(
         When the buffers do not fit.
     """
     _check_from_python("rollout", {"step": step}, steps, {"start": start, "kept": kept, "segment": segment})
-    return _rollout(step, plain(start), steps, plain(kept), plain(segment), data)
+    return _rollout(step, without_memmap(start), steps, without_memmap(kept), without_memmap(segment), data)
 
 
 @overload(rollout, jit_options=FLAGS, strict=False)
@@ -210,7 +210,7 @@ def rollout_adjoint(
     """
     functions = {"step": step, "adjoint": adjoint, "loss_gradient": loss_gradient}
     _check_from_python("rollout_adjoint", functions, steps, {"kept": kept, "segment": segment, "lam": lam})
-    kept, segment, lam = plain(kept), plain(segment), plain(lam)
+    kept, segment, lam = without_memmap(kept), without_memmap(segment), without_memmap(lam)
     return _rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, data)
 
 

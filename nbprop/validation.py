@@ -117,9 +117,11 @@ check_seed = functools.partial(check_integer, low=0, high=2**63 - 1)  # a key of
 def as_integer(argument, value):
     """What Python takes for an index, as an int, for code that checks its range. Raises TypeError; a bool is none."""
     try:
-        return operator.index(None if isinstance(value, (bool, np.bool_)) else value)
+        if not isinstance(value, (bool, np.bool_)):
+            return operator.index(value)
     except TypeError:
-        raise TypeError(f"{argument} must be an integer, got {type(value).__name__}") from None
+        pass
+    raise TypeError(f"{argument} must be an integer, got {type(value).__name__}")
 
 
 # -- numbers -------------------------------------------------------------------------------------------------

@@ -243,22 +243,24 @@ def _along_parameters(watched, x, sample, output, steps):
 
 
 def _collect(plan, params, x, output, samples, disconnections):
-    chosen, start, value, parts = zip(*samples, strict=True)
-    start, value = np.array(start), np.array(value)
+    chosen, starts, values, parts = zip(*samples, strict=True)
+    start, value = np.array(starts), np.array(values)
     outermost = {"", *(f"{index}.{layer.kind}" for index, layer in enumerate(plan.net.layers))}
 
     def gather(name):
-        arrays = [np.stack(found) for found in zip(*(part[name] for part in parts), strict=True)]
-        gap = np.abs(arrays[-1].reshape(len(x), -1).sum(1) - (value - start))
-        return Contributions(*arrays, gap if name in outermost else np.full_like(gap, np.nan))
+        z, gradient, product, integrated = (np.stack(f) for f in zip(*(part[name] for part in parts), strict=True))
+        gap = np.abs(integrated.reshape(len(x), -1).sum(1) - (value - start))
+        gap = gap if name in outermost else np.full_like(gap, np.nan)
+        return Contributions(z, gradient, product, integrated, gap)
 
     none, gradient, integrated = (np.stack(arrays) for arrays in zip(*disconnections, strict=True))
     repeated = np.broadcast_to(params, gradient.shape)
     each = [[views(plan.net, row) for row in array] for array in (repeated, gradient, gradient * params, integrated)]
-    connections = {
-        name: Contributions(*(np.stack([row[name] for row in rows]) for rows in each), np.full(len(x), np.nan))
-        for name in plan.net.slots
-    }
+
+    def connection(name):
+        z, gradient, product, integrated = (np.stack([row[name] for row in rows]) for rows in each)
+        return Contributions(z, gradient, product, integrated, np.full(len(x), np.nan))
+
     return Explanation(
         output=np.array(chosen, np.int64),
         value=value,
@@ -266,6 +268,6 @@ def _collect(plan, params, x, output, samples, disconnections):
         disconnected_value=none,
         inputs=gather(""),
         units={name: gather(name) for name in parts[0] if name},
-        connections=connections,
+        connections={name: connection(name) for name in plan.net.slots},
         connections_gap=np.abs(integrated.sum(1) - (value - none)),
     )

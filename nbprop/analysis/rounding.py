@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from nbprop.arrays import check_vector, plain
+from nbprop.arrays import check_vector, without_memmap
 from nbprop.autodiff.gradients import forward, value_and_grad
 from nbprop.lowering.plan import Plan, workspace
 from nbprop.runtime.datasets import check_dataset, check_layer_state
@@ -92,7 +92,7 @@ def rounding_error(
     x, target, weights = check_dataset("rounding_error", plan, x, target, weights, lengths)
     params = check_vector("rounding_error: params", params, plan.n_params, plan.dtype)
     unit = float(np.finfo(as_dtype(dtype)).eps) / 2
-    state, lengths = check_layer_state("rounding_error", plan, state), plain(lengths)
+    state, lengths = check_layer_state("rounding_error", plan, state), without_memmap(lengths)
     watched = Plan(plan.net, plan.loss, len(x), plan.dtype, plan.threads, plan.mode, watch="values")
     work, y = workspace(watched), np.empty((len(x), *plan.output_shape), plan.dtype)
     more = {"step": step, "lengths": lengths}

@@ -70,7 +70,8 @@ def summary(net_or_plan: Network | Plan) -> str:
 
 def layer_table(net, itemsize):
     """The table of a network's layers; layers within layers follow theirs."""
-    rows, learned = [], False
+    rows: list[tuple] = []
+    learned = False
     for index, (layer, shape) in enumerate(zip(net.layers, net.shapes, strict=False)):
         learned = _layer_rows(rows, f"{index}.{layer.kind}", layer, shape, learned)
     totals = [sum(row[column] for row in rows) for column in (3, 4, 5)]
@@ -93,7 +94,7 @@ def _layer_rows(rows, path, layer, shape, learned):
     both = forward * (1 + learned + has_parameters)
     rows.append((path, op, str(tuple(layer.output_shape(shape))), own, forward, both))
     # Names end in the position within a sequence and the kind; what precedes them identifies the branch of a layer.
-    branches = {}
+    branches: dict[str, bool] = {}
     for name, child, child_shape in children:
         branch = name.rsplit(".", 2)[0] if name.count(".") > 1 else ""
         before = branches.get(branch, learned)

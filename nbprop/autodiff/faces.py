@@ -15,7 +15,7 @@ from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload
 
-from nbprop.arrays import plain
+from nbprop.arrays import without_memmap
 from nbprop.compiler.argument_types import check_array_type, check_flag_type, check_integer_type
 from nbprop.compiler.intrinsics import indirect_call, load_double, stack_words, store
 from nbprop.compiler.jit import FLAGS, njit
@@ -129,9 +129,10 @@ def _run(signature, plan, values, accumulate, step):
         return plan.call(function, values, accumulate, step)
     if type(plan) is not Plan:
         raise TypeError(f"{function}: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
-    addresses = [0 if value is None else id(value) for value in values]
     entry = ENTRIES[function]
-    status, result = _call(entry.address or entry.load(), plan.address, *addresses, accumulate, step, _NDARRAY)
+    addresses = [0 if value is None else id(value) for value in values]
+    words = [entry.address or entry.load(), plan.address, *addresses, accumulate, step, _NDARRAY]
+    status, result = _call(*words)
     if status != 0:
         return _refuse(signature, plan, values, accumulate, step, status)
     return result if signature.returns else None
@@ -139,7 +140,7 @@ def _run(signature, plan, values, accumulate, step):
 
 def _refuse(signature, plan, values, accumulate, step, status):
     """The fast path has reported a problem: look through memory maps, else raise what is wrong."""
-    found = [plain(value) for value in values]
+    found = [without_memmap(value) for value in values]
     if any(new is not old for new, old in zip(found, values, strict=True)):
         return _run(signature, plan, found, accumulate, step)
     raise refusal(signature.name, plan, found, status)

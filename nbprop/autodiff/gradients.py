@@ -36,7 +36,7 @@ def forward(
     step : int, keys the random numbers of dropout; the position of a decoding plan
     lengths : (n,) integers or None, how many positions of each sample count (None: all), for networks over sequences.
         What x, target, dy or a direction hold beyond is never multiplied: it may be NaN. An output over positions is 0
-        there, and nothing goes back from it. Layers that mix positions without heeding lengths (convolutions, pools,
+        there, and has no gradient. Layers that mix positions without heeding lengths (convolutions, pools,
         dense layers behind `flatten`) take x as 0 there
 
     Raises

@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from nbprop.io.pictures import save_picture
 LOSS = "softmax_cross_entropy"
 HELD_OUT, BATCH, EPOCHS, RATE, ITERATIONS = 360, 32, 30, 5e-3, 100
 DESCENT = 0.1
-OPTIONS = {"loss": LOSS, "optimizer": "adam", "lr": RATE, "batch": BATCH, "schedule": "cosine"}
+OPTIONS: dict[str, Any] = {"loss": LOSS, "optimizer": "adam", "lr": RATE, "batch": BATCH, "schedule": "cosine"}
 
 
 def network():
@@ -47,7 +48,8 @@ def demo(seeds=5, picture="nbprop-demo.png"):
         prepare(net, data)
     show_step(net, data)
 
-    history, losses = History(net, data), []
+    history = History(net, data)
+    losses: list[float] = []
     by_adam, seconds = _runs(seeds, lambda seed: train_adam(net, seed, history if seed == 0 else None))
     _say(f"\nAdam, {EPOCHS} epochs of {-(-len(data.x) // BATCH)} steps of {BATCH} images; the first of {seeds} runs:")
     history.tell()

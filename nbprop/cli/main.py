@@ -357,7 +357,7 @@ def _check(arguments):
     with reporting(say):
         for name, (net, loss) in cases.items():
             errors = nbprop.gradcheck(net, loss)
-            worst = max(errors, key=errors.get)
+            worst = max(errors, key=errors.__getitem__)
             print(f"{name:24} largest relative error {errors[worst]:.1e} (at {worst})")
 
 

@@ -164,12 +164,12 @@ def _fit(net, params, x, y, loss, arguments):
         threads=arguments.threads,
         state=state,
     )
-    state = state if state.size else None
+    kept = state if state.size else None
     if history.stopped != "diverged":
-        return state, None
+        return kept, None
     if history.best_epoch is None:
         raise Failed(f"training diverged and nothing was written: {history.message}, or scale the data")
-    return state, f"training diverged: {history.message}, or scale the data"
+    return kept, f"training diverged: {history.message}, or scale the data"
 
 
 def _minimize(net, params, x, y, loss, arguments):

@@ -139,7 +139,7 @@ def _workers(count, native=False):
 
 
 def _leave_out():
-    prebuilt.pack = lambda: None
+    prebuilt.pack = functools.cache(lambda: None)
 
 
 def _run(pool, function, tasks, tell, done, total):

@@ -252,7 +252,7 @@ def _short(value):
 def _mark(vector):
     """A number that two different vectors rarely share, from some of their elements."""
     part = np.ascontiguousarray(vector[:: max(1, vector.size // _MARKED)])
-    return zlib.crc32(part.view(np.uint8))
+    return zlib.crc32(part.tobytes())
 
 
 def processor():

@@ -59,7 +59,8 @@ class Tree:
             raise ValueError(f"a tree over {pieces} pieces needs 1..{pieces} ranks, got {ranks}")
         self.pieces, self.ranks, self.chunks = pieces, ranks, chunks
         self._rank_of = [rank for rank in range(ranks) for _ in range(*share(pieces, rank, ranks))]
-        own, self.moves = [[] for _ in range(ranks)], [[] for _ in range(ranks)]
+        own: list[list[Node]] = [[] for _ in range(ranks)]
+        self.moves: list[list[Move]] = [[] for _ in range(ranks)]
         self._own, self._tags = own, 0
         self.results = self._place(Node(0, pieces))
         self.own = tuple(tuple(nodes) for nodes in own)

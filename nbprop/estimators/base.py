@@ -316,7 +316,7 @@ class NetworkEstimator(BaseEstimator):
         size = 1 if len(x) == 1 else _PREDICTED
         plan = nbprop.plan(self.network_, batch=size, dtype=dtype, threads=self.threads, mode="inference")
         y, work, state = np.empty((len(x), *plan.output_shape), dtype), nbprop.workspace(plan), None
-        if plan.state_size:
+        if plan.state_size and self._state is not None:
             state = nbprop.layer_state(plan)
             common = min(state.size, self._state.size)  # running statistics lie in front, whatever the batch
             state[:common] = self._state[:common]

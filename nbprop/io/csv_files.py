@@ -56,7 +56,9 @@ class TextTable:
     def __init__(self, path, form=None, known=()):
         self.path, self.form = path, form or TextFormat()
         refuse_streams(path)
-        self.missing, self.comments, self.blank = Counter(), [], 0
+        self.missing: Counter[str] = Counter()
+        self.comments: list[int] = []
+        self.blank = 0
         self.delimiter = self.form.delimiter or self._find_delimiter()
         sample = self._sample(self.delimiter)
         if not sample:
@@ -77,8 +79,8 @@ class TextTable:
 
     def name(self, column):
         """A column as messages name it: its number, and its name."""
-        named = self.names is not None and self.names[column] != ""
-        return f"column {column + 1}" + (f" '{self.names[column]}'" if named else "")
+        name = "" if self.names is None else self.names[column]
+        return f"column {column + 1}" + (f" '{name}'" if name else "")
 
     def find(self, text):
         """The index of the column with this name, or else this number, counted from 1."""

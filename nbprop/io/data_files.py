@@ -4,8 +4,10 @@ A source knows the shape of a sample before it reads one; `pieces` yields (x, y)
 is checked, and errors name its place: `line 4, column 2 'width'` in a text file, `x[3, 0]` in an array.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +56,9 @@ class Source:
 
     features: list | None = None  # names of the features, if the file has them
     target_names: list | None = None
-    text_target = None  # if the target is text: the message for a loss that needs numbers
+    text_target: str | None = None  # if the target is text: the message for a loss that needs numbers
+    sample_shape: tuple[int, ...] = ()
+    row_word = ""  # what `rows` of a piece count
 
     def __init__(self, path, choices):
         self.path, self.choices = path, choices
@@ -63,8 +67,8 @@ class Source:
     def without_missing(self, piece):
         """A piece without missing values; None if no sample is left."""
         x, y, wanted = piece.x, piece.y, self.choices.on_missing
-        gaps = np.isnan(x).reshape(len(x), -1) if x.dtype.kind == "f" else np.zeros((len(x), 1), bool)
-        target_gaps = np.zeros(len(x), bool)
+        gaps: np.ndarray = np.isnan(x).reshape(len(x), -1) if x.dtype.kind == "f" else np.zeros((len(x), 1), bool)
+        target_gaps: Any = np.zeros(len(x), bool)
         if y is not None:
             empty = y == "" if y.dtype.kind == "U" else np.isnan(y) if y.dtype.kind == "f" else np.zeros(y.shape, bool)
             target_gaps = empty.reshape(len(y), -1).any(1)
@@ -134,6 +138,18 @@ class Source:
                 piece.x = self.converted(piece, dtype, limit).reshape(len(piece.x), *self.sample_shape)
                 yield piece
 
+    def raw_pieces(self) -> Iterator[Piece]:
+        """Pieces as in the file."""
+        raise NotImplementedError
+
+    def place(self, piece, i, j) -> str:
+        """Where number j of sample i of a piece is in the file."""
+        raise NotImplementedError
+
+    def target_place(self, piece, i) -> str:
+        """Where its target is."""
+        raise NotImplementedError
+
     @staticmethod
     def piece(rows):
         """A piece that is only asked for places."""
@@ -200,7 +216,7 @@ class CsvSource(Source):
 
     def _named(self, columns, features):
         """The columns with the names of a model, in its order."""
-        names = self.table.names
+        names = self.table.names or []
         absent = [name for name in features if names.count(name) != 1]
         if absent:
             shown = ", ".join(map(repr, absent[:_SHOWN]))
@@ -244,7 +260,7 @@ class CsvSource(Source):
 
     def raw_pieces(self):
         """Pieces as in the file, in float64."""
-        texts = self.targets if self.text_target is not None else []
+        texts: list[int] = self.targets if self.text_target is not None else []
         numbers = self.columns + ([] if texts else self.targets) + ([] if self.index is None else [self.index])
         last = None
         for block in self.table.blocks(numbers, texts):
@@ -283,7 +299,7 @@ class CsvSource(Source):
         return f"line {piece.rows[i]}, {self.table.name(self.columns[j])}"
 
     def target_place(self, piece, i):
-        return f"line {piece.rows[i]}, target " + ", ".join(map(repr, self.target_names))
+        return f"line {piece.rows[i]}, target " + ", ".join(map(repr, self.target_names or ()))
 
     def lines(self):
         """A report of what was found, line by line, before the data is read."""

@@ -9,7 +9,7 @@ from numba.core.errors import TypingError
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from nbprop.arrays import plain
+from nbprop.arrays import without_memmap
 from nbprop.compiler.intrinsics import (
     array_at,
     as_frame,
@@ -193,11 +193,12 @@ def _clip(name, grads, limit, trainable):
         _prepared[name, dtype] = tuple(int(word) for word in fingerprints(_KERNELS[name]))
     limit = as_number(f"{name}: limit", limit, interval(ends="()"))
     mask = 0 if trainable is None else id(trainable)
-    status, norm = _call(_ENTRY.address, id(grads), mask, limit, *_prepared[name, dtype], NDARRAY)
+    float32, float64 = _prepared[name, dtype]
+    status, norm = _call(_ENTRY.address, id(grads), mask, limit, float32, float64, NDARRAY)
     if status != 0:
-        plain_grads, plain_mask = plain(grads), plain(trainable)
-        if plain_grads is not grads or plain_mask is not trainable:
-            return _clip(name, plain_grads, limit, plain_mask)
+        found_grads, found_mask = without_memmap(grads), without_memmap(trainable)
+        if found_grads is not grads or found_mask is not trainable:
+            return _clip(name, found_grads, limit, found_mask)
         raise steps.refusal(name, [None, grads, None, None, trainable, None, None, limit], status)
     return norm
 

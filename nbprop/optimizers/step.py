@@ -4,14 +4,17 @@ Both describe their arguments in a block (see arguments.py) and call the same co
 compiled once per dtype, and called by fingerprint.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import types
 from numba.extending import overload
 
 from nbprop import backends
 from nbprop import messages as said
-from nbprop.arrays import not_numpy, plain
+from nbprop.arrays import not_numpy, without_memmap
 from nbprop.compiler.argument_types import check_array_type, check_integer_type
+from nbprop.compiler.fingerprint import python_function
 from nbprop.compiler.intrinsics import (
     indirect_call,
     load,
@@ -260,9 +263,10 @@ def take_step(name, params, grads, state, step, decay_mask, trainable, threads, 
         hyper, vectors = (h0, h1, h2, h3, h4, h5), (params, grads, state, decay_mask, trainable)
         if _on_device(params):
             return _device_step(name, *vectors[:3], step, *vectors[3:], hyper)
-        values = [plain(value) for value in vectors]
+        values = [without_memmap(value) for value in vectors]
         if any(new is not old for new, old in zip(values, vectors, strict=True)):
-            return take_step(name, *values[:3], step, *values[3:], threads, *hyper)
+            params, grads, state, decay_mask, trainable = values
+            return take_step(name, params, grads, state, step, decay_mask, trainable, threads, *hyper)
         raise refusal(name, [*values, step, threads, None, *hyper], status)
     return None
 
@@ -291,7 +295,7 @@ def hyperparameter_as_float(function, name, kind, value):
 def check_hyperparameter(function, name, kind, value):
     """A hyperparameter as a float, if it is of its kind."""
     found = hyperparameter_as_float(function, name, kind, value)
-    if not _fits.py_func(kind, found):
+    if not python_function(_fits)(kind, found):
         raise ValueError(f"{function}: {name} must be {WANTED[kind]}, got {shown(value)}")
     return found
 
@@ -344,6 +348,7 @@ _ENTRY_FINGERPRINT = np.int64(_ENTRY.fingerprint())
 
 def check_types(function, real, given):
     """Typing errors that name the argument. `given`: (name, Numba type, "read", "written" or "mask")."""
+    dtypes: tuple[Any, ...]
     for name, found, role in given:
         argument = f"nbprop.{function}: {name}"
         if role == "mask":

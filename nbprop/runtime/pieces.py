@@ -30,18 +30,18 @@ class Pace:
         self.units = max(1, min(_MOST, 4 * self.units, int(_PACE * done / seconds)))
 
 
-def in_threads(share, ranges):
-    """Call share(first, last, stopped) for each range, each in a thread where there are several.
+def in_threads(work, ranges):
+    """Call work(first, last, stopped) for each range, each in a thread where there are several.
 
-    A share looks at stopped() between two pieces and returns when it is true: after Ctrl-C, or an exception of
-    another's, which is raised here once all have returned.
+    `work` looks at stopped() between two pieces and returns when it is true: after Ctrl-C, or an exception in another
+    thread, which is raised here once all have returned.
     """
     stop = threading.Event()
     if len(ranges) == 1:
-        share(*ranges[0], stop.is_set)
+        work(*ranges[0], stop.is_set)
         return
     with ThreadPoolExecutor(len(ranges)) as pool:
-        waiting = {pool.submit(share, *limits, stop.is_set) for limits in ranges}
+        waiting = {pool.submit(work, first, last, stop.is_set) for first, last in ranges}
         try:
             while waiting:  # not for ever: a signal that the system gave to another thread does not end a wait
                 done, waiting = wait(waiting, _PACE, FIRST_EXCEPTION)

@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from nbprop.arrays import check_array, check_vector, plain
+from nbprop.arrays import check_array, check_vector, without_memmap
 from nbprop.compiler.intrinsics import address_of, array_at, as_frame, indirect_call
 from nbprop.compiler.jit import FLAGS, njit
 from nbprop.compiler.native import CompiledEntry
@@ -329,8 +329,11 @@ def levenberg_marquardt(residuals, jacobian, start, gtol=1e-8, xtol=1e-8, ftol=1
     tolerances = check_tolerances(function, gtol=gtol, xtol=xtol, ftol=ftol)
     most = 100 * start.size if max_nfev is None else check_integer(f"{function}: max_nfev", max_nfev)
     theta, state, want = start.copy(), lm_state(start.size, **tolerances), RESIDUALS
-    best, at_best, lowest, cost, r, m = start.copy(), None, np.inf, np.inf, None, None
-    evaluations, jacobians, matrix, place = 0, 0, None, None
+    best, lowest, cost, m = start.copy(), np.inf, np.inf, None
+    at_best: Any = None  # the residuals at `best`
+    r: Any = None
+    matrix: Any = None
+    evaluations, jacobians, place = 0, 0, start[:0]
     while want in (RESIDUALS, JACOBIAN):
         if want == RESIDUALS:
             if evaluations == most:
@@ -365,7 +368,7 @@ def levenberg_marquardt(residuals, jacobian, start, gtol=1e-8, xtol=1e-8, ftol=1
 
 def _returned(what, array, shape):
     """What a function of the user's returned: a float64 array of this shape, None for any size."""
-    if type(plain(array)) is not np.ndarray:
+    if type(without_memmap(array)) is not np.ndarray:
         raise TypeError(f"levenberg_marquardt: {what} must return a float64 array, got {type(array).__name__}")
     wrong = len(array.shape) != len(shape) or any(
         wanted not in (None, size) for size, wanted in zip(array.shape, shape, strict=True)

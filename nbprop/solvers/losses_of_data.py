@@ -1,6 +1,7 @@
 """The loss of a data set and its derivatives at float64 parameters, in chunks of a plan's batch."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from nbprop.lowering.plan import workspace
 
 class InOneProcess:
     """What a search asks of an objective whose data lie in this process."""
+
+    x: Any
+    target: Any
+    weights: Any
 
     def any(self, decision):
         """Whether to stop, where that depends on a clock or a callback."""

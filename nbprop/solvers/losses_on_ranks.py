@@ -106,7 +106,7 @@ class ObjectiveOnRanks(Objective):
         return super().identity() if self._identity is None else self._identity
 
     def _digests(self):
-        own = [{}, {}, {}]
+        own: list[dict[int, str | None]] = [{}, {}, {}]
         for piece in range(*share(self.pieces, self.ranks.rank, self.ranks.size)):
             first, stop = (number - self._offset for number in shard(self.n_samples, piece, self.pieces))
             for found, array in zip(own, (self.x, self.target, self.weights), strict=True):

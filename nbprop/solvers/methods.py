@@ -82,8 +82,8 @@ _FACTORIZATIONS = (None, "NormalEquation", "AugmentedSystem", "QRFactorization",
 def settings(method, bounds, tol, maxiter, options):
     """(the method's name as SciPy writes it, its options), checked."""
     known = {name.lower(): name for name in METHODS}
-    name = known.get(method.lower()) if isinstance(method, str) else None
-    if name is None:
+    name = known.get(method.lower(), "") if isinstance(method, str) else ""
+    if name not in METHODS:
         choose("minimize: method", method.upper() if isinstance(method, str) else method, METHODS)
     if bounds is not None and not METHODS[name].bounds:
         able = ", ".join(other for other, row in METHODS.items() if row.bounds)

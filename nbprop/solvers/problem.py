@@ -33,7 +33,7 @@ def _word(thing):
     if thing is not None and not isinstance(thing, str):
         array = thing if isinstance(thing, np.ndarray) else thing.to_host()
         digest.update(f"{array.dtype} {array.shape}".encode())
-        data = memoryview(np.ascontiguousarray(array)).cast("B")
+        data = np.ascontiguousarray(array).data.cast("B")
         for start in range(0, len(data), _PIECE):
             digest.update(data[start : start + _PIECE])
     else:

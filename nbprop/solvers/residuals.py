@@ -1,6 +1,8 @@
 """Residuals of a network's outputs and their Jacobian, over float64 parameters, some of which may be fixed."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from nbprop.lowering.plan import workspace
 from nbprop.solvers.bounds import Free
 
 # rho(z) of SciPy's robust losses (Triggs et al. 2000): the cost is f_scale^2 / 2 times the sum of rho((r / f_scale)^2).
-RHO = {
+RHO: dict[str, Callable[..., Any]] = {
     "linear": lambda z: z,
     "soft_l1": lambda z: 2 * (np.sqrt(1 + z) - 1),
     "huber": lambda z: np.where(z <= 1, z, 2 * np.sqrt(z) - 1),

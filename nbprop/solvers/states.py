@@ -8,6 +8,7 @@ entry returns what is wrong as a negative number, and has then written nothing.
 from numba import types
 
 from nbprop.compiler.argument_types import check_array_type
+from nbprop.compiler.fingerprint import python_function
 from nbprop.compiler.jit import njit
 from nbprop.messages import CACHED_ELSEWHERE
 
@@ -42,7 +43,7 @@ def check_outcome(outcome):
 def refuse(function, outcome):
     """Raise what a negative outcome means, with the function's name."""
     try:
-        check_outcome.py_func(outcome)
+        python_function(check_outcome)(outcome)
     except (ValueError, RuntimeError) as error:
         raise type(error)(f"{function}: {error}") from None
 

@@ -104,8 +104,8 @@ class Validation:
             raise TypeError(
                 f"minimize: validation must be (x, target) or (x, target, weights), got {type(data).__name__}"
             )
-        weights = data[2] if len(data) == 3 else None
-        self.loss = objective_for("minimize: validation", plan, *data[:2], weights, state, ranks).loss
+        x, target, weights = data if len(data) == 3 else (*data, None)
+        self.loss = objective_for("minimize: validation", plan, x, target, weights, state, ranks).loss
         self.patience = patience
         self.losses, self.lowest, self.best, self.waited = [], math.inf, None, 0
 

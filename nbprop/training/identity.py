@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def digest_of(job, *arrays):
     """A digest of arrays of the job, on the host or the device; None if none was given."""
     if all(array is None for array in arrays):
         return None
-    pieces = {}  # digested one by one, so that Ctrl-C takes effect between them
+    pieces: dict[str, Any] = {}  # digested one by one, so that Ctrl-C takes effect between them
     held = {str(k): array for k, array in enumerate(arrays) if array is not None}
     for name, array in job.host_arrays(held).items():
         rows = max(1, _PIECE // max(1, array[:1].nbytes))
@@ -45,7 +46,7 @@ def rates_at(rate_of, first_step, steps):
 
     steps: of the whole run, which begins at first_step.
     """
-    found = []
+    found: list[list[float]] = []
     for step in np.unique(np.linspace(first_step, first_step + steps - 1, min(steps, _MOST_RATES)).astype(np.int64)):
         rate = rate_of(int(step))
         if not found or found[-1][1] != rate:

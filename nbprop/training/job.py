@@ -1,5 +1,6 @@
 """What `fit` prepares: checked data, and the job that compiled training (loop.py) works on."""
 
+import ctypes
 import inspect
 
 import numpy as np
@@ -181,7 +182,7 @@ class Job:
         """The argument block of the gradient (see arguments.py); each step fills in the addresses of its batch."""
         words = self.words
         for argument, array in ((arg.PARAMS, self.params), (arg.GRADS, self.grads), (arg.WORK, self.work)):
-            self._describe(argument, array, array.ctypes.shape_as(np.ctypeslib.ctypes.c_int64))
+            self._describe(argument, array, array.ctypes.shape_as(ctypes.c_int64))
         for column, (argument, array) in enumerate(zip(epochs.ARGUMENTS, self.data, strict=True)):
             if array is not None:
                 here, shape = epochs.COLUMNS + column * epochs.COLUMN, epochs.SHAPES + column * epochs.SHAPE
@@ -197,13 +198,13 @@ class Job:
         """Use an array of layer state."""
         self.layers = state
         self.words[epochs.LAYERS], self.words[epochs.LAYER_BYTES] = state.ctypes.data, state.nbytes
-        self._describe(arg.STATE, state, state.ctypes.shape_as(np.ctypeslib.ctypes.c_int64))
+        self._describe(arg.STATE, state, state.ctypes.shape_as(ctypes.c_int64))
 
     def _describe(self, argument, array, shape):
         if shape is not None:
             self.shapes = [*getattr(self, "shapes", ()), shape]
         start = epochs.CALL + argument * arg.DESCRIPTION
-        address = 0 if shape is None else np.ctypeslib.ctypes.addressof(shape)
+        address = 0 if shape is None else ctypes.addressof(shape)
         flags = arg.CONTIGUOUS | arg.WRITABLE | arg.ALIGNED
         description = array.ctypes.data, array.ndim, address, elements.element_code(array.dtype), flags
         self.words[start : start + len(description)] = description

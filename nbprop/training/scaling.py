@@ -123,11 +123,11 @@ def _mean_and_std(name, data, weights, lengths):
             rows = piece.reshape(-1, features)
             yield rows, np.repeat(w, len(rows) // len(w))[:, None]
 
-    low, high, mass = np.full(features, np.inf), np.full(features, -np.inf), np.zeros(features)
+    low, high, weight_sum = np.full(features, np.inf), np.full(features, -np.inf), np.zeros(features)
     for piece, w in pieces():
         low, high = np.fmin(low, np.fmin.reduce(piece)), np.fmax(high, np.fmax.reduce(piece))
-        mass += np.where(np.isnan(piece), 0.0, w).sum(axis=0)
-    low[mass == 0] = high[mass == 0] = 0.0
+        weight_sum += np.where(np.isnan(piece), 0.0, w).sum(axis=0)
+    low[weight_sum == 0] = high[weight_sum == 0] = 0.0
     infinite = np.flatnonzero(np.isinf(low) | np.isinf(high))
     if infinite.size:
         raise ValueError(f"fit_scaling: {name} holds infinity in feature {infinite[0]}; leave such samples out")
@@ -137,7 +137,9 @@ def _mean_and_std(name, data, weights, lengths):
 
     def mean_of(made):
         """The mean over the rows of what `made` makes of t."""
-        return sum(np.nansum(w * made(piece / unit), axis=0) for piece, w in pieces()) / np.where(mass == 0, 1, mass)
+        return sum(np.nansum(w * made(piece / unit), axis=0) for piece, w in pieces()) / np.where(
+            weight_sum == 0, 1, weight_sum
+        )
 
     about = center / unit
     about = about + mean_of(lambda t: t - about)

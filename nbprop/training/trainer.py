@@ -10,14 +10,16 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nbprop import schedules
-from nbprop.autodiff import gradients as calls
 from nbprop.io.progress import progress_bar
 from nbprop.runtime import arguments as arg
+from nbprop.runtime.errors import refusal
 from nbprop.training import identity
 from nbprop.training import loop as epochs
 from nbprop.training.checkpoint import (
@@ -46,7 +48,7 @@ class Settings:
     first_step: int = 0
     validation: tuple | None = None
     patience: int | None = None
-    callback: object = None
+    callback: Callable[[History], Any] | None = None
     checkpoint: str | None = None
     checkpoint_seconds: float = 10.0
 
@@ -58,7 +60,9 @@ class Trainer:
         self.job, self.settings = job, settings
         self.history, self.before, self.asked = History(first_step=settings.first_step), 0.0, False
         self.pending = False  # an epoch has ended, but its end has not been processed
-        self.measure, self.watched, self.identity = None, None, {}
+        self.measure: Measure | None = None
+        self.watched: str | None = None
+        self.identity: dict[str, Any] = {}
         # Of writing checkpoints: the last failure, a warning to raise at the end, warnings already given.
         self.failure, self.postponed, self.warned = "", None, set()
         self.interrupted = lambda: False
@@ -141,7 +145,8 @@ class Trainer:
         if name is None:
             return
         words, numbers = self.job.words, self.job.numbers
-        progress = {word: int(words[getattr(epochs, word)]) for word in PLACE} | {"PENDING": self.pending}
+        progress: dict[str, float] = {word: int(words[getattr(epochs, word)]) for word in PLACE}
+        progress |= {"PENDING": self.pending}
         progress |= {word: float(numbers[getattr(epochs, word)]) for word in SUMS}
         history = {key: getattr(self.history, key) for key in KEPT} | {"before": self._elapsed()}
         try:
@@ -187,7 +192,7 @@ class Trainer:
             if self.postponed is not None:
                 raise self.postponed
         except BaseException as error:
-            error.history = self.history
+            vars(error)["history"] = self.history
             raise
         return self.history
 
@@ -224,7 +229,7 @@ class Trainer:
         self._record()
         bar.update(done)
         if outcome == epochs.FAILED:
-            raise calls.refusal("fit", job.plan, self._call_values(), int(words[epochs.STATUS]))
+            raise refusal("fit", job.plan, self._call_values(), int(words[epochs.STATUS]))
         if outcome == epochs.NOT_FINITE:
             number = float(job.numbers[epochs.LOSS])
             what = (
@@ -259,7 +264,7 @@ class Trainer:
         Ctrl-C while measuring leaves this to a resumed run.
         """
         history, job = self.history, self.job
-        if self.watched is not None:
+        if self.measure is not None:
             loss = self.measure(job.params, job.layers, self.interrupted)
             if loss is None:
                 return
@@ -368,7 +373,8 @@ class Trainer:
         chosen = "initial" if history.best_epoch is None else "best"
         self._restore(kept[chosen])  # in case a second Ctrl-C ends the measuring
         for name, epoch in candidates.items():
-            loss = measure(*self._parts(kept[name]), self.interrupted)
+            params, layers = self._parts(kept[name])
+            loss = measure(params, layers, self.interrupted)
             if loss is not None and loss < history.best_loss:
                 history.best_loss, history.best_epoch, chosen = loss, epoch, name
         self._restore(kept[chosen])
@@ -385,12 +391,12 @@ def _interrupts():
 
     A second Ctrl-C stops at once. Nothing changes if SIGINT has another handler, or in another thread.
     """
-    pressed = []
+    pressed: list[int] = []
     before = signal.getsignal(signal.SIGINT)
 
     def handler(number, frame):
         if pressed:
-            before(number, frame)
+            signal.default_int_handler(number, frame)
         pressed.append(number)
 
     ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()

@@ -384,6 +384,17 @@ def test_aliased_and_read_only():
         nbprop.fit(NET, frozen, X, Y, LOSS)
 
 
+def test_data_that_a_callback_spoils():
+    """A class out of range, which no step trains on: the call that meets it is refused, and says what it met."""
+    target = Y.copy()
+
+    def spoil(history):
+        target[:] = 77
+
+    with pytest.raises(ValueError, match="fit: target"):
+        train(y=target, callback=spoil)
+
+
 def test_progress_bar(capsys):
     pytest.importorskip("tqdm")
     quiet, _ = train()
