@@ -45,10 +45,10 @@ def _symmetric(function, product, plan, params, x, target, weights):
     def matvec(v):
         direction, result = _vector(function, v, plan.dtype), np.zeros(plan.n_params)
         for x_k, target_k, weights_k in _pieces(plan, x, target, weights):
-            share = (len(x_k) if weights is None else weights_k.sum(dtype=np.float64)) / total
-            if share > 0:
+            fraction = (len(x_k) if weights is None else weights_k.sum(dtype=np.float64)) / total
+            if fraction > 0:
                 product(plan, params, direction, x_k, target_k, part, work, weights_k)
-                result += share * part.astype(np.float64)
+                result += fraction * part.astype(np.float64)
         return result
 
     shape = (plan.n_params, plan.n_params)

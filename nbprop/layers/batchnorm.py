@@ -175,8 +175,8 @@ def batchnorm_products(sums, dy, x, statistics, n, sizes: Rows, part, parts):
 def batchnorm_totals(totals, db, ds, sums, n, sizes: Rows, b_accumulate, s_accumulate, accumulate, part, parts):
     """The blocks' sums combined: db = sum(dy), ds = sum(dy x^).
 
-    totals OUT (2, size); db and ds OUT (size,), or empty; added to where `s_accumulate` or `b_accumulate` or
-    `accumulate` is 1; sums IN (blocks, 2, size).
+    totals OUT (2, size); db and ds OUT (size,), or empty; added to where `s_accumulate`, `b_accumulate` or `accumulate`
+    is 1; sums IN (blocks, 2, size).
     """
     rows, size = sizes.rows, sizes.size
     start, stop = share(size, part, parts)

@@ -45,10 +45,10 @@ def ensure(threads):
 
     Capped at the process's share of the processor: more threads than cores only take each other's turns.
     """
-    share = processor_share()
-    wanted = min(threads, share, MAX_WORKERS + 1)
+    available = processor_share()
+    wanted = min(threads, available, MAX_WORKERS + 1)
     with _starting:
-        _words[CORES] = _words[QUOTA] = share
+        _words[CORES] = _words[QUOTA] = available
         for worker in range(int(_words[WORKERS]) + 1, wanted):
             if not _words[ACQUIRE]:
                 _words[[ACQUIRE, RELEASE, CLOCK, AFFINITY, CPU_CLOCK]] = _c_functions()

@@ -171,8 +171,8 @@ def products(sums, dy, x, statistics, n, sizes: Rows):
 def totals(totals, db, ds, sums, n, sizes: Rows, b_accumulate, s_accumulate, accumulate):
     """The blocks' sums combined: db = sum(dy), ds = sum(dy x^).
 
-    totals OUT (2, size); db and ds OUT (size,), or empty; added to where `s_accumulate` or `b_accumulate` or
-    `accumulate` is 1; sums IN (blocks, 2, size).
+    totals OUT (2, size); db and ds OUT (size,), or empty; added to where `s_accumulate`, `b_accumulate` or `accumulate`
+    is 1; sums IN (blocks, 2, size).
     """
     rows, size = sizes.rows, sizes.size
     space = cuda.shared.array(THREADS, sums.dtype)

@@ -85,8 +85,8 @@ def _products(number):
 def parameters(dw, db, partials, n, filters, g: Windows, w_accumulate, b_accumulate, accumulate):
     """dw and db = the sums of their pieces, in order. One thread per element.
 
-    dw OUT (kernel_h, kernel_w, channels / groups, filters), db OUT (filters,) or empty; added to where `w_accumulate`
-    or `b_accumulate` or `accumulate` is 1; partials IN (pieces, taps * channels / groups + 1, filters), from
+    dw OUT (kernel_h, kernel_w, channels / groups, filters), db OUT (filters,) or empty; added to where `w_accumulate`,
+    `b_accumulate` or `accumulate` is 1; partials IN (pieces, taps * channels / groups + 1, filters), from
     `parameters_in_pieces`.
     """
     depth = g.kernel_h * g.kernel_w * (g.channels // g.groups)

@@ -57,7 +57,7 @@ static void conv_forward(real *restrict y, const real *restrict x, const real *r
     }
 }
 
-/* dW = the sum over the pixels of window^T dz, db = the sum of dz; added to where `w_accumulate`, `b_accumulate` is 1.
+/* dW = the sum over the pixels of window^T dz, db = that of dz; added to where `w_accumulate` or `b_accumulate` is 1.
  * dw OUT as w in conv_forward, db OUT (filters,) or NULL, x IN as there, dz IN (n, out_h, out_w, filters). */
 static void conv_backward_parameters(real *restrict dw, real *restrict db, const real *restrict x,
                                      const real *restrict dz, int n, int filters, int height, int width, int channels,

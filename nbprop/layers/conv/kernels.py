@@ -47,8 +47,8 @@ def conv_backward_parameters(
 ):
     """dW = the sum over the pixels of window^T dz, db = the sum of dz.
 
-    dw OUT (kernel_h, kernel_w, channels / groups, filters), db OUT (filters,) or empty; added to where `w_accumulate`
-    or `b_accumulate` or `accumulate` is 1; x IN (n, height, width, channels), dz IN (n, out_h, out_w, filters).
+    dw OUT (kernel_h, kernel_w, channels / groups, filters), db OUT (filters,) or empty; added to where `w_accumulate`,
+    `b_accumulate` or `accumulate` is 1; x IN (n, height, width, channels), dz IN (n, out_h, out_w, filters).
     """
     start = ACCUMULATE if w_accumulate + accumulate > 0 else ZERO
     windows_gradient(*(pointer(dw, 0), pointer(x, 0), pointer(dz, 0), n, filters, g, start, part, parts))

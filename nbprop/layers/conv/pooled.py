@@ -45,8 +45,8 @@ def conv_backward_argmax(
 ):  # fmt: skip
     """dW = the sum over the windows of the pool of (window of the argmax)^T dy, db = the sum of dy.
 
-    dw OUT (kernel_h, kernel_w, channels / groups, filters), db OUT (filters,) or empty; added to where `w_accumulate`
-    or `b_accumulate` or `accumulate` is 1; turned OUT (kernel_h, kernel_w, channels / groups, filters), offsets OUT
+    dw OUT (kernel_h, kernel_w, channels / groups, filters), db OUT (filters,) or empty; added to where `w_accumulate`,
+    `b_accumulate` or `accumulate` is 1; turned OUT (kernel_h, kernel_w, channels / groups, filters), offsets OUT
     (`offsets_size`,): scratch; x IN (n, height, width, channels); dy and argmax IN (n, rows, columns, filters): the
     gradient of the output of the pool, and its argmax from `max_pool_forward`.
     """
