@@ -25,30 +25,35 @@ def place_buffers(timeline, itemsize, kept=(), watched=()):
     What the ops in `kept` write lives to the end if it is read after them, and so do the buffers in `watched`.
     Raises OverflowError where an offset might not fit 64 bits.
     """
-    first, last, end = {}, {}, len(timeline)
-    for time, op in enumerate(timeline):
-        # Without a barrier, threads may still be in this op while others are in the next.
-        last.update(dict.fromkeys(op.operands, time if op.barrier else time + 1))
-    for time, op in zip(range(end - 1, -1, -1), reversed(timeline), strict=True):
-        first.update(dict.fromkeys(op.operands, time))
-    buffers = [buffer for buffer in last if buffer is not None and buffer.space == frame.WORK]
-    last |= {buffer: end for op in kept for buffer in op.writes if last[buffer] >= len(kept)}
-    last |= dict.fromkeys(watched, end)
-    buffers.sort(key=lambda buffer: (-buffer.size, first[buffer]))
-    unit = max(1, _ALIGNMENT // itemsize)
+    end, touched = len(timeline), [buffer for op in timeline for buffer in op.operands]
+    number_of = {buffer: number for number, buffer in enumerate(dict.fromkeys(touched))}
+    # In NumPy, as one pass over the operands in Python takes longer than all of this.
+    numbers = np.array([number_of[buffer] for buffer in touched], np.intp)
+    times = np.repeat(np.arange(end), np.array([len(op.operands) for op in timeline], np.intp))
+    first, last = np.empty((2, len(number_of)), np.int64)
+    first[numbers[::-1]] = times[::-1]  # of several times, the one assigned last stays
+    # Without a barrier, threads may still be in an op while others are in the next.
+    last[numbers] = times + np.array([not op.barrier for op in timeline], np.int64)[times]
+    written = np.array([number_of[buffer] for op in kept for buffer in op.writes], np.intp)
+    last[written[last[written] >= len(kept)]] = end
+    last[np.array([number_of[buffer] for buffer in watched if buffer in number_of], np.intp)] = end
+    buffers = [buffer for buffer in number_of if buffer is not None and buffer.space == frame.WORK]
+    if not buffers:
+        return 0, 0
+    chosen, unit = [number_of[buffer] for buffer in buffers], max(1, _ALIGNMENT // itemsize)
     sizes = [-(-buffer.size // unit) * unit for buffer in buffers]
     if sum(sizes) >= 2**63:
         raise OverflowError("the workspace would have more than 2**63 elements")
-    lives = ([find[buffer] for buffer in buffers] for find in (first, last))
-    begins, ends, lengths = (np.array(numbers, np.int64) for numbers in (*lives, sizes))
+    begins, ends, lengths = first[chosen], last[chosen], np.array(sizes, np.int64)
+    order = np.lexsort((begins, [-buffer.size for buffer in buffers]))  # the largest first, then as they appear
+    begins, ends, lengths = begins[order], ends[order], lengths[order]
     offsets = assign_offsets(begins, ends, lengths, end + 1)
-    for buffer, offset in zip(buffers, offsets.tolist(), strict=True):
-        buffer.offset = offset
+    for k, offset in zip(order.tolist(), offsets.tolist(), strict=True):
+        buffers[k].offset = offset
     change = np.zeros(end + 2, np.int64)  # of the elements that live, at each time
     np.add.at(change, begins, lengths)
     np.subtract.at(change, ends + 1, lengths)
-    total = max((offsets + lengths).tolist(), default=0)
-    return total, max(np.cumsum(change)[:end].tolist(), default=0)
+    return int((offsets + lengths).max()), int(np.cumsum(change)[:end].max())
 
 
 def assign_offsets(first, last, size, times):

@@ -151,7 +151,9 @@ class Plan:
         header[table.LOSS_POSITIONS] = self.positions_of_loss
         kernels = dict.fromkeys(op.kernel for ops in self.parts.values() for op in ops)
         fingerprints = {kernel: kernel.fingerprint(self.numba_dtype) for kernel in kernels}
-        rows = {part: _rows(ops, fingerprints) for part, ops in self.parts.items()}
+        of_ops = {id(ops): ops for ops in self.parts.values()}  # some parts are one
+        of_ops = {number: _rows(ops, fingerprints) for number, ops in of_ops.items()}
+        rows = {part: of_ops[id(ops)] for part, ops in self.parts.items()}
         blocks, length = [], table.HEADER
         for program, parts in _PROGRAM_PARTS.items():
             found = [rows[part] for part in parts if part in rows]

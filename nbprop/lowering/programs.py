@@ -98,7 +98,9 @@ def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu")
     order = [part for part in ("forward", "copy_y", "value", "copy_dy", "loss", "backward_input") if part in parts]
     if target == "cpu":  # on the device an activation is part of the product before it
         parts |= dict(zip(order, fuse(build, *(parts[part] for part in order)), strict=True))
-    parts["backward"] = parts["backward_input"] if watch else prune_dead_ops(parts["backward_input"], frame.GRADS)
+    parts["backward"] = parts["backward_input"]
+    if not watch:
+        (parts["backward"],) = prune_dead_ops(frame.GRADS, parts["backward_input"])
     timeline = [op for part in order for op in parts[part]]
     # What forward leaves survives backward, so that one forward serves several: a Jacobian's rows, another dy.
     watched = [buffer for kept in build.watched.values() for buffer in (kept.output, kept.gradient)]
@@ -148,8 +150,8 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
         build.reverse()
     build.rules.clear()
     build.place_state()
-    (ops,) = fuse(build, drain_ops(build))
-    ops = prune_dead_ops(ops, frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT)
+    lands_in = frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT
+    (ops,) = prune_dead_ops(lands_in, *fuse(build, drain_ops(build)))
     return Lowered({program: ops}, *place_buffers(ops, dtype.itemsize))
 
 
@@ -173,11 +175,9 @@ def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):
         loss.lower(build, y, y.gradient)
         build.emit(times_samples, (), (), (y.size,), inplace=(y.gradient,))
     build.reverse()
-    forward, backward = fuse(build, forward, drain_ops(build))
-    ops = prune_dead_ops(forward + backward, frame.OUT)
-    first = len(ops) - len(prune_dead_ops(backward, frame.OUT))
-    parts = {program: ops[first:], f"{program}_forward": ops[:first]}
-    return Lowered(parts, *place_buffers(ops, dtype.itemsize, ops[:first]))
+    forward, backward = prune_dead_ops(frame.OUT, *fuse(build, forward, drain_ops(build)))
+    parts = {program: backward, f"{program}_forward": forward}
+    return Lowered(parts, *place_buffers(forward + backward, dtype.itemsize, forward))
 
 
 def drain_ops(build):
@@ -186,17 +186,20 @@ def drain_ops(build):
     return ops
 
 
-def prune_dead_ops(ops, space):
-    """The ops that what lands in `space` depends on."""
-    wanted, kept, follower, following = set(), [], None, None
-    for op in reversed(ops):
-        for buffer in op.writes:
-            if buffer.space == space or buffer in wanted:
-                # An op may go without a barrier only before the very op that it was emitted before.
-                alone = op.barrier or following is follower
-                kept.append(op if alone else replace(op, barrier=True))
-                wanted.update(op.operands)
-                follower = op
-                break
-        following = op
-    return kept[::-1]
+def prune_dead_ops(space, *parts):
+    """The ops of parts of a program, which follow each other, that what lands in `space` depends on; a list a part."""
+    wanted, found, follower, following = set(), [], None, None
+    for part in reversed(parts):
+        kept = []
+        for op in reversed(part):
+            for buffer in op.writes:
+                if buffer.space == space or buffer in wanted:
+                    # An op may go without a barrier only before the very op that it was emitted before.
+                    alone = op.barrier or following is follower
+                    kept.append(op if alone else replace(op, barrier=True))
+                    wanted.update(op.operands)
+                    follower = op
+                    break
+            following = op
+        found.append(kept[::-1])
+    return found[::-1]
