@@ -17,7 +17,7 @@ from numba.extending import overload
 
 from nbprop.arrays import without_memmap
 from nbprop.compiler.argument_types import check_array_type, check_flag_type, check_integer_type
-from nbprop.compiler.intrinsics import indirect_call, load_double, stack_words, store
+from nbprop.compiler.intrinsics import indirect_call, load_double, stack_words, store, store_double
 from nbprop.compiler.jit import FLAGS, njit
 from nbprop.compiler.registry import find
 from nbprop.lowering.plan import Plan, PlanType, plan_address
@@ -29,6 +29,7 @@ from nbprop.runtime.derivative_entries import ENTRIES
 from nbprop.runtime.errors import refusal
 from nbprop.runtime.raising import raiser
 from nbprop.runtime.signatures import INTEGERS, OPTIONAL, SIGNATURES
+from nbprop.runtime.workers import know_clock
 from nbprop.validation import as_integer, check_flag, shown
 
 _entry_signature = types.int64(types.int64, types.int64)
@@ -73,8 +74,8 @@ def _python_face(signature):
     def elsewhere(plan, values, accumulate, step):
         return _run(signature, plan, values, accumulate, step)
 
-    def refuse(plan, values, accumulate, step, status):
-        return _refuse(signature, plan, values, accumulate, step, status)
+    def finish(plan, values, accumulate, step, status, result):
+        return _finish(signature, plan, values, accumulate, step, status, result)
 
     places = {place: arg.NAMES[place] for place in signature.arrays}
     values = ", ".join(places.get(place, "None") for place in range(arg.ARGUMENTS))
@@ -91,10 +92,10 @@ def _python_face(signature):
         ")",
         "if status == 0:",
         f"    {result}",
-        f"return refuse(plan, ({values}), {accumulate}, step, status)",
+        f"return finish(plan, ({values}), {accumulate}, step, status, result)",
     ]
     names = {"Plan": Plan, "call": _call, "entry": ENTRIES[signature.name], "STEPS": _STEPS, "NDARRAY": _NDARRAY}
-    names |= {"elsewhere": elsewhere, "refuse": refuse, "integer": functools.partial(_integer, signature.name)}
+    names |= {"elsewhere": elsewhere, "finish": finish, "integer": functools.partial(_integer, signature.name)}
     return body, names | {"flag": functools.partial(_flag, signature.name)}
 
 
@@ -109,14 +110,23 @@ def _call(
     entry, plan, params, x, target, grads, work, weights, state, y, dy, dx, v, out, lengths, accumulate, step, ndarray
 ):
     """Describe Python objects (by address, 0: not given), call an entry; (status, result)."""
-    block = stack_words(_BLOCK)
     objects = (params, x, target, grads, work, weights, state, y, dy, dx, v, out, lengths)
+    return _enter_from_python(entry, plan, objects, accumulate, step, ndarray, 0, 0.0)
+
+
+@njit
+def _enter_from_python(entry, plan, objects, accumulate, step, ndarray, at, result):
+    """The same; where a paused walk is resumed, `at` is its status less PAUSED, and `result` its result so far."""
+    block = stack_words(_BLOCK)
     for argument in range(arg.ARGUMENTS):
         status = arg.describe_object(block, argument, objects[argument], ndarray)
         if status != 0:
             return status, 0.0
     store(block, arg.ACCUMULATE, accumulate)
     store(block, arg.STEP, step)
+    store(block, arg.MAY_PAUSE, 1)
+    store(block, arg.RESUME, at)
+    store_double(block, arg.RESULT, result)
     failed, status = _call_entry(entry, (plan, block))
     return status if failed == 0 else failed, load_double(block, arg.RESULT)
 
@@ -133,6 +143,18 @@ def _run(signature, plan, values, accumulate, step):
     addresses = [0 if value is None else id(value) for value in values]
     words = [entry.address or entry.load(), plan.address, *addresses, accumulate, step, _NDARRAY]
     status, result = _call(*words)
+    return _finish(signature, plan, values, accumulate, step, status, result)
+
+
+def _finish(signature, plan, values, accumulate, step, status, result):
+    """Resume a walk each time it pauses, which is when Python handles signals; return its result, or refuse."""
+    if status >= arg.PAUSED:
+        know_clock()
+        objects = tuple(0 if value is None else id(value) for value in values)
+        scalars = _flag(signature.name, accumulate), _integer(signature.name, step)
+        call = ENTRIES[signature.name].address, plan.address, objects, *scalars, _NDARRAY
+        while status >= arg.PAUSED:
+            status, result = _enter_from_python(*call, status - arg.PAUSED, result)
     if status != 0:
         return _refuse(signature, plan, values, accumulate, step, status)
     return result if signature.returns else None

@@ -165,7 +165,7 @@ def step_entry(block, float32, float64, slots, hyperparameters):
     store(row, table.OPERANDS + rules.STEP, load(block, _STEP))
     for k in range(rules.MOST_HYPERPARAMETERS):
         store(row, table.OPERANDS + rules.HYPERPARAMETERS + k, load(block, _HYPER + k))
-    walk(0, row, row + 8 * _ROW, symbol_address("nbprop_pool"), load(block, _THREADS))
+    walk(0, row, row + 8 * _ROW, symbol_address("nbprop_pool"), load(block, _THREADS), 0)
     return 0
 
 

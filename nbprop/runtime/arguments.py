@@ -48,14 +48,20 @@ CONTIGUOUS, WRITABLE, ALIGNED = 1, 2, 4
 # A call's block: the descriptions, then scalars.
 ACCUMULATE = ARGUMENTS * DESCRIPTION
 STEP = ACCUMULATE + 1
+MAY_PAUSE = ACCUMULATE + 2  # 1: a long walk returns PAUSED now and then; only a caller that resumes it says so
 RESULT = ACCUMULATE + 3  # float64
 SAMPLES = ACCUMULATE + 4
-BLOCK = 96
+RESUME = ACCUMULATE + 5  # where a paused walk goes on: what its status had beyond PAUSED; 0: at the beginning
+BLOCK = RESUME + 1
 
 STEPS = 1 << 40  # a step is below this: random streams (numerics/random.py) have no more room for it
 
 # Statuses from here up are walks that a kernel stopped: FAILED + the row's number in the table.
 FAILED = 1 << 20
+# And from here up walks that have paused: PAUSED + STAGE * the number of the walk, where a function makes several, plus
+# the row to go on with.
+PAUSED = 1 << 60
+STAGE = 1 << 36
 
 
 # NumPy's array structure: PyObject header, data, nd, dimensions, strides, base, descr, flags; and of a descr:

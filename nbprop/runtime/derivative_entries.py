@@ -1,12 +1,12 @@
 """Walks of more than one program: the products that end as a gradient does, the Jacobian, samples' gradients."""
 
 from nbprop import messages as said
-from nbprop.compiler.intrinsics import load, stack_words, store, store_double, store_float
+from nbprop.compiler.intrinsics import load, stack_words, store, store_double, store_float, ticks
 from nbprop.compiler.jit import njit
 from nbprop.program import elements, frame, table
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.entries import ENTRIES, entry_of, given, load_kernels, outputs_of
-from nbprop.runtime.walker import fill_frame, run_program, walk_alone
+from nbprop.runtime.walker import fill_frame, pause_at, run_program, walk_alone
 
 _FRAME_WORDS = frame.WORDS
 
@@ -58,7 +58,7 @@ def _bytes_of_sample(block, argument):
 def _walk_sample(plan, here, program):
     begin = plan + 8 * load(plan, table.PROGRAMS + 2 * program)
     end = plan + 8 * load(plan, table.PROGRAMS + 2 * program + 1)
-    failed = walk_alone(here, begin, end)
+    failed = walk_alone(here, begin, end, 0)
     return arg.FAILED + (failed - plan) // 8 if failed != 0 else 0
 
 
@@ -84,8 +84,8 @@ def _per_sample_grads_one_by_one(plan, block):
     here = stack_words(_FRAME_WORDS)
     fill_frame(here, block)
     store(here, frame.N, 1)
-    width = elements.element_bytes(load(plan, table.DTYPE))
-    for i in range(load(block, arg.SAMPLES)):
+    width, until = elements.element_bytes(load(plan, table.DTYPE)), pause_at(plan, block)
+    for i in range(load(block, arg.RESUME) // arg.STAGE, load(block, arg.SAMPLES)):
         store(here, frame.FIRST_SAMPLE, i)
         _take_sample(here, block, arg.X, frame.X, i)
         _take_sample(here, block, arg.TARGET, frame.TARGET, i)
@@ -95,6 +95,8 @@ def _per_sample_grads_one_by_one(plan, block):
         status = _walk_sample(plan, here, table.VALUE_AND_GRAD)
         if status != 0:
             return status
+        if until != 0 and ticks() >= until:
+            return arg.PAUSED + (i + 1) * arg.STAGE
     return 0
 
 
@@ -128,13 +130,14 @@ def _jacobian_of_all(plan, block, outputs, unit):
     code, width = load(plan, table.DTYPE), elements.element_bytes(load(plan, table.DTYPE))
     out = arg.OUT * arg.DESCRIPTION + arg.DATA
     first = load(block, out)
-    for k in range(outputs):
+    for k in range(load(block, arg.RESUME) // arg.STAGE, outputs):
         store(block, out, first + k * load(plan, table.N_PARAMS) * width)
         _store_unit(unit, code, k, 1.0)
         status = run_program(plan, block, table.JACOBIAN if k == 0 else table.NEXT_OUTPUT)
         _store_unit(unit, code, k, 0.0)
         if status != 0:
-            return status
+            return status + k * arg.STAGE if status >= arg.PAUSED else status
+        store(block, arg.RESUME, 0)
     return 0
 
 
@@ -145,7 +148,8 @@ def _jacobian_one_by_one(plan, block, outputs, unit):
     fill_frame(here, block)
     store(here, frame.N, 1)
     code, width = load(plan, table.DTYPE), elements.element_bytes(load(plan, table.DTYPE))
-    for i in range(load(block, arg.SAMPLES)):
+    until = pause_at(plan, block)
+    for i in range(load(block, arg.RESUME) // arg.STAGE, load(block, arg.SAMPLES)):
         store(here, frame.FIRST_SAMPLE, i)
         _take_sample(here, block, arg.X, frame.X, i)
         _take_sample(here, block, arg.LENGTHS, frame.LENGTHS, i)
@@ -157,6 +161,8 @@ def _jacobian_one_by_one(plan, block, outputs, unit):
             _store_unit(unit, code, k, 0.0)
             if status != 0:
                 return status
+        if until != 0 and ticks() >= until:
+            return arg.PAUSED + (i + 1) * arg.STAGE
     return 0
 
 

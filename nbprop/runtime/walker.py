@@ -1,5 +1,6 @@
 """The compiled walker: take a row of the table, find its kernel, call it, go on."""
 
+import numpy as np
 from numba import types
 
 from nbprop.compiler.atomics import atomic_add, atomic_exchange, atomic_load
@@ -11,6 +12,7 @@ from nbprop.compiler.intrinsics import (
     store,
     store_double,
     symbol_address,
+    ticks,
 )
 from nbprop.compiler.jit import njit
 from nbprop.compiler.registry import find
@@ -37,10 +39,15 @@ SPACE_OF_ARGUMENT = (
 
 _call_kernel = indirect_call(types.int64(types.int64, types.int64, types.int64, types.int64))
 
+# A walk may pause if it takes so many multiplications, or its plan a workspace of so many elements: milliseconds, in
+# which to look at the time after each row costs nothing that could be measured.
+_LONG, _LARGE = 1 << 24, 1 << 22
+_PIECE = 80_000_000  # nanoseconds that a walk takes before it pauses
+
 
 @njit
-def walk_alone(frame_address, begin, end):
-    """Run the rows in [begin, end) on this thread; 0, or the address of the row whose kernel failed."""
+def walk_alone(frame_address, begin, end, until):
+    """Run the rows in [begin, end) on this thread; returns what `walk` does."""
     row = begin
     while row < end:
         kernel = find(load(row, table.KERNEL))
@@ -50,6 +57,8 @@ def walk_alone(frame_address, begin, end):
         if status != 0 or value != 0:
             return row
         row += 8 * load(row, table.LENGTH)
+        if until != 0 and row < end and ticks() >= until:
+            return -row
     return 0
 
 
@@ -95,8 +104,8 @@ def worker_loop(pool, worker):
 
 
 @njit
-def walk_together(pool, frame_address, begin, end, parts):
-    """Run rows on several threads, led by this one; 0, or the address of a row whose kernel failed."""
+def walk_together(pool, frame_address, begin, end, parts, until):
+    """Run rows on several threads, led by this one; returns what `walk` does."""
     store(pool, threads.FAILED, 0)
     store(pool, threads.FRAME, frame_address)
     store(pool, threads.END, end)
@@ -114,20 +123,26 @@ def walk_together(pool, frame_address, begin, end, parts):
         if failed != 0:
             return failed
         row = behind
+        if until != 0 and row < end and ticks() >= until:
+            return -row
     return 0
 
 
 @njit
-def walk(frame_address, begin, end, pool, wanted):
-    """Run rows on up to `wanted` threads; 0, or the address of the row whose kernel failed."""
+def walk(frame_address, begin, end, pool, wanted, until):
+    """Run rows on up to `wanted` threads.
+
+    Returns 0, or the address of a row whose kernel failed, or minus the address of the row to go on with, where the
+    count of `ticks` has reached `until` (0: it never does).
+    """
     if wanted <= 1:
-        return walk_alone(frame_address, begin, end)
+        return walk_alone(frame_address, begin, end, until)
     parts = threads.begin(pool, wanted) if atomic_add(pool, threads.ACTIVE, 1) == 0 else 1
     if parts > 1:
-        failed = walk_together(pool, frame_address, begin, end, parts)
+        failed = walk_together(pool, frame_address, begin, end, parts, until)
         threads.end(pool, parts)
     else:
-        failed = walk_alone(frame_address, begin, end)
+        failed = walk_alone(frame_address, begin, end, until)
     atomic_add(pool, threads.ACTIVE, -1)
     return failed
 
@@ -147,12 +162,29 @@ def fill_frame(here, block):
 
 
 @njit
+def pause_at(plan, block):
+    """The count of ticks at which a walk that begins now pauses; 0: it does not, as it is short or may not."""
+    if load(block, arg.MAY_PAUSE) == 0:
+        return 0
+    if load(block, arg.SAMPLES) * load(plan, table.N_PARAMS) < _LONG and load(plan, table.WORK) < _LARGE:
+        return 0
+    rate = load_double(symbol_address("nbprop_pool"), threads.RATE)
+    # Where the rate is not known yet, at once: who resumes the walk finds it out.
+    return ticks() + np.int64(_PIECE / rate) if rate > 0.0 else 1
+
+
+@njit
 def run_program(plan, block, program):
-    """Walk a program with the arrays of a checked call's block."""
+    """Walk a program with the arrays of a checked call's block; a status."""
     here = stack_words(_FRAME_WORDS)
     fill_frame(here, block)
-    begin = plan + 8 * load(plan, table.PROGRAMS + 2 * program)
+    store_double(here, frame.RESULT, load_double(block, arg.RESULT))
+    begin, resume = load(plan, table.PROGRAMS + 2 * program), load(block, arg.RESUME) & (arg.STAGE - 1)
+    begin = plan + 8 * (resume if resume != 0 else begin)
     end = plan + 8 * load(plan, table.PROGRAMS + 2 * program + 1)
-    failed = walk(here, begin, end, symbol_address("nbprop_pool"), load(plan, table.THREADS))
+    pool, wanted = symbol_address("nbprop_pool"), load(plan, table.THREADS)
+    failed = walk(here, begin, end, pool, wanted, pause_at(plan, block))
     store_double(block, arg.RESULT, load_double(here, frame.RESULT))
-    return arg.FAILED + (failed - plan) // 8 if failed != 0 else 0
+    if failed == 0:
+        return 0
+    return arg.FAILED + (failed - plan) // 8 if failed > 0 else arg.PAUSED + (-failed - plan) // 8

@@ -52,7 +52,7 @@ def ensure(threads):
         for worker in range(int(_words[WORKERS]) + 1, wanted):
             if not _words[ACQUIRE]:
                 _words[[ACQUIRE, RELEASE, CLOCK, AFFINITY, CPU_CLOCK]] = _c_functions()
-                _words[RATE] = np.float64(_nanoseconds_of_a_tick()).view(np.int64)
+                know_clock()
                 _words[LEADER_LOCK] = _new_lock()
             line = _WORKER + worker * WORKER_WORDS
             _words[line : line + WORKER_WORDS] = 0
@@ -64,6 +64,12 @@ def ensure(threads):
             while _words[WORKERS] < worker:
                 time.sleep(0.0002)
     return max(1, wanted)
+
+
+def know_clock():
+    """Measure the rate of the ticks by which compiled code tells the time, once a process; it takes a millisecond."""
+    if not _words[RATE]:
+        _words[RATE] = np.float64(_nanoseconds_of_a_tick()).view(np.int64)
 
 
 def insist(on):

@@ -114,7 +114,7 @@ GATHER_OP = CompiledEntry(gather, lambda dtype: types.int64(types.int64, types.i
 def _run_op(job, row, threads):
     """Run one row of an op table within the job."""
     start = job + 8 * row
-    return walk(0, start, start + 8 * load(start, table.LENGTH), symbol_address("nbprop_pool"), threads)
+    return walk(0, start, start + 8 * load(start, table.LENGTH), symbol_address("nbprop_pool"), threads, 0)
 
 
 @njit

@@ -3,9 +3,15 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 
+import nbprop
+from nbprop.autodiff import faces
+from nbprop.runtime import workers
 from nbprop.runtime.pieces import Pace, in_threads
+from nbprop.runtime.pool import RATE
+from nbprop.runtime.signatures import OUTPUTS, SIGNATURES
 
 CHILD = """
 import signal, threading, time
@@ -76,6 +82,9 @@ def raises(call):
 long = np.concatenate([x] * 300), np.concatenate([y] * 300)
 out, start = np.empty((net.n_params,) * 2), nbprop.init(net)
 many = nbprop.plan(net, "mse", batch=len(long[0]))
+ample = np.concatenate([x] * 500), np.concatenate([y] * 500)
+huge = nbprop.plan(net, "mse", batch=len(ample[0]), threads=2)
+room = nbprop.workspace(huge)
 work, product = nbprop.workspace(many), nbprop.hessian_operator(plan, start, *long)
 # name: (a short call, which loads what is compiled; one that lasts)
 CALLS = {
@@ -98,6 +107,10 @@ CALLS |= {
         lambda: nbprop.rounding_error(plan, start, x, y), raises(lambda: nbprop.rounding_error(plan, start, *long))
     ),
     "explain": (lambda: nbprop.explain(plan, start, x[:1]), raises(lambda: nbprop.explain(plan, start, long[0]))),
+    "value_and_grad": (
+        lambda: nbprop.value_and_grad(plan, start, x, y, out[0], nbprop.workspace(plan)),
+        raises(lambda: nbprop.value_and_grad(huge, start, *ample, out[0], room)),
+    ),
     "gradcheck": (lambda: nbprop.gradcheck(net, "mse"), raises(lambda: nbprop.gradcheck(net, "mse", batch=40))),
 }
 for name, (short, call) in CALLS.items():
@@ -123,8 +136,55 @@ def test_ctrl_c_is_heard_within_a_fraction_of_a_second(script):
     """In seconds of the process's own time: two threads count twice, and what else the machine does counts nothing."""
     said = script(CHILD, timeout=600)
     took = {line.split(": ")[0]: float(line.split(": ")[1]) for line in said.splitlines()}
-    assert len(took) == 12
+    assert len(took) == 13
     assert max(took.values()) < 0.6, took
+
+
+# Networks whose Jacobian is made by passes of the whole batch, and sample by sample; and with state that a walk changes.
+PAUSING = {
+    "dense": nbprop.network((3,), nbprop.dense(60, "tanh"), nbprop.dense(2)),
+    "tied": nbprop.network((60,), nbprop.dense(60, "tanh"), nbprop.dense(60, share="0.dense.weight.T")),
+    "batchnorm": nbprop.network((3,), nbprop.dense(60), nbprop.batchnorm(), nbprop.dense(2)),
+}
+
+
+@pytest.mark.parametrize("name", list(PAUSING))
+def test_a_walk_that_pauses_after_every_row_has_the_same_bits(monkeypatch, name):
+    """Where the rate of the clock is not known, a walk of a plan with a large workspace pauses at once."""
+    net, resumed = PAUSING[name], []
+    plan = nbprop.plan(net, "mse", batch=40_000, threads=1 + (name == "dense"))
+    state = nbprop.layer_state(plan) if plan.state_size else None
+    rng, n = np.random.default_rng(0), 5
+    x, y = rng.standard_normal((n, *net.input_shape)), rng.standard_normal((n, *net.output_shape))
+    given = {"params": nbprop.init(net), "x": x, "target": y, "work": nbprop.workspace(plan), "state": state}
+    given |= {"v": rng.standard_normal(net.n_params), "dy": y[::-1].copy(), "dx": x[::-1].copy(), "accumulate": True}
+
+    def outcome(function):
+        signature = SIGNATURES[function]
+        call = {argument: given[argument] for argument in signature.parameters if argument in given}
+        call["state"] = None if state is None else state.copy()
+        shapes = {"y": y.shape, "grads": net.n_params, "dx": x.shape}
+        shapes |= {"out": OUTPUTS[signature.out][0](plan, n)} if signature.out else {}
+        written = {argument: np.ones(shapes[argument]) for argument in signature.writes.split()}
+        found = getattr(nbprop, function)(plan, **(call | written))
+        return [found, *(array.tobytes() for array in written.values()), str(call["state"])]
+
+    outcome("forward")  # what is compiled refers to the function that is replaced here
+    enter = faces._enter_from_python
+    monkeypatch.setattr(faces, "_enter_from_python", lambda *words: resumed.append(words[-2]) or enter(*words))
+    coupled = ("jacobian", "per_sample_grads") if name == "batchnorm" else ()
+    functions = [function for function in SIGNATURES if function not in (*coupled, "backward")]
+    for function in functions:
+        workers.know_clock()
+        resumed.clear()
+        expected = outcome(function)
+        assert not resumed
+        with monkeypatch.context() as patched:
+            patched.setattr(faces, "know_clock", lambda: None)
+            workers._words[RATE] = 0
+            assert outcome(function) == expected, function
+        assert len(resumed) > (1 if function in ("forward", "value") else 4), function
+    workers.know_clock()
 
 
 def test_pieces_grow_until_they_take_their_time(monkeypatch):
