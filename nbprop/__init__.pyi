@@ -78,7 +78,7 @@ from nbprop.networks.network import (
     trainable_mask as trainable_mask,
     views as views,
 )
-from nbprop.numerics.partition import share as share
+from nbprop.numerics.sharing import share as share
 from nbprop.optimizers.api import (
     adagrad as adagrad,
     adam as adam,
@@ -92,6 +92,7 @@ from nbprop.optimizers.api import (
     sgd as sgd,
 )
 from nbprop.optimizers.clipping import clip_norm as clip_norm, clip_value as clip_value
+from nbprop.prediction import predict as predict
 from nbprop.rollouts import rollout as rollout, rollout_adjoint as rollout_adjoint, rollout_buffers as rollout_buffers
 from nbprop.solvers.fit_many import fit_many as fit_many
 from nbprop.solvers.lbfgs import lbfgs_state as lbfgs_state, lbfgs_step as lbfgs_step

@@ -314,16 +314,7 @@ class NetworkEstimator(BaseEstimator):
         dtype = self.params_.dtype
         x = self._shaped(validate_data(self, X, dtype=dtype, order="C", reset=False))
         size = 1 if len(x) == 1 else _PREDICTED
-        plan = nbprop.plan(self.network_, batch=size, dtype=dtype, threads=self.threads, mode="inference")
-        y, work, state = np.empty((len(x), *plan.output_shape), dtype), nbprop.workspace(plan), None
-        if plan.state_size and self._state is not None:
-            state = nbprop.layer_state(plan)
-            common = min(state.size, self._state.size)  # running statistics lie in front, whatever the batch
-            state[:common] = self._state[:common]
-        for start in range(0, len(x), size):
-            here = slice(start, start + size)
-            nbprop.forward(plan, self.params_, x[here], y[here], work, None if state is None else state.copy())
-        return y
+        return nbprop.predict(self.network_, self.params_, x, size, state=self._state, threads=self.threads)
 
 
 def _weights_of(net):

@@ -119,6 +119,15 @@ class Loss:
     fisher: Kernel | None = None
     target_range = (-math.inf, math.inf)  # range of a real target, ends included; others are refused
     applies: tuple = ()  # activations that the loss applies to the output itself
+    has_classes = False  # whether targets are classes (or labels, 0 and 1): it has the two methods below then
+
+    def classes_of(self, y):
+        """The likeliest target for outputs (n, *output_shape), int64 of the target's shape."""
+        raise NotImplementedError(f"loss {self.kind} has no classes")
+
+    def probabilities_of(self, y):
+        """The probabilities of the classes, or of the labels, as the loss takes them from outputs; y's shape."""
+        raise NotImplementedError(f"loss {self.kind} has no classes")
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)

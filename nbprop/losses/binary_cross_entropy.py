@@ -68,6 +68,13 @@ class BinaryCrossEntropy(Loss):
     fisher = binary_cross_entropy_curvature
     target_range = (0.0, 1.0)
     applies = ("sigmoid", "softmax")
+    has_classes = True
+
+    def classes_of(self, y):
+        return (y > 0).astype(np.int64)
+
+    def probabilities_of(self, y):
+        return np.exp(-np.logaddexp(0, -y))
 
     def summands(self, y, target):
         return np.concatenate([np.logaddexp(y, 0), target * y], 1) / y.shape[1]

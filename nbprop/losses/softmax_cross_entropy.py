@@ -73,6 +73,14 @@ class SoftmaxCrossEntropy(Loss):
     curvature = softmax_cross_entropy_curvature
     fisher = softmax_cross_entropy_curvature
     applies = ("softmax", "sigmoid")
+    has_classes = True
+
+    def classes_of(self, y):
+        return y.argmax(-1)
+
+    def probabilities_of(self, y):
+        found = np.exp(y - y.max(-1, keepdims=True))
+        return found / found.sum(-1, keepdims=True)
 
     def summands(self, y, target):
         z_max = y.max(1)

@@ -17,7 +17,6 @@ def test_public_functions_are_annotated():
     for name in nbprop.__all__:
         function = getattr(nbprop, name)
         if not inspect.isclass(function) and callable(function):
-            function = getattr(function, "py_func", function)
             wanted = {*inspect.signature(function).parameters, "return"}
             if set(typing.get_type_hints(function, localns=NAMES)) != wanted:
                 missing.add(name)

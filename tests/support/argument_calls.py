@@ -620,6 +620,36 @@ CALLS |= {
         {"branches": Made()},
         {"branches": ("concat takes layers",)},
     ),
+    "predict": Call(
+        nbprop.predict,
+        lambda: {
+            "net": TALKER,
+            "params": nbprop.init(TALKER),
+            "x": np.zeros((3, 6), np.int64),
+            "batch": 2,
+            "kind": "probabilities",
+            "loss": "softmax_cross_entropy",
+            "lengths": np.array([1, 3, 6]),
+            "threads": 1,
+            "out": np.empty((3, 6, 5)),
+        },
+        {
+            "net": Made(),
+            "params": Array(),
+            "x": Array(integers=True),
+            "batch": Integer(),
+            "kind": Choice(),
+            "loss": Choice(),
+            "lengths": Array(integers=True, optional=True),
+            "threads": Integer(),
+            "out": Array(written=True, optional=True),
+        },
+    ),
+    "share": Call(
+        nbprop.share,
+        lambda: {"total": 10, "part": 1, "parts": 3},
+        {"total": Integer(0), "part": Integer(0), "parts": Integer(1)},
+    ),
     "data.digits": Call(nbprop.data.digits, lambda: {"dtype": np.float32}, {"dtype": Dtype()}),
 }
 
@@ -630,6 +660,5 @@ LEFT_OUT = {
     ),
     **dict.fromkeys(("mse", "binary_cross_entropy", "gaussian_nll", "softmax_cross_entropy"), "takes no arguments"),
     "schedules": "a module; its functions are in the table",
-    "share": "for kernels, in compiled code",
     **dict.fromkeys(("flatten", "global_avg_pool", "global_max_pool"), "takes no arguments"),
 }
