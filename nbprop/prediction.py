@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nbprop.arrays import check_array, check_vector, plain
+from nbprop.arrays import check_array, check_vector, without_memmap
 from nbprop.autodiff.gradients import forward
 from nbprop.losses import Loss, loss_named
 from nbprop.lowering.plan import first_state, plan, workspace
@@ -155,7 +155,7 @@ def _state(function, used, given):
         if common:
             raise TypeError(f"{function}: state is needed for this network; pass what fit or load_state gave")
         return first_state(used)
-    given = plain(given)
+    given = without_memmap(given)
     each = (used.state_size - common) // used.batch
     size = getattr(given, "size", 0)
     fits = size == common if not of_samples else size > common and (size - common) % each == 0

@@ -93,6 +93,13 @@ def _whole(text):
     return value
 
 
+def _folds(text):
+    value = _whole(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError(f"must be at least 2, got {text}")
+    return value
+
+
 def _seed(text):
     value = _whole(text)
     if value >= 2**63:
@@ -108,12 +115,12 @@ def _delimiter(text):
 
 
 def _on_missing(text):
-    if text in ("refuse", "drop"):
+    if text in ("refuse", "drop", "fill"):
         return text
     with contextlib.suppress(ValueError):
         if math.isfinite(value := float(text)):
             return value
-    raise argparse.ArgumentTypeError(f"must be refuse, drop or a number, got {text!r}")
+    raise argparse.ArgumentTypeError(f"must be refuse, drop, fill or a number, got {text!r}")
 
 
 def _shape(text):
@@ -122,7 +129,7 @@ def _shape(text):
 
 
 # argparse quotes these names in its errors.
-_counting.__name__ = _whole.__name__ = _seed.__name__ = "whole number"
+_counting.__name__ = _whole.__name__ = _seed.__name__ = _folds.__name__ = "whole number"
 _fraction.__name__, _positive.__name__, _shape.__name__ = "fraction", "number", "shape"
 
 
@@ -165,9 +172,10 @@ def _add_train(commands):
         'nbprop train digits.npz --net "dense:128:relu dense:10" --epochs 30 --lr 0.005 -o digits.safetensors',
     )
     command.add_argument(
-        "data", help=".csv or .tsv, .npz with arrays x and y, or .npy of a table; a table's last column is the target"
+        "data",
+        help=".csv, .tsv or .parquet, .npz with arrays x and y, or .npy; a table's last column is the target",
     )
-    command.add_argument("--net", required=True, help=_NETWORK_HELP)
+    command.add_argument("--net", help=f"{_NETWORK_HELP}; by default two layers of 64, with scaling, for the target")
     command.add_argument("-o", "--output", default="model.safetensors", help="the file to write (default %(default)s)")
     command.add_argument(
         "--loss",
@@ -179,10 +187,37 @@ def _add_train(commands):
     command.add_argument("--batch", type=_counting, default=32, help="samples a step (default %(default)s)")
     command.add_argument("--epochs", type=_counting, default=20, help="or SciPy's iterations (default %(default)s)")
     command.add_argument("--seed", type=_seed, default=0, help="of weights, split and shuffling (default %(default)s)")
-    command.add_argument("--held-out", type=_fraction, default=0.2, help="share kept for testing (default %(default)s)")
+    command.add_argument(
+        "--held-out",
+        "--holdout",
+        type=_fraction,
+        default=0.2,
+        metavar="SHARE",
+        help="share kept for testing (default %(default)s)",
+    )
+    command.add_argument("--cv", type=_folds, metavar="K", help="also cross-validate, with K folds")
+    command.add_argument(
+        "--metric", action="append", default=[], metavar="NAME", help="accuracy, balanced_accuracy, f1, r2, mae, rmse"
+    )
+    command.add_argument(
+        "--task",
+        choices=("classes", "numbers"),
+        help="what whole numbers as a target are; by default classes if few, or if the network has several outputs",
+    )
+    command.add_argument(
+        "--scale",
+        action=argparse.BooleanOptionalAction,
+        help="begin the network with standardize, and end it in rescale for a target of numbers",
+    )
+    command.add_argument(
+        "--picture", type=picture_path, metavar="PATH", help="draw the losses, and what was predicted, into this file"
+    )
     command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     command.add_argument("--threads", type=_counting, default=1)
-    _add_data_arguments(command, "drop leaves the row out, a number replaces it (refused by default)")
+    _add_data_arguments(
+        command,
+        "fill (default for tables) fills in the mean of its column, drop leaves the row out, a number replaces it",
+    )
 
 
 def _add_data_arguments(command, on_missing):
@@ -196,6 +231,14 @@ def _add_data_arguments(command, on_missing):
     group.add_argument(
         "--drop", action="append", default=[], metavar="COLUMN", help="leave a column out, by name or number"
     )
+    group.add_argument(
+        "--category",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="take a column's values as categories although they are numbers, or many",
+    )
+    group.add_argument("--decimal", choices=("auto", "point", "comma"), default="auto", help="the decimal mark")
     group.add_argument("--header", choices=("auto", "yes", "no"), default="auto", help="whether line 1 holds names")
     group.add_argument(
         "--index",
@@ -212,7 +255,7 @@ def _add_data_arguments(command, on_missing):
         f"(default {','.join(MISSING[1:])})",
     )
     group.add_argument(
-        "--on-missing", type=_on_missing, default="refuse", metavar="WHAT", help=f"with a missing value: {on_missing}"
+        "--on-missing", type=_on_missing, default="fill", metavar="WHAT", help=f"with a missing value: {on_missing}"
     )
     group.add_argument("--encoding", default="utf-8", help="of a text file (default %(default)s)")
 
@@ -224,13 +267,16 @@ def _choices(arguments):
 
     missing = MISSING if arguments.missing is None else ("", *(word.strip() for word in arguments.missing.split(",")))
     header = {"auto": None, "yes": True, "no": False}[arguments.header]
+    decimal = {"auto": None, "point": ".", "comma": ","}[arguments.decimal]
     return Choices(
-        form=TextFormat(header, arguments.delimiter, arguments.comment or None, missing, arguments.encoding),
+        form=TextFormat(header, arguments.delimiter, arguments.comment or None, missing, arguments.encoding, decimal),
         target=tuple(arguments.target),
         targets=arguments.targets,
         drop=tuple(arguments.drop),
         index=arguments.index,
+        category=tuple(arguments.category),
         on_missing=arguments.on_missing,
+        on_unknown=getattr(arguments, "on_unknown", "refuse"),
     )
 
 
@@ -252,18 +298,26 @@ def _add_predict(commands):
         "nbprop predict digits.safetensors new.csv --classes -o classes.csv",
     )
     command.add_argument("model", help="what nbprop train has written")
-    command.add_argument("data", help=".csv or .tsv, .npz with an array x, or .npy")
-    command.add_argument("--classes", action="store_true", help="the most likely class instead of the outputs")
-    command.add_argument("--loss", help="for --classes, of a network that nbprop train has not written")
+    command.add_argument("data", help=".csv or .tsv, .parquet, .npz with an array x, or .npy")
+    kind = command.add_mutually_exclusive_group()
+    kind.add_argument("--classes", action="store_true", help="the most likely class instead of the outputs")
+    kind.add_argument("--probabilities", action="store_true", help="the probabilities of the classes")
+    command.add_argument("--loss", help="for these two, of a network that nbprop train has not written")
+    command.add_argument(
+        "--on-unknown",
+        choices=("refuse", "zeros"),
+        default="refuse",
+        help="a category that training has not seen is refused, or taken as none of them",
+    )
     command.add_argument("-o", "--output", help="a .csv or .npy to write; without it the lines are printed")
-    _add_data_arguments(command, "a number replaces it (refused by default)")
+    _add_data_arguments(command, "fill (default) fills in the column's mean in training, a number replaces it")
 
 
 def _predict(arguments):
-    from nbprop.cli.training import predict
+    from nbprop.cli.predicting import predict
 
     if arguments.on_missing == "drop":
-        arguments.usage_error("predict needs every row, so --on-missing must be a number")
+        arguments.usage_error("predict needs every row, so --on-missing must be fill or a number")
     arguments.choices = _choices(arguments)
     predict(arguments)
 
@@ -300,8 +354,17 @@ def _summary(arguments):
         return
     print(nbprop.summary(nbprop.load(arguments.model)[0]))
     for name, value in load_notes(arguments.model).items():
+        if name == "columns":
+            value = [_column_in_words(one) for one in value]
         if value is not None:
             print(f"{name}: {value if isinstance(value, str) else ', '.join(map(str, value))}")
+
+
+def _column_in_words(noted):
+    """A feature as the model's notes have it."""
+    if "mean" in noted:
+        return f"number (mean {noted['mean']:.6g})"
+    return "/".join(kind or "(missing)" for kind in noted["categories"])
 
 
 def _add_export(commands):
@@ -323,7 +386,7 @@ def _add_export(commands):
 
 
 def _export(arguments):
-    from nbprop.cli.training import export
+    from nbprop.cli.predicting import export
 
     export(arguments)
 
@@ -343,7 +406,7 @@ def _add_check(commands):
 def _check(arguments):
     import nbprop
     from nbprop.cli.networks import read_network
-    from nbprop.cli.training import say
+    from nbprop.cli.places import say
     from nbprop.compiler.report import reporting
     from nbprop.layers import ACTIVATIONS
     from nbprop.losses import LOSSES
@@ -438,7 +501,7 @@ def main(arguments=None):
     # SciPy's L-BFGS-B works on short vectors. The threads of its BLAS do not speed it up, and on a busy machine they
     # wait for each other (measured: 20 times slower). nbprop's own threads are set by --threads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from nbprop.cli.training import Failed
+    from nbprop.cli.places import Failed
 
     with warnings.catch_warnings():
         warnings.showwarning = _warn

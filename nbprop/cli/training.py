@@ -1,37 +1,37 @@
-"""The commands `nbprop train` and `nbprop predict`."""
+"""The command `nbprop train`."""
 
 import math
-import os
-import sys
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
 import nbprop
+from nbprop.cli import scores
 from nbprop.cli.networks import read_network
+from nbprop.cli.places import Failed, check_place, say
+from nbprop.cli.predicting import BATCH, columns_note
+from nbprop.cli.targets import Task, usual_loss
 from nbprop.compiler.report import reporting
-from nbprop.io.atomic import write_atomically
-from nbprop.io.data_files import Source, are_classes, open_data
-from nbprop.io.networks import load_notes
+from nbprop.io.data_files import open_data
+from nbprop.io.table_source import TableSource
 from nbprop.losses import loss_named
+from nbprop.prediction import Predictor
 from nbprop.runtime.datasets import check_layers
 from nbprop.solvers.methods import METHODS
 from nbprop.training.job import hyperparameters
 
-BATCH = 1024  # samples per call without training; the workspace is proportional to it
+_HIDDEN = "dense:64:relu dense:64:relu"  # what a network has inside if no other is asked for
 
 
-class Failed(Exception):
-    """The training failed."""
+@dataclass
+class Trained:
+    """A network that has been trained, with its layer state, and the losses of the epochs if it has had some."""
 
-
-def say(text):
-    """Write to standard error: progress and reports, since the output may be piped."""
-    sys.stderr.write(text)
-    sys.stderr.flush()
-
-
-# -- train ---------------------------------------------------------------------------------------------------
+    net: nbprop.Network
+    params: np.ndarray
+    state: np.ndarray | None = None
+    curve: list | None = None
+    failure: str | None = None  # why the training failed, although there is a result
 
 
 def train(arguments):
@@ -42,112 +42,86 @@ def train(arguments):
     if arguments.optimizer not in METHODS:
         hyperparameters("train", arguments.optimizer, arguments.lr, None, {})  # refuses an unknown name
     source = open_data(arguments.data, arguments.choices, True)
-    net = read_network(arguments.net, source.sample_shape)
-    dtype = np.dtype(arguments.dtype)
+    net, limit = None, 0
+    if arguments.net is not None:
+        net = read_network(arguments.net, source.sample_shape)
+        limit = net.layers[0].index_limit
+    source.fills_later = isinstance(source, TableSource) and arguments.choices.on_missing == "fill" and not limit
     print(*source.lines(), sep="\n")
-    data = source.read(dtype, net.layers[0].index_limit)
+    data = source.read(np.dtype(arguments.dtype), limit)
     print(*source.lines_after(), sep="\n", flush=True)
-    loss = arguments.loss or _usual_loss(net, data)
-    plan = nbprop.plan(net, loss, 1, dtype, arguments.threads)
-    x, y = data.x, _target_for(plan, loss, source, data)
-    print(f"target: {', '.join(source.target_names)}, {_describe_target(plan, data, y)}")
-    order = np.random.default_rng(arguments.seed).permutation(len(x))
-    held = round(len(x) * arguments.held_out)
-    if held == len(x):
-        raise ValueError(f"--held-out {arguments.held_out:g} of {len(x)} samples leaves none to learn from")
+    loss = arguments.loss or usual_loss(net, data, arguments.task)
+    net = _network(arguments, source, data, net, loss)
+    task = Task(net, loss, source, data, data.x.dtype)
+    print(f"target: {', '.join(source.target_names)}, {task.described()}")
+    metrics = scores.metrics_for(arguments.metric, task.of_classes) if task.scored or arguments.metric else []
+    order = np.random.default_rng(arguments.seed).permutation(len(data.x))
+    held = round(len(order) * arguments.held_out)
+    if held == len(order):
+        raise ValueError(f"--held-out {arguments.held_out:g} of {len(order)} samples leaves none to learn from")
     test, learn = order[:held], order[held:]
-    params = nbprop.init(net, arguments.seed, dtype)
     print(
         f"{len(learn):,} samples to learn from, {held:,} held out; {net.n_params:,} parameters, loss {loss}", flush=True
     )
     with reporting(say):
-        learn_x, learn_y = x[learn], y[learn]
-        if not nbprop.trainable_mask(net).all():  # a network that is given numbers: those of scaling
-            nbprop.fit_scaling(net, params, learn_x, learn_y)
-        if arguments.optimizer in METHODS:
-            state, failure = None, _minimize(net, params, learn_x, learn_y, loss, arguments)
-        else:
-            state, failure = _fit(net, params, learn_x, learn_y, loss, arguments)
+        _cross_validate(task, learn, metrics, arguments)
+        x, means = task.samples(learn)
+        trained = _train_network(task, x, task.y[learn], arguments)
         notes = {"loss": loss, "labels": data.labels, "features": source.features, "target": source.target_names}
-        nbprop.save(arguments.output, net, params, state, notes=notes)
-        _report(net, params, state, loss, "training", learn_x, learn_y, arguments.threads)
+        if means is not None:
+            notes["columns"] = columns_note(source.known(means))
+        nbprop.save(arguments.output, net, trained.params, trained.state, notes=notes)
+        guess = _report(task, trained, "training", x, task.y[learn], metrics, arguments.threads)
+        truth = task.y[learn]
         if held:
-            _report(net, params, state, loss, "held-out", x[test], y[test], arguments.threads)
+            truth, (x, _) = task.y[test], task.samples(test, means)
+            guess = _report(task, trained, "held-out", x, truth, metrics, arguments.threads)
+        _print_table(task, truth, guess, "held out" if held else "training")
     print(f"wrote {arguments.output}")
-    if failure:
-        raise Failed(failure)
+    _draw(arguments.picture, task, trained, truth, guess, "held out" if held else "training")
+    if trained.failure:
+        raise Failed(trained.failure)
 
 
-def _usual_loss(net, data):
-    """The default loss for a target."""
-    shape = net.output_shape
-    if data.labels is not None:
-        return "binary_cross_entropy" if shape == (1,) and len(data.labels) == 2 else "softmax_cross_entropy"
-    fits = bool(shape) and shape[-1] > 1 and data.y.shape[1:] == shape[:-1]
-    return "softmax_cross_entropy" if fits and are_classes(data.y) else "mse"
+def _network(arguments, source, data, net, loss):
+    """The network to train: the one that was asked for, or one for this target, with scaling as asked for."""
+    scale, words = arguments.scale, arguments.net
+    kind = loss_named(loss)
+    if net is None:
+        scale = True if scale is None else scale
+        outputs = len(data.labels) if data.labels is not None else math.prod(data.y.shape[1:])
+        if data.labels is None and kind.has_classes and kind.target((2,))[1]:
+            outputs = int(data.y.max()) + 1
+        elif kind.kind == "binary_cross_entropy" and data.labels is not None:
+            outputs = 1
+        outputs = 2 * outputs if kind.kind == "gaussian_nll" else outputs
+        words = f"{'flatten ' if len(source.sample_shape) > 1 else ''}{_HIDDEN} dense:{outputs}"
+    elif not scale:
+        return net
+    if scale:
+        plain = read_network(words, source.sample_shape)
+        rescaled = not kind.has_classes and kind.target(plain.output_shape)[0] == plain.output_shape
+        words = f"standardize {words}" + (" rescale" if rescaled else "")
+    if arguments.net is None:
+        print(f"network: {words} (--net takes another)")
+    return read_network(words, source.sample_shape)
 
 
-def _target_for(plan, loss, source, data):
-    """The target as the loss needs it: class numbers, or numbers in the plan's dtype."""
-    y, path, shape = data.y, source.path, plan.target_shape
-    if data.labels is not None:
-        outputs = plan.classes or (2 if loss == "binary_cross_entropy" and plan.output_shape == (1,) else 0)
-        if outputs == 0:
-            text = source.text_target or f"{path}: the target is text"
-            raise ValueError(f"{text}; loss {loss} needs numbers, and softmax_cross_entropy takes text as classes")
-        if outputs != len(data.labels):
-            raise ValueError(
-                f"{path}: the target is text of {len(data.labels)} classes ({', '.join(data.labels[:8])}), and the "
-                f"network's outputs are for {outputs}; end it with dense:{len(data.labels)}"
-            )
-    if plan.classes:
-        if y.shape[1:] != shape and y.ndim == len(shape) + 2 and y.shape[-1] == plan.classes:
-            raise ValueError(
-                f"{path}: {loss} needs class numbers, and the target has rows of {plan.classes} numbers; where "
-                "these are one-hot, np.argmax(y, axis=-1) gives class numbers"
-            )
-        _check_target_shape(path, loss, y, shape)
-        wrong = (y != np.rint(y)) | (y < 0) | (y >= plan.classes)
-        if wrong.any():
-            i = int(np.argmax(wrong.reshape(len(y), -1).any(1)))
-            value = y[i][wrong[i]].reshape(-1)[0] if y.ndim > 1 else y[i]
-            place = source.target_place(Source.piece(data.rows), i)
-            raise ValueError(
-                f"{path}: {place} must hold classes in 0..{plan.classes - 1}, got {value:g}; {loss} takes whole "
-                "numbers as class numbers: end the network with more outputs, or number the classes from 0"
-            )
-        return np.ascontiguousarray(y, np.int64)
-    if y.ndim == 1 and shape == (1,):
-        y = y[:, None]
-    _check_target_shape(path, loss, y, shape)
-    with np.errstate(over="ignore"):
-        out = np.ascontiguousarray(y, plan.dtype)
-    wrong = ~np.isfinite(out)
-    if wrong.any():
-        i = int(np.argmax(wrong.reshape(len(y), -1).any(1)))
-        place = source.target_place(Source.piece(data.rows), i)
-        raise ValueError(f"{path}: {place}: {plan.dtype} cannot represent it; say --dtype float64, or scale the target")
-    return out
+# -- training ------------------------------------------------------------------------------------------------
 
 
-def _check_target_shape(path, loss, y, shape):
-    if y.shape[1:] != shape:
-        raise ValueError(
-            f"{path}: {loss} needs a target of shape {shape} for each sample of this network, got {y.shape[1:]}; see "
-            "--target and --targets, or change the last layer of the network"
-        )
-
-
-def _describe_target(plan, data, y):
-    if data.labels is not None:
-        return f"{len(data.labels)} classes: {', '.join(data.labels)}"
-    if plan.classes:
-        return f"classes of 0..{plan.classes - 1}, {len(np.unique(y))} of them present"
-    return f"numbers from {y.min():g} to {y.max():g}"
+def _train_network(task, x, y, arguments):
+    """A new network, trained on samples; `Trained`."""
+    net = task.net
+    params = nbprop.init(net, arguments.seed, x.dtype if x.dtype.kind == "f" else np.dtype(arguments.dtype))
+    if not nbprop.trainable_mask(net).all():  # a network that is given numbers: those of scaling
+        nbprop.fit_scaling(net, params, x, y)
+    train = _minimize if arguments.optimizer in METHODS else _fit
+    return train(net, params, x, y, task.loss, arguments)
 
 
 def _fit(net, params, x, y, loss, arguments):
-    """Train by mini-batches; returns (layer state or None, why the training failed or None)."""
+    """Train by mini-batches; a `Trained`."""
     batch = min(arguments.batch, len(x))
     state = nbprop.layer_state(nbprop.plan(net, loss, batch, params.dtype))
     history = nbprop.fit(
@@ -164,16 +138,16 @@ def _fit(net, params, x, y, loss, arguments):
         threads=arguments.threads,
         state=state,
     )
-    kept = state if state.size else None
-    if history.stopped != "diverged":
-        return kept, None
-    if history.best_epoch is None:
+    found = Trained(net, params, state if state.size else None, curve=history.loss)
+    if history.stopped == "diverged" and history.best_epoch is None:
         raise Failed(f"training diverged and nothing was written: {history.message}, or scale the data")
-    return kept, f"training diverged: {history.message}, or scale the data"
+    if history.stopped == "diverged":
+        found.failure = f"training diverged: {history.message}, or scale the data"
+    return found
 
 
 def _minimize(net, params, x, y, loss, arguments):
-    """Train by a full-batch method; returns why it failed, or None."""
+    """Train by a full-batch method; a `Trained`."""
     plan = nbprop.plan(net, loss, min(BATCH, len(x)), params.dtype, arguments.threads)
     check_layers("minimize", plan, takes_state=True)
     state = nbprop.layer_state(plan) if plan.state_size else None
@@ -184,7 +158,31 @@ def _minimize(net, params, x, y, loss, arguments):
     print(f"{arguments.optimizer}: {result.nit} iterations, {result.message}")
     if not math.isfinite(result.fun) or not (result.success or result.fun < start):
         raise Failed(f"{arguments.optimizer} did not lower the loss, and nothing was written: {result.message}")
-    return None
+    return Trained(net, params)
+
+
+def _cross_validate(task, learn, metrics, arguments):
+    """Train on all folds of the samples but one, for each in turn; print the mean results on the one left out."""
+    if not arguments.cv:
+        return
+    if arguments.cv > len(learn):
+        raise ValueError(f"--cv {arguments.cv} needs as many samples to learn from, got {len(learn)}")
+    found = []
+    for fold in range(arguments.cv):
+        rest = np.concatenate([learn[k :: arguments.cv] for k in range(arguments.cv) if k != fold])
+        x, means = task.samples(rest)
+        trained = _train_network(task, x, task.y[rest], arguments)
+        if trained.failure:
+            raise Failed(f"fold {fold + 1} of --cv {arguments.cv}: {trained.failure}")
+        x, _ = task.samples(learn[fold :: arguments.cv], means)
+        loss, values, _ = _scores(task, trained, x, task.y[learn[fold :: arguments.cv]], metrics, arguments.threads)
+        found.append([loss, *values])
+    columns = zip(["loss", *metrics], np.mean(found, 0), np.std(found, 0), strict=True)
+    line = ", ".join(f"{name} {scores.shown(name, mean)} (+- {scores.shown(name, std)})" for name, mean, std in columns)
+    print(f"cross-validation, {arguments.cv} folds: {line}", flush=True)
+
+
+# -- reports -------------------------------------------------------------------------------------------------
 
 
 def _loss(plan, params, x, y, state):
@@ -201,168 +199,46 @@ def _copy(state):
     return None if state is None else state.copy()
 
 
-def _report(net, params, state, loss, name, x, y, threads):
-    """Print the loss on some data, and for classes the accuracy, of the network in inference mode."""
-    plan = nbprop.plan(net, loss, min(BATCH, len(x)), params.dtype, threads, mode="inference")
+def _scores(task, trained, x, y, metrics, threads):
+    """(the mean loss, values of the metrics, what is predicted) on samples, in inference mode."""
+    predictor = Predictor(
+        "train", trained.net, trained.params, min(BATCH, len(x)), state=trained.state, threads=threads
+    )
+    out = np.empty((len(x), *predictor.shape), predictor.dtype)
+    predictor(x, out)
+    plan = nbprop.plan(trained.net, task.loss, min(BATCH, len(x)), out.dtype, threads, mode="inference")
     layers = None
     if plan.state_size:
         layers = nbprop.layer_state(plan)
-        layers[: len(state)] = state[: len(layers)]
-    line = f"{name} loss: {_loss(plan, params, x, y, layers):.6g}"
-    if decision(loss) is not None:
-        work, right, out = nbprop.workspace(plan), 0, np.empty((plan.batch, *plan.output_shape), params.dtype)
-        for start in range(0, len(x), plan.batch):
-            here = slice(start, start + plan.batch)
-            logits = out[: len(x[here])]
-            nbprop.forward(plan, params, x[here], logits, work, _copy(layers))
-            right += int(
-                (decision(loss)(logits) == (y[here] > 0.5 if logits.shape == y[here].shape else y[here])).sum()
-            )
-        line += f", {name} accuracy: {100 * right / y.size:.1f} %"
-    print(line, flush=True)
+        layers[: len(trained.state)] = trained.state[: len(layers)]
+    truth, guess = task.truth(y), task.guess(out)
+    values = [scores.score(name, truth, guess) for name in metrics]
+    return _loss(plan, trained.params, x, y, layers), values, guess
 
 
-def decision(loss):
-    """The function from the outputs of a network to classes, by the loss that it was trained with; None for none."""
-    return {"softmax_cross_entropy": lambda y: y.argmax(-1), "binary_cross_entropy": lambda y: (y > 0).astype(int)}.get(
-        loss
-    )
+def _report(task, trained, name, x, y, metrics, threads):
+    """Print the loss and the metrics on some samples; returns what is predicted."""
+    loss, values, guess = _scores(task, trained, x, y, metrics, threads)
+    parts = [f"{name} loss: {loss:.6g}"]
+    parts += [f"{name} {kind}: {scores.shown(kind, value)}" for kind, value in zip(metrics, values, strict=True)]
+    print(", ".join(parts), flush=True)
+    return guess
 
 
-# -- predict -------------------------------------------------------------------------------------------------
-
-
-def predict(arguments):
-    """The command `nbprop predict`: runs the network piece by piece, and writes the outputs as they come."""
-    net, params = nbprop.load(arguments.model)
-    notes = _checked(arguments.model, load_notes(arguments.model))
-    to_array = arguments.output is not None and Path(arguments.output).suffix == ".npy"
-    if arguments.output is not None:
-        if Path(arguments.output).suffix not in (".csv", ".npy") and Path(arguments.output).is_file():
-            raise ValueError(f"{arguments.output}: a file of predictions must be named .csv or .npy")
-        check_place(arguments.output, arguments.data, arguments.model)
-    classes = _classes(arguments, net, notes) if arguments.classes else None
-    source = open_data(arguments.data, arguments.choices, False, notes.get("features"))
-    if source.sample_shape != net.input_shape:
-        raise ValueError(
-            f"{arguments.data} has samples of shape {source.sample_shape}, the network takes {net.input_shape}"
+def _print_table(task, truth, guess, name):
+    """What was taken for what."""
+    if task.labels is not None:
+        lines = scores.confusion_lines(scores.confusion(task.truth(truth), guess, task.labels), task.labels)
+        print(
+            *(f"{name}: {line}" if at == 0 else f"{'':{len(name)}}  {line}" for at, line in enumerate(lines)), sep="\n"
         )
-    say("".join(f"{line}\n" for line in source.lines()))
-    with reporting(say):
-        outputs = _outputs(arguments.model, net, params, source, classes)
-        if to_array:
-            parts = list(outputs)
-            if not parts:
-                raise ValueError(f"{arguments.data}: no samples")
-            write_atomically(arguments.output, lambda path: _save_array(path, np.concatenate(parts)))
-        elif arguments.output is not None:
-            write_atomically(arguments.output, lambda path: _save_text(path, outputs))
-        else:
-            for part in outputs:
-                _write_rows(sys.stdout, part)
-    say("".join(f"{line}\n" for line in source.lines_after()))
 
 
-def export(arguments):
-    """The command `nbprop export`."""
-    net, params = nbprop.load(arguments.model)
-    notes = _checked(arguments.model, load_notes(arguments.model))
-    plan = nbprop.plan(net, None, 1, params.dtype, mode="inference")
-    state = nbprop.load_state(arguments.model, plan) if plan.state_size else None
-    functions = None if arguments.functions is None else arguments.functions.split(",")
-    with reporting(say):
-        nbprop.export_c(
-            arguments.output,
-            net,
-            params,
-            functions,
-            arguments.dtype or params.dtype,
-            arguments.batch,
-            arguments.loss or notes.get("loss"),
-            state,
-        )
-    print(f"wrote {arguments.output}.c and {arguments.output}.h")
-
-
-def _checked(model, notes):
-    """The notes of a model, checked to be of the form that `train` writes."""
-    for name in ("labels", "features"):
-        value = notes.get(name)
-        if value is not None and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
-            raise ValueError(f"{model}: its notes of {name} are damaged: they must be a list of text, got {value!r}")
-    if not isinstance(notes.get("loss"), str | None):
-        raise ValueError(f"{model}: its note of the loss is damaged: it must be text, got {notes['loss']!r}")
-    return notes
-
-
-def _classes(arguments, net, notes):
-    """The function from outputs to classes; to labels if the network was trained with them."""
-    loss = arguments.loss or notes.get("loss")
-    if loss is None:
-        raise ValueError(
-            f"{arguments.model} does not name the loss that it was trained with, on which --classes depends; say "
-            "--loss softmax_cross_entropy or --loss binary_cross_entropy"
-        )
-    decide, labels = decision(loss), notes.get("labels")
-    if decide is None:
-        raise ValueError(f"{arguments.model} was trained with {loss}: its outputs are numbers, not classes")
-    if not labels:
-        return decide
-    if len(labels) != max(2, math.prod(net.output_shape)):
-        raise ValueError(f"{arguments.model} names {len(labels)} classes for outputs of shape {net.output_shape}")
-    names = np.array(labels)
-    return lambda y: names[decide(y)]
-
-
-def _outputs(model, net, params, source, classes):
-    """The network's outputs, piece by piece."""
-    plan = nbprop.plan(net, None, BATCH, params.dtype, mode="inference")
-    state = nbprop.load_state(model, plan) if plan.state_size else None
-    work, out = nbprop.workspace(plan), np.empty((BATCH, *net.output_shape), params.dtype)
-    for piece in source.pieces(params.dtype, net.layers[0].index_limit):
-        for start in range(0, len(piece.x), BATCH):
-            x = piece.x[start : start + BATCH]
-            nbprop.forward(plan, params, x, out[: len(x)], work, _copy(state))
-            yield out[: len(x)].copy() if classes is None else classes(out[: len(x)])
-
-
-def _save_array(path, y):
-    with open(path, "wb") as file:
-        np.save(file, y, allow_pickle=False)
-
-
-def _save_text(path, parts):
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for part in parts:
-            _write_rows(file, part)
-
-
-def _write_rows(file, part):
-    """Rows of a .csv, with enough digits to read the same numbers back."""
-    import csv
-
-    rows = part.reshape(len(part), -1)
-    if rows.dtype.kind == "f":
-        digits = "%.9g" if rows.dtype == np.float32 else "%.17g"
-        line = ",".join([digits] * rows.shape[1]) + "\n"
-        file.writelines(line % tuple(row) for row in rows.tolist())
+def _draw(path, task, trained, truth, guess, name):
+    """The picture of the report."""
+    if path is None or not task.scored:
+        return
+    if scores.draw(path, trained.curve, task.truth(truth), guess, task.labels, name):
+        print(f"wrote {path}")
     else:
-        csv.writer(file, lineterminator="\n").writerows(rows.tolist())
-
-
-# -- places --------------------------------------------------------------------------------------------------
-
-
-def check_place(output, *read):
-    """Check, before the work, that the folder of the output can be written, and that the output is not an input."""
-    path = Path(output)
-    if path.is_dir():
-        raise IsADirectoryError(f"{output}: it is a folder; name a file")
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{output}: there is no folder {folder}")
-    if (not path.exists() or path.is_file()) and not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{output}: the folder {folder} may not be written")
-    for other in read:
-        if path.exists() and Path(other).exists() and path.samefile(other):
-            raise ValueError(f"{output} is the file that is read; name another one to write")
+        say("no picture: matplotlib is not installed; pip install 'nbprop[plot]'\n")

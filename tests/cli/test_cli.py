@@ -112,7 +112,8 @@ def test_train_numbers_from_npz(run, tmp_path):
     code, out, _ = run("train", tmp_path / "data.npz", "--net", "dense:1", "--optimizer", "L-BFGS-B", "-o", output)
     assert code == 0
     assert "loss mse" in out
-    assert float(re.search(r"held-out loss: (\S+)", out)[1]) < 1e-4
+    assert float(re.search(r"held-out loss: ([^\s,]+)", out)[1]) < 1e-4
+    assert float(re.search(r"held-out r2: (\S+)", out)[1]) > 0.99
 
 
 def test_scaling_in_the_network_is_set_from_the_samples_to_learn_from(run, tmp_path):
@@ -289,7 +290,9 @@ def test_classes_are_refused_where_outputs_are_none(run, trained, flowers, tmp_p
         ({"labels": "abc"}, "notes of labels are damaged"),
         ({"features": [1, 2, 3]}, "notes of features are damaged"),
         ({"loss": 7}, "note of the loss is damaged"),
-        ({"loss": "no"}, "its outputs are numbers, not classes"),
+        ({"loss": "no"}, "loss: unknown name 'no'"),
+        ({"columns": [{"mean": "3"}]}, "notes of columns are damaged"),
+        ({"columns": [{"mean": 3.0}], "features": ["a", "b"]}, "1 columns for 2 features"),
     ],
 )
 def test_notes_that_do_not_fit_are_refused(run, flowers, tmp_path, notes, told):
@@ -437,7 +440,8 @@ def wrong_data():
         "open.csv": ('a,b,c\n1,"2,0\n1,2,1\n', "quote without its partner"),
         "latin.csv": ("a,b,gr\xf6\xdfe\n1,2,0\n".encode("latin-1"), "line 1: not text in utf-8: .*--encoding"),
         "zero.csv": (b"a,b,c\n1,2,0\n1,\0,1\n", "line 3: not text in utf-8: it holds a zero byte"),
-        "semicolons.csv": ("1,5;2,5;1\n", "names or a sample|'5;2' is not a number; .* --delimiter ';'"),
+        "semicolons.csv": ("a;b;c\n1,5;2,5;1\n3;x,y;0\n", "'x,y' is not a number; if ',' separates .* --delimiter ','"),
+        "thousands.csv": ("a;b\n1,234;5\n5,678;6\n", "is 1,234 a number with a decimal comma.* --decimal comma"),
         "unnamed.csv": (",a,b\n7,1,0\n3,2,1\n9,2,1\n", "column 1 has no name and does not count the rows"),
         "counting.csv": ("0,5,1\n1,2,0\n2,3,0\n", "column 1 has no name and counts the rows"),
         "text.csv": (
@@ -454,7 +458,7 @@ def wrong_data():
         "nan.npz": ({"x": absent, "y": y}, r"x\[1, 0\] is missing"),
         "none.npz": ({"x": x[:0], "y": y[:0]}, "no samples"),
         "single.npz": ({"x": np.float64(3), "y": y}, "samples along its first axis"),
-        "data.txt": ("1,2", "must be a .npz, .npy, .csv or .tsv file"),
+        "data.txt": ("1,2", "must be a .npz, .npy, .csv, .tsv or .parquet file"),
         "x.npy": ("junk", "not a readable .npy file"),
         "hot.npz": ({"x": x, "y": one_hot}, r"these are one-hot, np.argmax\(y, axis=-1\)"),
     }
@@ -468,7 +472,7 @@ def test_wrong_data_is_told_in_one_line(run, tmp_path, name):
         np.savez(path, **content)
     else:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    more = ("--loss", "softmax_cross_entropy") if name == "hot.npz" else ()
+    more = ("--loss", "softmax_cross_entropy") if name == "hot.npz" else ("--on-missing", "refuse")
     code, _, err = run("train", path, "--net", "dense:2", "-o", tmp_path / "model.safetensors", *more)
     assert code == 2
     assert err.startswith(f"nbprop: error: {path}: ")
@@ -496,7 +500,7 @@ def test_errors_name_the_thing_and_the_remedy(run, flowers, tmp_path):
         ("train", flowers, "--net", "dense:3", "--encoding", "utf-9"): "no encoding is named 'utf-9'",
         ("train", flowers, "--net", "dense:3", "--held-out", "0.999"): "of 90 samples leaves none to learn from",
         ("train", tmp_path / "no.csv", "--net", "dense:3"): "no.csv: No such file",
-        ("train", os.devnull, "--net", "dense:3"): "must be a .npz, .npy, .csv or .tsv file",
+        ("train", os.devnull, "--net", "dense:3"): "must be a .npz, .npy, .csv, .tsv or .parquet file",
         ("predict", flowers, flowers): "not a safetensors file|truncated, or not safetensors",
         ("predict", tmp_path / "no.safetensors", flowers): "no.safetensors: No such file",
         ("check", "--net", "dense:3", "--loss", "no"): "loss: unknown name 'no'",
@@ -511,8 +515,9 @@ def test_wrong_usage_is_two(run, flowers):
     for arguments in (
         (),
         ("no",),
-        ("train", flowers),
+        ("train",),
         ("train", flowers, "--net", "dense:3", "--batch", 0),
+        ("train", flowers, "--cv", 1),
         ("train", flowers, "--net", "dense:3", "--held-out", 1),
         ("train", flowers, "--net", "dense:3", "--lr", "nan"),
         ("train", flowers, "--net", "dense:3", "--lr", "-1"),

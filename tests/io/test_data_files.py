@@ -1,6 +1,7 @@
 """Files of data: nothing about them is settled in silence, and every reader gives the same."""
 
 import csv
+import functools
 import io
 import os
 import random
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 
 import nbprop
 from nbprop.cli.main import main
+from nbprop.io import csv_files
 from nbprop.io.csv_files import TextFormat, TextTable
 from nbprop.io.data_files import Choices, open_data
+from nbprop.io.table_source import Columns
 
 FLOAT64 = np.dtype(np.float64)
 
@@ -25,7 +28,8 @@ FLOAT64 = np.dtype(np.float64)
 def found(path, with_target=True, features=None, **choices):
     """(x, y, labels, names of the features, all that is told) of a file."""
     form = TextFormat(**{name: choices.pop(name) for name in list(choices) if hasattr(TextFormat, name)})
-    source = open_data(path, Choices(form=form, **choices), with_target, features)
+    known = None if features is None else Columns(features)
+    source = open_data(path, Choices(form=form, **choices), with_target, known)
     told = list(source.lines())
     if not with_target:
         x = np.concatenate([piece.x for piece in source.pieces(FLOAT64, 0)])
@@ -157,6 +161,46 @@ def test_delimiters_are_found_or_given(file):
     assert found(file("a\tb,c\n1\t2\n", "d.tsv"), delimiter="\t")[3] == ["a"]
 
 
+def test_decimal_commas_are_found_given_or_asked_about(file):
+    for text, form in (
+        ("a;b;c\n1,5;-2,25e3;1\n,5;7,;0\n", {}),
+        ("1,5;-2,25e3;1\n,5;7,;0\n", {}),
+        ('a,b,c\n"1,5","-2,25e3",1\n",5","7,",0\n', {}),
+        ("a;b;c\n1,500;-2250;1\n0,500;7;0\n", {"decimal": ","}),
+    ):
+        x, y, _, _, told = found(file(text), **form)
+        assert (x.tolist(), y.tolist()) == ([[1.5, -2250], [0.5, 7]], [1, 0])
+        assert "decimal comma" in told[0]
+    assert found(file("a;b\n1,5;x\n2.5;y\n"), decimal=".", category=("1",))[0].tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(ValueError, match="is 1,234 a number with a decimal comma, or are these thousands"):
+        found(file("a;b\n1,234;0\n"))
+    with pytest.raises(ValueError, match=r"line 3, column 1 'a': '1\.5' is not a number"):
+        found(file("a;b\n2,5;1\n1.5;2\n"), decimal=",")
+
+
+def test_categories_in_the_order_of_the_alphabet(file):
+    x, _, _, names, told = found(file("town,size,y\nb,1,5\na,2,6\n,3,7\nb,2,8\n"))
+    assert x.tolist() == [[0, 0, 1, 1], [0, 1, 0, 2], [1, 0, 0, 3], [0, 0, 1, 2]]
+    assert names == ["town", "size"]
+    assert "categories: column 1 'town', 3: (missing), a, b" in told
+    x = found(file("town,size,y\nb,1,5\na,2,6\n"), category=("size",))[0]
+    assert x.tolist() == [[0, 1, 1, 0], [1, 0, 0, 1]]
+    rows = [f"name {k},{k % 7}.5,{k}" for k in range(60)]
+    x, _, _, names, told = found(file("\n".join(["id,size,y", *rows])))
+    assert (x.shape, names) == ((60, 1), ["size"])
+    assert any("text with 60 different values in 60 lines (--category 1 takes them" in line for line in told)
+    assert found(file("\n".join(["id,size,y", *rows])), category=("id",))[0].shape == (60, 61)
+    with pytest.raises(ValueError, match="--category names column 3 'y', which is no feature"):
+        found(file("a,b,y\n1,2,3\n"), category=("y",))
+
+
+def test_text_that_comes_late_is_told_with_its_line(file):
+    text = "a,y\n" + "1,0\n" * 60 + "many,1\n"
+    with pytest.raises(ValueError, match=r"line 62, column 1 'a': 'many' is not a number; .* say --category 1 if"):
+        found(file(text))
+    assert found(file(text), category=("a",))[0].shape == (61, 2)
+
+
 def test_targets_are_found_by_name_or_number(file):
     path = file("a,2,c,d\n1,2,3,4\n5,6,7,8\n")
     assert found(path, header=True, target=("a",))[1].tolist() == [1, 5]
@@ -222,23 +266,47 @@ fields = st.one_of(
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
-@given(rows=st.lists(st.lists(fields, min_size=2, max_size=2), min_size=1, max_size=4))
-def test_both_readers_give_the_same(tmp_path_factory, rows):
-    """Numbers bit by bit, or the same refusal."""
+@given(rows=st.lists(st.lists(fields, min_size=2, max_size=2), min_size=1, max_size=4), decimal=st.sampled_from(".,"))
+def test_all_readers_give_the_same(tmp_path_factory, rows, decimal):
+    """Numbers bit by bit, or the same refusal, from the csv module, NumPy and pyarrow."""
+    pytest.importorskip("pyarrow")
     path = tmp_path_factory.mktemp("readers") / "d.csv"
-    path.write_text("a,b\n" + "".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
+    rows = [[field.replace(".", decimal) for field in row] for row in rows]
+    path.write_text("a;b\n" + "".join(";".join(row) + "\n" for row in rows), encoding="utf-8")
 
-    def outcome(quick):
+    def outcome(reader):
         try:
-            table = TextTable(path, TextFormat(header=True, delimiter=","))
-            if not quick:
-                table._by_numpy = lambda block, columns: None
+            table = TextTable(path, TextFormat(header=True, delimiter=";", decimal=decimal))
+            table._by_reader = functools.partial(table._by_reader, quick=reader)
             blocks = [(block.lines, block.numbers.tobytes()) for block in table.blocks([0, 1])]
         except ValueError as error:
             return str(error)
         return blocks, table.blank, dict(table.missing)
 
-    assert outcome(True) == outcome(False)
+    expected = outcome(lambda *lines: None)
+    assert outcome(csv_files._numpy_numbers) == expected
+    assert outcome(csv_files._arrow_numbers) == expected
+
+
+def test_a_large_file_is_read_by_pyarrow(file, monkeypatch):
+    """And by NumPy where it is not installed; with the same bits, and the same lines."""
+    pytest.importorskip("pyarrow")
+    rng, called = np.random.default_rng(0), []
+    table = rng.standard_normal((20_000, 3)) * 10.0 ** rng.integers(-300, 300, (20_000, 3))
+    rows = [",".join(map(repr, row)) for row in table.tolist()]
+    path = file("\n".join(["a,b,y", *rows[:9000], "", "1e3, 2,NA", *rows[9000:]]) + "\n")
+    table = np.concatenate([table[:9000], [[1e3, 2, np.nan]], table[9000:]])
+    for name in ("_arrow_numbers", "_numpy_numbers"):
+        read = getattr(csv_files, name)
+        monkeypatch.setattr(csv_files, name, lambda *lines, read=read, name=name: called.append(name) or read(*lines))
+    for _ in range(2):
+        blocks = list(TextTable(path).blocks([0, 1, 2]))
+        assert np.concatenate([block.numbers for block in blocks]).tobytes() == table.tobytes()
+        lines = [line for block in blocks for line in block.lines]
+        assert lines == [*range(2, 9002), *range(9003, 20_004)]
+        monkeypatch.setattr(csv_files, "_arrow", lambda: None)
+    assert set(called[: len(called) // 2]) == {"_arrow_numbers"}
+    assert set(called[len(called) // 2 :]) == {"_numpy_numbers"}
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

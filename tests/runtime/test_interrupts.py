@@ -140,7 +140,7 @@ def test_ctrl_c_is_heard_within_a_fraction_of_a_second(script):
     assert max(took.values()) < 0.6, took
 
 
-# Networks whose Jacobian is made by passes of the whole batch, and sample by sample; and with state that a walk changes.
+# Networks whose Jacobian is made by passes of the batch, and sample by sample; and with state that a walk changes.
 PAUSING = {
     "dense": nbprop.network((3,), nbprop.dense(60, "tanh"), nbprop.dense(2)),
     "tied": nbprop.network((60,), nbprop.dense(60, "tanh"), nbprop.dense(60, share="0.dense.weight.T")),

@@ -8,8 +8,8 @@ import scipy.optimize
 
 import nbprop
 from nbprop.solvers.bounds import Free
-from nbprop.solvers.residuals import Residuals
 from nbprop.solvers.methods import METHODS
+from nbprop.solvers.residuals import Residuals
 from nbprop.solvers.tracking import TrackedObjective, Validation
 
 RNG = np.random.default_rng(0)
