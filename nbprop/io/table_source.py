@@ -7,6 +7,7 @@ alphabet. What a network was trained with, its features with their categories an
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
