@@ -30,6 +30,9 @@ from nbprop.autodiff.operators import (
 )
 from nbprop.export.api import export_c as export_c
 from nbprop.generation import generate as generate
+from nbprop.interchange.onnx_export import to_onnx as to_onnx
+from nbprop.interchange.onnx_import import from_onnx as from_onnx
+from nbprop.interchange.sklearn_import import from_sklearn as from_sklearn
 from nbprop.io.networks import load as load, load_state as load_state, save as save
 from nbprop.layers import (
     activation as activation,
