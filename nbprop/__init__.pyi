@@ -32,7 +32,9 @@ from nbprop.export.api import export_c as export_c
 from nbprop.generation import generate as generate
 from nbprop.interchange.onnx_export import to_onnx as to_onnx
 from nbprop.interchange.onnx_import import from_onnx as from_onnx
+from nbprop.interchange.safetensors_import import from_safetensors as from_safetensors
 from nbprop.interchange.sklearn_import import from_sklearn as from_sklearn
+from nbprop.interchange.torch_import import from_torch as from_torch
 from nbprop.io.networks import load as load, load_state as load_state, save as save
 from nbprop.layers import (
     activation as activation,

@@ -102,33 +102,42 @@ class Moves:
 
     def reshape(self, value, wanted):
         """Another shape that keeps the batch; -1 for what is left."""
-        before, size = self.shape(value), math.prod(self.sample(value))
-        if value.order[0] != 0 or not wanted:
-            raise self.fail("reshapes an array whose first axis is not the batch")
-        first, *sample = (int(extent) for extent in wanted)
-        if first == -1 and -1 not in sample and math.prod(sample) == size:
-            first = self.batch
-        if -1 in sample and first in (BATCH, self.batch):
-            known = math.prod(extent for extent in sample if extent != -1)
-            sample[sample.index(-1)] = size // known if known > 0 else 0
-        if first not in (BATCH, self.batch) or math.prod(sample) != size or min(sample, default=0) < 1:
-            raise self.fail(f"reshapes {self.shown(before)} to {self.shown(wanted)}, which does not keep the batch")
-        if tuple(sample) == before[1:]:
+        before, after = self._symbolic(self.shape(value), value), self._symbolic(wanted, value)
+        if after.count(-1) == 1:
+            known = math.prod(extent for extent in after if extent != -1)
+            after[after.index(-1)] = math.prod(before) // known if known > 0 else 0
+        if math.prod(after) != math.prod(before) or BATCH not in after or min(after) < 1:
+            raise self._reshape_failure(before, wanted)
+        if after == before:
             return value
-        if len(sample) == 1:
-            return self.flat(value)
-        axes = [axis for axis in value.order if axis is not None]
-        if axes == list(range(len(self.sample(value)) + 1)) and value.perm is None:
-            order = tuple(range(len(sample) + 1))
-            if tuple(sample) == self.sample(value):
-                return Value(value.node, order)
-            return self.layer(value, Reshape(tuple(sample)), (), order)
-        if [extent for extent in sample if extent != 1] == [extent for extent in before[1:] if extent != 1]:
-            left = iter([axis for axis, extent in zip(value.order[1:], before[1:], strict=True) if extent != 1])
-            return dataclasses.replace(value, order=(0, *(None if extent == 1 else next(left) for extent in sample)))
-        raise self.fail(
-            f"reshapes {self.shown(before)} to {self.shown(wanted)}, with the channels first; nbprop has them last"
-        )
+        if value.order[0] == 0 and after[0] == BATCH:
+            if len(after) == 2:
+                return self.flat(value)
+            axes = [axis for axis in value.order if axis is not None]
+            if axes == list(range(len(self.sample(value)) + 1)) and value.perm is None:
+                return self._with_axes(value, tuple(after[1:]))
+        if [extent for extent in after if extent != 1] == [extent for extent in before if extent != 1]:
+            left = iter([axis for axis, extent in zip(value.order, before, strict=True) if extent != 1])
+            order = tuple(None if extent == 1 else next(left) for extent in after)
+            return dataclasses.replace(value, order=order)
+        raise self._reshape_failure(before, wanted)
+
+    def _reshape_failure(self, before, wanted):
+        shapes = f"{self.shown(before)} to {self.shown(wanted)}"
+        return self.fail(f"reshapes {shapes}; nbprop keeps the batch, and has the channels of images last")
+
+    def _symbolic(self, shape, value):
+        """A shape as a list, with BATCH for the batch where it is a number."""
+        found, place = [int(extent) for extent in shape], value.order.index(0)
+        if BATCH not in found and place < len(found) and found[place] == self.batch:
+            found[place] = BATCH
+        return found
+
+    def _with_axes(self, value, sample):
+        order = tuple(range(len(sample) + 1))
+        if sample == self.sample(value):
+            return Value(value.node, order)
+        return self.layer(value, Reshape(sample), (), order)
 
     # -- parts of an axis ----------------------------------------------------------------------------------------------
 

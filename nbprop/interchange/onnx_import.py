@@ -160,6 +160,8 @@ class _Reader:
         """How the input's axes lie, by the first operation that tells."""
         reached = {name}
         for node in nodes:
+            if node.op_type == "Shape":
+                continue
             if reached.intersection(node.input[:1]) or (node.op_type in _ELEMENTWISE and reached & set(node.input)):
                 if node.op_type in _IMAGES and rank > 2:
                     return images_first(rank - 2)

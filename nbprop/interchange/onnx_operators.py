@@ -269,6 +269,18 @@ def binary(reader, node, attributes):
     return reader.step(node).binary(node.op_type.lower(), *operands)
 
 
+def compare(reader, node, attributes):
+    """x > number; the side that an equal x falls to is no part of any layer."""
+    operation = "greater" if node.op_type.startswith("Greater") else "less"
+    number = reader.number(node.input[1], node)
+    return reader.step(node).expression(operation, reader.value(node.input[0], node), number)
+
+
+def where(reader, node, attributes):
+    values = [reader.value(name, node) for name in node.input]
+    return reader.step(node).joined("where", values)
+
+
 def scaler(reader, node, attributes):
     """ai.onnx.ml's: (x - offset) scale."""
     step, value = reader.step(node), reader.value(node.input[0], node)
@@ -355,6 +367,7 @@ READERS = {
         ("Gelu", gelu),
         ("Gemm", gemm),
         ("GlobalAveragePool GlobalMaxPool", global_pool),
+        ("Greater GreaterOrEqual Less LessOrEqual", compare),
         ("LRN", local_response_norm),
         ("LayerNormalization RMSNormalization", layer_normalization),
         ("LeakyRelu", _activation("leaky_relu", alpha=(0.01, 0.01))),
@@ -376,6 +389,7 @@ READERS = {
         ("Tanh", _activation("tanh")),
         ("Transpose", transpose),
         ("Unsqueeze", unsqueeze),
+        ("Where", where),
         *((name, _expression(name.lower())) for name in ("Abs", "Erf", "Exp", "Log", "Sqrt")),
     )
     for name in names.split()

@@ -15,7 +15,6 @@ from nbprop.layers.pool import AvgPool1d, AvgPool2d, GlobalAvgPool, GlobalMaxPoo
 from nbprop.layers.positions import Positions
 
 _POOLS = {(True, 1): MaxPool1d, (True, 2): MaxPool2d, (False, 1): AvgPool1d, (False, 2): AvgPool2d}
-_OPERATIONS = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "max": "max", "min": "min"}
 
 
 class Step(Moves):
@@ -165,11 +164,24 @@ class Step(Moves):
         raise self.fail("divides a vector by its input")
 
     def _of_values(self, operation, a, b):
-        if a.order != b.order or self.sample(a) != self.sample(b) or not _same_places(a, b):
-            raise self.fail(f"computes with values of shapes {self.shown(a)} and {self.shown(b)}")
-        if operation == "add":
-            return Value(self.graph.add(a.node, b.node, self.said), a.order, a.perm)
-        return Value(self.graph.expression(operation, [a.node, b.node], self.said), a.order, a.perm)
+        if operation != "add":
+            return self.joined(operation, [a, b])
+        self._check_alike([a, b])
+        return Value(self.graph.add(a.node, b.node, self.said), a.order, a.perm)
+
+    def joined(self, operation, values):
+        """An operation on several values of one shape that is part of something else."""
+        self._check_alike(values)
+        found = self.graph.expression(operation, [value.node for value in values], self.said)
+        return Value(found, values[0].order, values[0].perm)
+
+    def _check_alike(self, values):
+        first = values[0]
+        for value in values[1:]:
+            same = value.order == first.order and self.sample(value) == self.sample(first)
+            if not same or not _same_places(value, first):
+                shapes = " and ".join(str(self.shown(each)) for each in (first, value))
+                raise self.fail(f"computes with values of shapes {shapes}")
 
 
 def _same_places(a, b):

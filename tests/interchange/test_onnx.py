@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import nbprop
+from support import TESTS
 from support.c_build import given
 from support.cases import CASES, close, data
 
@@ -334,7 +335,7 @@ REFUSED = {
         [*_DENSE, ("Tanh", ["x"], ["z"])], "has 2 outputs; name one with output=: y, z", outputs=("y", "z")
     ),
     "leaky": refused([("LeakyRelu", ["x"], ["y"], {"alpha": 0.2})], "has alpha=0.2"),
-    "batch": refused([("Reshape", ["x", "s"], ["y"])], "does not keep the batch", {"s": np.array([3, -1])}),
+    "batch": refused([("Reshape", ["x", "s"], ["y"])], "nbprop keeps the batch", {"s": np.array([3, -1])}),
     "gru": refused(
         [("GRU", ["x", "g", "r"], ["s", ""], {"hidden_size": 1}), ("Squeeze", ["s", "i"], ["y"])],
         "resets before the product",
@@ -474,3 +475,30 @@ def test_what_cannot_be_written_is_told_and_nothing_is(tmp_path, arguments, told
     with pytest.raises((TypeError, ValueError), match=told):
         nbprop.to_onnx(**given)
     assert list(tmp_path.iterdir()) == []
+
+
+# -- what PyTorch and scikit-learn have written (tests/reference/onnx_torch.py, onnx_sklearn.py) -----------------------
+
+FILES = sorted((TESTS / "reference" / "onnx").glob("*.onnx"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_files_of_other_libraries(path):
+    """The outputs of the library itself; images and sequences go in as nbprop has them."""
+    name = path.stem.removesuffix("_old").removesuffix("_new")
+    results = "sklearn.npz" if name.startswith("mlp") else "results.npz"
+    with np.load(TESTS / "reference" / "onnx" / results) as file:
+        x, wanted = file[f"{name}/x"], file[f"{name}/y"]
+    output = "probabilities" if "class" in name and name.startswith("mlp") else None
+    net, params = nbprop.from_onnx(path, output)
+    y = forward(net, params, channels_last(name, x))
+    wanted = wanted if name != "skips" else wanted.transpose(0, 2, 1)
+    close(name, y, wanted.reshape(y.shape), 2e-6)
+
+
+def channels_last(name, x):
+    """x of one of PyTorch's modules as nbprop has it."""
+    if name == "gru":
+        return np.ascontiguousarray(x.transpose(1, 0, 2))
+    images = name in ("classifier", "pooled", "skips")
+    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if images else x
