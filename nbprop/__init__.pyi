@@ -30,6 +30,7 @@ from nbprop.autodiff.operators import (
 )
 from nbprop.export.api import export_c as export_c
 from nbprop.generation import generate as generate
+from nbprop.interchange.keras_import import from_keras as from_keras
 from nbprop.interchange.onnx_export import to_onnx as to_onnx
 from nbprop.interchange.onnx_import import from_onnx as from_onnx
 from nbprop.interchange.safetensors_import import from_safetensors as from_safetensors

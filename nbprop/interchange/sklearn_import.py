@@ -40,8 +40,7 @@ def from_sklearn(mlp: Any, logits: bool = False) -> tuple[Network, NDArray[Any]]
     >>> import nbprop, numpy as np
     >>> from sklearn.neural_network import MLPRegressor
     >>> x = np.linspace(0, 1, 20)[:, None]
-    >>> mlp = MLPRegressor(hidden_layer_sizes=(8,), activation="tanh", max_iter=5, random_state=0, early_stopping=True)
-    >>> mlp = mlp.fit(x, x.ravel())
+    >>> mlp = MLPRegressor(hidden_layer_sizes=(8,), activation="tanh").partial_fit(x, x.ravel() ** 2)
     >>> nbprop.from_sklearn(mlp)[0]
     network((1,), dense(8, activation='tanh'), dense(1))
     """

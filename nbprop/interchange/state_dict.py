@@ -41,7 +41,7 @@ def _groups(function, source):
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, tensor in source.items():
         if not isinstance(name, str):
-            raise TypeError(f"{function}: a state_dict's names must be str, got {shown(name)}")
+            raise TypeError(f"{function}: source is a state_dict, whose names must be str, got {shown(name)}")
         array = np.asarray(tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else tensor)
         prefix, _, last = name.rpartition(".")
         if last in _NO_WEIGHTS or (last == "bias" and array.ndim == 4):

@@ -55,7 +55,8 @@ def from_torch(
     Examples
     --------
     >>> import nbprop, numpy as np
-    >>> weights = {"0.weight": np.ones((3, 2)), "0.bias": np.zeros(3), "2.weight": np.ones((1, 3)), "2.bias": np.ones(1)}
+    >>> weights = {"0.weight": np.ones((3, 2)), "0.bias": np.zeros(3)}
+    >>> weights |= {"2.weight": np.ones((1, 3)), "2.bias": np.ones(1)}
     >>> net = nbprop.network((2,), nbprop.dense(3, activation="relu"), nbprop.dense(1))
     >>> nbprop.from_torch(weights, net)[1]
     array([1., 1., 1., 1., 1., 1., 0., 0., 0., 1., 1., 1., 1.])

@@ -1,6 +1,7 @@
 """A valid call of every public function, with the kinds of its arguments; see any_argument.py."""
 
 import atexit
+import importlib.util
 import math
 import tempfile
 from pathlib import Path
@@ -280,6 +281,56 @@ def _saved_state():
     return {"path": path, "plan": plan}
 
 
+_WEIGHTS = {
+    **{"a.weight": np.ones((5, 3)), "a.bias": np.ones(5)},
+    **{"b.weight": np.ones((4, 5)), "b.bias": np.ones(4)},
+}
+
+
+def _saved_tensors():
+    from safetensors.numpy import save_file
+
+    path = FOLDER / "weights.safetensors"
+    save_file(_WEIGHTS, path)
+    return path
+
+
+def _mlp():
+    from sklearn.neural_network import MLPRegressor
+
+    mlp = MLPRegressor(hidden_layer_sizes=())
+    mlp.coefs_, mlp.intercepts_, mlp.out_activation_ = [np.ones((3, 2))], [np.ones(2)], "identity"
+    return mlp
+
+
+class Sequential:
+    """As much of a model of Keras as is read."""
+
+    layers = ()
+
+    def get_config(self):
+        x = {"class_name": "InputLayer", "config": {"name": "x", "batch_shape": [None, 3]}}
+        return {"layers": [x, {"class_name": "ReLU", "config": {"name": "relu"}}]}
+
+
+def _onnx_calls():
+    """Of what needs onnx, where there is one."""
+    if importlib.util.find_spec("onnx") is None:
+        return {}
+    path = FOLDER / "net.onnx"
+    nbprop.to_onnx(path, NET, nbprop.init(NET))
+    arguments = {"path": path, "net": NET, "params": nbprop.init(NET)}
+    kinds = {"path": Anywhere(), "net": Made(), "params": Array(kinds=("f8", "f4"), finite=True)}
+    return {
+        "to_onnx": Call(nbprop.to_onnx, lambda: dict(arguments), kinds),
+        "from_onnx": Call(
+            nbprop.from_onnx,
+            lambda: {"path": path, "output": "y"},
+            {"path": Anywhere(), "output": Choice(optional=True)},
+        ),
+    }
+
+
 def schedule_call(name, **valid):
     kinds = {k: Number(above=k in ("steps", "every", "start_divisor", "final_divisor")) for k in valid}
     return Call(getattr(schedules, name), lambda: dict(valid), kinds)
@@ -546,6 +597,20 @@ CALLS |= {
             "loss": Choice(optional=True),
         },
     ),
+    "from_sklearn": Call(
+        nbprop.from_sklearn, lambda: {"mlp": _mlp(), "logits": False}, {"mlp": Made(), "logits": Flag()}
+    ),
+    "from_torch": Call(
+        nbprop.from_torch,
+        lambda: {"source": _WEIGHTS, "net": cases.CLASSIFIER},
+        {"source": Choice(), "net": Made()},
+    ),
+    "from_keras": Call(nbprop.from_keras, lambda: {"model": Sequential()}, {"model": Anywhere()}),
+    "from_safetensors": Call(
+        nbprop.from_safetensors,
+        lambda: {"path": _saved_tensors(), "net": cases.CLASSIFIER, "layout": "hf"},
+        {"path": Anywhere(), "net": Made(), "layout": Choice()},
+    ),
     "load_state": Call(nbprop.load_state, _saved_state, {"path": Anywhere(), "plan": Made()}),
     "load": Call(nbprop.load, lambda: {"path": _saved()}, {"path": Anywhere()}),
     "huber": Call(nbprop.huber, lambda: {"delta": 1.0}, {"delta": Number(above=True)}),
@@ -654,7 +719,9 @@ CALLS |= {
 }
 
 # Public names that take nothing to check here, each with the reason.
+CALLS |= _onnx_calls()
 LEFT_OUT = {
+    **{name: "needs onnx" for name in ("to_onnx", "from_onnx") if name not in CALLS},
     **dict.fromkeys(
         ("Contributions", "Explanation", "History", "Network", "Plan", "RoundingError"), "made by functions"
     ),
