@@ -3,6 +3,7 @@
 # ruff: noqa: I001 (it would put each alias into a statement of its own)
 
 from nbprop import schedules as schedules
+from nbprop.analysis.bounds import Bounds as Bounds, bounds as bounds
 from nbprop.analysis.explain import Contributions as Contributions, Explanation as Explanation, explain as explain
 from nbprop.analysis.gradcheck import gradcheck as gradcheck
 from nbprop.analysis.rounding import RoundingError as RoundingError, rounding_error as rounding_error

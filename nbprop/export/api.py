@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from nbprop.analysis.bounds import bounds
 from nbprop.arrays import as_array, check_kinds
 from nbprop.export.header_file import header_file
 from nbprop.export.library import functions_for
@@ -26,6 +27,7 @@ from nbprop.networks.network import Network, check_flat
 from nbprop.validation import as_dtype, choose, positive, shown
 
 _MOST = 2**31 - 1  # what an int counts
+_MOST_SHOWN = 32  # numbers of a box in the header
 _KEYWORDS = """
 auto break case char const continue default do double else enum extern float for goto if inline int long register
 restrict return short signed sizeof static struct switch typedef union unsigned void volatile while
@@ -46,6 +48,7 @@ class Export:
     steps: tuple  # optimizers' names
     known: dict  # the C functions, by name
     vector: str
+    certificate: tuple  # lines of what is proven of the outputs
     example: str
     selftest: str
     selftest_prototype: str
@@ -70,6 +73,7 @@ def export_c(
     batch: int = 1,
     loss: str | Loss | None = None,
     state: NDArray[Any] | None = None,
+    box: tuple[NDArray[Any], NDArray[Any]] | None = None,
 ) -> None:
     """Write a network with its derivatives as C99: stem.c and stem.h, which need nothing but libm.
 
@@ -93,6 +97,9 @@ def export_c(
         As for `plan`; "hvp" and "value_and_grad" need one.
     state : array of `layer_state`'s layout, of the dtype of params, or None
         Running statistics, where layers have some.
+    box : (low, high) of arrays (*net.input_shape), or None
+        Within which inputs will lie: the header then says within which bounds the outputs do, with rounding, as
+        `nbprop.bounds` proves them.
 
     The functions do what a plan with mode="inference" does: dropout passes through, batch normalization takes running
     statistics. They take `params, n`, then their arrays and the caller's `scratch` (`PENDULUM_SCRATCH` elements); the
@@ -129,7 +136,7 @@ def export_c(
         )
     if not isinstance(net, Network):
         raise TypeError(f"export_c: net must be what nbprop.network(...) returns, got {type(net).__name__}")
-    export = _export(name, net, params, functions, as_dtype(dtype), batch, loss, state)
+    export = _export(name, net, params, functions, as_dtype(dtype), batch, loss, state, box)
     texts = {".c": source_file(export), ".h": header_file(export)}
     for suffix in texts:
         if os.path.isdir(path + suffix):
@@ -143,7 +150,7 @@ def _write(path, text):
         file.write(text)
 
 
-def _export(stem, net, params, functions, dtype, batch, loss, state):
+def _export(stem, net, params, functions, dtype, batch, loss, state, box):
     batch = positive("export_c: batch", batch)
     loss = None if loss is None else loss_named(loss)
     if loss is not None:
@@ -158,6 +165,7 @@ def _export(stem, net, params, functions, dtype, batch, loss, state):
         )
     found, pieces = programs(net, loss, batch, dtype, functions, known, lambda value: literal(value, dtype))
     state = _state(state, pieces, dtype)
+    certificate = () if box is None else _certificate(net, params, box, state)
     vector = Vector(net, loss, params, dtype, functions, state)
     scratch = max([1, *(program.scratch + (net.n_params if program.grads_always else 0) for program in found)])
     sizes = [
@@ -187,12 +195,42 @@ def _export(stem, net, params, functions, dtype, batch, loss, state):
         steps=steps,
         known=known,
         vector=vector.described(),
+        certificate=certificate,
         example=vector.example(),
         selftest=vector.function(stem, real),
         selftest_prototype=vector.prototype(stem, real),
         sizes=tuple(sizes),
         version=importlib.metadata.version("nbprop"),
     )
+
+
+def _certificate(net, params, box, state):
+    """What the header says of outputs for inputs of a box."""
+    if not isinstance(box, (tuple, list)) or len(box) != 2:
+        raise TypeError(f"export_c: box must be (low, high), got {shown(box)}")
+    try:
+        found = bounds(net, params, *box, state if state.size else None)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"export_c: box: {error}") from None
+    ends = [" ".join(f"{value:.9g}" for value in np.ravel(end)[:_MOST_SHOWN]) for end in box]
+    more = ", ..." if np.size(box[0]) > _MOST_SHOWN else ""
+    lines = [f"Proven for every x with low <= x <= high, low = {ends[0]}{more}, high = {ends[1]}{more}:"]
+    low, high = (found.low - found.rounding).ravel(), (found.high + found.rounding).ravel()
+    for index, (least, most, wrong) in enumerate(zip(low, high, found.rounding.ravel(), strict=True)):
+        if index == _MOST_SHOWN:
+            lines.append("    ...")
+            break
+        least, most, wrong = _outward(least, -1), _outward(most, 1), _outward(wrong, 1)
+        lines.append(f"    {least} <= y[{index}] <= {most}, of which rounding is at most {wrong}")
+    return tuple(lines)
+
+
+def _outward(value, direction):
+    """A number in nine digits, rounded up or down."""
+    text = f"{value:.8e}"
+    if math.isfinite(value) and (float(text) - value) * direction < 0:
+        text = f"{value + direction * abs(value) * 2e-8:.8e}"
+    return text
 
 
 def _functions(functions, net, loss):

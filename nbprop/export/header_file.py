@@ -59,6 +59,8 @@ def _comment(export):
         "",
         *_folded(export.vector),
     ]
+    if export.certificate:
+        lines += ["", *(part for line in export.certificate for part in _folded(line))]
     return "/* " + "\n".join(f" * {line}".rstrip() if k else line for k, line in enumerate(lines)) + "\n */"
 
 

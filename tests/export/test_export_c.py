@@ -275,3 +275,20 @@ def test_bad_input_is_told_and_nothing_is_written(tmp_path, arguments, told):
         nbprop.export_c(**given)
     assert "export_c" in str(caught.value) or "dtype" in told or "loss" in told or "even" in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_header_holds_what_bounds_proves(tmp_path):
+    net = nbprop.network((2,), nbprop.dense(3, activation="tanh"), nbprop.dense(2))
+    params, low, high = nbprop.init(net, dtype=np.float32), np.float32([-1, 0]), np.float32([1, 0.5])
+    nbprop.export_c(tmp_path / "net", net, params, ["forward"], box=(low, high))
+    found, text = nbprop.bounds(net, params, low, high), (tmp_path / "net.h").read_text()
+    lines = re.findall(r"(\S+) <= y\[(\d)\] <= (\S+), of which rounding is at most (\S+)$", text, re.M)
+    for (least, index, most, error), k in zip(lines, range(2), strict=True):
+        assert int(index) == k
+        assert float(least) <= found.low[k] - found.rounding[k]
+        assert float(most) >= found.high[k] + found.rounding[k]
+        assert found.rounding[k] <= float(error) <= 1.001 * found.rounding[k]
+    with pytest.raises(ValueError, match="export_c: box: bounds: low must not be above high"):
+        nbprop.export_c(tmp_path / "net", net, params, ["forward"], box=(high, low))
+    with pytest.raises(TypeError, match=r"export_c: box must be \(low, high\), got 3"):
+        nbprop.export_c(tmp_path / "net", net, params, ["forward"], box=3)

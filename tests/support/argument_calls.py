@@ -611,6 +611,15 @@ CALLS |= {
         lambda: {"path": _saved_tensors(), "net": cases.CLASSIFIER, "layout": "hf"},
         {"path": Anywhere(), "net": Made(), "layout": Choice()},
     ),
+    "bounds": Call(
+        nbprop.bounds,
+        lambda: {"net": NET, "params": nbprop.init(NET), "low": np.zeros(3), "high": np.ones(3)},
+        {
+            **{"net": Made(), "params": Array(kinds=("f8", "f4"), finite=True)},
+            **{name: Array(kinds=("f8", "f4"), finite=True) for name in ("low", "high")},
+        },
+        renamed={"low": ("high",), "high": ("low",)},
+    ),
     "load_state": Call(nbprop.load_state, _saved_state, {"path": Anywhere(), "plan": Made()}),
     "load": Call(nbprop.load, lambda: {"path": _saved()}, {"path": Anywhere()}),
     "huber": Call(nbprop.huber, lambda: {"delta": 1.0}, {"delta": Number(above=True)}),
@@ -723,7 +732,7 @@ CALLS |= _onnx_calls()
 LEFT_OUT = {
     **{name: "needs onnx" for name in ("to_onnx", "from_onnx") if name not in CALLS},
     **dict.fromkeys(
-        ("Contributions", "Explanation", "History", "Network", "Plan", "RoundingError"), "made by functions"
+        ("Bounds", "Contributions", "Explanation", "History", "Network", "Plan", "RoundingError"), "made by functions"
     ),
     **dict.fromkeys(("mse", "binary_cross_entropy", "gaussian_nll", "softmax_cross_entropy"), "takes no arguments"),
     "schedules": "a module; its functions are in the table",
