@@ -13,10 +13,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from nbprop.analysis.bounds import bounds
 from nbprop.arrays import as_array, check_kinds
+from nbprop.export.casadi_file import FUNCTIONS as casadi_functions
+from nbprop.export.casadi_file import casadi_file
+from nbprop.export.fortran_file import check_fortran_names, fortran_file
 from nbprop.export.header_file import header_file
 from nbprop.export.library import functions_for
 from nbprop.export.literals import literal
-from nbprop.export.programs import FUNCTIONS, integer_input, not_possible, programs
+from nbprop.export.programs import FUNCTIONS, MORE, integer_input, not_possible, programs
 from nbprop.export.selftest import Vector
 from nbprop.export.source_file import source_file
 from nbprop.export.steps import STEPS
@@ -26,6 +29,7 @@ from nbprop.losses.base import Loss
 from nbprop.networks.network import Network, check_flat
 from nbprop.validation import as_dtype, choose, positive, shown
 
+_BINDINGS = {"fortran": (".f90", fortran_file), "casadi": ("_casadi.c", casadi_file)}
 _MOST = 2**31 - 1  # what an int counts
 _MOST_SHOWN = 32  # numbers of a box in the header
 _KEYWORDS = """
@@ -48,6 +52,7 @@ class Export:
     steps: tuple  # optimizers' names
     known: dict  # the C functions, by name
     vector: str
+    bindings: tuple  # names of _BINDINGS
     certificate: tuple  # lines of what is proven of the outputs
     example: str
     selftest: str
@@ -74,6 +79,7 @@ def export_c(
     loss: str | Loss | None = None,
     state: NDArray[Any] | None = None,
     box: tuple[NDArray[Any], NDArray[Any]] | None = None,
+    bindings: Iterable[str] = (),
 ) -> None:
     """Write a network with its derivatives as C99: stem.c and stem.h, which need nothing but libm.
 
@@ -86,9 +92,10 @@ def export_c(
         Layers of your own need their kernels in C (docs/export.md); without, they are refused by name.
     params : (net.n_params,) float32 or float64 array
         The weights, stored in the file as `pendulum_params`; functions take any others of this size.
-    functions : sequence of "forward", "vjp", "jvp", "hvp", "value_and_grad", "sgd", "adam", or None
-        What to write; None is all that the network and the loss have, without optimizers. "jvp" is along x, "hvp" by
-        the parameters; "sgd" and "adam" are steps of an optimizer, so that a device can go on learning.
+    functions : sequence of "forward", "vjp", "jvp", "hvp", "value_and_grad", "hvp_x", "sgd", "adam", or None
+        What to write; None is all that the network and the loss have, without "hvp_x" and optimizers. "jvp" is along x,
+        "hvp" by the parameters, "hvp_x" the derivative of vjp's dx along a direction of x; "sgd" and "adam" are
+        steps of an optimizer, so that a device can go on learning.
     dtype : "float32" or "float64"
         The element type of all arrays, C's float or double.
     batch : int
@@ -100,6 +107,9 @@ def export_c(
     box : (low, high) of arrays (*net.input_shape), or None
         Within which inputs will lie: the header then says within which bounds the outputs do, with rounding, as
         `nbprop.bounds` proves them.
+    bindings : sequence of "fortran", "casadi"
+        "fortran" also writes stem.f90, a module with interfaces of all functions; "casadi" stem_casadi.c, with which
+        `casadi.external` finds the network and its first and second derivatives by x (in float64).
 
     The functions do what a plan with mode="inference" does: dropout passes through, batch normalization takes running
     statistics. They take `params, n`, then their arrays and the caller's `scratch` (`PENDULUM_SCRATCH` elements); the
@@ -136,8 +146,9 @@ def export_c(
         )
     if not isinstance(net, Network):
         raise TypeError(f"export_c: net must be what nbprop.network(...) returns, got {type(net).__name__}")
-    export = _export(name, net, params, functions, as_dtype(dtype), batch, loss, state, box)
+    export = _export(name, net, params, functions, as_dtype(dtype), batch, loss, state, box, bindings)
     texts = {".c": source_file(export), ".h": header_file(export)}
+    texts |= {_BINDINGS[name][0]: _BINDINGS[name][1](export) for name in export.bindings}
     for suffix in texts:
         if os.path.isdir(path + suffix):
             raise IsADirectoryError(f"export_c: {path}{suffix} is a folder; remove it, or choose another stem")
@@ -150,13 +161,14 @@ def _write(path, text):
         file.write(text)
 
 
-def _export(stem, net, params, functions, dtype, batch, loss, state, box):
+def _export(stem, net, params, functions, dtype, batch, loss, state, box, bindings):
     batch = positive("export_c: batch", batch)
     loss = None if loss is None else loss_named(loss)
     if loss is not None:
         loss.target(net.output_shape)
     params = _finite("params", check_flat("export_c: params", params, net.n_params), dtype)
     functions, steps = _functions(functions, net, loss)
+    bindings, functions = _bound(stem, bindings, functions, steps, net, dtype)
     known = functions_for(net, dtype.name)
     taken = [f"{stem}_{name}" for name in (*functions, *steps, "params", "selftest") if f"{stem}_{name}" in known]
     if taken:
@@ -166,7 +178,8 @@ def _export(stem, net, params, functions, dtype, batch, loss, state, box):
     found, pieces = programs(net, loss, batch, dtype, functions, known, lambda value: literal(value, dtype))
     state = _state(state, pieces, dtype)
     certificate = () if box is None else _certificate(net, params, box, state)
-    vector = Vector(net, loss, params, dtype, functions, state)
+    tested = tuple(name for name in functions if name in FUNCTIONS)
+    vector = Vector(net, loss, params, dtype, tested, state)
     scratch = max([1, *(program.scratch + (net.n_params if program.grads_always else 0) for program in found)])
     sizes = [
         ("N_PARAMS", net.n_params, "weights"),
@@ -195,6 +208,7 @@ def _export(stem, net, params, functions, dtype, batch, loss, state, box):
         steps=steps,
         known=known,
         vector=vector.described(),
+        bindings=bindings,
         certificate=certificate,
         example=vector.example(),
         selftest=vector.function(stem, real),
@@ -202,6 +216,25 @@ def _export(stem, net, params, functions, dtype, batch, loss, state, box):
         sizes=tuple(sizes),
         version=importlib.metadata.version("nbprop"),
     )
+
+
+def _bound(stem, bindings, functions, steps, net, dtype):
+    """(bindings in order, the functions with those that the bindings call)."""
+    if isinstance(bindings, str) or not isinstance(bindings, (list, tuple)):
+        raise TypeError(f"export_c: bindings must be a list of names such as ['fortran'], got {shown(bindings)}")
+    for name in bindings:
+        choose("export_c: bindings", name, _BINDINGS)
+    if "casadi" in bindings:
+        if dtype != np.float64:
+            raise ValueError('export_c: bindings: "casadi" computes in double; give dtype="float64"')
+        for name in casadi_functions:
+            why = not_possible(name, net, None)
+            if why:
+                raise ValueError(f'export_c: bindings: "casadi" needs "{name}", which {why}')
+        functions = tuple(name for name in (*FUNCTIONS, *MORE) if name in (*functions, *casadi_functions))
+    if "fortran" in bindings:
+        check_fortran_names(stem, (*functions, *steps))
+    return tuple(name for name in _BINDINGS if name in bindings), functions
 
 
 def _certificate(net, params, box, state):
@@ -240,11 +273,13 @@ def _functions(functions, net, loss):
     if isinstance(functions, str) or not isinstance(functions, (list, tuple)) or not functions:
         raise TypeError(f"export_c: functions must be a list of names such as ['forward'], got {shown(functions)}")
     for name in functions:
-        choose("export_c: functions", name, (*FUNCTIONS, *STEPS))
+        choose("export_c: functions", name, (*FUNCTIONS, *MORE, *STEPS))
         why = not_possible(name, net, loss)
         if why:
             raise ValueError(f'export_c: functions: "{name}" {why}; leave it out')
-    return tuple(name for name in FUNCTIONS if name in functions), tuple(name for name in STEPS if name in functions)
+    return tuple(name for name in (*FUNCTIONS, *MORE) if name in functions), tuple(
+        name for name in STEPS if name in functions
+    )
 
 
 def _state(state, pieces, dtype):

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nbprop.lowering.memory import place_buffers
-from nbprop.lowering.programs import lower, lower_along
+from nbprop.lowering.programs import lower, lower_along, lower_input_hessian
 from nbprop.numerics.activations import ACTIVATIONS
 from nbprop.program import frame
 
 FUNCTIONS = ("forward", "vjp", "jvp", "hvp", "value_and_grad")
+MORE = ("hvp_x",)  # written where it is asked for
 _MODE = "inference"
 
 _PARTS = {
@@ -27,6 +28,7 @@ _OUTPUTS = {
     "vjp": {frame.DX: "dx", frame.GRADS: "grads"},
     "jvp": {frame.OUT: "dy"},
     "hvp": {frame.OUT: "hv"},
+    "hvp_x": {frame.Y: "hv"},
     "value_and_grad": {frame.GRADS: "grads"},
 }
 _ARRAYS = {
@@ -38,7 +40,9 @@ _ARRAYS = {
     frame.STATE: "state",
 }
 # What a caller gives no array for: sample weights, and directions that the function's own signature lacks.
-_INPUTS = {"jvp": {frame.DX: "dx"}, "hvp": {frame.TANGENT: "v"}}
+_INPUTS = {"jvp": {frame.DX: "dx"}, "hvp": {frame.TANGENT: "v"}, "hvp_x": {frame.DX: "v"}}
+# Where gradients by parameters go that kernels write beside what is wanted.
+_SPARE = {"hvp_x": {frame.GRADS: "spare", frame.OUT: "spare"}}
 # Sums of pieces, which only serve threads (C sums all rows in order), and what only `lengths` ask for.
 _LEFT_OUT = frozenset({"dense_sum_of_pieces", "count_positions"})
 _CODES = {code: name for name, code in ACTIVATIONS.items()}
@@ -77,9 +81,9 @@ def not_possible(function, net, loss):
         return "needs a loss"
     if function == "hvp" and net.n_params == 0:
         return "needs parameters"
-    if function == "jvp" and integer_input(net):
+    if function in ("jvp", "hvp_x") and integer_input(net):
         return f"takes a derivative by x, which holds integers for layer {net.nodes[0][0]}"
-    if function in ("jvp", "hvp") and without:
+    if function in ("jvp", "hvp", "hvp_x") and without:
         return f"needs the second derivatives of layer {without}, which has none"
     return ""
 
@@ -102,6 +106,8 @@ def programs(net, loss, batch, dtype, functions, known, literal):
     for function in functions:
         if function in _PARTS:
             ops = [op for part in _PARTS[function] for op in base.parts[part]]
+        elif function == "hvp_x":
+            ops = lower_input_hessian(net, batch, dtype, _MODE).parts[function]
         else:
             ops = lower_along(function, net, loss, batch, dtype, 1, _MODE).parts[function]
         found.append(_program(function, ops, dtype, known, literal))
@@ -123,14 +129,15 @@ def _program(function, ops, dtype, known, literal):
     serves = _served(taken, function, {id(op): known[name].returns for op, name in zip(taken, names, strict=True)})
     kept = [index for index, served in enumerate(serves) if served]
     scratch, _ = place_buffers([taken[index] for index in kept], dtype.itemsize)
-    arrays = _ARRAYS | _INPUTS.get(function, {}) | _OUTPUTS[function]
+    arrays = _ARRAYS | _SPARE.get(function, {}) | _INPUTS.get(function, {}) | _OUTPUTS[function]
     calls = []
     for index in kept:
         c_function = known[names[index]]
         arguments = tuple(_argument(name, ops[index], arrays, literal) for name in c_function.parameters)
         calls.append(Call(c_function.name, arguments, ops[index].label, serves[index], c_function.returns))
     writers = [index for index in kept if any(buffer.space == frame.GRADS for buffer in taken[index].writes)]
-    return Program(function, tuple(calls), scratch, any("dx" in serves[index] for index in writers))
+    spares = any("spare" in argument for call in calls for argument in call.arguments)
+    return Program(function, tuple(calls), scratch, spares or any("dx" in serves[index] for index in writers))
 
 
 def _c_name(op):

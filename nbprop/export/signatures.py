@@ -29,6 +29,8 @@ def arrays_of(function, net, loss, real):
         return (x, Array("dy", real), *dx, Array("grads", real, False))
     if function == "jvp":
         return (x, Array("dx", real), Array("dy", real, False))
+    if function == "hvp_x":
+        return (x, Array("dy", real), Array("v", real), Array("hv", real, False))
     target = Array("target", "int" if loss.target(net.output_shape)[1] else real)
     if function == "hvp":
         return (x, target, Array("v", real), Array("hv", real, False))
@@ -56,6 +58,8 @@ def described(function, net):
         return f"Of sum(dy * y): the derivatives {either}grads, by the parameters. {absent}"
     if function == "jvp":
         return "dy = the derivative of y along the direction dx of x."
+    if function == "hvp_x":
+        return "Of sum(dy * y): hv = H v, H being its Hessian by x; the derivative of vjp's dx along v."
     if function == "hvp":
         return "hv = H v, H being the Hessian of the mean loss by the parameters."
     return "The mean loss of n samples, returned, and grads, its derivatives by the parameters; grads may be NULL."

@@ -85,6 +85,9 @@ def _function(export, program):
 def _start(export, program, optional):
     """(the first lines, {output: the C condition that its caller wants it})."""
     asked = {output: f"{output} != NULL" for output in optional}
+    if program.name == "hvp_x":
+        spare = f"    {export.real} *spare = scratch + {program.scratch}; /* gradients by parameters, of no use here */"
+        return ([spare] if program.grads_always else []), asked
     if not (program.grads_always and "grads" in optional and "dx" in optional):
         return [], asked
     asked["grads"] = "with_grads"

@@ -15,9 +15,9 @@ from nbprop.layers.dense.sample_gradients import repeat_row, times_samples
 from nbprop.lowering.builder import Builder
 from nbprop.lowering.fusion import fuse
 from nbprop.lowering.memory import place_buffers
-from nbprop.numerics.copies import copy, copy_within
+from nbprop.numerics.copies import copy, copy_or_zero, copy_within
 from nbprop.program import frame
-from nbprop.program.ops import Value
+from nbprop.program.ops import Buffer, Value
 
 
 @dataclass
@@ -153,6 +153,28 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
     lands_in = frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT
     (ops,) = prune_dead_ops(lands_in, *fuse(build, drain_ops(build)))
     return Lowered({program: ops}, *place_buffers(ops, dtype.itemsize))
+
+
+def lower_input_hessian(net, batch, dtype, mode):
+    """Lower "hvp_x": the derivative of dx, the gradient of sum(dy y) by x, along a direction of x, into "y".
+
+    For the export alone. It is the way back of `lower_along`, from a dy that does not change, and with the directions
+    of all parameters absent; what it writes of parameters' gradients is of no use.
+    """
+    build = Builder(net, batch, dtype, 1, mode=mode, second=True, absent=frozenset({frame.TANGENT}))
+    x, y = _lower_layers(build, net)
+    build.label, y.gradient = "output", build.buffer(batch * y.size)
+    build.copy(y.gradient, build.outside("dy", batch * y.size), y.shape)
+    unchanged = build.new_tangent(y.gradient)
+    build.emit(copy_or_zero, (unchanged,), (Buffer(unchanged.size, frame.TANGENT, net.n_params),), (y.size,))
+    build.reverse()
+    build.label = "input"
+    build.copy(build.outside("y", batch * x.size), build.whole_tangent(x.gradient), x.shape)
+    build.rules.clear()
+    build.place_state()
+    (ops,) = fuse(build, drain_ops(build))
+    ops = prune_dead_ops(ops, frame.Y)
+    return Lowered({"hvp_x": ops}, *place_buffers(ops, dtype.itemsize))
 
 
 def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):

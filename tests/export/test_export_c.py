@@ -75,6 +75,31 @@ def test_same_results_of_the_rest(tmp_path):
     check(tmp_path, REST)
 
 
+@pytest.mark.more
+def test_hessians_by_the_input(tmp_path):
+    """hvp_x of every network that has one: central differences of vjp's dx."""
+    cases = [
+        case
+        for case, (net, loss) in CASES.items()
+        if loss is None and case != "elementwise" and not not_possible("hvp_x", net, None)
+    ]
+    assert len(cases) > 60
+    for case in cases:
+        net, _, params, state = c_build.given(case, np.float64)
+        nbprop.export_c(tmp_path / case, net, params, ["vjp", "hvp_x"], "float64", c_build.BATCH, state=state)
+    exported, rng, n, h = Exported(tmp_path), np.random.default_rng(0), c_build.BATCH, 1e-5
+    for case in cases:
+        net, _, params, _ = c_build.given(case, np.float64)
+        x, v = rng.standard_normal((2, n, *net.input_shape))
+        dy, scratch = rng.standard_normal((n, *net.output_shape)), np.full(exported.size(case, "SCRATCH"), np.nan)
+        hv, above, below = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+        exported.call(case, "hvp_x", params, (x, dy, v, hv), n, scratch)
+        for at, dx in ((x + h * v, above), (x - h * v, below)):
+            exported.call(case, "vjp", params, (at, dy, dx, None), n, scratch)
+        wanted = (above - below) / (2 * h)
+        assert np.abs(hv - wanted).max() <= 1e-6 * max(np.abs(wanted).max(), 1e-3), case
+
+
 def test_no_memory_of_their_own(tmp_path):
     """Nothing is allocated, and nothing is kept but constants: no symbol lies in memory that can be written."""
     export_all(tmp_path, ["lstm_last", "batchnorm"], ["float32"])

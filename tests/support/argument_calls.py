@@ -589,12 +589,12 @@ CALLS |= {
         nbprop.export_c,
         lambda: {
             **{"stem": FOLDER / "net", "net": NET, "params": nbprop.init(NET), "functions": ["forward"]},
-            **{"dtype": "float32", "batch": 2, "loss": "softmax_cross_entropy"},
+            **{"dtype": "float32", "batch": 2, "loss": "softmax_cross_entropy", "bindings": ["fortran"]},
         },
         {
             **{"stem": Anywhere(), "net": Made(), "params": Array(kinds=("f8", "f4"), finite=True)},
             **{"functions": Choice(optional=True), "dtype": Dtype(), "batch": Integer()},
-            "loss": Choice(optional=True),
+            **{"loss": Choice(optional=True), "bindings": Choice()},
         },
     ),
     "from_sklearn": Call(
