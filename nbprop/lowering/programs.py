@@ -161,7 +161,7 @@ def lower_input_hessian(net, batch, dtype, mode):
     For the export alone. It is the way back of `lower_along`, from a dy that does not change, and with the directions
     of all parameters absent; what it writes of parameters' gradients is of no use.
     """
-    build = Builder(net, batch, dtype, 1, mode=mode, second=True, absent=frozenset({frame.TANGENT}))
+    build = Builder(net, batch, dtype, 1, mode=mode, with_tangents=True, absent=frozenset({frame.TANGENT}))
     x, y = _lower_layers(build, net)
     build.label, y.gradient = "output", build.buffer(batch * y.size)
     build.copy(y.gradient, build.outside("dy", batch * y.size), y.shape)
