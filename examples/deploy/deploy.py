@@ -18,8 +18,9 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import nbprop  # noqa: E402
 from simulation import STEPS, cost_and_gradient, net, plan  # noqa: E402
+
+import nbprop  # noqa: E402
 
 # What is built of the exported files: (compilers, commands).
 C = ["gcc -std=c99 -O2 -Wall -Wextra controller.c loop.c -o loop -lm", "./loop"]
@@ -74,9 +75,7 @@ def main():
     params, angle = train()
     print(f"Python: released at 0.5 rad, after 5 s the angle is {angle:+.6f} rad")
     box = np.array([-0.6, -2.0]), np.array([0.6, 2.0])
-    nbprop.export_c(
-        folder / "controller", net, params, ["forward"], "float64", box=box, bindings=["fortran", "casadi"]
-    )
+    nbprop.export_c(folder / "controller", net, params, ["forward"], "float64", box=box, bindings=["fortran", "casadi"])
     for name in ("loop.c", "loop.f90", "stability.py"):
         shutil.copy(HERE / name, folder)
     build("C", C, folder, ["gcc"])

@@ -128,11 +128,19 @@ class Enclosure:
     def joined(self, others):
         """Values side by side along the last axis."""
         every = [self, *others]
-        one = {
-            name: np.concatenate([getattr(each, name) for each in every], axis=-1)
-            for name in ("center", "generators", "error", "low", "high", "rounding")
-        }
-        return replace(self, **one)
+
+        def together(name):
+            return np.concatenate([getattr(each, name) for each in every], axis=-1)
+
+        return replace(
+            self,
+            center=together("center"),
+            generators=together("generators"),
+            error=together("error"),
+            low=together("low"),
+            high=together("high"),
+            rounding=together("rounding"),
+        )
 
     # -- others --------------------------------------------------------------------------------------------------------
 

@@ -242,7 +242,7 @@ def _certificate(net, params, box, state):
     if not isinstance(box, (tuple, list)) or len(box) != 2:
         raise TypeError(f"export_c: box must be (low, high), got {shown(box)}")
     try:
-        found = bounds(net, params, *box, state if state.size else None)
+        found = bounds(net, params, box[0], box[1], state if state.size else None)
     except (TypeError, ValueError) as error:
         raise type(error)(f"export_c: box: {error}") from None
     ends = [" ".join(f"{value:.9g}" for value in np.ravel(end)[:_MOST_SHOWN]) for end in box]

@@ -4,7 +4,9 @@ x (1 + erf(x / sqrt 2)) / 2 is gelu, however its factors are arranged; (x - mean
 normalization. A pattern for each form would miss the next version's.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -30,7 +32,7 @@ def _softplus(x):
     return np.logaddexp(x, 0.0)
 
 
-OPERATIONS = {
+OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": lambda x, y, number: x + y,
     "sub": lambda x, y, number: x - y,
     "mul": lambda x, y, number: x * y,
@@ -51,7 +53,7 @@ OPERATIONS = {
     "abs": lambda x, number: np.abs(x),
     "mean": lambda x, number: np.broadcast_to(x.mean(axis=-1, keepdims=True), x.shape),
 }
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "identity": lambda x: x,
     "relu": lambda x: np.maximum(x, 0.0),
     "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),

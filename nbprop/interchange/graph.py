@@ -122,7 +122,7 @@ class Graph:
 
     def _chain(self, value, stop):
         """The items that lead from the value `stop` to `value`, each with what it takes over from the next."""
-        items = []
+        items: list[Item] = []
         while value != stop:
             node = self.nodes[value]
             known = identify(self, value, stop) if node.kind in ("expression", "add") else None

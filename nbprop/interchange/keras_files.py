@@ -61,7 +61,8 @@ def _archive(h5py, function, name):
 
 def _by_layer(description, named):
     """Arrays by the layers' names; files of Keras 3.0 have only names that it makes of the classes', counted."""
-    counts, found = {}, {}
+    counts: dict[str, int] = {}
+    found = {}
     by_key = dict(named.values())
     for layer in description.get("config", {}).get("layers", []):
         kind, title = str(layer.get("class_name")), layer.get("config", {}).get("name")

@@ -24,7 +24,7 @@ OPSET = 20
 _IR_VERSION = 9  # the first that knows opset 20
 _LARGEST = 2**31 - 2**20  # bytes of a protocol buffer, less some for all but weights
 
-_UNARY = {
+_UNARY: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("Relu", {}),
     "leaky_relu": ("LeakyRelu", {"alpha": 0.01}),
     "elu": ("Elu", {"alpha": 1.0}),

@@ -1,6 +1,7 @@
 """ONNX's RNN, LSTM and GRU as layers."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def recurrent(reader, node, attributes):
     layer = _layer(reader, node, attributes)
     arrays = _arrays(reader, node, layer)
     orders = (((1, None, 0, 2), (None, 0, 1)), ((0, 1, None, 2), (0, None, 1)))[layout]
-    found = []
+    found: list[Any] = []
     for index, name in enumerate(node.output):
         if not name or name not in reader.wanted or not reader.used(name):
             found.append(None)
@@ -72,10 +73,10 @@ def _layer(reader, node, attributes):
         if [name.lower() for name in names] != [name.lower() for name in _USUAL[kind]]:
             raise reader.fail(node, f"has activations {names}; nbprop's layer has {_USUAL[kind]}")
         return _LAYERS[kind](units)
-    name, *wanted = _ACTIVATIONS.get(names[0].lower(), (None, None, None))
-    settings = zip(("alpha", "beta"), wanted, strict=True)
+    name, *numbers = _ACTIVATIONS.get(names[0].lower(), (None, None, None))
+    settings = zip(("alpha", "beta"), numbers, strict=True)
     got = {word: attributes.get(f"activation_{word}", [number])[0] for word, number in settings if number is not None}
-    wanted = [number for number in wanted if number is not None]
+    wanted = [number for number in numbers if number is not None]
     if name is None or any(abs(a - b) > 1e-6 for a, b in zip(got.values(), wanted, strict=True)):
         raise reader.fail(node, f"has the activation {names[0]} {got or ''}, which nbprop's rnn has not")
     return RNN(units, name)

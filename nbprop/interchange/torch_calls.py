@@ -38,11 +38,8 @@ def conv(step, module, x):
     if module.padding_mode != "zeros":
         raise step.fail(f"pads with padding_mode={module.padding_mode!r}; nbprop pads with zeros")
     weight = step.weight(module.weight).transpose(*range(2, axes + 2), 1, 0)
-    if module.padding == "same":
-        pads = "same"
-    else:
-        padding = (0,) * axes if module.padding == "valid" else module.padding
-        pads = [(size, size) for size in _pair(padding, axes)]
+    padding = (0,) * axes if module.padding == "valid" else module.padding
+    pads = "same" if padding == "same" else [(size, size) for size in _pair(padding, axes)]
     return step.conv(x, weight, step.weight(module.bias), module.stride, pads, module.dilation, module.groups)
 
 
@@ -252,8 +249,7 @@ def flatten(step, x, start_dim=0, end_dim=-1):
 
 
 def reshape(step, x, *shape, **more):
-    shape = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-    return step.reshape(x, shape)
+    return step.reshape(x, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape)
 
 
 def unflatten(step, x, dim, sizes):

@@ -97,7 +97,7 @@ class _Reader:
         output = None
         for node in self.traced.graph.nodes:
             step = TorchStep(self.graph, node.name, BATCH)
-            step.reader, step.node = self, node
+            step.reader = self
             if node.op == "placeholder":
                 if self.graph.nodes:
                     raise step.fail("is a second input; nbprop's networks have one")
@@ -164,7 +164,7 @@ class _Reader:
         shape, first = self.input_shape, next(iter(node.users), None)
         module = self.modules.get(first.target) if first is not None and first.op == "call_module" else None
         if shape is None:
-            if type(module).__name__ != "Linear":
+            if module is None or type(module).__name__ != "Linear":
                 raise TypeError("from_torch: input_shape is needed, where the first layer is no Linear")
             shape = (module.in_features,)
         shape = (shape,) if isinstance(shape, int) else shape
@@ -182,7 +182,7 @@ class _Reader:
             name = type(module).__name__ if module is not None else getattr(user.target, "__name__", user.target)
             if name.startswith(_IMAGES) or name in _IMAGE_CALLS:
                 return images_first(axes - 1)
-            if name in ("RNN", "LSTM", "GRU"):
+            if module is not None and name in ("RNN", "LSTM", "GRU"):
                 return (0, 1, 2) if module.batch_first else (1, 0, 2)
             if user not in seen and MODULES.get(name, FUNCTIONS.get(name)) in TorchStep.elementwise:
                 seen.add(user)
