@@ -67,18 +67,15 @@ def adam():
 
 
 def draw(traces, path):
-    import matplotlib
+    from nbprop import plot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plot.panels()
     for name, trace in traces.items():
         axes.loglog(trace.seconds, trace.losses, label=name)
     axes.axhline(NOISE**2, color="grey", linestyle=":", label="noise")
     axes.set(xlabel="seconds", ylabel="mean squared error")
     axes.legend()
-    save_picture(figure, path, dpi=120)
+    save_picture(figure, path)
 
 
 def main():

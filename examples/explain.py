@@ -9,6 +9,7 @@ import numpy as np
 
 import nbprop
 import nbprop.data
+from nbprop import plot
 from nbprop.io.pictures import picture_option, save_picture
 
 HIDDEN = 16
@@ -22,9 +23,9 @@ def train(images, labels):
 
 
 def signed(axes, values, title):
-    """An 8x8 map of contributions: red is evidence for the answer, blue against it."""
+    """An 8x8 map of contributions: orange is evidence for the answer, blue against it."""
     most = np.abs(values).max()
-    axes.imshow(values.reshape(8, 8), cmap="RdBu_r", vmin=-most, vmax=most)
+    axes.imshow(values.reshape(8, 8), cmap=plot.DIVERGING, vmin=-most, vmax=most)
     axes.set_title(title, fontsize=9)
     axes.set_axis_off()
 
@@ -39,12 +40,12 @@ def draw_network(axes, found, i):
     lines.sort(key=lambda line: abs(line[0]))
     most = abs(lines[-1][0])
     for value, start, end in lines[-120:]:
-        colour = "firebrick" if value > 0 else "royalblue"
+        colour = plot.POSITIVE if value > 0 else plot.NEGATIVE
         axes.plot(*np.stack([start, end], 1), color=colour, linewidth=4 * abs(value) / most, alpha=0.6, zorder=1)
     told = ((pixels, found.inputs, "s"), (units, found.units["0.dense"], "o"))
     for places, contributions, shape in told:
         values = contributions.integrated[i]
-        colours, areas = np.where(values > 0, "firebrick", "royalblue"), 150 * np.abs(values) / np.abs(values).max()
+        colours, areas = np.where(values > 0, plot.POSITIVE, plot.NEGATIVE), 150 * np.abs(values) / np.abs(values).max()
         axes.scatter(*places.T, s=12, facecolor="white", edgecolor="lightgrey", marker=shape, zorder=2)
         axes.scatter(*places.T, s=areas, c=colours, marker=shape, zorder=3)
     axes.text(*output, f"  {found.output[i]}", fontsize=20, va="center")
@@ -53,12 +54,7 @@ def draw_network(axes, found, i):
 
 
 def draw(images, found, path):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(len(images), 5, figsize=(13, 2.8 * len(images)), width_ratios=[1, 1, 1, 1, 2.6])
+    figure, axes = plot.panels(len(images), 5, size=(13, 2.8 * len(images)), width_ratios=[1, 1, 1, 1, 2.6])
     for i, (image, row) in enumerate(zip(images, axes, strict=True)):
         row[0].imshow(image.reshape(8, 8), cmap="gray_r")
         row[0].set_axis_off()
@@ -67,9 +63,8 @@ def draw(images, found, path):
         signed(row[2], found.inputs.product[i], "gradient x input")
         signed(row[3], found.inputs.integrated[i], "integrated gradients")
         draw_network(row[4], found, i)
-    figure.suptitle("what each part contributed to the answer: red for it, blue against it", fontsize=11)
-    figure.tight_layout()
-    save_picture(figure, path, dpi=90)
+    figure.suptitle("what each part contributed to the answer: orange for it, blue against it")
+    save_picture(figure, path)
 
 
 def main():

@@ -44,10 +44,10 @@ def analytic(x):
 
 
 def draw(path, theta):
-    from matplotlib.figure import Figure
+    from nbprop import plot
 
     nbprop.forward(plan, theta, x, y, work)
-    left, right = (figure := Figure((9, 3.5), layout="constrained")).subplots(1, 2)
+    figure, (left, right) = plot.panels(1, 2, size=(9, 3.5))
     left.plot(x, analytic(x), label="analytic")
     left.plot(x, bump * y[:, 0], "o", markersize=3, label="network")
     left.legend()

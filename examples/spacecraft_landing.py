@@ -17,9 +17,9 @@ from nbprop.io.pictures import picture_option, save_picture
 
 
 def draw(path, controls, states, step, tracks):
-    from matplotlib.figure import Figure
+    from nbprop import plot
 
-    left, right = (figure := Figure((9, 4), layout="constrained")).subplots(1, 2)
+    figure, (left, right) = plot.panels(1, 2, size=(9, 4))
     left.step(step * np.arange(STEPS), controls[:, 0], where="post")
     left.set(xlabel="time (s)", ylabel="throttle", title="open loop: full thrust, coast, full thrust")
     right.plot(tracks[:, :60, 0], tracks[:, :60, 1], "0.7", linewidth=0.5)

@@ -8,6 +8,7 @@ from nbprop.analysis.explain import Contributions as Contributions, Explanation 
 from nbprop.analysis.gradcheck import gradcheck as gradcheck
 from nbprop.analysis.rounding import RoundingError as RoundingError, rounding_error as rounding_error
 from nbprop.analysis.summary import summary as summary
+from nbprop.analysis.trace import Trace as Trace, trace as trace
 from nbprop.autodiff.derivatives import (
     fisher_product as fisher_product,
     gauss_newton_product as gauss_newton_product,

@@ -38,17 +38,17 @@ class VendorError(Exception):
     """The packages are not available; the message says what to do."""
 
 
-def install() -> None:
-    """Have npm install the pinned packages into node_modules, unless they are already there."""
-    if (MODULES / ".package-lock.json").exists():
+def install(folder: Path = HERE) -> None:
+    """Have npm install the packages that a folder's lock file pins into its node_modules, unless they are there."""
+    if (folder / "node_modules" / ".package-lock.json").exists():
         return
     npm = shutil.which("npm")
     if npm is None:
         raise VendorError("npm, which provides the dashboard's libraries, is not installed: install Node.js with npm")
     command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
-        raise VendorError(f"`{' '.join(command)}` in {HERE} failed:\n{done.stderr.strip()}")
+        raise VendorError(f"`{' '.join(command)}` in {folder} failed:\n{done.stderr.strip()}")
 
 
 def copy(packages: dict[str, tuple[str, ...]], destination: Path) -> None:

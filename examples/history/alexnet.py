@@ -193,21 +193,24 @@ def run(seed, quick=False):
 
 
 def draw(learner, path):
-    """Crops of the right halves with their answers, and the loss of training."""
-    import matplotlib
+    """Crops of the right halves with the answers, the photograph where one is wrong, and the loss of training."""
+    from nbprop import plot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(3, 6, figsize=(11, 6.5), layout="constrained")
-    for axis, x, label, answer in zip(axes.flat, *learner.ask(1), strict=False):
+    figure, axes = plot.panels(3, 6, size=(13, 7.6))
+    crops, labels, answers = learner.ask(1)
+    for axis, x, label, answer in zip(axes.flat, crops, labels, answers, strict=False):
         axis.imshow(np.clip((x + learner.crops.mean) / 255, 0, 1))
-        axis.set_title(PHOTOGRAPHS[answer], color="black" if answer == label else "red", fontsize=8)
-        axis.axis("off")
-    axes[-1, -2].axis("off")
-    axes[-1, -1].plot(learner.losses)
-    axes[-1, -1].set(xlabel="step", ylabel="loss [nats]")
-    save_picture(figure, path, dpi=60)
+        right, told = answer == label, PHOTOGRAPHS[answer].replace("_", " ")
+        text = f"{told}, right" if right else f"{told}, wrong:\n{PHOTOGRAPHS[label].replace('_', ' ')}"
+        axis.set_title(text, color="black" if right else plot.POSITIVE, fontsize=9)
+    for axis in axes.flat[:-1]:
+        axis.set_axis_off()
+    plot.losses(learner.losses, axes[-1, -1]).set(ylabel="loss (nats)", yscale="linear")
+    figure.suptitle(
+        f"Crops of the right halves of ten photographs, and what AlexNet says after {len(learner.losses)} steps on the "
+        f"left halves: {(labels == answers).sum()} of these {len(labels)} right"
+    )
+    save_picture(figure, path, dpi=80)
 
 
 def main():

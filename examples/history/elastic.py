@@ -94,10 +94,7 @@ def run(seed, quick=False):
 
 def draw(seed, path):
     """Five panels: forward pass; elastic bands; the force one layer down; on every unit; after the weights gave way."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from nbprop import plot
 
     net = network()
     params = start(net, seed)
@@ -111,23 +108,21 @@ def draw(seed, path):
         ("4  and so on, down to every unit", before, weights, 0),
         (f"5  every weight has given way a little, {STEPS} times", after, _weights(net, params), 0),
     ]
-    figure, axes = plt.subplots(2, 3, figsize=(15, 9))
+    figure, axes = plot.panels(2, 3, size=(13, 8))
     for axis, panel in zip(axes.flat, panels, strict=False):
         _draw_panel(axis, *panel)
     axes.flat[-1].set_axis_off()
     axes.flat[-1].text(
         *(0.05, 0.5),
-        "blue dot: a unit's activity, a height from -1 to 1\n"
+        "black dot: a unit's activity, a height from -1 to 1\n"
         "star: the wanted output; spring: the elastic\n"
-        "red arrow and number: the force, -dE/d activity\n"
-        "lines: weights, red positive, blue negative\n\n"
+        "arrow and number: the force, -dE/d activity\n"
+        "lines: weights, orange positive, blue negative\n\n"
         "the input layer is on the left, the outputs on the right",
-        fontsize=12,
+        fontsize=11,
         va="center",
     )
-    figure.tight_layout()
-    save_picture(figure, path, dpi=80)
-    plt.close(figure)
+    save_picture(figure, path)
 
 
 def _weights(net, params):
@@ -141,24 +136,27 @@ def _bottoms(size):
 
 def _draw_panel(axes, title, layers, weights, down_to):
     """One state of the net; forces are drawn from layer `down_to` up (None: neither forces nor elastics)."""
+    from nbprop.plot import COLOURS, NEGATIVE, POSITIVE
+
+    force_colour = COLOURS[2]
     heights = [_bottoms(activities.size) + (activities + 1) / 2 for activities, _ in layers]
     for layer, matrix in enumerate(weights):
         for (i, j), weight in np.ndenumerate(matrix):
-            colour = "firebrick" if weight > 0 else "royalblue"
+            colour = POSITIVE if weight > 0 else NEGATIVE
             ends = [layer, layer + 1], [heights[layer][i], heights[layer + 1][j]]
             axes.plot(*ends, color=colour, linewidth=1.2 * abs(weight), alpha=0.3)
     for layer, (_, forces) in enumerate(layers):
         for bottom, height, force in zip(_bottoms(forces.size), heights[layer], forces, strict=True):
             axes.plot([layer, layer], [bottom, bottom + 1], color="lightgrey", linewidth=6, solid_capstyle="round")
-            axes.plot(layer, height, "o", color="royalblue", markersize=10, zorder=3)
+            axes.plot(layer, height, "o", color="black", markersize=9, zorder=3)
             if down_to is not None and layer >= down_to:
-                arrow = {"arrowstyle": "-|>", "color": "firebrick", "linewidth": 2.5, "shrinkA": 0, "shrinkB": 0}
+                arrow = {"arrowstyle": "-|>", "color": force_colour, "linewidth": 2.5, "shrinkA": 0, "shrinkB": 0}
                 if abs(force) > 0.005:
                     side = layer - 0.09
                     axes.annotate("", (side, height + 0.8 * force), (side, height), arrowprops=arrow, zorder=4)
                 place, align = (layer - 0.16, "right") if layer == len(layers) - 1 else (layer + 0.1, "left")
                 text = f"{force:+.2f}" if abs(force) > 0.005 else "0"
-                axes.text(place, height, text, fontsize=9, va="center", ha=align, color="firebrick", zorder=5)
+                axes.text(place, height, text, fontsize=9, va="center", ha=align, color=force_colour, zorder=5)
     if down_to is not None:
         top = len(layers) - 1
         for bottom, wanted, height in zip(_bottoms(WANTED.size), WANTED, heights[-1], strict=True):
@@ -167,7 +165,7 @@ def _draw_panel(axes, title, layers, weights, down_to):
             axes.plot(swings, np.linspace(height, goal, 15), color="black", linewidth=1.2)
             axes.plot([top, top + 0.4], [height, height], color="black", linewidth=0.6)
             axes.plot(top + 0.4, goal, "*", color="black", markersize=13)
-    axes.set_title(title, fontsize=12)
+    axes.set_title(title)
     axes.set(xlim=(-0.3, len(layers) - 0.4), ylim=(-2.5, 3.5))
     axes.set_axis_off()
 

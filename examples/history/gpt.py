@@ -136,12 +136,9 @@ def run(seed, quick=False, text=None, steps=None, threads=1, picture=None, progr
 
 def draw(losses, counts, path):
     """The loss per character, against the number of characters before it that the model has seen."""
-    import matplotlib
+    from nbprop import plot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    figure, axes = plot.panels(size=(7.5, 4.5))
     axes.plot(np.arange(1, POSITIONS + 1), losses, label=f"the model: {losses.mean():.2f} on average")
     for (name, value), style in zip(counts.items(), (":", "--"), strict=True):
         axes.axhline(value, color="0.4", linestyle=style, label=f"counts of {name} before: {value:.2f}")
@@ -150,9 +147,8 @@ def draw(losses, counts, path):
         ylabel="nats for the next one, held-out text",
         title="A small GPT on Python's library: what more context buys",
     )
-    axes.grid(alpha=0.3)
     axes.legend()
-    save_picture(figure, path, dpi=100)
+    save_picture(figure, path)
 
 
 def main():

@@ -172,28 +172,32 @@ def digits(seed, quick=False):
 
 def draw(reader, path):
     """The feature maps of a digit in C1 and C3, and the held-out images that are misread."""
-    import matplotlib
+    from nbprop import plot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(5, 8, figsize=(9, 6), layout="constrained")
-    wrong = np.flatnonzero(reader.answers() != reader.test_labels)[:16]
+    answers = reader.answers()
+    wrong = np.flatnonzero(answers != reader.test_labels)
     maps, x, params = [], reader.test_x[:1], reader.params
+    digit, read = reader.test_labels[0], answers[0]
     for layers in (1, 3):
         part = nbprop.network(NET.input_shape, *NET.layers[:layers])
         y = np.empty((1, *part.output_shape), np.float32)
         plan = nbprop.plan(part, dtype=np.float32)
         nbprop.forward(plan, params[: part.n_params], x, y, nbprop.workspace(plan))
-        maps += [(f"{'C1' if layers == 1 else 'C3'}, {k}", y[0, :, :, k]) for k in range(y.shape[-1])]
-    pictures = [("a digit", x[0, :, :, 0]), *maps]
-    pictures += [(f"{reader.test_labels[i]}, misread", reader.test_x[i, :, :, 0]) for i in wrong]
+        maps += [(f"{'C1' if layers == 1 else 'C3'}, map {k}", y[0, :, :, k]) for k in range(y.shape[-1])]
+    pictures = [(f"a {digit}, read as {read}", x[0, :, :, 0]), *maps, ("", None)]
+    pictures += [(f"a {reader.test_labels[i]}, read as {answers[i]}", reader.test_x[i, :, :, 0]) for i in wrong[:16]]
+    figure, axes = plot.panels(-(-len(pictures) // 8), 8, size=(11, 1.5 * -(-len(pictures) // 8) + 0.3))
     for axis in axes.flat:
-        axis.axis("off")
+        axis.set_axis_off()
     for axis, (title, picture) in zip(axes.flat, pictures, strict=False):
-        axis.imshow(picture, cmap="gray_r")
-        axis.set_title(title, fontsize=8)
-    save_picture(figure, path, dpi=120)
+        if picture is not None:
+            axis.imshow(picture, cmap="gray_r")
+            axis.set_title(title, fontsize=9, fontweight="normal")
+    right = len(answers) - len(wrong)
+    figure.suptitle(
+        f"LeNet-5 reads {right} of {len(answers)} held-out digits right: what its maps make of one; below, the misread"
+    )
+    save_picture(figure, path)
 
 
 def main():

@@ -147,12 +147,9 @@ def run(seed, quick=False):
 
 
 def draw(seed, path):
-    import matplotlib
+    from nbprop import plot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    figure, axes = plot.panels(size=(7.5, 4.5))
     for name in CELLS:
         axes.semilogy(np.maximum(reach(name, seed), 1e-18), label=name)
     axes.set(
@@ -161,9 +158,8 @@ def draw(seed, path):
         title="What arrives of an error: 32 units, before training",
         ylim=(1e-16, 100),
     )
-    axes.grid(alpha=0.3)
     axes.legend()
-    save_picture(figure, path, dpi=100)
+    save_picture(figure, path)
 
 
 if __name__ == "__main__":

@@ -131,13 +131,10 @@ def run(seed, quick=False):
 
 
 def draw(seed, path):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from nbprop import plot
 
     race = Race(seed)
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    figure, axes = plot.panels(size=(7.5, 4.5))
     for name in COSTS:
         evaluations, accuracies = race.run(name, BUDGET)
         axes.semilogx(evaluations[1:], accuracies[1:], label=f"{name}: best {accuracies.max():.1f} %")
@@ -147,9 +144,8 @@ def draw(seed, path):
         title=f"{race.net.n_params:,} weights, four ways to learn",
         ylim=(0, 101),
     )
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
-    save_picture(figure, path, dpi=100)
+    axes.legend(loc="lower right")
+    save_picture(figure, path)
 
 
 if __name__ == "__main__":

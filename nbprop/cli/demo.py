@@ -54,6 +54,7 @@ def demo(seeds=5, picture="nbprop-demo.png"):
     _say(f"\nAdam, {EPOCHS} epochs of {-(-len(data.x) // BATCH)} steps of {BATCH} images; the first of {seeds} runs:")
     history.tell()
     _say(f"  {seeds} runs in {seconds:.2f} s; right on held-out images: {_percents(by_adam)}")
+    show_answers(net, history.params, data)
     by_scipy, seconds = _runs(seeds, lambda seed: train_scipy(net, seed, losses if seed == 0 else None))
     _say(f"\nSciPy's L-BFGS-B, all {len(data.x):,} images in every step; the first of {seeds} runs:")
     for iteration in _some(len(losses)):
@@ -175,10 +176,14 @@ def _update(net, params, grads, x, y):
 
 
 def accuracy(net, params, x, y):
+    return float(np.mean(_logits(net, params, x).argmax(1) == y))
+
+
+def _logits(net, params, x):
     plan = nbprop.plan(net, batch=len(x), dtype=params.dtype)
     logits = np.empty((len(x), 10), params.dtype)
     nbprop.forward(plan, params, x, logits, nbprop.workspace(plan))
-    return float(np.mean(logits.argmax(1) == y))
+    return logits
 
 
 class History:
@@ -189,9 +194,10 @@ class History:
         self.plan = nbprop.plan(net, LOSS, len(data.x), np.float32)
         self.work = nbprop.workspace(self.plan)
         self.training, self.held_out, self.accuracies, self.signals = [], [], [], []
+        self.params = None  # a copy of the last
 
     def record(self, params):
-        data = self.data
+        data, self.params = self.data, params.copy()
         self.training.append(nbprop.value(self.plan, params, data.x, data.y, self.work))
         self.held_out.append(nbprop.value(self.plan, params, data.test_x, data.test_y, self.work))
         self.accuracies.append(accuracy(self.net, params, data.test_x, data.test_y))
@@ -246,25 +252,43 @@ def _runs(seeds, train):
 def draw(history, losses, path):
     """Draw the losses and the error signals; False when matplotlib is not installed."""
     try:
-        from matplotlib.figure import Figure
+        from nbprop import plot
     except ImportError:
         return False
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    adam, scipy, signal = figure.subplots(1, 3)
-    epochs = np.arange(1, len(history.training) + 1)
-    adam.semilogy(epochs, history.training, label="training")
-    adam.semilogy(epochs, history.held_out, label="held out")
+    figure, (adam, scipy, signal) = plot.panels(1, 3, size=(12, 3.8))
+    plot.losses({"training": history.training, "held out": history.held_out}, adam)
     adam.set(title="Adam", xlabel="epoch", ylabel="cross-entropy (nats)")
-    adam.legend()
-    scipy.semilogy(np.arange(1, len(losses) + 1), losses)
+    plot.losses(losses, scipy)
     scipy.set(title="SciPy's L-BFGS-B", xlabel="iteration", ylabel="training cross-entropy (nats)")
     places = ["at the pixels", *(f"after layer {i}" for i in range(len(history.signals[0]) - 2)), "at the logits"]
-    for place, strength in zip(places, np.transpose(history.signals), strict=True):
-        signal.semilogy(epochs, strength, label=place)
+    plot.losses(dict(zip(places, np.transpose(history.signals), strict=True)), signal)
     signal.set(title="Strength of the error signal", xlabel="epoch", ylabel="mean length for an image")
-    signal.legend()
-    save_picture(figure, path, dpi=110)
+    save_picture(figure, path)
     return True
+
+
+_SHADES = " .:-=+*#%@"  # by how much ink a character has, as far as every terminal can show
+
+
+def pictures(images, captions, gap=4):
+    """Digits side by side as text, two characters a pixel, with a caption below each."""
+    rows = [
+        (" " * gap).join("".join(2 * _SHADES[round(9 * float(v))] for v in row) for row in line)
+        for line in np.swapaxes(np.reshape(images, (-1, 8, 8)), 0, 1)
+    ]
+    return "\n".join(row.rstrip() for row in [*rows, (" " * gap).join(f"{caption:^16}" for caption in captions)])
+
+
+def show_answers(net, params, data, shown=4):
+    """Held-out digits with what the network reads: the first ones, then the one it was most wrong about."""
+    p = softmax(_logits(net, params, data.test_x))
+    answers, right = p.argmax(1), p[np.arange(len(p)), data.test_y]
+    chosen = [*range(shown), *([int(right.argmin())] if (answers != data.test_y).any() else [])]
+    captions = [f"{answers[k]} ({p[k, answers[k]]:.2f})" for k in chosen]
+    if len(chosen) > shown:
+        captions[-1] = f"{captions[-1]}, a {data.test_y[chosen[-1]]}"
+    _say("\nwhat it reads, with its probability; the last one is the digit that it gets most wrong:")
+    _say(pictures(data.test_x[chosen], captions))
 
 
 def _write(text):

@@ -69,11 +69,17 @@ def test_demo(tmp_path):
     before, after = re.search(r"loss on the same images: (\S+) -> (\S+)", done.stdout).groups()
     assert float(after) < float(before)
     assert (tmp_path / "nbprop-demo.png").read_bytes().startswith(b"\x89PNG")
+    shown = done.stdout.partition("most wrong:\n")[2].splitlines()[:9]
+    assert all(set(line) <= set(" .:-=+*#%@") for line in shown[:8])  # eight rows of pixels
+    assert re.fullmatch(r"( +\d \([01]\.\d\d\)){5}, a \d", shown[8])
 
 
 @pytest.mark.more
 def test_demo_without_matplotlib(run, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in [name for name in sys.modules if name.startswith("nbprop.plot")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(nbprop, "plot", raising=False)
     code, out, _ = run("demo", "--seeds", 1, "--picture", tmp_path / "none.png")
     assert code == 0
     assert "held-out accuracy: " in out

@@ -14,7 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
+from dashboard import vendor
+
+AXE = Path(__file__).resolve().parent / "axe"  # npm's package-lock.json pins axe-core
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -128,6 +132,16 @@ class Page:
     def screenshot(self, whole=False):
         """PNG bytes, base64 as the protocol gives them."""
         return self.command("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+
+
+def violations(tab):
+    """What axe-core finds wrong with an open page (contrast, headings, labels, landmarks): "rule: element" each."""
+    vendor.install(AXE)
+    tab.js((AXE / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
+    found = tab.js(
+        "axe.run().then(done => done.violations.flatMap(v => v.nodes.map(n => [v.id, n.html.slice(0, 200)])))"
+    )
+    return [f"{rule}: {element}" for rule, element in found]
 
 
 # Moves the two pipes to the descriptors that Chromium expects, and becomes Chromium.

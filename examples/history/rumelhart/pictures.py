@@ -1,29 +1,17 @@
-"""The pictures: weights as rectangles, white where they excite and black where they inhibit, as in the letter."""
+"""The pictures: weights as squares, orange where they excite, blue where they inhibit (the letter: white and black)."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Rectangle
 
 import nbprop
+from nbprop import plot
 from nbprop.io.pictures import save_picture
 from rumelhart import family_trees, iterative, problems
 from rumelhart.learning import outputs
 
 
 def rectangles(axes, weights, most=None):
-    """Draw an array (rows, columns): white is positive, black is negative, the area is the magnitude."""
-    rows, columns = weights.shape
-    most = np.abs(weights).max() if most is None else most
-    axes.add_patch(Rectangle((-0.5, -0.5), columns, rows, facecolor="grey"))
-    for (row, column), weight in np.ndenumerate(weights):
-        side = 0.92 * np.sqrt(abs(weight) / most)
-        corner, colour = (column - side / 2, row - side / 2), "white" if weight > 0 else "black"
-        axes.add_patch(Rectangle(corner, side, side, facecolor=colour))
-    axes.set(xlim=(-0.6, columns - 0.4), ylim=(rows - 0.4, -0.6), aspect="equal")
-    axes.set_axis_off()
+    """Draw an array (rows, columns) without a frame around it."""
+    plot.weights(weights, axes, most).set_axis_off()
 
 
 def draw_trees(seed, path):
@@ -33,7 +21,7 @@ def draw_trees(seed, path):
     meant = {}
     for name, (unit, correlation, _) in family_trees.meanings(weights).items():
         meant.setdefault(unit, []).append(f"{name} (correlation {abs(correlation):.2f})")
-    figure, axes = plt.subplots(3, 2, figsize=(11, 6.4))
+    figure, axes = plot.panels(3, 2, size=(11, 6.4))
     for unit, panel in enumerate(axes.T.flat):
         rectangles(panel, weights[:, unit].reshape(2, 12), np.abs(weights).max())
         panel.set_title(f"unit {unit + 1}" + "".join(f": {text}" for text in meant.get(unit, [])), fontsize=10)
@@ -49,9 +37,7 @@ def draw_trees(seed, path):
         f"{learned} of 100 facts learned, {right[held_out].sum()} of 4 held out answered right",
         fontsize=11,
     )
-    figure.tight_layout()
-    save_picture(figure, path, dpi=100)
-    plt.close(figure)
+    save_picture(figure, path)
 
 
 def draw_symmetry(axes, seed):
@@ -75,7 +61,7 @@ def draw_symmetry(axes, seed):
 
 
 def _arc(axes, start, end, weight, at):
-    colour = "firebrick" if weight > 0 else "royalblue"
+    colour = plot.POSITIVE if weight > 0 else plot.NEGATIVE
     axes.plot(*np.stack([start, end], 1), color=colour, linewidth=0.5 + abs(weight) / 8, alpha=0.6, zorder=1)
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
     axes.text(*(start + at * (end - start)), f"{weight:.1f}", fontsize=7, ha="center", va="center", bbox=box)
@@ -116,16 +102,14 @@ def draw_sequence(axes, seed):
 
 
 def draw_problems(seed, path):
-    figure = plt.figure(figsize=(12, 8))
-    grid = figure.add_gridspec(2, 12)
-    draw_symmetry(figure.add_subplot(grid[0, :6]), seed)
-    draw_codes(figure.add_subplot(grid[0, 6:9]), seed)
-    draw_sequence(figure.add_subplot(grid[0, 9:]), seed)
+    layout = [["symmetry", "symmetry", "codes", "sequence"], [*"abcd"]]
+    figure, axes = plot.panels(mosaic=layout, size=(12, 8))
+    draw_symmetry(axes["symmetry"], seed)
+    draw_codes(axes["codes"], seed)
+    draw_sequence(axes["sequence"], seed)
     for k, (other, name) in enumerate([(4, "compactness"), (6, "centre"), (3, "corners"), (2, "a bar")]):
-        panel = figure.add_subplot(grid[1, 3 * k : 3 * k + 3])
+        panel = axes["abcd"[k]]
         sweeps, net, params = problems.t_c(other)
         rectangles(panel, nbprop.views(net, params)["0.dense.weight"].reshape(3, 3))
         panel.set_title(f"T against C, seed {other}: {name}\n{sweeps:,} sweeps (chapter, figure 15)", fontsize=9)
-    figure.tight_layout()
-    save_picture(figure, path, dpi=90)
-    plt.close(figure)
+    save_picture(figure, path)
