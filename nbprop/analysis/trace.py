@@ -20,6 +20,7 @@ from nbprop.lowering.plan import Plan, layer_state, workspace
 from nbprop.messages import FORWARD_ONLY, failure
 from nbprop.networks.network import trainable_mask, views
 from nbprop.program import elements, frame, table
+from nbprop.runtime.arguments import STEPS
 from nbprop.runtime.datasets import check_data, check_dataset, check_layer_state
 from nbprop.runtime.errors import describe_failure
 from nbprop.runtime.walker import walk_alone
@@ -159,7 +160,7 @@ def trace(
     lengths = check_data("trace", plan, x, target, None, lengths)[3]
     params = check_vector("trace: params", params, plan.n_params, plan.dtype)
     lr = float(check_number("trace: lr", lr))
-    step = check_integer("trace: step", step, 0, 1 << 40)
+    step = check_integer("trace: step", step, 0, STEPS - 1)
     state = check_layer_state("trace", plan, state)
     # The caller's plan for exactly this batch: buffers then hold its samples and nothing else.
     own = Plan(plan.net, plan.loss, len(x), plan.dtype, 1, plan.mode)

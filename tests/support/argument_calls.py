@@ -450,6 +450,25 @@ CALLS |= {
             "steps": Integer(1, 1 << 20),
         },
     ),
+    "trace": Call(
+        nbprop.trace,
+        lambda: {
+            "plan": REGRESSION,
+            "params": nbprop.init(REGRESSION.net, seed=3),
+            "x": np.ones((2, 3)),
+            "target": np.ones((2, 2)),
+            "lr": 0.1,
+            "step": 0,
+        },
+        {
+            "plan": Made(),
+            "params": PARAMS,
+            "x": SAMPLES,
+            "target": SAMPLES,
+            "lr": Number(),
+            "step": Integer(0, 2**40 - 1),
+        },
+    ),
     "rounding_error": Call(
         nbprop.rounding_error,
         _problem(dtype="f4", step=0),
@@ -732,7 +751,11 @@ CALLS |= _onnx_calls()
 LEFT_OUT = {
     **{name: "needs onnx" for name in ("to_onnx", "from_onnx") if name not in CALLS},
     **dict.fromkeys(
+<<<<<<< HEAD
         ("Bounds", "Contributions", "Explanation", "History", "Network", "Plan", "RoundingError"), "made by functions"
+=======
+        ("Contributions", "Explanation", "Trace", "History", "Network", "Plan", "RoundingError"), "made by functions"
+>>>>>>> 1d925e6 (Add nbprop.trace: a training step op by op, as arrays, page and picture)
     ),
     **dict.fromkeys(("mse", "binary_cross_entropy", "gaussian_nll", "softmax_cross_entropy"), "takes no arguments"),
     "schedules": "a module; its functions are in the table",
