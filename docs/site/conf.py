@@ -12,17 +12,18 @@ from stage import run_example  # noqa: E402
 project, author, release = "nbprop", "The nbprop authors", nbprop.__version__
 copyright = author
 extensions = [
+    "docstrings",
     "myst_nb",
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["gallery_sources/**"]
+# Galleries are read as .rst; sphinx-gallery writes each script as a notebook, too.
+exclude_patterns = ["gallery_sources/**", "gallery/*.ipynb", "history/*.ipynb"]
 templates_path = []
 
 # -- Markdown and notebooks: notebooks are jupytext's, and are run ----------------------------------------------
 source_suffix = {".md": "myst-nb", ".rst": "restructuredtext"}
-nb_custom_formats = {".nb.py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = "auto"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
@@ -50,7 +51,6 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "abort_on_example_error": True,
     "reset_argv": "stage.arguments_of",
-    "default_thumb_file": str(HERE / "static" / "thumbnail.png"),
 }
 
 # -- the pages --------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import re
 import shutil
 from pathlib import Path
 
+from docstrings import escaped
+
 from nbprop.runtime.signatures import OUTPUTS, SIGNATURES
 
 HERE = Path(__file__).resolve().parent
@@ -44,7 +46,7 @@ PICTURES = {"rumelhart_1986": ["rumelhart_1986", "family_trees"]}
 
 def stage(folder):
     """Write everything into a folder."""
-    for name in ("conf.py", "stage.py"):
+    for name in ("conf.py", "docstrings.py", "stage.py"):
         shutil.copy(HERE / name, folder / name)
     shutil.copytree(HERE / "static", folder / "static")
     shutil.copytree(EXAMPLES / "pictures", folder / "pictures")
@@ -240,15 +242,6 @@ def arguments_of(gallery_conf, script_vars):
     if "picture_option(" in script.read_text(encoding="utf-8"):
         return ["--picture", str(script.with_suffix(".png"))]
     return []
-
-
-def escaped(text):
-    """Plain text as reStructuredText: nothing in it is markup, but `quoted` code is code."""
-    parts = re.split(r"(``?[^`]+``?)", text)
-    return "".join(
-        f"``{part.strip('`')}``" if k % 2 else re.sub(r"([*|\\]|(?<=\w)_(?=\W|$))", r"\\\1", part).replace("`", "\\`")
-        for k, part in enumerate(parts)
-    )
 
 
 # -- notebooks -----------------------------------------------------------------------------------------------

@@ -200,17 +200,16 @@ def draw(learner, path):
     crops, labels, answers = learner.ask(1)
     for axis, x, label, answer in zip(axes.flat, crops, labels, answers, strict=False):
         axis.imshow(np.clip((x + learner.crops.mean) / 255, 0, 1))
-        right, told = answer == label, PHOTOGRAPHS[answer].replace("_", " ")
-        text = f"{told}, right" if right else f"{told}, wrong:\n{PHOTOGRAPHS[label].replace('_', ' ')}"
-        axis.set_title(text, color="black" if right else plot.POSITIVE, fontsize=9)
+        true, read = (PHOTOGRAPHS[k].replace("_", " ") for k in (label, answer))
+        axis.set_title(f"{true}\nread as {read}", color="black" if answer == label else plot.POSITIVE, fontsize=9)
     for axis in axes.flat[:-1]:
         axis.set_axis_off()
     plot.losses(learner.losses, axes[-1, -1]).set(ylabel="loss (nats)", yscale="linear")
     figure.suptitle(
-        f"Crops of the right halves of ten photographs, and what AlexNet says after {len(learner.losses)} steps on the "
+        f"Crops of the right halves of ten photographs, as AlexNet reads them after {len(learner.losses)} steps on the "
         f"left halves: {(labels == answers).sum()} of these {len(labels)} right"
     )
-    save_picture(figure, path, dpi=80)
+    save_picture(figure, path, dpi=70)
 
 
 def main():

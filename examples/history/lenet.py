@@ -195,7 +195,7 @@ def draw(reader, path):
             axis.set_title(title, fontsize=9, fontweight="normal")
     right = len(answers) - len(wrong)
     figure.suptitle(
-        f"LeNet-5 reads {right} of {len(answers)} held-out digits right: what its maps make of one; below, the misread"
+        f"LeNet-5 reads {right} of {len(answers)} held-out digits right: its maps of one; below, the misread ones"
     )
     save_picture(figure, path)
 

@@ -78,6 +78,7 @@ def draw_codes(axes, seed):
     first = nbprop.network((8,), net.layers[0])
     codes = outputs(first, params[: first.n_params], np.eye(8))
     axes.imshow(codes, cmap="gray", vmin=0, vmax=1)
+    axes.grid(False)
     for (pattern, unit), value in np.ndenumerate(codes):
         colour = "black" if value > 0.5 else "white"
         axes.text(unit, pattern, f"{value:.1f}", ha="center", va="center", fontsize=8, color=colour)
@@ -93,12 +94,13 @@ def draw_sequence(axes, seed):
     y = outputs(net, params, x[some]).reshape(len(some), 4, 3)
     picture = np.concatenate([np.pad(of, ((0, 1), (0, 0)), constant_values=np.nan) for of in y])[:-1].T
     axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
+    axes.grid(False)
     texts = [iterative.SEQUENCES[k] for k in some]
     axes.set(xticks=[*range(4), *range(5, 9)], yticks=range(3), yticklabels="123", ylabel="output unit")
     axes.set_xticklabels([digit for text in texts for digit in text[2:]])
     axes.set_xlabel(f"wanted digits, after {texts[0][:2]} and after {texts[1][:2]}")
     score = f"{right[held_out].sum()} of 20 digits right"
-    axes.set_title(f"held-out sequences, {sweeps} sweeps,\n{score} (chapter, p. 359)", fontsize=10)
+    axes.set_title(f"held-out sequences,\n{sweeps} sweeps, {score}\n(chapter, p. 359)")
 
 
 def draw_problems(seed, path):
