@@ -59,6 +59,14 @@ wheel: .venv/tools                ## dist/: source and a wheel with prebuilt ker
 		'from importlib.metadata import files; print([f for f in files("numba") if f.name == "WHEEL"][0].read_text().split("Tag: ")[1].split()[0].split("-", 2)[2])') \
 		dist/nbprop-*-py3-none-any.whl
 
+docs: .venv/docs                  ## the site, build/docs/html/index.html; examples and notebooks are run
+	@.venv/bin/python docs/site/build.py
+
+.venv/docs: .venv/made
+	@echo "installing what builds the site (once)"
+	@$(PIP) install -e ".[plot,progress,docs]"
+	@touch $@
+
 soak: .venv/tools                 ## mixed calls for hours, in constant memory: make soak MINUTES=60
 	.venv/bin/python tests/support/soak.py --minutes $(or $(MINUTES),10)
 
@@ -75,7 +83,7 @@ format: .venv/tools               ## let the formatter and the linter fix what t
 clean:                            ## remove what these targets made
 	rm -rf .venv .venv-peers build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 
-.PHONY: help demo example test test-more test-long wheel soak lint format clean .venv
+.PHONY: help demo docs example test test-more test-long wheel soak lint format clean .venv
 .DEFAULT_GOAL := help
 
 # Benchmarks (docs/performance.md). The peers have an environment of their own; asv runs from it, too.

@@ -4,6 +4,7 @@ numpydoc reads the sections. What is around them, and all names and types, is es
 equation or code, and lines of the form "name : what it is" are a list.
 """
 
+import itertools
 import re
 
 _HEADING = re.compile(r"^(Parameters|Returns|Raises|Yields|Examples|Notes|See Also|References|Attributes)$")
@@ -57,7 +58,7 @@ def rest_of(lines):
         k for k in range(len(lines) - 1) if _HEADING.match(lines[k]) and re.fullmatch("-{3,}", lines[k + 1].strip())
     ]
     out = free_text(lines[: starts[0] if starts else len(lines)])
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+    for start, end in itertools.pairwise([*starts, len(lines)]):
         section = lines[start:end]
         if section[0] == "Examples":
             text = section[2:]

@@ -751,11 +751,8 @@ CALLS |= _onnx_calls()
 LEFT_OUT = {
     **{name: "needs onnx" for name in ("to_onnx", "from_onnx") if name not in CALLS},
     **dict.fromkeys(
-<<<<<<< HEAD
-        ("Bounds", "Contributions", "Explanation", "History", "Network", "Plan", "RoundingError"), "made by functions"
-=======
-        ("Contributions", "Explanation", "Trace", "History", "Network", "Plan", "RoundingError"), "made by functions"
->>>>>>> 1d925e6 (Add nbprop.trace: a training step op by op, as arrays, page and picture)
+        ("Bounds", "Contributions", "Explanation", "History", "Network", "Plan", "RoundingError", "Trace"),
+        "made by functions",
     ),
     **dict.fromkeys(("mse", "binary_cross_entropy", "gaussian_nll", "softmax_cross_entropy"), "takes no arguments"),
     "schedules": "a module; its functions are in the table",

@@ -139,7 +139,7 @@ def violations(tab):
     vendor.install(AXE)
     tab.js((AXE / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
     found = tab.js(
-        "axe.run().then(done => done.violations.flatMap(v => v.nodes.map(n => [v.id, n.html.slice(0, 200)])))"
+        "axe.run({ preload: false }).then(done => done.violations.flatMap(v => v.nodes.map(n => [v.id, n.html.slice(0, 200)])))"
     )
     return [f"{rule}: {element}" for rule, element in found]
 

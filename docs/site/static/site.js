@@ -1,0 +1,5 @@
+/* What the theme and the gallery leave out for screen readers: names that agree with what is to be seen. */
+document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll(".search-button-field").forEach((button) => button.removeAttribute("aria-label"));
+  document.querySelectorAll(".sphx-glr-thumbcontainer a").forEach((link) => link.setAttribute("aria-label", link.textContent));
+});
