@@ -147,6 +147,16 @@ def rollout(
     ------
     ValueError
         When the buffers do not fit.
+
+    Examples
+    --------
+    >>> import nbprop, numba, numpy as np
+    >>> @numba.njit
+    ... def step(x_next, x, t, data):
+    ...     x_next[0] = 0.5 * x[0] + data
+    >>> kept, segment, lam = nbprop.rollout_buffers(steps=3, n_states=1)
+    >>> nbprop.rollout(step, np.array([8.0]), 3, kept, segment, 1.0), kept.ravel()
+    (array([2.75]), array([8. , 5. , 3.5]))
     """
     _check_from_python("rollout", {"step": step}, steps, {"start": start, "kept": kept, "segment": segment})
     return _rollout(step, without_memmap(start), steps, without_memmap(kept), without_memmap(segment), data)
@@ -207,6 +217,23 @@ def rollout_adjoint(
     -------
     (n_states,) view into lam
         dL/dx[0].
+
+    Examples
+    --------
+    >>> import nbprop, numba, numpy as np
+    >>> @numba.njit
+    ... def step(x_next, x, t, data):
+    ...     x_next[0] = x[0] ** 2
+    >>> @numba.njit
+    ... def adjoint(lam_x, lam_next, x, t, data):
+    ...     lam_x[0] = 2 * x[0] * lam_next[0]
+    >>> @numba.njit
+    ... def loss_gradient(lam, x, t, data):
+    ...     lam[0] += 1.0 if t == 2 else 0.0  # the loss is the last state
+    >>> kept, segment, lam = nbprop.rollout_buffers(steps=2, n_states=1)
+    >>> end = nbprop.rollout(step, np.array([3.0]), 2, kept, segment, 0)
+    >>> nbprop.rollout_adjoint(step, adjoint, loss_gradient, 2, kept, segment, lam, 0)  # d(x^4)/dx at 3
+    array([108.])
     """
     functions = {"step": step, "adjoint": adjoint, "loss_gradient": loss_gradient}
     _check_from_python("rollout_adjoint", functions, steps, {"kept": kept, "segment": segment, "lam": lam})

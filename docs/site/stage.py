@@ -53,6 +53,7 @@ def stage(folder):
     for source, page in PAGES.items():
         if source.endswith(".md"):
             text = (ROOT / source).read_text(encoding="utf-8")
+            text = with_links_to_names(text) if page == "tasks" else text
             (folder / f"{page}.md").write_text(with_links_to_pages(text, source, folder), encoding="utf-8")
     for page in HERE.glob("*.md"):
         shutil.copy(page, folder)
@@ -88,6 +89,25 @@ def with_links_to_pages(text, source, folder):
     return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", changed, text)
 
 
+def with_links_to_names(text):
+    """A table's names of functions, in the second column, as links to their pages of the reference."""
+    known = {page_of(*name) for names in public_names().values() for name in names}
+
+    def linked(match):
+        name = re.match(r"(?:nbprop\.)?([\w.]+)", match[1])[1]
+        candidates = [name, f"estimators.{name}"]
+        page = next((page for page in candidates if page in known), None)
+        return f"[{match[0]}](api/{page}.rst)" if page else match[0]
+
+    rows = []
+    for row in text.splitlines():
+        cells = row.split("|")
+        if len(cells) == 5:
+            cells[2] = re.sub(r"`([^`]+)`", linked, cells[2])
+        rows.append("|".join(cells))
+    return "\n".join(rows) + "\n"
+
+
 # -- the reference -------------------------------------------------------------------------------------------
 
 # A part of the reference, and where its names are defined; a name that fits none is under the last.
@@ -111,6 +131,16 @@ MODULES = {
     "nbprop.estimators": None,
     "nbprop.data": None,
     "nbprop.cuda": ("available", "missing", "simulated", "versions"),
+}
+
+
+# Examples of what has none in its docstring: `share` is compiled into every kernel, whose identity its source is part of.
+MORE = {
+    "share": """
+        >>> import nbprop
+        >>> [nbprop.share(10, part, 3) for part in range(3)]
+        [(0, 4), (4, 7), (7, 10)]
+    """,
 }
 
 
@@ -138,6 +168,11 @@ def public_names():
     return {group: sorted(names) for group, names in found.items() if names}
 
 
+def page_of(module, name):
+    """The page of a name in the reference."""
+    return name if module == "nbprop" else f"{module.removeprefix('nbprop.')}.{name}"
+
+
 def stage_reference(folder):
     """A page for each public name, and one that lists them."""
     folder.mkdir()
@@ -145,15 +180,14 @@ def stage_reference(folder):
     for group, names in public_names().items():
         index += [group, "-" * len(group), "", ".. list-table::", "   :widths: 30 70", ""]
         for module, name in names:
-            page = name if module == "nbprop" else f"{module.removeprefix('nbprop.')}.{name}"
+            page = page_of(module, name)
             (folder / f"{page}.rst").write_text(reference_page(module, name), encoding="utf-8")
-            shown = page
             index += [
-                f"   * - :doc:`{shown} <{page}>`",
+                f"   * - :doc:`{page} <{page}>`",
                 f"     - {first_line(getattr(importlib.import_module(module), name))}",
             ]
         index += ["", ".. toctree::", "   :hidden:", ""]
-        index += [f"   {n if m == 'nbprop' else m.removeprefix('nbprop.') + '.' + n}" for m, n in names]
+        index += [f"   {page_of(*name)}" for name in names]
         index.append("")
     (folder / "index.rst").write_text("\n".join(index) + "\n", encoding="utf-8")
 
@@ -172,6 +206,8 @@ def reference_page(module, name):
     lines = [title, "=" * len(title), "", f".. currentmodule:: {module}", "", f".. {kind}:: {name}"]
     if kind == "autoclass":
         lines.append("   :members:")
+    if name in MORE:
+        lines += ["", *inspect.cleandoc(MORE[name]).splitlines()]
     if module == "nbprop" and name in SIGNATURES:
         lines += ["", *call_table(SIGNATURES[name])]
     return "\n".join(lines) + "\n"

@@ -39,6 +39,12 @@ class Contributions:
     integrated : the integral of dF/dz dz along the path
     gap : (n,), |sum of integrated - (F(x) - F')|, the error in completeness from the finite steps of the path; NaN
         where completeness does not hold: layers inside others, single parameters
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> found = nbprop.explain(nbprop.plan(net), np.array([2.0, 1.0]), np.array([[3.0]]))
+    >>> found.inputs.value, found.inputs.gradient, found.inputs.product
+    (array([[3.]]), array([[2.]]), array([[6.]]))
     """
 
     value: np.ndarray
@@ -60,6 +66,14 @@ class Explanation:
     units : {layer's path: Contributions (n, *output shape)}, layers within layers included
     connections : {name in `views`: Contributions (n, *parameter's shape)}
     connections_gap : (n,), |sum of integrated over all parameters - (value - disconnected_value)|
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> found = nbprop.explain(nbprop.plan(net), np.array([2.0, 1.0]), np.array([[3.0]]))
+    >>> found.value, found.disconnected_value
+    (array([7.]), array([0.]))
+    >>> found.units["0.dense"].value
+    array([[7.]])
     """
 
     output: np.ndarray

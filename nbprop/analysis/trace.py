@@ -74,6 +74,16 @@ class Trace:
     steps : list of Step, in the order in which they ran
     units : {layer's path: Units}, layers within layers included
     dx : (n, *input_shape) array, dL/dx; None for a network over integers
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan, params = nbprop.plan(net, loss="mse", batch=2), np.array([2.0, 1.0])  # y = 2 x + 1
+    >>> x, target = np.array([[1.0], [3.0]]), np.array([[3.0], [6.0]])
+    >>> found = nbprop.trace(plan, params, x, target, lr=0.1)
+    >>> found.loss, found.grads
+    (0.5, array([3., 1.]))
+    >>> [step.kernel for step in found.steps if step.phase == "error"]
+    ['mse_kernel', 'loss_mean']
     """
 
     plan: Plan

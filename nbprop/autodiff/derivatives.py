@@ -43,6 +43,18 @@ def jvp(
     ------
     TypeError, ValueError
         As `value_and_grad`.
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan, params = nbprop.plan(net, loss="mse", batch=2), np.array([2.0, 1.0])  # y = 2 x + 1
+    >>> x, target = np.array([[1.0], [3.0]]), np.array([[3.0], [6.0]])
+    >>> work = nbprop.workspace(plan)
+    >>> out = np.empty((2, 1))
+    >>> nbprop.jvp(plan, params, None, x, np.ones((2, 1)), out, work)  # dy/dx
+    >>> out.ravel()
+    array([2., 2.])
     """
 
 
@@ -68,6 +80,18 @@ def vjp(
     dy : (n, *output_shape) array
     grads : (n_params,) array, overwritten, or added to with accumulate=True
     dx : (n, *input_shape) array, overwritten, or None
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan, params = nbprop.plan(net, loss="mse", batch=2), np.array([2.0, 1.0])  # y = 2 x + 1
+    >>> x, target = np.array([[1.0], [3.0]]), np.array([[3.0], [6.0]])
+    >>> work = nbprop.workspace(plan)
+    >>> grads, dx = np.empty(2), np.empty((2, 1))
+    >>> nbprop.vjp(plan, params, x, np.ones((2, 1)), grads, dx, work)
+    >>> grads, dx.ravel()
+    (array([4., 2.]), array([2., 2.]))
     """
 
 
@@ -129,6 +153,16 @@ def gauss_newton_product(
 
     Positive semidefinite for every loss that is convex in the output, which gaussian_nll is not; `fisher_product` is.
     Arguments as `hvp`. Source: Schraudolph 2002, "Fast curvature matrix-vector products".
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan, params = nbprop.plan(net, loss="mse", batch=2), np.array([2.0, 1.0])  # y = 2 x + 1
+    >>> x, target = np.array([[1.0], [3.0]]), np.array([[3.0], [6.0]])
+    >>> work = nbprop.workspace(plan)
+    >>> out = np.empty(2)
+    >>> nbprop.gauss_newton_product(plan, params, np.array([1.0, 0.0]), x, target, out, work)
+    >>> out
+    array([10.,  4.])
     """
 
 
@@ -161,6 +195,14 @@ def fisher_product(
 
     Arguments and errors as `hvp`; a loss that is no negative log-likelihood is refused by its name. Sources:
     Schraudolph 2002; Martens 2020, "New insights and perspectives on the natural gradient method", section 9.
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan = nbprop.plan(net, loss="binary_cross_entropy", batch=1)
+    >>> out, work = np.empty(2), nbprop.workspace(plan)
+    >>> nbprop.fisher_product(plan, np.zeros(2), np.ones(2), np.ones((1, 1)), np.ones((1, 1)), out, work)
+    >>> out.round(6)
+    array([0.5, 0.5])
     """
 
 
@@ -181,6 +223,19 @@ def jacobian(
     ----------
     plan, params, x, work, state, step, lengths : as `forward` takes them
     out : (n * outputs, n_params) array, overwritten: row i * outputs + k belongs to output k of sample i
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan, params = nbprop.plan(net, loss="mse", batch=2), np.array([2.0, 1.0])  # y = 2 x + 1
+    >>> x, target = np.array([[1.0], [3.0]]), np.array([[3.0], [6.0]])
+    >>> work = nbprop.workspace(plan)
+    >>> out = np.empty((2, 2))
+    >>> nbprop.jacobian(plan, params, x, out, work)
+    >>> out  # by the weight and by the bias
+    array([[1., 1.],
+           [3., 1.]])
     """
 
 
@@ -202,4 +257,17 @@ def per_sample_grads(
     ----------
     plan, params, x, target, work, state, step, lengths : as `value_and_grad` takes them
     out : (n, n_params) array, overwritten; the mean of its rows is the gradient of the batch
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan, params = nbprop.plan(net, loss="mse", batch=2), np.array([2.0, 1.0])  # y = 2 x + 1
+    >>> x, target = np.array([[1.0], [3.0]]), np.array([[3.0], [6.0]])
+    >>> work = nbprop.workspace(plan)
+    >>> out = np.empty((2, 2))
+    >>> nbprop.per_sample_grads(plan, params, x, target, out, work)
+    >>> out
+    array([[0., 0.],
+           [6., 2.]])
     """

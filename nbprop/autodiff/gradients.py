@@ -72,6 +72,13 @@ def value(  # type: ignore[empty-body]  # plan_function makes it
     """The loss: the mean over the batch, weighted as sum(w l) / sum(w); in nats for likelihoods.
 
     Arguments and errors as `value_and_grad`, without gradients.
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan, params = nbprop.plan(net, loss="mse", batch=2), np.array([2.0, 1.0])  # y = 2 x + 1
+    >>> x, target = np.array([[1.0], [3.0]]), np.array([[3.0], [6.0]])
+    >>> nbprop.value(plan, params, x, target, nbprop.workspace(plan))
+    0.5
     """
 
 
@@ -159,4 +166,17 @@ def backward(
     ------
     TypeError, ValueError
         As `value_and_grad`.
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan, params = nbprop.plan(net, loss="mse", batch=2), np.array([2.0, 1.0])  # y = 2 x + 1
+    >>> x, target = np.array([[1.0], [3.0]]), np.array([[3.0], [6.0]])
+    >>> work = nbprop.workspace(plan)
+    >>> y, grads, dx = np.empty((2, 1)), np.empty(2), np.empty((2, 1))
+    >>> nbprop.forward(plan, params, x, y, work)
+    >>> nbprop.backward(plan, params, x, np.ones((2, 1)), grads, dx, work)
+    >>> grads, dx.ravel()
+    (array([4., 2.]), array([2., 2.]))
     """

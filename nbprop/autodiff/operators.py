@@ -73,7 +73,15 @@ def hessian_operator(
 def gauss_newton_operator(
     plan: Plan, params: NDArray[Any], x: NDArray[Any], target: NDArray[Any], weights: NDArray[Any] | None = None
 ) -> "LinearOperator":
-    """The Gauss-Newton matrix J^T H_L J at `params` as a LinearOperator; arguments as `hessian_operator`."""
+    """The Gauss-Newton matrix J^T H_L J at `params` as a LinearOperator; arguments as `hessian_operator`.
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan, params = nbprop.plan(net, loss="mse", batch=2), np.array([2.0, 1.0])  # y = 2 x + 1
+    >>> x, target = np.array([[1.0], [3.0]]), np.array([[3.0], [6.0]])
+    >>> (nbprop.gauss_newton_operator(plan, params, x, target) @ np.array([1.0, 0.0])).round(6)
+    array([10.,  4.])
+    """
     return _symmetric("gauss_newton_operator", gauss_newton_product, plan, params, x, target, weights)
 
 
@@ -83,6 +91,13 @@ def jacobian_operator(plan: Plan, params: NDArray[Any], x: NDArray[Any]) -> "Lin
     plan : Plan, with or without a loss
     params : (n_params,) array of the plan's dtype, copied
     x : (n, *input_shape) array; more samples than the plan's batch are taken in chunks
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan, params = nbprop.plan(net, loss="mse", batch=2), np.array([2.0, 1.0])  # y = 2 x + 1
+    >>> x, target = np.array([[1.0], [3.0]]), np.array([[3.0], [6.0]])
+    >>> nbprop.jacobian_operator(plan, params, x) @ np.array([1.0, 0.0])
+    array([1., 3.])
     """
     from scipy.sparse.linalg import LinearOperator
 
@@ -146,6 +161,18 @@ def hessian(
     ------
     TypeError, ValueError
         As `hvp`.
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan, params = nbprop.plan(net, loss="mse", batch=2), np.array([2.0, 1.0])  # y = 2 x + 1
+    >>> x, target = np.array([[1.0], [3.0]]), np.array([[3.0], [6.0]])
+    >>> out = np.empty((2, 2))
+    >>> nbprop.hessian(plan, params, x, target, out, nbprop.workspace(plan))
+    >>> out.round(6)
+    array([[10.,  4.],
+           [ 4.,  2.]])
     """
     out = check_array("hessian: out", out, (check_plan("hessian", plan).n_params,) * 2, plan.dtype, written=True)
     # Each row is looked at by `hvp`; that a later row shares memory with what is read has to be known before the first.

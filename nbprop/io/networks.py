@@ -153,6 +153,16 @@ def load(path: str | os.PathLike[str]) -> tuple[Network, NDArray[Any]]:
         which.
     OSError
         When there is no such file, or it may not be read.
+
+    Examples
+    --------
+    >>> import nbprop, tempfile, pathlib
+    >>> net = nbprop.network((3,), nbprop.dense(2))
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "net.safetensors"
+    >>> nbprop.save(path, net, nbprop.init(net, seed=0))
+    >>> net, params = nbprop.load(path)
+    >>> net, params.shape
+    (network((3,), dense(2)), (8,))
     """
     net, params, _, _ = _read("load", as_path("load: path", path))
     return net, params

@@ -84,5 +84,11 @@ def binary_cross_entropy() -> Loss:
     """Binary cross-entropy on logits, mean over the batch and the outputs, in nats.
 
     Targets lie in 0..1; others are refused.
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan = nbprop.plan(net, loss="binary_cross_entropy")
+    >>> round(nbprop.value(plan, np.zeros(2), np.ones((1, 1)), np.ones((1, 1)), nbprop.workspace(plan)), 6)  # log 2
+    0.693147
     """
     return BinaryCrossEntropy()

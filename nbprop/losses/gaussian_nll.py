@@ -103,5 +103,11 @@ def gaussian_nll() -> Loss:
     """Gaussian negative log-likelihood, mean over the batch and the k targets, in nats without log(2 pi) / 2.
 
     The output (n, 2k) is k means, then k log variances; the target is (n, k), any finite numbers.
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(2))  # a mean and the logarithm of a variance
+    >>> plan = nbprop.plan(net, loss="gaussian_nll")
+    >>> round(nbprop.value(plan, np.zeros(4), np.ones((1, 1)), np.zeros((1, 1)), nbprop.workspace(plan)), 6)
+    0.0
     """
     return GaussianNLL()

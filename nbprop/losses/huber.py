@@ -111,5 +111,11 @@ def huber(delta: float = 1.0) -> Loss:
     """Huber's loss, mean over the batch and the outputs: quadratic up to |y - t| = delta, linear beyond.
 
     Targets are any finite numbers.
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan = nbprop.plan(net, loss=nbprop.huber(delta=1.0))
+    >>> nbprop.value(plan, np.zeros(2), np.ones((1, 1)), np.full((1, 1), 3.0), nbprop.workspace(plan))
+    2.5
     """
     return Huber(delta)

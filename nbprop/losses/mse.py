@@ -119,5 +119,11 @@ def mse() -> Loss:
     """Mean squared error: the mean over the batch and the outputs of (y - t)^2, in the target's unit squared.
 
     Targets are any finite numbers.
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan = nbprop.plan(net, loss=nbprop.mse())  # or loss="mse"
+    >>> nbprop.value(plan, np.zeros(2), np.ones((1, 1)), np.full((1, 1), 3.0), nbprop.workspace(plan))
+    9.0
     """
     return MeanSquaredError()

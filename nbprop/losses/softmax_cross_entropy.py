@@ -98,5 +98,11 @@ def softmax_cross_entropy() -> Loss:
 
     The target holds class numbers of any integer type, shape (n, *output_shape[:-1]), in 0..k - 1 for k
     logits; others are refused.
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(4))
+    >>> plan = nbprop.plan(net, loss="softmax_cross_entropy")
+    >>> round(nbprop.value(plan, np.zeros(8), np.ones((1, 1)), np.array([2]), nbprop.workspace(plan)), 6)  # log 4
+    1.386294
     """
     return SoftmaxCrossEntropy()

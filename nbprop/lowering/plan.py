@@ -71,6 +71,12 @@ class Plan:
     Immutable. Pickles by its description. Passes into @njit functions, as an argument or as a global. With watch,
     "layers" or "values", the outputs of all layers, or all values that layers compute, stay in the workspace with
     their gradients, at the places in `watched`.
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> plan = nbprop.plan(net, loss="mse", batch=64)
+    >>> plan.batch, plan.dtype, plan.n_params, plan.input_shape, plan.output_shape
+    (64, dtype('float64'), 2, (1,), (1,))
     """
 
     target = "cpu"
@@ -285,6 +291,13 @@ def plan(
     ------
     ValueError, TypeError
         For an unknown loss or mode, a loss that does not fit the network's output, a network that cannot decode.
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> nbprop.plan(net, loss="mse", batch=64, dtype=np.float32)
+    plan(network((1,), dense(1)), loss='mse', batch=64, dtype=float32, threads=1)
     """
     if not isinstance(net, Network):
         raise TypeError(f"plan: net must be what nbprop.network(...) returns, got {type(net).__name__}")
@@ -328,7 +341,13 @@ _remembered_plan = functools.lru_cache(maxsize=256)(_new_plan)
 
 
 def workspace(plan: Plan) -> NDArray[Any]:
-    """A new workspace for a plan: 1-D, its dtype, uninitialised. Pure scratch; one for each concurrent caller."""
+    """A new workspace for a plan: 1-D, its dtype, uninitialised. Pure scratch; one for each concurrent caller.
+
+    >>> import nbprop
+    >>> plan = nbprop.plan(nbprop.network((3,), nbprop.dense(2)), batch=8)
+    >>> nbprop.workspace(plan).dtype
+    dtype('float64')
+    """
     if not isinstance(plan, Plan):
         raise TypeError(f"workspace: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
     return plan.new_workspace()
@@ -340,6 +359,11 @@ def layer_state(plan: Plan) -> NDArray[Any]:
     Running statistics of batch normalization, hidden states that a recurrent layer carries from call to call, keys and
     values of a decoding plan. The calls of a plan take it as `state` and change it. Its layout is that of every plan of
     the same network and mode with the same batch; statistics come first, whatever the batch.
+
+    >>> import nbprop
+    >>> net = nbprop.network((2,), nbprop.batchnorm())
+    >>> nbprop.layer_state(nbprop.plan(net, batch=8))  # running means, running variances
+    array([0., 0., 1., 1.])
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"layer_state: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")

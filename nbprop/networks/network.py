@@ -53,7 +53,15 @@ class Slot:
 
 
 class Network:
-    """An immutable description; made by `network`."""
+    """An immutable description; made by `network`.
+
+    >>> import nbprop
+    >>> net = nbprop.network((64,), nbprop.dense(32, activation="tanh"), nbprop.dense(10))
+    >>> net.n_params, net.input_shape, net.output_shape
+    (2410, (64,), (10,))
+    >>> nbprop.Network.from_json(net.to_json()) == net
+    True
+    """
 
     def __init__(self, input_shape, layers):
         self.input_shape = tuple(positive("input_shape", extent) for extent in _as_tuple(input_shape))
@@ -242,6 +250,13 @@ def views(net: Network, params: NDArray[Any]) -> dict[str, NDArray[Any]]:
 
     `params` is (net.n_params,), any dtype: parameters, gradients or optimizer state. Costs no copy; writing to a view
     writes to `params`.
+
+    >>> import nbprop
+    >>> net = nbprop.network((3,), nbprop.dense(2))
+    >>> params = nbprop.init(net, seed=0)
+    >>> nbprop.views(net, params)["0.dense.bias"][:] = 7.0  # a part of params itself
+    >>> params[-2:]
+    array([7., 7.])
     """
     if not isinstance(net, Network):
         raise TypeError(f"views: net must be what nbprop.network(...) returns, got {shown(net)}")

@@ -51,7 +51,15 @@ def sgd(
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
 ) -> None:
-    """Gradient descent, in place: p -= lr (g + weight_decay p). `state` is (0,)."""
+    """Gradient descent, in place: p -= lr (g + weight_decay p). `state` is (0,).
+
+    >>> import nbprop, numpy as np
+    >>> params, grads = np.array([1.0, 2.0]), np.array([0.5, -0.5])
+    >>> state = nbprop.optimizer_state("sgd", 2)
+    >>> nbprop.sgd(params, grads, state, step=0, lr=0.1)
+    >>> params.round(6)
+    array([0.95, 2.05])
+    """
     take_step("sgd", params, grads, state, step, decay_mask, trainable, threads, lr, weight_decay)
 
 
@@ -72,6 +80,13 @@ def momentum(
 
     With rumelhart=True the form of Rumelhart, Hinton and Williams (1986, equation 9): v = momentum v + lr g; p -= v.
     The two differ only where lr changes from step to step. Weight decay is added to the gradient.
+
+    >>> import nbprop, numpy as np
+    >>> params, grads = np.array([1.0, 2.0]), np.array([0.5, -0.5])
+    >>> state = nbprop.optimizer_state("momentum", 2)
+    >>> nbprop.momentum(params, grads, state, step=0, lr=0.1)
+    >>> params.round(6)
+    array([0.95, 2.05])
     """
     take_step(
         "momentum",
@@ -104,6 +119,13 @@ def nesterov(
     """Nesterov's momentum, in place: v = momentum v + g; p -= lr (g + momentum v). `state` is (n,), the velocities.
 
     Sutskever et al. 2013, in PyTorch's form. Weight decay is added to the gradient.
+
+    >>> import nbprop, numpy as np
+    >>> params, grads = np.array([1.0, 2.0]), np.array([0.5, -0.5])
+    >>> state = nbprop.optimizer_state("nesterov", 2)
+    >>> nbprop.nesterov(params, grads, state, step=0, lr=0.1)
+    >>> params.round(6)
+    array([0.905, 2.095])
     """
     take_step("nesterov", params, grads, state, step, decay_mask, trainable, threads, lr, momentum, weight_decay)
 
@@ -124,6 +146,13 @@ def rmsprop(
     """RMSprop, in place: v = decay v + (1 - decay) g^2; p -= lr g / (sqrt(v) + eps). `state` is (n,), the v.
 
     Hinton, Coursera lecture 6e, 2012. Weight decay is added to the gradient.
+
+    >>> import nbprop, numpy as np
+    >>> params, grads = np.array([1.0, 2.0]), np.array([0.5, -0.5])
+    >>> state = nbprop.optimizer_state("rmsprop", 2)
+    >>> nbprop.rmsprop(params, grads, state, step=0, lr=0.1)
+    >>> params.round(6)
+    array([0., 3.])
     """
     take_step("rmsprop", params, grads, state, step, decay_mask, trainable, threads, lr, decay, eps, weight_decay)
 
@@ -143,6 +172,13 @@ def adagrad(
     """AdaGrad, in place: v += g^2; p -= lr g / (sqrt(v) + eps). `state` is (n,), the sums v.
 
     Duchi, Hazan and Singer 2011. Weight decay is added to the gradient.
+
+    >>> import nbprop, numpy as np
+    >>> params, grads = np.array([1.0, 2.0]), np.array([0.5, -0.5])
+    >>> state = nbprop.optimizer_state("adagrad", 2)
+    >>> nbprop.adagrad(params, grads, state, step=0, lr=0.1)
+    >>> params.round(6)
+    array([0.9, 2.1])
     """
     take_step("adagrad", params, grads, state, step, decay_mask, trainable, threads, lr, eps, weight_decay)
 
@@ -228,6 +264,13 @@ def adamw(
     """Adam with decoupled weight decay, in place: p -= lr weight_decay p first, then `adam`'s step. `state` is (2n,).
 
     Loshchilov and Hutter 2019, algorithm 2.
+
+    >>> import nbprop, numpy as np
+    >>> params, grads = np.array([1.0, 2.0]), np.array([0.5, -0.5])
+    >>> state = nbprop.optimizer_state("adamw", 2)
+    >>> nbprop.adamw(params, grads, state, step=0, lr=0.1)
+    >>> params.round(6)
+    array([0.899, 2.098])
     """
     take_step(
         "adamw",
@@ -266,6 +309,13 @@ def rprop(
     A size starts as lr, is multiplied by `grow` while its gradient keeps its sign, and by `shrink` when it changes
     (then p stays), within smallest..largest. `state` is (2n,): the last gradients, then the sizes. Riedmiller and Braun
     1993, in PyTorch's form. Weight decay is added to the gradient.
+
+    >>> import nbprop, numpy as np
+    >>> params, grads = np.array([1.0, 2.0]), np.array([0.5, -0.5])
+    >>> state = nbprop.optimizer_state("rprop", 2)
+    >>> nbprop.rprop(params, grads, state, step=0, lr=0.1)
+    >>> params.round(6)
+    array([0.9, 2.1])
     """
     take_step(
         "rprop",
@@ -301,6 +351,13 @@ def lion(
     """Lion, in place: p -= lr (sign(beta1 m + (1 - beta1) g) + weight_decay p); m = beta2 m + (1 - beta2) g.
 
     `state` is (n,), the m. Chen et al. 2023, algorithm 2; weight decay is decoupled.
+
+    >>> import nbprop, numpy as np
+    >>> params, grads = np.array([1.0, 2.0]), np.array([0.5, -0.5])
+    >>> state = nbprop.optimizer_state("lion", 2)
+    >>> nbprop.lion(params, grads, state, step=0, lr=0.1)
+    >>> params.round(6)
+    array([0.9, 2.1])
     """
     take_step("lion", params, grads, state, step, decay_mask, trainable, threads, lr, beta1, beta2, weight_decay)
 

@@ -236,6 +236,12 @@ def clip_value(grads: NDArray[Any], limit: float) -> None:
     limit : float above 0
 
     Raises TypeError or ValueError, naming the argument, before anything has been written.
+
+    >>> import nbprop, numpy as np
+    >>> grads = np.array([3.0, -0.5])
+    >>> nbprop.clip_value(grads, 1.0)
+    >>> grads
+    array([ 1. , -0.5])
     """
     _clip("clip_value", grads, limit, None)
 

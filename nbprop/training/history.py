@@ -12,6 +12,13 @@ class History:
 
     What a callback adds to it is stored in checkpoints too, if JSON can represent it (NumPy numbers and arrays become
     Python numbers and lists).
+
+    >>> import nbprop, numpy as np
+    >>> net = nbprop.network((1,), nbprop.dense(1))
+    >>> x, params = np.linspace(-1, 1, 20)[:, None], np.zeros(2)
+    >>> history = nbprop.fit(net, params, x, 2 * x, "mse", lr=0.1, batch=10, epochs=3)
+    >>> history.epochs, history.steps, history.stopped
+    (3, 6, 'epochs')
     """
 
     loss: list[float] = field(default_factory=list)  # mean over the samples of the epoch, while the parameters changed

@@ -138,9 +138,8 @@ def violations(tab):
     """What axe-core finds wrong with an open page (contrast, headings, labels, landmarks): "rule: element" each."""
     vendor.install(AXE)
     tab.js((AXE / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
-    found = tab.js(
-        "axe.run({ preload: false }).then(done => done.violations.flatMap(v => v.nodes.map(n => [v.id, n.html.slice(0, 200)])))"
-    )
+    gather = "done.violations.flatMap(v => v.nodes.map(n => [v.id, n.html.slice(0, 200)]))"
+    found = tab.js(f"axe.run({{ preload: false }}).then(done => {gather})")  # preload: stylesheets, by requests
     return [f"{rule}: {element}" for rule, element in found]
 
 
