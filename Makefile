@@ -110,8 +110,8 @@ bench-history: .venv-peers        ## measure COUNT past commits (about three min
 bench-gate:                       ## exit 1 if a ratio is more than 25 % worse than before
 	$(PYTHON) benchmarks/regressions.py
 
-dashboard: .venv-peers            ## write build/dashboard/index.html from the stored results
-	$(PEERS) benchmarks/build_dashboard.py
+dashboard: .venv-peers            ## write build/dashboard/index.html from the stored results, and its picture
+	$(PEERS) benchmarks/build_dashboard.py --picture docs/dashboard.png
 
 # On a machine without pip, or with a CUDA of its own: python benchmarks/gpu.py --here, python tests/cuda/on_gpu.py --here.
 bench-gpu: .venv/cuda             ## the comparison on this machine's GPU, stored; says so if there is none

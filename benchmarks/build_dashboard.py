@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 from dashboard import asv_pages, vendor
@@ -37,10 +38,21 @@ def build(results: Path, output: Path, repository: Path = REPOSITORY, asv_config
     return output / "index.html"
 
 
+def draw(page: Path, picture: Path) -> bool:
+    """A picture of the page as a browser shows it; False if there is no Chromium."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        return False
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,1000"]
+    subprocess.run([*command, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True, timeout=120)
+    return True
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="asv's results folder")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"the folder to write (default: {OUTPUT})")
+    parser.add_argument("--picture", type=Path, help="also draw the front page into this file")
     parser.add_argument("--no-asv", action="store_true", help="omit asv's own pages")
     options = parser.parse_args(arguments)
     config = None if options.no_asv else asv_pages.CONFIG
@@ -49,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (vendor.VendorError, RuntimeError) as error:
         print(f"error: {error}")
         return 1
+    if options.picture and not draw(page, options.picture.resolve()):
+        print(f"no picture: Chromium is not installed; {options.picture} is left as it was")
     print(f"open {page.as_uri()}")
     return 0
 

@@ -182,9 +182,20 @@ def readable(series: Series) -> str:
     return f"{name}, {', '.join(series.parameters)}" if series.parameters else name
 
 
+def plain_name(series: Series) -> str:
+    """A judged series in words: what is compared with what."""
+    if series.benchmark != RATIO:
+        return readable(series)
+    row, ours, peer, threads = series.parameters[0].split("/")
+    title = BY_NAME[row].title if row in BY_NAME else row.replace("_", " ")
+    caller = "Python" if ours == "nbprop" else "@njit"
+    return f"{title}: nbprop from {caller} compared with {peer}, {threads} thread{'s' if threads != '1' else ''}"
+
+
 def regression(step) -> dict:
     return {
         "benchmark": step.series.name,
+        "name": plain_name(step.series),
         "key": step.series.parameters[0] if step.series.benchmark == RATIO else None,
         "before": step.before.hash,
         "after": step.after.hash,

@@ -134,7 +134,7 @@ MODULES = {
 }
 
 
-# Examples of what has none in its docstring: `share` is compiled into every kernel, whose identity its source is part of.
+# Examples of what has none in its docstring: the source of `share` is part of the identity of every kernel.
 MORE = {
     "share": """
         >>> import nbprop

@@ -157,8 +157,8 @@ def trace(
     >>> found = nbprop.trace(plan, params, np.array([[0.0, 1.0]]), np.array([[1.0]]))
     >>> for step in found.steps[:2]:
     ...     print(step.phase, step.layer, step.kernel, {name: a.shape for name, a in step.inputs.items()})
-    forward 0.dense dense_forward {'x': (1, 2), 'w': (2, 3), 'b': (3,)}
-    forward 1.dense dense_forward {'x': (1, 3), 'w': (3, 1), 'b': (1,)}
+    forward 0.dense dense_single {'x': (1, 2), 'w': (2, 3), 'b': (3,)}
+    forward 1.dense dense_single {'x': (1, 3), 'w': (3, 1), 'b': (1,)}
     >>> found.loss > found.loss_after
     True
     """

@@ -56,8 +56,17 @@ const Charts = (() => {
     ...more,
   });
 
+  /* Room for the longest label of an axis, so that none is cut. */
+  function room(chart, labels, i) {
+    if (!labels) return 40;
+    const longest = labels.reduce((a, b) => (String(b ?? "").length > a.length ? String(b) : a), "");
+    chart.ctx.font = chart.axes[i].font[0];
+    return Math.ceil(chart.ctx.measureText(longest).width / devicePixelRatio) + 18;
+  }
+
   function plot(element, options, data) {
-    const chart = new uPlot({ width: width(element), cursor: { drag: { x: false, y: false } }, ...options }, data, element);
+    /* On the right, half of a label below the last tick. */
+    const chart = new uPlot({ width: width(element), padding: [12, 30, 0, 0], cursor: { drag: { x: false, y: false } }, ...options }, data, element);
     const drawn = data.slice(1).reduce((sum, column, i) => {
       return sum + (options.series[i + 1].counted === false ? 0 : column.filter((v) => v !== null).length);
     }, 0);
@@ -92,7 +101,7 @@ const Charts = (() => {
         scales: { x: { time: false, range: [-0.5, Math.max(points.length - 0.5, 0.5)] }, y: { range: (u, low, high) => [0, (high || 1) * 1.1] } },
         axes: [
           axis({ space: 70, incrs: [1, 2, 5, 10, 20, 50, 100], values: (u, ticks) => ticks.map((i) => (points[i] ? points[i].commit.slice(0, 7) : "")) }),
-          axis({ size: 70, values: (u, ticks) => ticks.map((v) => quantity(v, unit)) }),
+          axis({ size: room, values: (u, ticks) => ticks.map((v) => quantity(v, unit)) }),
         ],
       }, data);
     });
@@ -117,7 +126,7 @@ const Charts = (() => {
         scales: { x: { time: false, distr: 3 }, y: { distr: 3 } },
         axes: [
           axis({ values: (u, ticks) => ticks.map((v) => (v === null ? "" : digits(v))) }),
-          axis({ size: 70, values: (u, ticks) => ticks.map((v) => (v === null ? "" : quantity(v, "seconds"))) }),
+          axis({ size: room, values: (u, ticks) => ticks.map((v) => (v === null ? "" : quantity(v, "seconds"))) }),
         ],
       }, data);
     });
@@ -156,7 +165,7 @@ const Charts = (() => {
         scales: { x: { time: false, distr: 3 }, y: { distr: 3 } },
         axes: [
           axis({ label: "operations a byte", labelSize: 24, values: (u, ticks) => ticks.map((v) => (v === null ? "" : digits(v))) }),
-          axis({ size: 90, values: (u, ticks) => ticks.map((v) => (v === null ? "" : quantity(v, "FLOP/s"))) }),
+          axis({ size: room, values: (u, ticks) => ticks.map((v) => (v === null ? "" : quantity(v, "FLOP/s"))) }),
         ],
       }, data);
     });

@@ -54,9 +54,9 @@
     for (const r of data.regressions) {
       const state = r.stands ? (r.confirmed ? "" : "Newest commit: measure again to be sure.") : "Undone since.";
       const name = r.key
-        ? make("a", { href: "#ratio-history", onclick: (e) => { e.preventDefault(); choose(r.key, true); } }, r.benchmark)
-        : r.benchmark;
-      list.append(make("div", { class: `regression${r.stands ? "" : " undone"}` },
+        ? make("a", { href: "#ratio-history", onclick: (e) => { e.preventDefault(); choose(r.key, true); } }, r.name)
+        : r.name;
+      list.append(make("div", { title: r.benchmark, class: `regression${r.stands ? "" : " undone"}` },
         make("b", { class: r.stands ? "bad" : "faint" }, `+${Math.round(100 * (r.factor - 1))} %`), " ", name, make("br"),
         `${digits(r.value_before)} → ${digits(r.value_after)} at `, make("code", {}, r.after.slice(0, 8)),
         ` ${day(r.date)} ${r.subject}, after `, make("code", {}, r.before.slice(0, 8)), `. ${state}`));
@@ -148,11 +148,26 @@
       const order = sorting.ascending ? 1 : -1;
       shown = shown.slice().sort((a, b) => (key(a) < key(b) ? -order : key(a) > key(b) ? order : 0));
     }
-    byId("ratio-table").tBodies[0].replaceChildren(...shown.map((r) =>
-      make("tr", { "data-key": r.key }, ...columns.map((column) => {
+    /* In the order of the table, the rows of one work are a group, which its first row names. */
+    const grouped = sorting.column === null;
+    const first = (i) => !grouped || i === 0 || shown[i].title !== shown[i - 1].title;
+    const rows = shown.map((r, i) => {
+      const row = make("tr", { "data-key": r.key, class: grouped && first(i) ? "first" : null });
+      columns.forEach((column, c) => {
         const content = column.cell(r);
-        return make("td", { class: column.number ? "number" : null }, ...(Array.isArray(content) ? content : [content]));
-      }))));
+        const nodes = Array.isArray(content) ? content : [content];
+        if (c === 0) {
+          const length = shown.slice(i).findIndex((other) => other.title !== r.title);
+          const span = grouped ? (length < 0 ? shown.length - i : length) : 1;
+          if (first(i)) row.append(make("th", { scope: span > 1 ? "rowgroup" : "row", rowspan: span > 1 ? span : null }, ...nodes));
+        } else {
+          row.append(make("td", { class: [column.number ? "number" : "", column.name === "Ratio" ? "ratio" : ""].join(" ").trim() || null,
+            "data-label": column.name }, ...nodes));
+        }
+      });
+      return row;
+    });
+    byId("ratio-table").tBodies[0].replaceChildren(...rows);
     byId("filter-count").textContent = `${shown.length} of ${data.ratios.length}`;
   }
 
@@ -230,9 +245,21 @@
       byId("theme").textContent = dark ? "Light" : "Dark";
       Charts.redrawAll();
     };
-    show(system.matches);
-    system.addEventListener("change", (event) => show(event.matches));
-    byId("theme").addEventListener("click", () => show(root.dataset.theme !== "dark"));
+    /* What the reader chose is kept, unless the browser keeps nothing; else the system decides. */
+    const kept = (value) => {
+      try {
+        if (value) localStorage.setItem("nbprop-theme", value);
+        return localStorage.getItem("nbprop-theme");
+      } catch {
+        return null;
+      }
+    };
+    show(kept() ? kept() === "dark" : system.matches);
+    system.addEventListener("change", (event) => kept() || show(event.matches));
+    byId("theme").addEventListener("click", () => {
+      show(root.dataset.theme !== "dark");
+      kept(root.dataset.theme);
+    });
   }
 
   theme();
