@@ -10,8 +10,8 @@ import numpy as np
 
 import nbprop
 from nbprop.io.pictures import picture_option, save_picture
-from nbprop.solvers.residuals import Residuals
 from nbprop.solvers.levenberg_marquardt import levenberg_marquardt
+from nbprop.solvers.residuals import Residuals
 
 SAMPLES, NOISE = 1000, 0.1
 rng = np.random.default_rng(0)

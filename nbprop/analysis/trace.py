@@ -186,9 +186,12 @@ def trace(
     after = walk(watched, updated)
     loss_after = after.run()
     units = {
-        path: Units(*(aside.values(buffer, one.shape) for buffer in (one.output, one.gradient)), other)
+        path: Units(
+            aside.values(one.output, one.shape),
+            aside.values(one.gradient, one.shape),
+            after.values(one.output, one.shape),
+        )
         for path, one in watched.watched.items()
-        for other in (after.values(one.output, one.shape),)
     }
     dx = None if plan.x_classes else aside.arrays["dx"]
     grads = main.arrays["grads"]
@@ -244,7 +247,7 @@ class _Walk:
             row = behind
 
     def _call(self, begin, end):
-        failed = walk_alone(self.words.ctypes.data, begin, end)
+        failed = walk_alone(self.words.ctypes.data, begin, end, 0)
         if failed:
             raise describe_failure("trace", self.plan, (failed - self.plan.address) // 8)
 
@@ -264,7 +267,8 @@ class _Walk:
             for phase, part in zip(PHASES, ("forward", "loss", "backward"), strict=True)
             for op in self.plan.parts[part]
         }
-        steps, written = [], set()
+        steps: list[Any] = []
+        written: set[Any] = set()
         for op, begin, end in self._rows():
             operands = {
                 name: buffer

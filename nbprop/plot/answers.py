@@ -190,7 +190,12 @@ def decision_surface(
     side = 200
     across, up = np.meshgrid(np.linspace(left, right, side), np.linspace(bottom, top, side))
     y = _outputs(net, params, np.stack([across.ravel(), up.ravel()], 1).astype(params.dtype), state)
-    where = {"extent": (left, right, bottom, top), "origin": "lower", "aspect": "auto", "interpolation": "bilinear"}
+    where: dict[str, Any] = {
+        "extent": (left, right, bottom, top),
+        "origin": "lower",
+        "aspect": "auto",
+        "interpolation": "bilinear",
+    }
     if y.shape[1] == 1:
         surface = y.reshape(side, side)
         middle = 0.5 if surface.min() >= 0 and surface.max() <= 1 else 0.0

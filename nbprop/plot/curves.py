@@ -122,7 +122,7 @@ def gradients(net: Network, grads: NDArray[Any], ax: Axes | None = None) -> Axes
             f"got {grads.shape}"
         )
     rows = np.atleast_2d(np.asarray(grads, np.float64))
-    sizes = {name: [] for name in net.slots}
+    sizes: dict[str, list[float]] = {name: [] for name in net.slots}
     for row in rows:
         for name, part in views(net, row).items():
             sizes[name].append(float(np.sqrt(np.mean(np.square(part)))))

@@ -89,11 +89,11 @@ def panels(
     """
     import matplotlib.pyplot as plt
 
-    options = {"subplot_kw": {"axes_class": StyledAxes}, "FigureClass": StyledFigure} | options
+    chosen: dict[str, Any] = {"subplot_kw": {"axes_class": StyledAxes}, "FigureClass": StyledFigure} | options
     with style():
         if mosaic is not None:
-            return plt.subplot_mosaic(mosaic, figsize=size, **options)
-        return plt.subplots(rows, columns, figsize=size, **options)
+            return plt.subplot_mosaic(mosaic, figsize=size, **chosen)
+        return plt.subplots(rows, columns, figsize=size, **chosen)
 
 
 def axes_or_new(ax: Axes | None, function: str, size: tuple[float, float] | None = None) -> Axes:

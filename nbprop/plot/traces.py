@@ -94,9 +94,9 @@ def _draw_column(ax, c, tall, strongest, name, values, forces):
             size = (0.1 + 0.5 * abs(force) / strongest) * np.sign(force)
             arrow = {"arrowstyle": "-|>", "color": COLOURS[2], "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
             ax.annotate("", (c - 0.1, height + size), (c - 0.1, height), arrowprops=arrow, zorder=4)
-            number = {"color": COLOURS[2], "fontsize": 8, "ha": "right", "va": "center", "zorder": 5}
-            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}
-            ax.text(c - 0.15, height, f"{force:+.2g}", bbox=box, **number)
+            text = {"color": COLOURS[2], "fontsize": 8, "ha": "right", "va": "center", "zorder": 5}
+            backdrop = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}
+            ax.text(c - 0.15, height, f"{force:+.2g}", bbox=backdrop, **text)
     return heights
 
 
