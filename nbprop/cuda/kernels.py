@@ -176,6 +176,7 @@ _MODULES = {
         "layers.attention.kernels": "layers.attention",
         "layers.attention.decoding": "layers.attention_decoding",
         "layers.conv.kernels": "layers.conv",
+        "layers.conv.transposed": "layers.conv_transposed",
         "layers.dense.kernels": "layers.dense",
         "layers.dense.pieces": "layers.dense_pieces",
         "layers.dense.tied": "layers.tied",
@@ -183,8 +184,9 @@ _MODULES = {
         **{
             f"layers.{name}": f"layers.{name}"
             for name in (
-                "activation", "batchnorm", "dropout", "embedding", "gru", "image", "layernorm", "local_response_norm",
-                "lstm", "pool", "positions", "recurrent", "rnn", "scaling", "slicing",
+                "activation", "batchnorm", "bidirectional", "dropout", "embedding", "fourier", "glu", "groupnorm",
+                "gru", "image", "layernorm", "local_response_norm", "lstm", "pool", "positions", "prelu", "recurrent",
+                "rnn", "scaling", "slicing",
             )
         },
         **{

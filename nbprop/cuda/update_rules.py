@@ -20,6 +20,7 @@ _TAKE = {
     4: lambda c, k: (c[k], c[k + 1], c[k + 2], c[k + 3]),
     5: lambda c, k: (c[k], c[k + 1], c[k + 2], c[k + 3], c[k + 4]),
     7: lambda c, k: (c[k], c[k + 1], c[k + 2], c[k + 3], c[k + 4], c[k + 5], c[k + 6]),
+    8: lambda c, k: (c[k], c[k + 1], c[k + 2], c[k + 3], c[k + 4], c[k + 5], c[k + 6], c[k + 7]),
 }
 
 
@@ -52,11 +53,14 @@ def _cuda_update(cuda, optimizer):
             if trainable == 0 or integer_at(trainable, 1, i) != 0:
                 own_decay = decay if decay_mask == 0 or integer_at(decay_mask, 1, i) != 0 else like(decay, 0.0)
                 s, t = state[i] if slots > 0 else decay, state[n + i] if slots > 1 else decay
-                new_p, new_s, new_t = rule(p[i], g[i], s, t, own_decay, constants)
+                u = state[2 * n + i] if slots > 2 else decay
+                new_p, new_s, new_t, new_u = rule(p[i], g[i], s, t, u, own_decay, constants)
                 p[i] = new_p
                 if slots > 0:
                     state[i] = new_s
                 if slots > 1:
                     state[n + i] = new_t
+                if slots > 2:
+                    state[2 * n + i] = new_u
 
     return update

@@ -1,7 +1,7 @@
 """The C functions that stand for kernels: one of a kernel's name in a file of c/, found by its prototype.
 
-Sources are C99 but for four words that emission replaces: `real` is the element type, ``R(0.5)`` a constant of it,
-``SQRT``, ``LOG`` and ``POW`` are libm's functions of it, and ``ACTIVATION`` stands for an activation's name.
+Sources are C99 but for words that emission replaces: `real` is the element type, ``R(0.5)`` a constant of it, ``SQRT``,
+``LOG``, ``POW``, ``SIN`` and ``COS`` are libm's functions of it, and ``ACTIVATION`` stands for an activation's name.
 """
 
 import functools
@@ -17,8 +17,8 @@ _FUNCTION = re.compile(
     re.DOTALL,
 )
 _CALL = re.compile(r"\b(\w+)\(")
-_FLOAT_WORDS = {"SQRT": "sqrtf", "LOG": "logf", "POW": "powf"}
-_DOUBLE_WORDS = {"SQRT": "sqrt", "LOG": "log", "POW": "pow"}
+_FLOAT_WORDS = {"SQRT": "sqrtf", "LOG": "logf", "POW": "powf", "SIN": "sinf", "COS": "cosf"}
+_DOUBLE_WORDS = {"SQRT": "sqrt", "LOG": "log", "POW": "pow", "SIN": "sin", "COS": "cos"}
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,22 @@ from nbprop.numerics.activations import (
     ELU,
     GELU,
     GELU_TANH,
+    HARD_SIGMOID,
+    HARD_SWISH,
+    HARD_TANH,
     IDENTITY,
     LEAKY_RELU,
+    MISH,
     MONOTONE,
     NEEDS_INPUT,
     RELU,
+    SELU,
     SIGMOID,
     SILU,
+    SINE,
     SOFTMAX,
     SOFTPLUS,
+    SOFTSIGN,
     TANH,
 )
 from nbprop.numerics.copies import copy
@@ -30,6 +37,7 @@ from nbprop.numerics.elementary import exp, sigmoid, softplus, tanh
 from nbprop.numerics.partition import share, share_blocks
 from nbprop.numerics.reductions import row_dot, row_max, row_sum
 from nbprop.numerics.scalars import like
+from nbprop.numerics.trigonometric import scale_by_cosine, sines, subtract_times_sine
 from nbprop.program.kernel import kernel
 from nbprop.program.patterns import elementwise
 from nbprop.validation import named
@@ -68,6 +76,26 @@ def _apply(y, x, code):
     elif code == TANH:
         for i in range(y.size):
             y[i] = tanh(x[i])
+    elif code == MISH:
+        for i in range(y.size):
+            y[i] = f.mish(x[i])
+    elif code == SELU:
+        for i in range(y.size):
+            y[i] = f.selu(x[i])
+    elif code == HARD_SIGMOID:
+        for i in range(y.size):
+            y[i] = f.hard_sigmoid(x[i])
+    elif code == HARD_TANH:
+        for i in range(y.size):
+            y[i] = f.hard_tanh(x[i])
+    elif code == HARD_SWISH:
+        for i in range(y.size):
+            y[i] = f.hard_swish(x[i])
+    elif code == SOFTSIGN:
+        for i in range(y.size):
+            y[i] = f.softsign(x[i])
+    elif code == SINE:
+        sines(y, x)
 
 
 @njit
@@ -91,6 +119,18 @@ def apply_inplace(y, code):
     elif code == TANH:
         for i in range(y.size):
             y[i] = tanh(y[i])
+    elif code == SELU:
+        for i in range(y.size):
+            y[i] = f.selu(y[i])
+    elif code == HARD_SIGMOID:
+        for i in range(y.size):
+            y[i] = f.hard_sigmoid(y[i])
+    elif code == HARD_TANH:
+        for i in range(y.size):
+            y[i] = f.hard_tanh(y[i])
+    elif code == SOFTSIGN:
+        for i in range(y.size):
+            y[i] = f.softsign(y[i])
 
 
 @njit
@@ -123,6 +163,26 @@ def scale_by_derivative(d, s, code):
     elif code == TANH:
         for i in range(d.size):
             d[i] *= f.tanh_derivative(s[i])
+    elif code == MISH:
+        for i in range(d.size):
+            d[i] *= f.mish_derivative(s[i])
+    elif code == SELU:
+        for i in range(d.size):
+            d[i] *= f.selu_derivative(s[i])
+    elif code == HARD_SIGMOID:
+        for i in range(d.size):
+            d[i] *= f.hard_sigmoid_derivative(s[i])
+    elif code == HARD_TANH:
+        for i in range(d.size):
+            d[i] *= f.hard_tanh_derivative(s[i])
+    elif code == HARD_SWISH:
+        for i in range(d.size):
+            d[i] *= f.hard_swish_derivative(s[i])
+    elif code == SOFTSIGN:
+        for i in range(d.size):
+            d[i] *= f.softsign_derivative(s[i])
+    elif code == SINE:
+        scale_by_cosine(d, s)
 
 
 @njit
@@ -149,6 +209,20 @@ def add_curvature(d_dot, d, s, s_dot, code):
     elif code == TANH:
         for i in range(d.size):
             d_dot[i] -= d[i] * s_dot[i] * like(d[i], 2.0) * s[i]
+    elif code == MISH:
+        for i in range(d.size):
+            d_dot[i] += d[i] * s_dot[i] * f.mish_second_derivative(s[i])
+    elif code == SELU:
+        for i in range(d.size):
+            d_dot[i] += like(d[i], 0.0) if s[i] > 0 else d[i] * s_dot[i]
+    elif code == HARD_SWISH:
+        for i in range(d.size):
+            d_dot[i] += d[i] * s_dot[i] * f.hard_swish_second_derivative(s[i])
+    elif code == SOFTSIGN:
+        for i in range(d.size):
+            d_dot[i] += d[i] * s_dot[i] * f.softsign_bend(s[i])
+    elif code == SINE:
+        subtract_times_sine(d_dot, d, s_dot, s)
 
 
 @kernel
@@ -167,7 +241,7 @@ def activation_inplace(y, n, size, code, part, parts):
 
 @kernel
 def activation_backward(d, s, n, size, code, part, parts):
-    """d = d f'. d INOUT (n, size): dy, then dx; s IN (n, size): x for gelu, gelu_tanh and silu, else y."""
+    """d = d f'. d INOUT (n, size): dy, then dx; s IN (n, size): x for the codes in NEEDS_INPUT, else y."""
     start, stop = share_blocks(n * size, part, parts)
     scale_by_derivative(d[start:stop], s[start:stop], code)
 
@@ -176,7 +250,7 @@ def activation_backward(d, s, n, size, code, part, parts):
 def activation_second(d_dot, d, s, s_dot, n, size, code, part, parts):
     """The tangent of `activation_backward`, and it: d_dot = d_dot f' + d (f')', then d = d f'.
 
-    d_dot and d INOUT (n, size); s and s_dot IN (n, size): x and x' for gelu, gelu_tanh and silu, else y and y'.
+    d_dot and d INOUT (n, size); s and s_dot IN (n, size): x and x' for the codes in NEEDS_INPUT, else y and y'.
     """
     start, stop = share_blocks(n * size, part, parts)
     d_dot, d, s, s_dot = d_dot[start:stop], d[start:stop], s[start:stop], s_dot[start:stop]
@@ -336,8 +410,9 @@ class Activation(Layer):
 def activation(name: str) -> Layer:
     """A layer that applies an activation to each element ("softmax": over the last axis).
 
-    `name`: "identity", "relu", "leaky_relu", "elu", "gelu" (exact), "gelu_tanh", "silu", "softplus", "sigmoid", "tanh"
-    or     "softmax".
+    `name`: "identity", "relu", "leaky_relu", "elu", "gelu" (exact), "gelu_tanh", "silu", "softplus", "sigmoid", "tanh",
+    "softmax", "mish", "selu", "hard_sigmoid", "hard_tanh", "hard_swish", "softsign" or "sine". Those with parameters or
+    two inputs are layers of their own: `nbprop.prelu`, `nbprop.glu`.
 
     >>> activation("relu")
     activation('relu')

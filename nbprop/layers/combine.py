@@ -97,6 +97,28 @@ def residual(*layers: Layer) -> Layer:
     return Residual(tuple(layers))
 
 
+def lower_joined(build, values):
+    """Emit values side by side along the last axis."""
+    y = build.value((*values[0].shape[:-1], sum(value.shape[-1] for value in values)))
+    rows, width, places, first = math.prod(y.shape[:-1]), y.shape[-1], [], 0
+    for value in values:
+        own = value.shape[-1]
+        places.append((value, first))
+        columns = Columns(rows=rows, y_width=width, y_first=first, x_width=own, x_first=0, width=own)
+        build.linear(copy_columns, (), (value.buffer,), columns, inplace=(y.buffer,))
+        first += own
+
+    def rule(dy):
+        for value, start in places:
+            dx, own = build.buffer(build.batch * value.size), value.shape[-1]
+            columns = Columns(rows=rows, y_width=own, y_first=0, x_width=width, x_first=start, width=own)
+            build.linear(copy_columns, (dx,), (dy,), columns)
+            build.accumulate_gradient(value, dx)
+
+    build.on_backward(y, rule)
+    return y
+
+
 @dataclass(frozen=True, repr=False)
 class Concat(Layer):
     branches: tuple = ()
@@ -127,24 +149,7 @@ class Concat(Layer):
 
     def lower(self, build, x, path, names):
         outputs = [lower_sequence(build, branch, x, f"{path}.{b}") for b, branch in enumerate(self.branches)]
-        y = build.value((*outputs[0].shape[:-1], sum(value.shape[-1] for value in outputs)))
-        rows, width, places, first = math.prod(y.shape[:-1]), y.shape[-1], [], 0
-        for value in outputs:
-            own = value.shape[-1]
-            places.append((value, first))
-            columns = Columns(rows=rows, y_width=width, y_first=first, x_width=own, x_first=0, width=own)
-            build.linear(copy_columns, (), (value.buffer,), columns, inplace=(y.buffer,))
-            first += own
-
-        def rule(dy):
-            for value, start in places:
-                dx, own = build.buffer(build.batch * value.size), value.shape[-1]
-                columns = Columns(rows=rows, y_width=own, y_first=0, x_width=width, x_first=start, width=own)
-                build.linear(copy_columns, (dx,), (dy,), columns)
-                build.accumulate_gradient(value, dx)
-
-        build.on_backward(y, rule)
-        return y
+        return lower_joined(build, outputs)
 
 
 def concat(*branches: Layer | Sequence[Layer]) -> Layer:

@@ -1,4 +1,4 @@
-"""What the layers on images and sequences share: sizes, their checks, and borders of zeros.
+"""What the layers on images and sequences share: sizes, their checks, and borders: of zeros, or of the image's pixels.
 
 Images are NHWC, (n, height, width, channels); sequences (n, time, channels) are images of one row.
 """
@@ -104,3 +104,84 @@ def crop_image(y, x, n, g: Border, part, parts):
         line, source = y[i * size : (i + 1) * size], x[first : first + size]
         for j in range(size):
             line[j] = source[j]
+
+
+PADDINGS = ("zeros", "reflect", "replicate", "circular")
+_REFLECT, _REPLICATE, _CIRCULAR = range(1, 4)
+
+
+def check_border(kind, mode, extent, border, name):
+    """Check that a border that is not of zeros finds its pixels in the image."""
+    most = {"reflect": extent - 1, "circular": extent}.get(mode)
+    if most is not None and max(border) > most:
+        raise ValueError(
+            f"{kind}: padding of {max(border)} is more than {mode} finds in a {name} of {extent}; use at most {most}"
+        )
+
+
+@njit
+def pixel_behind(index, before, extent, mode):
+    """The place in an image, along an axis, of what lies at `index` of the padded one, `before` pixels earlier."""
+    i = index - before
+    if mode == _REFLECT:
+        i = -i if i < 0 else i
+        return 2 * (extent - 1) - i if i >= extent else i
+    if mode == _CIRCULAR:
+        return i % extent
+    return min(max(i, 0), extent - 1)
+
+
+@kernel
+def pad_by_pixels(y, x, n, g: Border, mode, part, parts):
+    """y = x with a border of its own pixels, by the mode: `top` rows above and `left` columns to the left.
+
+    y OUT (n, padded_h, padded_w, channels), x IN (n, height, width, channels).
+    """
+    start, stop = share(n * g.padded_h, part, parts)
+    channels = g.channels
+    for i in range(start, stop):
+        row = i // g.padded_h * g.height + pixel_behind(i % g.padded_h, g.top, g.height, mode)
+        for q in range(g.padded_w):
+            to = y[(i * g.padded_w + q) * channels : (i * g.padded_w + q + 1) * channels]
+            first = (row * g.width + pixel_behind(q, g.left, g.width, mode)) * channels
+            of = x[first : first + channels]
+            for c in range(channels):
+                to[c] = of[c]
+
+
+@kernel
+def pad_by_pixels_backward(dx, dy, n, g: Border, mode, part, parts):
+    """The transpose of `pad_by_pixels`: dx = the sum of dy over the places that each pixel went to, in their order.
+
+    dx OUT (n, height, width, channels), dy IN (n, padded_h, padded_w, channels).
+    """
+    start, stop = share(n * g.height, part, parts)
+    channels = g.channels
+    clear(dx[start * g.width * channels : stop * g.width * channels])
+    for i in range(start, stop):
+        for p in range(g.padded_h):
+            if pixel_behind(p, g.top, g.height, mode) != i % g.height:
+                continue
+            for q in range(g.padded_w):
+                first = ((i // g.height * g.padded_h + p) * g.padded_w + q) * channels
+                at = (i * g.width + pixel_behind(q, g.left, g.width, mode)) * channels
+                to, of = dx[at : at + channels], dy[first : first + channels]
+                for c in range(channels):
+                    to[c] += of[c]
+
+
+def lower_padded(build, x, shape, corner, mode):
+    """Emit x (height, width, channels) padded to a shape by pixels of its own; `corner` rows and columns go before."""
+    (height, width, channels), (top, left), y = (1, *x.shape)[-3:], corner, build.value(shape)
+    padded_h, padded_w = (1, *shape)[-3:-1]
+    image = {"height": height, "width": width, "channels": channels}
+    sizes = Border(**image, top=top, left=left, padded_h=padded_h, padded_w=padded_w), PADDINGS.index(mode)
+    build.linear(pad_by_pixels, (y.buffer,), (x.buffer,), sizes)
+
+    def rule(dy):
+        dx = build.buffer(build.batch * x.size)
+        build.linear(pad_by_pixels_backward, (dx,), (dy,), sizes)
+        build.accumulate_gradient(x, dx)
+
+    build.on_backward(y, rule)
+    return y

@@ -225,8 +225,8 @@ def no_lengths(plan):
     """Why a plan takes no lengths: what follows the argument's name."""
     if plan.over_positions:
         return (
-            f"does not go with layer {plan.over_positions}, whose statistics over a batch run over all positions, "
-            'those beyond lengths too; use layernorm, or mode="inference"'
+            f"does not go with layer {plan.over_positions}, whose statistics run over all positions, those beyond "
+            'lengths too; use layernorm, or with batchnorm mode="inference"'
         )
     return "is for networks with a layer that takes lengths over x's first axis, which this one has not; leave it out"
 

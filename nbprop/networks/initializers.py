@@ -47,6 +47,9 @@ def draw(out, parameter, seed, stream, start=0):
             draw(block, Parameter(parameter.name, shape, init), seed, stream, k * block.size)
             whole[:, k * shape[-1] : (k + 1) * shape[-1]] = block.reshape(-1, shape[-1])
         return
+    if isinstance(parameter.init, float):
+        out[:] = parameter.init
+        return
     spread, distribution = INITIALIZERS[parameter.init]
     if distribution in ("zeros", "ones"):
         out[:] = distribution == "ones"

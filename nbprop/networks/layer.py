@@ -29,7 +29,7 @@ INITIALIZERS = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """One named array of a layer. `init` names an initializer; fans are those of the weight it belongs to.
+    """One named array of a layer. `init` names an initializer, whose fans are those of the weight, or is a number.
 
     Several names, one for each of as many equal blocks of the last axis: blocks are drawn one by one, each with its own
     fans (the gates of a recurrent layer). `trained` is False for numbers that training leaves as they are; the layer
@@ -38,7 +38,7 @@ class Parameter:
 
     name: str
     shape: tuple[int, ...]
-    init: str | tuple[str, ...]
+    init: str | float | tuple[str, ...]
     trained: bool = True
 
     @property

@@ -208,7 +208,7 @@ def _checked(parameter):
     """A parameter, once its initializer has been found to fit its shape."""
     shape = _shape(f"parameter {parameter.name}", parameter.shape)
     names = parameter.init if isinstance(parameter.init, tuple) else (parameter.init,)
-    for name in names:
+    for name in () if isinstance(parameter.init, float) else names:
         if len(shape) < 2 and choose("initializer", name, INITIALIZERS)[1] not in ("zeros", "ones"):
             raise ValueError(f"parameter {parameter.name} of shape {shape}: {name!r} needs an input and an output axis")
     return parameter

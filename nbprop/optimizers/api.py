@@ -362,9 +362,213 @@ def lion(
     take_step("lion", params, grads, state, step, decay_mask, trainable, threads, lr, beta1, beta2, weight_decay)
 
 
-OPTIMIZERS = {
-    function.__name__: function for function in (sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, rprop, lion)
-}
+def amsgrad(
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 0.001,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-08,
+    weight_decay: float = 0.0,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
+    """Adam with the largest v so far in the place of v, in place. `state` is (3n,): m, v and the largest v.
+
+    Reddi, Kale and Kumar 2018, algorithm 2, in PyTorch's form. Weight decay is added to the gradient.
+    """
+    take_step(
+        "amsgrad",
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        lr,
+        beta1,
+        beta2,
+        eps,
+        weight_decay,
+    )
+
+
+def radam(
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 0.001,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-08,
+    weight_decay: float = 0.0,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
+    """Rectified Adam, in place: no division by sqrt(v) in the first steps, until its variance is known.
+
+    `state` is (2n,): m, then v. p -= lr r m' sqrt(1 - beta2^t) / (sqrt(v) + eps) with the rectification r, or lr m' in
+    the first steps. Liu et al. 2020, algorithm 2, in PyTorch's form. Weight decay is added to the gradient.
+    """
+    take_step(
+        "radam",
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        lr,
+        beta1,
+        beta2,
+        eps,
+        weight_decay,
+    )
+
+
+def nadam(
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 0.002,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-08,
+    momentum_decay: float = 0.004,
+    weight_decay: float = 0.0,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
+    """Adam with Nesterov's momentum, in place. `state` is (2n,): m, then v.
+
+    p -= lr (mu_(t+1) m' + (1 - mu_t) g') / (sqrt(v') + eps) with the momentum mu_t = beta1 (1 - 0.96^(t c) / 2) of
+    step t, from 1, and c = momentum_decay. Dozat 2016, in PyTorch's form. Weight decay is added to the gradient.
+    """
+    take_step(
+        "nadam",
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        lr,
+        beta1,
+        beta2,
+        eps,
+        momentum_decay,
+        weight_decay,
+    )
+
+
+def adadelta(
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 1.0,
+    decay: float = 0.9,
+    eps: float = 1e-06,
+    weight_decay: float = 0.0,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
+    """Adadelta, in place: v = decay v + (1 - decay) g^2; d = g sqrt(w + eps) / sqrt(v + eps); p -= lr d.
+
+    w is the same mean of d^2. `state` is (2n,): v, then w. Zeiler 2012, algorithm 1. Weight decay is added to the
+    gradient.
+    """
+    take_step(
+        "adadelta",
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        lr,
+        decay,
+        eps,
+        weight_decay,
+    )
+
+
+def schedule_free_adamw(
+    params: NDArray[Any],
+    grads: NDArray[Any],
+    state: NDArray[Any],
+    step: int,
+    lr: float = 0.0025,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-08,
+    weight_decay: float = 0.0,
+    warm_up: float = 0.0,
+    decay_mask: NDArray[Any] | None = None,
+    trainable: NDArray[Any] | None = None,
+    threads: int = 1,
+) -> None:
+    """AdamW without a schedule, in place: the mean of its steps takes the place of a falling rate.
+
+    `params` hold y, at which gradients are to be taken; the parameters to use, also to measure a loss, are their mean
+    x = params + state[2 * n:]. `fit` sees to that by itself. `state` is (3n,): z - y, v and x - y. Defazio et al. 2024,
+    "The road less scheduled", algorithm 1.
+
+    Parameters
+    ----------
+    params, grads, state, step, eps, decay_mask, trainable, threads
+        As for `adam`.
+    lr : float
+        Constant: the weights of the mean follow `warm_up` alone.
+    beta1, beta2 : float
+        y = (1 - beta1) z + beta1 x; the decay of v, the running mean of g^2.
+    weight_decay : float
+        z -= lr weight_decay y, apart from the gradient.
+    warm_up : float
+        Steps over which lr rises in a straight line.
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> params, state = np.zeros(2), nbprop.optimizer_state("schedule_free_adamw", 2)
+    >>> for step in range(200):
+    ...     nbprop.schedule_free_adamw(params, params - [1.0, -2.0], state, step, lr=0.1)
+    >>> (params + state[4:]).round(1).tolist()
+    [1.0, -2.0]
+    """
+    take_step(
+        "schedule_free_adamw",
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        lr,
+        beta1,
+        beta2,
+        eps,
+        weight_decay,
+        warm_up,
+    )
+
+
+_EVERY: Any = (sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, rprop, lion)
+_EVERY += (amsgrad, radam, nadam, adadelta, schedule_free_adamw)
+OPTIMIZERS = {function.__name__: function for function in _EVERY}
 
 
 def _compile_as_written(function):

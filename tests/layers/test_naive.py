@@ -154,8 +154,9 @@ def test_infinities_and_nan():
 def stepper(name, hyperparameters):
     """Return step(p, g, number, lr) -> p, which keeps the state of one optimizer between its calls."""
     function = getattr(naive, name)
-    arrays = {"sgd": 0, "adam": 2, "adamw": 2, "rprop": 2}.get(name, 1)
-    counted = {"step"} if name in ("adam", "adamw", "rprop") else set()
+    pairs = dict.fromkeys(("adam", "adamw", "rprop", "radam", "nadam", "adadelta"), 2)
+    arrays = ({"sgd": 0, "amsgrad": 3, "schedule_free_adamw": 3} | pairs).get(name, 1)
+    counted = {"step"} if arrays > 1 and name != "adadelta" else set()
     state = None
 
     def step(p, g, number, lr):

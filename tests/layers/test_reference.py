@@ -8,7 +8,7 @@ from support import build, naive, stored
 from support.cases import Buffers, close, same_bits, state_of
 
 pytestmark = pytest.mark.usefixtures("four_cores")
-CASES = stored.load("networks") | stored.load("images") | stored.load("norms")
+CASES = stored.load("networks") | stored.load("images") | stored.load("norms") | stored.load("layers")
 # float64: both sum in other orders. float32: against float64's result, from inputs that both hold exactly.
 TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}
 

@@ -23,7 +23,15 @@ ENDS = {
     "softplus": ((0, 0, 0), (INF, 1, 0)),
     "sigmoid": ((0, 0, 0), (1, 0, 0)),
     "tanh": ((-1, 0, 0), (1, 0, 0)),
+    "mish": ((0, 0, 0), (INF, 1, 0)),
+    "selu": ((-1.7580993408473768, 0, 0), (INF, 1.0507009873554805, 0)),
+    "hard_sigmoid": ((0, 0, 0), (1, 0, 0)),
+    "hard_tanh": ((-1, 0, 0), (1, 0, 0)),
+    "hard_swish": ((0, 0, 0), (INF, 1, 0)),
+    "softsign": ((-1, 0, 0), (1, 0, 0)),
 }
+# Where an activation has reached its ends, and a bound of its derivatives.
+BEYOND, STEEPEST = {"softsign": 1e17}, {"selu": 1.76, "hard_swish": 1.5, "softsign": 2.0}
 
 
 def magnitudes(dtype):
@@ -47,22 +55,36 @@ def derivatives(name, x):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"softmax"}))
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"softmax", "sine"}))
 def test_activations_at_every_magnitude(name, dtype):
-    x = magnitudes(dtype)
+    x, far = magnitudes(dtype), BEYOND.get(name, 2000)
     for part, values in enumerate(derivatives(name, x)):
-        for beyond, limit in ((x < -2000, ENDS[name][0][part]), (x > 2000, ENDS[name][1][part])):
+        for beyond, limit in ((x < -far, ENDS[name][0][part]), (x > far, ENDS[name][1][part])):
             if np.isfinite(limit):
                 np.testing.assert_array_equal(values[beyond], np.full(beyond.sum(), dtype(limit)))
         assert not np.isnan(values).any(), f"f{chr(39) * part} is NaN at {x[np.isnan(values)]}"
         if part > 0:
-            assert np.abs(values).max() <= 1.2
+            assert np.abs(values).max() <= STEEPEST.get(name, 1.2)
         else:
-            assert np.isfinite(values[np.isfinite(x)]).all()
+            assert np.isfinite(values[np.abs(x) < np.finfo(dtype).max / 2]).all()  # selu of the largest overflows
             ends = values[x == -INF], values[x == INF]
             assert [end.item() for end in ends] == [pytest.approx(limit[0]) for limit in ENDS[name]]
     nan = np.full(9, np.nan, dtype)
     assert np.isnan(derivatives(name, nan)[0]).all() or name == "identity"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_sine_at_every_magnitude(dtype):
+    """sin, cos and -sin of every finite number, as NumPy has them; NaN for what is not finite."""
+    x = magnitudes(dtype)
+    finite = np.isfinite(x)
+    wanted = np.sin(x[finite].astype(np.float64)), np.cos(x[finite].astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        y, slope, bend = derivatives("sine", x)
+    for found, exact in ((y, wanted[0]), (slope, wanted[1]), (bend, -wanted[0])):
+        np.testing.assert_allclose(found[finite], exact, rtol=0, atol=np.finfo(dtype).eps)
+        assert np.isnan(found[~finite]).all()
+    assert np.isnan(derivatives("sine", np.full(9, np.nan, dtype))).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -76,9 +98,10 @@ def test_optimizers_at_large_gradients(name, dtype):
         OPTIMIZERS[name](params, scales, state, step, lr=1e-3)
         assert np.isfinite(state).all()
     assert np.isfinite(params).all()
-    if name in ("adam", "adamw", "rmsprop", "adagrad", "rprop", "lion"):
+    divide = ("adam", "adamw", "rmsprop", "adagrad", "amsgrad", "nadam", "adadelta", "schedule_free_adamw")
+    if name in (*divide, "rprop", "lion"):
         np.testing.assert_allclose(params, params[0], rtol=1e-3 if name != "adagrad" else 0.3)
-    if name in ("adam", "adamw", "rmsprop", "adagrad"):
+    if name in divide:
         before = params.copy()
         with np.errstate(invalid="ignore"):
             OPTIMIZERS[name](params, np.array([np.nan, INF, -INF, 1, 1], dtype), state, 4)

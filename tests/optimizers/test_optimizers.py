@@ -13,7 +13,7 @@ from nbprop.optimizers import clipping
 from nbprop.optimizers import update_rules as rules
 from nbprop.optimizers.api import OPTIMIZERS
 from nbprop.runtime import workers
-from support import stored
+from support import naive, stored
 
 TRAJECTORIES = stored.load("optimizers")
 START = TRAJECTORIES.pop("problem")[1]
@@ -142,8 +142,18 @@ def every_optimizer(which, params, grads, state, step, lr, mask):
         nbprop.adamw(params, grads, state, step, lr, decay_mask=mask)
     elif which == 7:
         nbprop.rprop(params, grads, state, step, lr, trainable=mask)
-    else:
+    elif which == 8:
         nbprop.lion(params, grads, state, step, lr, trainable=mask)
+    elif which == 9:
+        nbprop.amsgrad(params, grads, state, step, lr, 0.8, 0.9, trainable=mask)
+    elif which == 10:
+        nbprop.radam(params, grads, state, step, lr, trainable=mask)
+    elif which == 11:
+        nbprop.nadam(params, grads, state, step, lr, trainable=mask)
+    elif which == 12:
+        nbprop.adadelta(params, grads, state, step, lr, trainable=mask)
+    else:
+        nbprop.schedule_free_adamw(params, grads, state, step, lr, warm_up=2, trainable=mask)
 
 
 def test_compiled_gives_the_same_bits():
@@ -167,6 +177,32 @@ def test_compiled_gives_the_same_bits():
         every_optimizer(5, state[:n], grads, state, 0, 0.02, mask)
     with pytest.raises(numba.TypingError, match="grads must hold float32 as params does"):
         every_optimizer(5, params, grads.astype(np.float64), state, 0, 0.02, mask)
+
+
+def test_schedule_free_parameters_to_use():
+    """params + state[2 * n:] are the algorithm's x; those of parameters that are not trained are these themselves."""
+    rng, n, options = np.random.default_rng(5), 7, {"lr": 0.05, "weight_decay": 0.1, "warm_up": 3}
+    params = rng.normal(size=n)
+    start, trained = params.copy(), np.arange(n) != 2
+    state, others = nbprop.optimizer_state("schedule_free_adamw", n), (np.zeros(n),) * 3
+    y = params.copy()
+    for step in range(9):
+        grads = rng.normal(size=n)
+        nbprop.schedule_free_adamw(params, grads, state, step, **options, trainable=trained)
+        y, *others = naive.schedule_free_adamw(y, grads, *others, step, **options)
+        np.testing.assert_allclose((params + state[2 * n :])[trained], others[2][trained], rtol=1e-13, atol=1e-15)
+    assert (params + state[2 * n :])[2] == start[2]
+
+
+def test_nadams_product_of_momenta_after_many_steps():
+    """The closed form of the product against the product itself, where it still counts."""
+    for beta1, momentum_decay in ((0.999, 4e-3), (0.9999, 0.5), (0.99, 0.0), (0.9, 40.0)):
+        product = 1.0
+        for t in range(1, 400):
+            product *= beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
+            _, found = rules.RULES["nadam"].constants(0.0, t - 1.0, (1.0, beta1, 0.9, 0.0, momentum_decay, 0.0))
+            mu = beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay))
+            assert found[0] == pytest.approx((1 - mu) / (1 - product), rel=1e-12)
 
 
 @numba.njit

@@ -14,6 +14,7 @@ import alexnet_torch
 import attention_torch
 import gpt2_torch
 import images_torch
+import layers_torch
 import networks_torch
 import norms_torch
 import numpy as np
@@ -27,6 +28,7 @@ FILES = {
     "images": images_torch.cases,
     "alexnet": alexnet_torch.cases,
     "norms": norms_torch.cases,
+    "layers": layers_torch.cases,
     "attention": attention_torch.cases,
     "gpt2": gpt2_torch.cases,
     "optimizers": optimizers_torch.trajectories,

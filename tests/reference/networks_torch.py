@@ -19,6 +19,14 @@ ACTIVATIONS = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "softmax": lambda z: torch.softmax(z, dim=-1),
+    "mish": F.mish,
+    "selu": F.selu,
+    # PyTorch's own hardsigmoid has 1 / 6 in float32 in its backward pass, in float64 too.
+    "hard_sigmoid": lambda z: F.relu6(z + 3) / 6,
+    "hard_tanh": F.hardtanh,
+    "hard_swish": F.hardswish,
+    "softsign": F.softsign,
+    "sine": torch.sin,
 }
 
 LOSSES = ("mse", "softmax_cross_entropy", "binary_cross_entropy", "huber", "gaussian_nll")

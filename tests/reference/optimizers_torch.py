@@ -1,7 +1,7 @@
 """Ten steps of each optimizer, and learning-rate schedules, by PyTorch in float64.
 
-The cases of optimizers.npz and schedules.npz. Two optimizers are not in torch.optim and are written out here
-from their papers: Lion, and momentum in the form of Rumelhart, Hinton and Williams.
+The cases of optimizers.npz and schedules.npz. Three optimizers are not in torch.optim and are written out here
+from their papers: Lion, momentum in the form of Rumelhart, Hinton and Williams, and schedule-free AdamW.
 """
 
 import numpy as np
@@ -72,6 +72,31 @@ class Lion(torch.optim.Optimizer):
                 c = self.beta1 * m + (1 - self.beta1) * leaf.grad
                 leaf -= group["lr"] * (torch.sign(c) + self.weight_decay * leaf)
                 m.copy_(self.beta2 * m + (1 - self.beta2) * leaf.grad)
+
+
+class ScheduleFreeAdamW(torch.optim.Optimizer):
+    """Defazio et al. 2024, "The road less scheduled", algorithm 1; leaves hold y, and z counts by its rate's square."""
+
+    def __init__(self, leaves, lr, beta1, beta2, eps, weight_decay, warm_up):
+        super().__init__(leaves, {"lr": lr})
+        self.betas, self.eps, self.weight_decay, self.warm_up = (beta1, beta2), eps, weight_decay, warm_up
+        self.steps, self.weights = 0, 0.0
+
+    @torch.no_grad()
+    def step(self):
+        self.steps += 1
+        (beta1, beta2), rate = self.betas, self.param_groups[0]["lr"] * min(1.0, self.steps / max(1, self.warm_up))
+        self.weights += rate**2
+        weight = rate**2 / self.weights
+        for leaf in self.param_groups[0]["params"]:
+            state = self.state[leaf]
+            if not state:
+                state |= {"z": leaf.clone(), "x": leaf.clone(), "v": torch.zeros_like(leaf)}
+            state["v"].mul_(beta2).addcmul_(leaf.grad, leaf.grad, value=1 - beta2)
+            root = (state["v"] / (1 - beta2**self.steps)).sqrt() + self.eps
+            state["z"] -= rate * (leaf.grad / root + self.weight_decay * leaf)
+            state["x"].copy_((1 - weight) * state["x"] + weight * state["z"])
+            leaf.copy_((1 - beta1) * state["z"] + beta1 * state["x"])
 
 
 class RumelhartMomentum(torch.optim.Optimizer):
@@ -172,6 +197,23 @@ def trajectories():
         lion | {"weight_decay": 0.1},
         lambda p: Lion(p, **(lion | {"weight_decay": 0.1})),
     )
+    add("amsgrad", "amsgrad", moments, lambda p: optim.Adam(p, lr=0.05, amsgrad=True))
+    short = {"lr": 0.05, "beta1": 0.7, "beta2": 0.6, "eps": 1e-8}
+    add("amsgrad_other_betas", "amsgrad", short, lambda p: optim.Adam(p, lr=0.05, betas=(0.7, 0.6), amsgrad=True))
+    add("radam", "radam", moments, lambda p: optim.RAdam(p, lr=0.05))
+    add("radam_never", "radam", short, lambda p: optim.RAdam(p, lr=0.05, betas=(0.7, 0.6)))
+    add("nadam", "nadam", moments | {"momentum_decay": 4e-3}, lambda p: optim.NAdam(p, lr=0.05))
+    add(
+        "nadam_decay",
+        "nadam",
+        short | {"momentum_decay": 0.5},
+        lambda p: optim.NAdam(p, lr=0.05, betas=(0.7, 0.6), momentum_decay=0.5),
+    )
+    add("adadelta", "adadelta", {"lr": 1.0, "decay": 0.9, "eps": 1e-6}, lambda p: optim.Adadelta(p, lr=1.0))
+    free = moments | {"weight_decay": 0.0, "warm_up": 0}
+    add("schedule_free_adamw", "schedule_free_adamw", free, lambda p: ScheduleFreeAdamW(p, **free))
+    rising = free | {"weight_decay": 0.1, "warm_up": 4}
+    add("schedule_free_adamw_warm_up", "schedule_free_adamw", rising, lambda p: ScheduleFreeAdamW(p, **rising))
     require_events(result)
     params, x, target = problem()
     result["problem"] = DESCRIPTION, {"params": params, "x": x, "target": target}
@@ -183,6 +225,8 @@ def require_events(result):
     grads = np.array(result["rprop"][1]["grads"])
     if not np.any(grads[1:] * grads[:-1] < 0):
         raise ValueError("rprop: no component of the gradient changes its sign")
+    if np.array_equal(result["amsgrad_other_betas"][1]["params"], result["amsgrad"][1]["params"]):
+        raise ValueError("amsgrad: its betas make no difference")
     norms = np.linalg.norm(result["adam_clip_global_norm"][1]["grads"], axis=1)
     if not norms.min() < 4.0 < norms.max():
         raise ValueError(f"the norms {norms} do not lie on both sides of the limit")

@@ -20,6 +20,13 @@ ACTIVATIONS = {
     "sigmoid": jax.nn.sigmoid,
     "tanh": jnp.tanh,
     "softmax": jax.nn.softmax,
+    "mish": jax.nn.mish,
+    "selu": jax.nn.selu,
+    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "hard_tanh": jax.nn.hard_tanh,
+    "hard_swish": jax.nn.hard_swish,
+    "softsign": jax.nn.soft_sign,
+    "sine": jnp.sin,
 }
 
 

@@ -150,8 +150,13 @@ NUMBER_KINDS = {
     "smallest": Number(above=True),
     "largest": Number(above=True),
     "rumelhart": Flag(),
+    "momentum_decay": _NUMBER,
+    "warm_up": _NUMBER,
 }
-_OPTIMIZERS = ("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "rprop", "lion")
+_OPTIMIZERS = (
+    *("sgd", "momentum", "nesterov", "rmsprop", "adagrad", "adam", "adamw", "rprop", "lion"),
+    *("amsgrad", "radam", "nadam", "adadelta", "schedule_free_adamw"),
+)
 
 
 def _defaults(name):

@@ -1,5 +1,6 @@
 """Layers' constructors with valid arguments and their kinds; see any_argument.py."""
 
+import nbprop
 from support.argument_kinds import Choice, Flag, Integer, Number, Window
 
 # Layers: (the input's shape, a valid constructor's arguments, their kinds); network puts them to use.
@@ -17,6 +18,11 @@ _CONV = {
 }
 _CONV_KINDS = _WINDOW | {"filters": Integer(), "stride": Window(), "dilation": Window(), "groups": Integer()}
 _CONV_KINDS |= {"activation": Choice(optional=True), "bias": Flag(), "init": Choice(optional=True)}
+_TRANSPOSED, _TRANSPOSED_KINDS = (
+    _CONV | {"init": None, "output_padding": 0},
+    _CONV_KINDS | {"output_padding": Window(0)},
+)
+_CONV, _CONV_KINDS = _CONV | {"padding_mode": "zeros"}, _CONV_KINDS | {"padding_mode": Choice()}
 _STEPS = {"units": Integer(), "output": Choice(), "carry": Flag()}
 LAYERS = {
     "activation": ((3,), {"name": "tanh"}, {"name": Choice()}),
@@ -27,9 +33,12 @@ LAYERS = {
     ),
     "avg_pool1d": ((7, 2), _POOL, _WINDOW),
     "avg_pool2d": ((7, 7, 2), _POOL, _WINDOW),
+    "bidirectional": ((4, 2), {"layer": nbprop.rnn(3)}, {"layer": Choice()}),
     "batchnorm": ((3,), {"momentum": 0.1, "epsilon": 1e-5}, {"momentum": Number(), "epsilon": Number(above=True)}),
     "conv1d": ((7, 2), _CONV | {"init": None}, _CONV_KINDS),
     "conv2d": ((7, 7, 2), _CONV | {"init": None}, _CONV_KINDS),
+    "conv_transpose1d": ((7, 2), _TRANSPOSED, _TRANSPOSED_KINDS),
+    "conv_transpose2d": ((7, 7, 2), _TRANSPOSED, _TRANSPOSED_KINDS),
     "dense": (
         (3,),
         {"units": 3, "activation": None, "bias": True, "init": None, "share": None},
@@ -46,6 +55,17 @@ LAYERS = {
         (3,),
         {"vocabulary": 5, "units": 3, "init": "normal"},
         {"vocabulary": Integer(), "units": Integer(), "init": Choice()},
+    ),
+    "fourier_features": (
+        (3,),
+        {"units": 3, "scale": 1.0, "trainable": False},
+        {"units": Integer(), "scale": Number(above=True), "trainable": Flag()},
+    ),
+    "glu": ((4,), {"activation": "sigmoid"}, {"activation": Choice()}),
+    "groupnorm": (
+        (4,),
+        {"groups": 2, "epsilon": 1e-5, "affine": True},
+        {"groups": Integer(), "epsilon": Number(above=True), "affine": Flag()},
     ),
     "gru": ((4, 2), {"units": 3, "output": "last", "carry": False}, _STEPS),
     "layernorm": (
@@ -66,6 +86,7 @@ LAYERS = {
     "max_pool1d": ((7, 2), _POOL, _WINDOW),
     "max_pool2d": ((7, 7, 2), _POOL, _WINDOW),
     "positions": ((4, 2), {"init": "small_normal"}, {"init": Choice()}),
+    "prelu": ((3,), {"slope": 0.25}, {"slope": Number()}),
     "reshape": ((6,), {"shape": (2, 3)}, {"shape": Choice()}),
     "rescale": ((3,), {"trainable": False}, {"trainable": Flag()}),
     "rmsnorm": ((3,), {"epsilon": 1e-5, "scale": True}, {"epsilon": Number(), "scale": Flag()}),

@@ -14,7 +14,7 @@ REGRESSOR = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dens
 dense = nbprop.dense
 
 # A first or second derivative jumps at 0: central differences are only right away from there.
-_KINKED = ("'relu'", "'leaky_relu'", "'elu'", "max_pool")
+_KINKED = ("'relu'", "'leaky_relu'", "'elu'", "'selu'", "'softsign'", "prelu(", "max_pool")
 
 # name -> network. Odd sizes throughout: no width is a multiple of a vector's.
 NETWORKS = {
@@ -84,6 +84,30 @@ NETWORKS = {
     "scaling_inside": nbprop.network(
         (7,), dense(5), nbprop.standardize(trainable=True), nbprop.rescale(trainable=True), dense(3, activation="tanh")
     ),
+    "prelu": nbprop.network((2, 3), dense(5), nbprop.prelu(0.5), dense(3)),
+    "glu": nbprop.network((2, 3), dense(10), nbprop.glu(), dense(3)),
+    "glu_silu": nbprop.network((3,), dense(14), nbprop.glu("silu"), dense(2)),
+    "groupnorm": nbprop.network((2, 3, 4), dense(6, "tanh"), nbprop.groupnorm(3, 0.1), dense(3)),
+    "groupnorm_plain": nbprop.network((3, 6), nbprop.groupnorm(2, 0.1, affine=False), dense(3, activation="tanh")),
+    "fourier_features": nbprop.network((2, 3), nbprop.fourier_features(5, 0.3), dense(3, activation="tanh")),
+    "fourier_features_trained": nbprop.network((3,), dense(2), nbprop.fourier_features(5, 0.2, True), dense(3)),
+    "bidirectional": nbprop.network((4, 3), nbprop.bidirectional(nbprop.lstm(2)), dense(3)),
+    "bidirectional_last": nbprop.network((3, 2), nbprop.bidirectional(nbprop.rnn(3, output="last")), dense(2)),
+    "conv2d_reflect": nbprop.network(
+        (5, 4, 3), nbprop.conv2d(4, 3, padding=(2, 1), padding_mode="reflect", activation="tanh"), nbprop.conv2d(2, 2)
+    ),
+    "conv2d_replicate": nbprop.network(
+        (4, 5, 2), dense(3), nbprop.conv2d(3, (3, 2), stride=2, padding="same", padding_mode="replicate")
+    ),
+    "conv1d_circular": nbprop.network(
+        (5, 2), nbprop.conv1d(3, 1, padding=3, padding_mode="circular", activation="tanh")
+    ),
+    "conv_transpose2d": nbprop.network(
+        (3, 2, 4),
+        nbprop.conv_transpose2d(6, 3, 2, padding=1, output_padding=1, groups=2, activation="tanh"),
+        nbprop.conv_transpose2d(2, (2, 1), dilation=2, bias=False),
+    ),
+    "conv_transpose1d": nbprop.network((4, 2), nbprop.conv_transpose1d(3, 2, stride=3, activation="gelu"), dense(2)),
     "no_parameters": nbprop.network((5,), nbprop.activation("tanh")),
 }
 NETWORKS |= {f"fused_{name}": nbprop.network((3,), dense(5, activation=name), dense(3)) for name in ACTIVATIONS}

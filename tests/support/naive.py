@@ -122,6 +122,72 @@ def tanh_backward(z, dy):
     return dy * (1 - np.tanh(z) ** 2)
 
 
+def mish(z):
+    """z tanh(softplus(z)). Misra 2019, equation 1."""
+    return z * np.tanh(softplus(z))
+
+
+def mish_backward(z, dy):
+    t = np.tanh(softplus(z))
+    return dy * (t + z * (1 - t * t) * sigmoid(z))
+
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+
+
+def selu(z):
+    """scale z above 0, scale alpha (exp(z) - 1) below. Klambauer et al. 2017, equation 2."""
+    return SELU_SCALE * np.where(z > 0, z, SELU_ALPHA * np.expm1(np.minimum(z, 0)))
+
+
+def selu_backward(z, dy):
+    return SELU_SCALE * np.where(z > 0, dy, dy * SELU_ALPHA * np.exp(np.minimum(z, 0)))
+
+
+def hard_sigmoid(z):
+    """min(max(z + 3, 0), 6) / 6. Howard et al. 2019, section 5.2."""
+    return np.clip(z + 3, 0, 6) / 6
+
+
+def hard_sigmoid_backward(z, dy):
+    return np.where(np.abs(z) < 3, dy / 6, 0)
+
+
+def hard_tanh(z):
+    return np.clip(z, -1, 1)
+
+
+def hard_tanh_backward(z, dy):
+    return np.where(np.abs(z) < 1, dy, 0)
+
+
+def hard_swish(z):
+    """z hard_sigmoid(z). Howard et al. 2019, section 5.2."""
+    return z * hard_sigmoid(z)
+
+
+def hard_swish_backward(z, dy):
+    return np.where(z <= -3, 0, np.where(z >= 3, dy, dy * (z / 3 + 0.5)))
+
+
+def softsign(z):
+    """z / (1 + |z|). Bergstra et al. 2009."""
+    return z / (1 + np.abs(z))
+
+
+def softsign_backward(z, dy):
+    return dy / (1 + np.abs(z)) ** 2
+
+
+def sine(z):
+    """sin(z). Sitzmann et al. 2020, section 3."""
+    return np.sin(z)
+
+
+def sine_backward(z, dy):
+    return dy * np.cos(z)
+
+
 def softmax(z):
     """exp(z) / sum(exp(z)) over the last axis."""
     e = np.exp(z - z.max(axis=-1, keepdims=True))
@@ -146,6 +212,13 @@ ACTIVATIONS = {
     "sigmoid": (sigmoid, sigmoid_backward),
     "tanh": (tanh, tanh_backward),
     "softmax": (softmax, softmax_backward),
+    "mish": (mish, mish_backward),
+    "selu": (selu, selu_backward),
+    "hard_sigmoid": (hard_sigmoid, hard_sigmoid_backward),
+    "hard_tanh": (hard_tanh, hard_tanh_backward),
+    "hard_swish": (hard_swish, hard_swish_backward),
+    "softsign": (softsign, softsign_backward),
+    "sine": (sine, sine_backward),
 }
 
 
@@ -296,6 +369,56 @@ def lion(p, g, m, lr=1e-4, beta1=0.9, beta2=0.99, weight_decay=0.0):
     direction = np.sign(beta1 * m + (1 - beta1) * g)
     p = p - lr * (direction + weight_decay * p)
     return p, beta2 * m + (1 - beta2) * g
+
+
+def amsgrad(p, g, m, v, most, step, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8):
+    """Return p, m, v, most: PyTorch's form. Reddi, Kale and Kumar 2018, algorithm 2."""
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    most = np.maximum(most, v)
+    m_hat, v_hat = m / (1 - beta1 ** (step + 1)), most / (1 - beta2 ** (step + 1))
+    return p - lr * m_hat / (np.sqrt(v_hat) + eps), m, v, most
+
+
+def radam(p, g, m, v, step, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8):
+    """Return p, m, v. Liu et al. 2020, algorithm 2, with PyTorch's eps and threshold."""
+    t = step + 1
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    m_hat, longest = m / (1 - beta1**t), 2 / (1 - beta2) - 1
+    rho = longest - 2 * t * beta2**t / (1 - beta2**t)
+    if rho <= 5:
+        return p - lr * m_hat, m, v
+    rectified = math.sqrt((rho - 4) * (rho - 2) * longest / ((longest - 4) * (longest - 2) * rho))
+    return p - lr * m_hat * rectified * math.sqrt(1 - beta2**t) / (np.sqrt(v) + eps), m, v
+
+
+def nadam(p, g, m, v, step, lr=2e-3, beta1=0.9, beta2=0.999, eps=1e-8, momentum_decay=4e-3):
+    """Return p, m, v. Dozat 2016, in PyTorch's form."""
+    mu = [beta1 * (1 - 0.5 * 0.96 ** (t * momentum_decay)) for t in range(1, step + 3)]
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    root = np.sqrt(v / (1 - beta2 ** (step + 1))) + eps
+    fresh, kept = (1 - mu[-2]) / (1 - math.prod(mu[:-1])), mu[-1] / (1 - math.prod(mu))
+    return p - lr * (fresh * g + kept * m) / root, m, v
+
+
+def adadelta(p, g, square, moved, lr=1.0, decay=0.9, eps=1e-6):
+    """Return p, square, moved. Zeiler 2012, algorithm 1."""
+    square = decay * square + (1 - decay) * g * g
+    delta = np.sqrt(moved + eps) / np.sqrt(square + eps) * g
+    return p - lr * delta, square, decay * moved + (1 - decay) * delta * delta
+
+
+def schedule_free_adamw(p, g, z, v, x, step, lr=2.5e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, warm_up=0):
+    """Return p, z, v, x; p is y. Defazio et al. 2024, algorithm 1, with weights as the squares of the rates."""
+    z, x = (p, p) if step == 0 else (z, x)
+    rates = [lr * min(1, (k + 1) / max(1, warm_up)) for k in range(step + 1)]
+    weight = rates[-1] ** 2 / sum(rate**2 for rate in rates)
+    v = beta2 * v + (1 - beta2) * g * g
+    z = z - rates[-1] * (g / (np.sqrt(v / (1 - beta2 ** (step + 1))) + eps) + weight_decay * p)
+    x = (1 - weight) * x + weight * z
+    return (1 - beta1) * z + beta1 * x, z, v, x
 
 
 def clip_value(g, limit):

@@ -1,7 +1,7 @@
 /* Activations y = f(x), each element alone: the value, and d f' and d times the change of f' for derivatives.
  *
- * s is x for gelu, gelu_tanh and silu, and y for the others, whose f' can be written in y. x_bend is the derivative of
- * f' by s. ACTIVATION stands for one of the names.
+ * s is x for gelu, gelu_tanh, silu, mish, hard_swish and sine, and y for the others, whose f' can be written in y.
+ * x_bend is the derivative of f' by s. ACTIVATION stands for one of the names.
  */
 
 /* y = f(x). y OUT, x IN (n, size). */
@@ -266,6 +266,156 @@ static inline real silu_bend(real d, real s)
 {
     const real x = clamped(s), p = nb_sigmoid(x);
     return d * (p * (R(1.0) - p) * (R(2.0) + x * (R(1.0) - R(2.0) * p)));
+}
+
+/* x tanh(log(1 + e^x)) = x w / (w + 2) with w = e (e + 2) and e = e^x */
+static inline real mish_value(real x)
+{
+    const real z = floored(x), e = nb_exp(z > R(40.0) ? R(40.0) : z), w = e * (e + R(2.0));
+    return z * (w / (w + R(2.0)));
+}
+
+/* The derivative of tanh(log(1 + e^x)). */
+static inline real mish_turn(real x)
+{
+    const real e = nb_exp(x), w = e * (e + R(2.0)) + R(2.0);
+    return x > R(40.0) ? R(0.0) : R(4.0) * e * (R(1.0) + e) / (w * w);
+}
+
+/* d f' */
+static inline real mish_slope(real d, real s)
+{
+    const real x = clamped(s), e = nb_exp(x > R(40.0) ? R(40.0) : x), w = e * (e + R(2.0));
+    return d * (w / (w + R(2.0)) + x * mish_turn(x));
+}
+
+/* d f'' */
+static inline real mish_bend(real d, real s)
+{
+    const real x = clamped(s), e = nb_exp(x > R(40.0) ? R(40.0) : x), w = e * (e + R(2.0));
+    const real t = w / (w + R(2.0)), p = e / (R(1.0) + e);
+    return d * (mish_turn(x) * (R(2.0) + x * (R(1.0) - p * (R(1.0) + R(2.0) * t))));
+}
+
+/* 1.0507 x, or 1.7581 (e^x - 1) below 0 */
+static inline real selu_value(real x)
+{
+    return x <= R(0.0) ? R(1.7580993408473768) * nb_expm1(x) : R(1.0507009873554805) * x;
+}
+
+/* d f' */
+static inline real selu_slope(real d, real s)
+{
+    return d * (s <= R(0.0) ? s + R(1.7580993408473768) : R(1.0507009873554805));
+}
+
+/* d times the derivative of f' by s. */
+static inline real selu_bend(real d, real s)
+{
+    return s > R(0.0) ? R(0.0) : d;
+}
+
+/* x / 6 + 1 / 2, within 0..1 */
+static inline real hard_sigmoid_value(real x)
+{
+    return x <= R(-3.0) ? R(0.0) : x >= R(3.0) ? R(1.0) : x * R(0.16666666666666666) + R(0.5);
+}
+
+/* d f' */
+static inline real hard_sigmoid_slope(real d, real s)
+{
+    return s > R(0.0) && s < R(1.0) ? d * R(0.16666666666666666) : R(0.0);
+}
+
+/* 0: f' is constant but for its jumps. */
+static inline real hard_sigmoid_bend(real d, real s)
+{
+    (void)d;
+    (void)s;
+    return R(0.0);
+}
+
+/* x, within -1..1 */
+static inline real hard_tanh_value(real x)
+{
+    return x <= R(-1.0) ? R(-1.0) : x >= R(1.0) ? R(1.0) : x;
+}
+
+/* d f' */
+static inline real hard_tanh_slope(real d, real s)
+{
+    return s > R(-1.0) && s < R(1.0) ? d : R(0.0);
+}
+
+/* 0: f' is constant but for its jumps. */
+static inline real hard_tanh_bend(real d, real s)
+{
+    (void)d;
+    (void)s;
+    return R(0.0);
+}
+
+/* x hard_sigmoid(x) */
+static inline real hard_swish_value(real x)
+{
+    return x <= R(-3.0) ? R(0.0) : x >= R(3.0) ? x : x * (x + R(3.0)) * R(0.16666666666666666);
+}
+
+/* d f' */
+static inline real hard_swish_slope(real d, real s)
+{
+    return s <= R(-3.0) ? R(0.0) : s >= R(3.0) ? d : d * (s * R(0.3333333333333333) + R(0.5));
+}
+
+/* d f'' */
+static inline real hard_swish_bend(real d, real s)
+{
+    return s > R(-3.0) && s < R(3.0) ? d * R(0.3333333333333333) : R(0.0);
+}
+
+/* |x| */
+static inline real magnitude(real x)
+{
+    return x < R(0.0) ? -x : x;
+}
+
+/* x / (1 + |x|), 1 at infinity */
+static inline real softsign_value(real x)
+{
+    const real z = x > R(1e18) ? R(1e18) : x < R(-1e18) ? R(-1e18) : x;
+    return z / (R(1.0) + magnitude(z));
+}
+
+/* d f' */
+static inline real softsign_slope(real d, real s)
+{
+    const real rest = R(1.0) - magnitude(s);
+    return d * (rest * rest);
+}
+
+/* d times the derivative of f' by s. */
+static inline real softsign_bend(real d, real s)
+{
+    const real rest = R(2.0) * (R(1.0) - magnitude(s));
+    return s > R(0.0) ? -d * rest : s < R(0.0) ? d * rest : d * s;
+}
+
+/* sin(x) */
+static inline real sine_value(real x)
+{
+    return SIN(x);
+}
+
+/* d f' */
+static inline real sine_slope(real d, real s)
+{
+    return d * COS(s);
+}
+
+/* d f'' */
+static inline real sine_bend(real d, real s)
+{
+    return -d * SIN(s);
 }
 
 /* y = softmax(x) of one row, shifted by its maximum so that nothing overflows. */

@@ -28,6 +28,54 @@ static void crop_image(real *restrict y, const real *restrict x, int n, int heig
     }
 }
 
+/* The place in an image, along an axis, of what lies at `index` of the padded one, `before` pixels earlier; modes are 1:
+ * reflect, 2: replicate, 3: circular. */
+static int pixel_behind(int index, int before, int extent, int mode)
+{
+    int i = index - before;
+    if (mode == 1) {
+        i = i < 0 ? -i : i;
+        return i >= extent ? 2 * (extent - 1) - i : i;
+    }
+    if (mode == 3) {
+        return (i % extent + extent) % extent;
+    }
+    return i < 0 ? 0 : i >= extent ? extent - 1 : i;
+}
+
+/* y = x with a border of its own pixels: `top` rows above, `left` columns to the left.
+ * y OUT (n, padded_h, padded_w, channels), x IN (n, height, width, channels). */
+static void pad_by_pixels(real *restrict y, const real *restrict x, int n, int height, int width, int channels,
+                          int top, int left, int padded_h, int padded_w, int mode)
+{
+    for (int k = 0; k < n * padded_h * padded_w; k++) {
+        const int image = k / (padded_h * padded_w), p = k / padded_w % padded_h, q = k % padded_w;
+        const int row = image * height + pixel_behind(p, top, height, mode);
+        const real *of = x + (row * width + pixel_behind(q, left, width, mode)) * channels;
+        for (int c = 0; c < channels; c++) {
+            y[k * channels + c] = of[c];
+        }
+    }
+}
+
+/* dx = the sum of dy over the places that each pixel went to, the transpose of pad_by_pixels.
+ * dx OUT (n, height, width, channels), dy IN (n, padded_h, padded_w, channels). */
+static void pad_by_pixels_backward(real *restrict dx, const real *restrict dy, int n, int height, int width,
+                                   int channels, int top, int left, int padded_h, int padded_w, int mode)
+{
+    for (int i = 0; i < n * height * width * channels; i++) {
+        dx[i] = R(0.0);
+    }
+    for (int k = 0; k < n * padded_h * padded_w; k++) {
+        const int image = k / (padded_h * padded_w), p = k / padded_w % padded_h, q = k % padded_w;
+        const int row = image * height + pixel_behind(p, top, height, mode);
+        real *to = dx + (row * width + pixel_behind(q, left, width, mode)) * channels;
+        for (int c = 0; c < channels; c++) {
+            to[c] += dy[k * channels + c];
+        }
+    }
+}
+
 /* y = b + W * x, or y += W * x when `adding`; a w that is NULL is zero, and so is such a b.
  * y OUT (n, out_h, out_w, filters), x IN (n, height, width, channels), w IN (kernel_h, kernel_w, channels / groups,
  * filters), b IN (filters,). The filters of a group see the channels of that group. */
@@ -114,6 +162,20 @@ static void conv_backward_input(real *restrict dx, const real *restrict dz, cons
             }
         }
     }
+}
+
+/* y += b in each row; a b that is NULL is 0. y INOUT (n * rows, size), b IN (size,). */
+static void bias_forward(real *restrict y, const real *restrict b, int n, int rows, int size)
+{
+    for (int k = 0; k < n * rows * size && b != NULL; k++) {
+        y[k] += b[k % size];
+    }
+}
+
+/* db = the sum of dy over the rows; added to when b_accumulate is 1. db OUT (size,), dy IN (n * rows, size). */
+static void bias_backward(real *restrict db, const real *restrict dy, int n, int rows, int size, int b_accumulate)
+{
+    add_row_sum(db, dy, n * rows, size, b_accumulate);
 }
 
 /* The weight of the convolution that makes dx of dz: taps in reverse, channels and filters exchanged.

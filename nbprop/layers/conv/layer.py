@@ -1,8 +1,9 @@
 """Convolutions: y[p, q, f] = b[f] + sum over i, j, c of W[i, j, c, f] x[stride p + dilation i - padding, ..., c].
 
-x is 0 outside the image, and the second axis goes as the first. It is a cross-correlation, as everywhere in the field.
-With groups, the filters of a group see the channels of that group alone (Krizhevsky et al. 2012, section 3.5). LeCun et
-al. 1989, "Backpropagation applied to handwritten zip code recognition", section 3.
+x is 0 outside the image, or one of its pixels by another padding mode, and the second axis goes as the first. It is a
+cross-correlation, as everywhere in the field. With groups, the filters of a group see the channels of that group alone
+(Krizhevsky et al. 2012, section 3.5). LeCun et al. 1989, "Backpropagation applied to handwritten zip code recognition",
+section 3.
 
 Weights are (kernel rows, kernel columns, channels / groups, filters). The products (forward, dW, dx) are those of
 numerics/convolution.py; a convolution of 1 x 1 is a dense layer over the last axis, and runs as one.
@@ -22,9 +23,20 @@ from nbprop.layers.conv.kernels import (
 )
 from nbprop.layers.conv.pooled import PooledOutput, conv_backward_argmax, offsets_size
 from nbprop.layers.dense.kernels import dense_transpose
-from nbprop.layers.dense.layer import RECTIFIERS, lower_dense
+from nbprop.layers.dense.layer import default_init, lower_dense
 from nbprop.layers.dense.sizes import DenseSizes
-from nbprop.layers.image import Border, as_image, crop_image, out_extent, pad_image, shortest, spans
+from nbprop.layers.image import (
+    PADDINGS,
+    Border,
+    as_image,
+    check_border,
+    crop_image,
+    lower_padded,
+    out_extent,
+    pad_image,
+    shortest,
+    spans,
+)
 from nbprop.layers.pool import max_pool_backward
 from nbprop.networks.layer import INITIALIZERS, Layer, Parameter
 from nbprop.numerics.activations import ACTIVATIONS
@@ -46,6 +58,7 @@ class Convolution(Layer):
     activation: str = "identity"
     bias: bool = True
     init: str | None = None
+    padding_mode: str = "zeros"
     axes = 2
     checks: ClassVar = {
         "filters": positive,
@@ -53,6 +66,7 @@ class Convolution(Layer):
         "activation": named(ACTIVATIONS),
         "bias": check_flag,
         "init": optional(named(INITIALIZERS)),
+        "padding_mode": named(PADDINGS),
     }
     tangents = True
 
@@ -73,7 +87,7 @@ class Convolution(Layer):
             f", {name}={getattr(self, name)!r}"
             for name, default in (
                 *(("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1), ("activation", "identity")),
-                *(("bias", True), ("init", None)),
+                *(("bias", True), ("init", None), ("padding_mode", "zeros")),
             )
             if getattr(self, name) != default
         )
@@ -104,6 +118,8 @@ class Convolution(Layer):
             raise ValueError(f"groups={self.groups} must divide the input's {channels} channels")
         (kh, kw), (sh, sw), (dh, dw) = (self._pair(name) for name in ("kernel", "stride", "dilation"))
         vertical, horizontal = self._borders(height, width)
+        check_border(self.kind, self.padding_mode, height, vertical, "height")
+        check_border(self.kind, self.padding_mode, width, horizontal, "width" if self.axes == 2 else "length")
         out_h = out_extent(height, kh, sh, dh, vertical, "height")
         out_w = out_extent(width, kw, sw, dw, horizontal, "width" if self.axes == 2 else "length")
         windows = Windows(
@@ -128,7 +144,7 @@ class Convolution(Layer):
 
     def parameters(self, input_shape):
         kernel = spans("kernel", self.kernel, self.axes)
-        init = self.init or ("he_normal" if self.activation in RECTIFIERS else "glorot_uniform")
+        init = self.init or default_init(self.activation)
         weight = Parameter("weight", (*kernel, input_shape[-1] // self.groups, self.filters), init)
         return (weight, Parameter("bias", (self.filters,), "zeros")) if self.bias else (weight,)
 
@@ -138,11 +154,15 @@ class Convolution(Layer):
     def lower(self, build, x, path, names):
         weight, bias = (*names, None)[:2]
         corner, windows = self.windows(x.shape)
+        shape = self.output_shape(x.shape)
+        if self.padding_mode != "zeros" and (windows.height, windows.width) != (1, *x.shape)[-3:-1]:
+            whole = (windows.height, windows.width, windows.channels)[2 - self.axes :]
+            x, corner = lower_padded(build, x, whole, corner, self.padding_mode), (0, 0)
         trivial = windows.kernel_h * windows.kernel_w * windows.stride_h * windows.stride_w * windows.groups == 1
-        if trivial and self.output_shape(x.shape)[:-1] == x.shape[:-1]:
+        if trivial and shape[:-1] == x.shape[:-1]:
             z = lower_dense(build, x, self.filters, weight, bias)
         else:
-            z = lower_convolution(build, x, self.output_shape(x.shape), corner, windows, weight, bias)
+            z = lower_convolution(build, x, shape, corner, windows, weight, bias)
         return activate(build, z, self.activation, overwrite=True)
 
 
@@ -294,6 +314,7 @@ def conv2d(
     activation: str | None = None,
     bias: bool = True,
     init: str | None = None,
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
 ) -> Layer:
     """A convolution of images (height, width, channels) to (out height, out width, filters).
 
@@ -309,13 +330,15 @@ def conv2d(
         Channels and filters are cut into so many groups; each group of filters sees its channels alone.
     activation, bias, init
         As for `nbprop.dense`. The weight is (rows, columns, channels / groups, filters), the bias (filters,).
+    padding_mode : "zeros", "reflect", "replicate" or "circular"
+        What lies in the padding, as in PyTorch: zeros, the image mirrored at its outermost pixels, these pixels, or the
+        image's other side.
 
     >>> conv2d(16, 5, padding=2, activation="relu")
     conv2d(16, 5, padding=2, activation='relu')
     """
-    return Conv2d(
-        filters, kernel, stride, padding, dilation, groups, "identity" if activation is None else activation, bias, init
-    )
+    activation = "identity" if activation is None else activation
+    return Conv2d(filters, kernel, stride, padding, dilation, groups, activation, bias, init, padding_mode)
 
 
 def conv1d(
@@ -328,6 +351,7 @@ def conv1d(
     activation: str | None = None,
     bias: bool = True,
     init: str | None = None,
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
 ) -> Layer:
     """A convolution of sequences (time, channels) to (out time, filters); arguments as for `nbprop.conv2d`.
 
@@ -336,6 +360,5 @@ def conv1d(
     >>> conv1d(8, 3, padding="same", dilation=2)
     conv1d(8, 3, padding='same', dilation=2)
     """
-    return Conv1d(
-        filters, kernel, stride, padding, dilation, groups, "identity" if activation is None else activation, bias, init
-    )
+    activation = "identity" if activation is None else activation
+    return Conv1d(filters, kernel, stride, padding, dilation, groups, activation, bias, init, padding_mode)

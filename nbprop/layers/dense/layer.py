@@ -66,7 +66,7 @@ class Dense(Layer):
 
     def every_parameter(self, input_shape):
         """The weight and the bias, its own or another layer's."""
-        init = self.init or ("he_normal" if self.activation in RECTIFIERS else "glorot_uniform")
+        init = self.init or default_init(self.activation)
         weight = Parameter("weight", (input_shape[-1], self.units), init)
         return (weight, Parameter("bias", (self.units,), "zeros")) if self.bias else (weight,)
 
@@ -177,7 +177,13 @@ def lower_dense(build, x, n_out, weight, bias):
     return z
 
 
-RECTIFIERS = frozenset({"relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus"})
+_RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus", "mish", "hard_swish")
+_INITS = dict.fromkeys(_RECTIFIERS, "he_normal") | {"selu": "lecun_normal"}  # of Klambauer et al. 2017, section 2
+
+
+def default_init(activation):
+    """The initializer of a weight before an activation."""
+    return _INITS.get(activation, "glorot_uniform")
 
 
 def dense(
@@ -196,7 +202,7 @@ def dense(
     init : str or None
         The weight's initializer: "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform",
         "lecun_normal", "orthogonal", "zeros", "normal" (N(0, 1)), "small_normal" (N(0, 0.02^2)). None: He's for
-        rectifiers, Glorot's for the others.
+        rectifiers, LeCun's for selu, Glorot's for the others.
     share : str or None
         Weight tying: "0.dense" to use the weight and bias of that earlier layer, "0.dense.weight" for its weight with
         a bias of this layer's own, "0.embedding.weight.T" for the transpose of its weight, as language models tie
