@@ -25,6 +25,7 @@ from nbprop.program import elements
 from nbprop.program.elements import integer_at, length_at
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.datasets import check_samples, check_values, check_weights, takes_lengths
+from nbprop.training import averaging
 from nbprop.training import job as on_host
 from nbprop.training import loop as epochs
 from nbprop.training.job import check_last_batch
@@ -197,6 +198,19 @@ def check_separate(name, written, others):
 # -- the job -------------------------------------------------------------------------------------------------
 
 
+class Average:
+    """The mean of the parameters that an optimizer keeps: p and the last part of its state, added up on the host."""
+
+    def __init__(self, job):
+        self.job, self.mean = job, memory.empty(job.params.size, job.params.dtype)
+
+    def parts(self):
+        """(parameters, layer state or None), as they are to be used now."""
+        job, n = self.job, self.job.params.size
+        self.mean.copy_from(job.params.to_host() + job.state[2 * n :].to_host())
+        return self.mean, job.layers
+
+
 class Job:
     """One training on the device, with the interface of job.Job, its counterpart on the host."""
 
@@ -209,7 +223,7 @@ class Job:
         self.rates, self.records = np.zeros(epochs.MOST_RATES), np.zeros((epochs.MOST_RECORDS, 2))
         self.grads = memory.empty(params.shape, params.dtype)
         self.work = memory.empty(plan.work_for("value_and_grad"), plan.dtype)
-        self.layers = None  # layer state, where the network has some
+        self.layers = self.average = None  # layer state, where the network has some; the mean of parameters
         self.state = optimizer_state(optimizer, params.size, params.dtype) if state is None else state
         self.values = values
         given = params, self.grads, self.state, decay_mask, trainable, PAGE, plan.slices_in(self.work)
@@ -221,6 +235,18 @@ class Job:
         self.stream = memory.current_stream() or toolkit.new_stream()
         self._order = np.arange(len(data[0]), dtype=np.uint32)
         self._epoch_begun = -1
+
+    def take_average(self, how, rate, first_step, first_epoch):
+        """As on the host, for the mean that an optimizer keeps itself."""
+        if how != averaging.BY_OPTIMIZER:
+            raise ValueError(
+                "fit: average is not available on the device; leave it out, or train with schedule_free_adamw"
+            )
+        self.average = Average(self)
+
+    def in_use(self):
+        """As on the host."""
+        return (self.params, self.layers) if self.average is None else self.average.parts()
 
     def keep(self, each_epoch):
         """Allocate snapshots, as on the host."""

@@ -6,7 +6,7 @@ The arguments are checked here; job.py lays out what compiled code works on; tra
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from nbprop.training import checkpoint as checkpoints
 from nbprop.training import identity as identities
 from nbprop.training import job as on_host
 from nbprop.training import loop as words
+from nbprop.training.averaging import check_average
 from nbprop.training.history import History
 from nbprop.training.job import hyperparameters
 from nbprop.training.trainer import Settings, Trainer
@@ -61,6 +62,8 @@ def fit(
     optimizer_state: NDArray[Any] | None = None,
     first_step: int = 0,
     allow_changed: tuple[str, ...] = (),
+    average: float | Literal["swa"] | None = None,
+    average_start: int = 0,
     **others: Any,
 ) -> History:
     """Train a network by mini-batches; updates `params` in place.
@@ -74,7 +77,8 @@ def fit(
     target : (n, *net.output_shape) array of the same dtype; integers (n, *net.output_shape[:-1]) for classes
     loss : str or loss, as `plan` takes it
     optimizer : str
-        "adam", "adamw", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "rprop" or "lion".
+        "adam", "adamw", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "rprop", "lion", "amsgrad", "radam",
+        "nadam", "adadelta" or "schedule_free_adamw".
     lr : float
         Learning rate; the optimizer's own default when None.
     batch : int
@@ -128,6 +132,12 @@ def fit(
         corrections and, divided by the steps per epoch, the order of samples. A schedule by name spans this call.
     allow_changed : tuple of str
         What may have changed in a resumed run, such as ("lr",) or ("x", "target"); errors name it.
+    average : float, "swa" or None
+        Use the mean of the parameters instead of the last ones: it is what is measured, kept as best and returned. A
+        decay such as 0.999: a = decay a + (1 - decay) p after each step. "swa": the mean over the ends of epochs, for a
+        rate that stays high. Running statistics are averaged, too. Not on a device.
+    average_start : int
+        Epochs before the mean begins.
     **others
         The optimizer's own arguments, such as beta1=0.8.
 
@@ -177,6 +187,8 @@ def fit(
     callback = check_callable("fit: callback", callback, or_none=True)
     check_progress("fit", progress)
     values = hyperparameters("fit", optimizer, lr, weight_decay, others)
+    average_start = check_integer("fit: average_start", average_start, 0, math.inf)
+    averages = check_average(average, average_start, optimizer)
     if resume and checkpoint is None:
         raise ValueError("fit: resume=True needs checkpoint=, the path of the file to resume from")
 
@@ -207,11 +219,14 @@ def fit(
         job.shuffle(seed)
     _clip(job, clips)
     path = checkpoints.file_to_write("fit", "checkpoint", checkpoint)
-    trainer = Trainer(job, Settings(epochs, first_step, held_out, patience, callback, path, seconds))
+    settings = Settings(epochs, first_step, held_out, patience, callback, path, seconds, averages, average_start)
+    trainer = Trainer(job, settings)
     trainer.schedule(schedule, values["lr"])
     if path is not None:
         fixed = {name: value for name, value in values.items() if name != "lr"}  # the rates are compared themselves
         known = {"optimizer": optimizer, "shuffle": shuffle, "seed": seed, "patience": patience} | clips | fixed
+        if average is not None:
+            known |= {"average": average, "average_start": average_start}
         trainer.identify(_identity(job, known, held_out, masks))
     allowed = identities.check_allowed(allow_changed, trainer.identity if resume else None)
     if resume:

@@ -17,6 +17,7 @@ from nbprop.program import elements, table
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.datasets import PIECE, check_data
 from nbprop.runtime.entries import ENTRIES
+from nbprop.training import averaging
 from nbprop.training import loop as epochs
 from nbprop.validation import choose, nearest
 
@@ -108,6 +109,7 @@ class Job:
         self.grads = np.zeros_like(params)
         self.work = workspace(plan)
         self.layers = None  # layer state, where the network has some
+        self.average = None  # where the run averages its parameters
         self.rates = np.zeros(epochs.MOST_RATES)
         self.records = np.zeros((epochs.MOST_RECORDS, 2))
         # The public step checks the masks, and compiles the update; on copies.
@@ -128,6 +130,28 @@ class Job:
         self._kept = [self.snapshot() for _ in range(3 if each_epoch else 2)]
         self.words[epochs.BEST] = self._kept[1].ctypes.data
         self.words[epochs.BEGUN] = self._kept[2].ctypes.data if each_epoch else 0
+
+    def take_average(self, how, rate, first_step, first_epoch):
+        """Average the parameters, and the layer state, from a step or an epoch on (averaging.py)."""
+        average = self.average = averaging.Average(self, how)
+        words, row, n = self.words, self.words[epochs.MEANT :], self.params.size
+        averaging.MEAN.load(self.plan.numba_dtype)
+        self._header(epochs.MEAN, averaging.MEAN.fingerprint(self.plan.numba_dtype), averaging.ROW)
+        shift = 0 if average.shift is None else average.shift.ctypes.data
+        row[averaging.ROW_MEAN], row[averaging.ROW_PARAMS] = average.mean.ctypes.data, self.params.ctypes.data
+        row[averaging.ROW_SHIFT], row[averaging.ROW_N] = shift, n
+        if self.layers is not None:
+            kept = sum(buffer.size for _, buffer, _ in self.plan.state_parts if buffer.name)
+            row[averaging.ROW_LAYERS], row[averaging.ROW_STATISTICS] = self.layers.ctypes.data, kept
+            row[averaging.ROW_STATE] = self.layers.size
+            words[epochs.LAYERS] = average.mean[n:].ctypes.data
+        words[epochs.PARAMS] = average.mean.ctypes.data  # snapshots are taken of the mean
+        words[epochs.AVERAGES], self.numbers[epochs.MEAN_RATE] = how, rate
+        words[epochs.MEAN_STEP], words[epochs.MEAN_EPOCH] = first_step, first_epoch
+
+    def in_use(self):
+        """(parameters, layer state or None) to measure and keep: the mean where the run averages, else the last."""
+        return (self.params, self.layers) if self.average is None else self.average.parts()
 
     def snapshot(self):
         """The parameters, followed by the layer state."""

@@ -31,6 +31,7 @@ from nbprop.optimizers import update_rules as rules
 from nbprop.program import elements, table
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.walker import walk
+from nbprop.training import averaging
 
 # Position of the training.
 EPOCH, POSITION, STEP, SHUFFLED, DONE = range(5)  # POSITION: samples of this epoch seen; DONE: steps of this call
@@ -60,7 +61,11 @@ CLIP_NORM_ROW = CLIP_VALUE_ROW + clipping.ROW
 SHAPES = CLIP_NORM_ROW + clipping.ROW
 SHAPE = 1 + table.MAX_RANK
 CALL = SHAPES + N_COLUMNS * SHAPE
-WORDS = CALL + arg.BLOCK
+# A row that averages the parameters (averaging.py); how; the first step and the first epoch that count; its rate.
+MEAN = CALL + arg.BLOCK
+MEANT = MEAN + table.OPERANDS
+AVERAGES, MEAN_STEP, MEAN_EPOCH, MEAN_RATE = range(MEANT + averaging.ROW, MEANT + averaging.ROW + 4)
+WORDS = MEAN_RATE + 1
 
 MOST_RECORDS = 4096  # epochs in one call; two float64 each: mean loss, learning rate
 MOST_RATES = 16384  # steps in one call
@@ -187,6 +192,32 @@ def _clip(job):
 
 
 @njit
+def _average(job, rate):
+    """Move the mean of the parameters towards these."""
+    store_double(job, MEANT + averaging.ROW_RATE, rate)
+    large = load(job, UPDATED + rules.N) >= _SPLIT_PARAMS
+    _run_op(job, MEAN, load(job, THREADS) if large else 1)
+
+
+@njit
+def _average_step(job):
+    """Average after a step, if this run does; until the mean begins, it is the parameters themselves."""
+    how = load(job, AVERAGES)
+    if how == averaging.EACH_STEP:
+        _average(job, load_double(job, MEAN_RATE) if load(job, STEP) > load(job, MEAN_STEP) else 1.0)
+    elif how == averaging.EACH_EPOCH and load(job, EPOCH) <= load(job, MEAN_EPOCH):
+        _average(job, 1.0)
+
+
+@njit
+def _average_epoch(job):
+    """Average at the end of an epoch, if this run does."""
+    how, ends = load(job, AVERAGES), load(job, EPOCH) - load(job, MEAN_EPOCH) + 1
+    if how == averaging.BY_OPTIMIZER or (how == averaging.EACH_EPOCH and ends > 1):
+        _average(job, 1.0 / ends)
+
+
+@njit
 def _one_step(job, rate):
     """One batch: its gradient and an update; returns an outcome. NOT_FINITE and FAILED leave everything unchanged."""
     n = min(load(job, BATCH), load(job, N) - load(job, POSITION))
@@ -209,6 +240,7 @@ def _one_step(job, rate):
             return FAILED
         store_double(job, LOSS_SUM, load_double(job, LOSS_SUM) + loss * weight)
         store_double(job, WEIGHT_SUM, load_double(job, WEIGHT_SUM) + weight)
+    _average_step(job)
     store(job, POSITION, load(job, POSITION) + n)
     store(job, STEP, load(job, STEP) + 1)
     return GO_ON
@@ -226,6 +258,7 @@ def _end_epoch(job, rate):
     store_double(load(job, RECORDS), 2 * count, loss)
     store_double(load(job, RECORDS), 2 * count + 1, rate)
     store(job, RECORD_COUNT, count + 1)
+    _average_epoch(job)
     if load(job, BEGUN) != 0:
         if loss < load_double(job, LOWEST):
             store_double(job, LOWEST, loss)

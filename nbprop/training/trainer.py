@@ -51,6 +51,8 @@ class Settings:
     callback: Callable[[History], Any] | None = None
     checkpoint: str | None = None
     checkpoint_seconds: float = 10.0
+    average: tuple = (0, 0.0)  # how, and its rate (averaging.py)
+    average_start: int = 0
 
 
 class Trainer:
@@ -78,6 +80,9 @@ class Trainer:
         words[epochs.EPOCH], words[epochs.STEP] = self.first_epoch, settings.first_step
         words[epochs.EPOCHS] = self.first_epoch + settings.epochs
         words[epochs.STOPS] = self.watched is not None or settings.callback is not None
+        if settings.average[0]:
+            begin = self.first_epoch + settings.average_start
+            job.take_average(*settings.average, max(settings.first_step, begin * self.steps_an_epoch), begin)
         job.keep(each_epoch=self.watched is None)
 
     def schedule(self, schedule, lr):
@@ -134,7 +139,8 @@ class Trainer:
                 setattr(self.history, key, value)
 
     def _arrays(self):
-        return {"params": self.job.params, "optimizer_state": self.job.state} | self._layers() | self.job.kept()
+        found = {"params": self.job.params, "optimizer_state": self.job.state} | self._layers() | self.job.kept()
+        return found if self.job.average is None else found | {"average": self.job.average.mean}
 
     def _layers(self):
         return {} if self.job.layers is None else {"layer_state": self.job.layers}
@@ -265,7 +271,7 @@ class Trainer:
         """
         history, job = self.history, self.job
         if self.measure is not None:
-            loss = self.measure(job.params, job.layers, self.interrupted)
+            loss = self.measure(*job.in_use(), self.interrupted)
             if loss is None:
                 return
             losses = history.validation_loss if self.watched == "validation" else history.training_loss
@@ -275,7 +281,7 @@ class Trainer:
                 self._stop("diverged", f"the {self.watched} loss became {loss} after epoch {history.epochs - 1}")
             elif loss < history.best_loss:
                 history.best_loss, history.best_epoch = loss, history.epochs - 1
-                self._copy(job.kept()["best"], (job.params, job.layers))
+                self._copy(job.kept()["best"], job.in_use())
         self.pending = False
         bar.set_postfix(loss=(history.validation_loss or history.training_loss or history.loss)[-1], refresh=False)
         if self.settings.callback is not None:
@@ -320,14 +326,18 @@ class Trainer:
             self._restore_after_divergence()
         else:
             self.save()
-            if self.settings.patience is not None or (history.stopped == "interrupted" and self.watched is not None):
-                self._restore_best()
+            best = self.settings.patience is not None or (history.stopped == "interrupted" and self.watched is not None)
+            if best and history.best_epoch is not None:
+                self._restore(job.kept()["best"])
+            elif job.average is not None:
+                self._restore_parts(*job.in_use())
         if self.failure:
             history.message += f"; {self.failure}"
 
     def _is_finite(self):
         job = self.job
-        return job.finite(job.params) and (job.layers is None or job.finite(job.layers))
+        arrays = job.params, job.layers, *(() if job.average is None else job.in_use())
+        return all(array is None or job.finite(array) for array in arrays)
 
     def _interrupt(self):
         """Ctrl-C between two calls: a checkpoint, the best parameters if they were measured, and KeyboardInterrupt."""
@@ -351,15 +361,13 @@ class Trainer:
         return snapshot[:n], None if self.job.layers is None else snapshot[n:]
 
     def _restore(self, snapshot):
-        params, layers = self._parts(snapshot)
+        self._restore_parts(*self._parts(snapshot))
+
+    def _restore_parts(self, params, layers):
         self.job.params[:] = params
         if layers is not None:
             self.job.layers[:] = layers
         self.history.optimizer_state = None  # it belongs to the last step
-
-    def _restore_best(self):
-        if self.history.best_epoch is not None:
-            self._restore(self.job.kept()["best"])
 
     def _restore_after_divergence(self):
         """Restore the snapshot with the lowest measured loss; the initial parameters if none is finite."""

@@ -11,13 +11,9 @@ import nbprop
 from nbprop.training import measuring
 from nbprop.training import trainer as running
 from support.cases import same_bits
-from support.runs import NET, X, Y, start, train
+from support.runs import NET, Stopped, X, Y, start, train, train_some_steps
 
 HELD_OUT = X[:50], Y[:50]
-
-
-class Stopped(Exception):
-    """Raised from inside a run."""
 
 
 def stop_at(last):
@@ -28,23 +24,6 @@ def stop_at(last):
             raise Stopped
 
     return callback
-
-
-def train_some_steps(monkeypatch, count, **options):
-    """A run that ends from inside after so many steps; the history that its exception has."""
-    done, run_steps = iter(range(count)), running.epochs.run_steps
-
-    def cut(job, steps):
-        if next(done, None) is None:
-            raise Stopped
-        return run_steps(job, steps)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(running, "_PACE", 0.0)  # one step a call
-        patch.setattr(running.epochs, "run_steps", cut)
-        with pytest.raises(Stopped) as caught:
-            train(**options)
-    return caught.value.history
 
 
 # -- a run that goes on -------------------------------------------------------------------------------------
