@@ -19,6 +19,7 @@ from nbprop.networks.network import Network
 from nbprop.optimizers import clipping
 from nbprop.optimizers.update_rules import RULES
 from nbprop.runtime import arguments as arg
+from nbprop.schedules import Plateau
 from nbprop.training import checkpoint as checkpoints
 from nbprop.training import identity as identities
 from nbprop.training import job as on_host
@@ -44,7 +45,7 @@ def fit(
     seed: int = 0,
     weights: NDArray[Any] | None = None,
     validation: tuple[Any, ...] | None = None,
-    schedule: str | Callable[[int], float] | None = None,
+    schedule: str | Callable[[int], float] | Plateau | None = None,
     clip_norm: float | None = None,
     clip_value: float | None = None,
     weight_decay: float | None = None,
@@ -91,10 +92,10 @@ def fit(
         Sample weights; a batch's loss is sum(w l) / sum(w).
     validation : (x, target), (x, target, weights), (x, target, weights, lengths) or None
         Data to compute a loss on after each epoch, in inference mode: without dropout, with running statistics.
-    schedule : str, function or None
-        "constant", "step", "cosine", "one_cycle" or "warm_up" for the whole run (see `schedules.named`), or a function
-        of the step, from 0, that returns the learning rate; with a checkpoint, up to 1,000 rates are evaluated
-        beforehand.
+    schedule : str, function, `schedules.Plateau` or None
+        "constant", "step", "cosine", "one_cycle", "warm_up", "polynomial" or "warm_restarts" for the whole run (see
+        `schedules.named`), "plateau", or a function of the step, from 0, that returns the learning rate; with a
+        checkpoint, up to 1,000 rates are evaluated beforehand.
     clip_norm, clip_value : float or None
         Clip the gradient by its Euclidean norm, or each element, before the update.
     weight_decay : float or None

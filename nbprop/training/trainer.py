@@ -4,6 +4,7 @@ Compiled code (loop.py) runs the steps, and returns at least every fifth of a se
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import signal
@@ -11,7 +12,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ from nbprop.validation import check_number
 _PACE = 0.08
 
 
-@dataclass
+@dataclasses.dataclass
 class Settings:
     """The settings of a run that are not in the job."""
 
@@ -65,6 +65,7 @@ class Trainer:
         self.measure: Measure | None = None
         self.watched: str | None = None
         self.identity: dict[str, Any] = {}
+        self.plateau: schedules.Plateau | None = None
         # Of writing checkpoints: the last failure, a warning to raise at the end, warnings already given.
         self.failure, self.postponed, self.warned = "", None, set()
         self.interrupted = lambda: False
@@ -88,11 +89,18 @@ class Trainer:
     def schedule(self, schedule, lr):
         """Set the learning rate of each step; a constant one needs no calls."""
         first = self.settings.first_step
-        if isinstance(schedule, str):
+        if isinstance(schedule, str) and schedule == "plateau":
+            schedule = schedules.Plateau()
+        if isinstance(schedule, schedules.Plateau):
+            self.plateau, schedule = schedule, lambda step: self.plateau.rate(self._losses(), lr)
+            self.job.words[epochs.STOPS] = 1
+        elif isinstance(schedule, str):
             named = schedules.named(schedule, lr, self.total)
             schedule = None if schedule == "constant" else lambda step: named(step - first)
         elif schedule is not None and not callable(schedule):
-            raise TypeError(f"fit: schedule must be a name or a function of the step, got {type(schedule).__name__}")
+            raise TypeError(
+                f"fit: schedule must be a name, a function of the step or a Plateau, got {type(schedule).__name__}"
+            )
         self.rate_of, self.lr = schedule, lr
         self.job.rates[:] = lr
         self._rate(first)
@@ -102,6 +110,8 @@ class Trainer:
     def identify(self, found):
         """Set the identity, what the result depends on, which checkpoints store."""
         watched = {"watched": self.watched, "first_step": self.settings.first_step}
+        if self.plateau is not None:
+            watched["plateau"] = dataclasses.asdict(self.plateau)
         rates = identity.rates_at(self._rate, self.settings.first_step, self.total)
         self.identity = identity.as_stored(found | watched | {"lr": {"steps": self.total, "rates": rates}})
 
@@ -283,10 +293,15 @@ class Trainer:
                 history.best_loss, history.best_epoch = loss, history.epochs - 1
                 self._copy(job.kept()["best"], job.in_use())
         self.pending = False
-        bar.set_postfix(loss=(history.validation_loss or history.training_loss or history.loss)[-1], refresh=False)
+        bar.set_postfix(loss=self._losses()[-1], refresh=False)
         if self.settings.callback is not None:
             answer = self.settings.callback(history)
             self.asked = isinstance(answer, (bool, np.bool_)) and bool(answer)
+
+    def _losses(self):
+        """The losses of the finished epochs, as they are judged."""
+        history = self.history
+        return history.validation_loss or history.training_loss or history.loss
 
     def _call_values(self):
         job = self.job

@@ -5,7 +5,7 @@ import pytest
 
 import nbprop
 from nbprop.layers.activation import _apply, add_curvature, scale_by_derivative
-from nbprop.numerics.activations import ACTIVATIONS, NEEDS_INPUT
+from nbprop.numerics.activations import ACTIVATIONS, NEEDS_INPUT, SELU_ALPHA, SELU_SCALE
 from nbprop.optimizers.api import OPTIMIZERS
 
 DTYPES = (np.float32, np.float64)
@@ -24,7 +24,7 @@ ENDS = {
     "sigmoid": ((0, 0, 0), (1, 0, 0)),
     "tanh": ((-1, 0, 0), (1, 0, 0)),
     "mish": ((0, 0, 0), (INF, 1, 0)),
-    "selu": ((-1.7580993408473768, 0, 0), (INF, 1.0507009873554805, 0)),
+    "selu": ((-SELU_SCALE * SELU_ALPHA, 0, 0), (INF, SELU_SCALE, 0)),
     "hard_sigmoid": ((0, 0, 0), (1, 0, 0)),
     "hard_tanh": ((-1, 0, 0), (1, 0, 0)),
     "hard_swish": ((0, 0, 0), (INF, 1, 0)),

@@ -236,7 +236,7 @@ SCHEDULES = stored.load("schedules")
 
 
 @numba.njit
-def every_schedule(which, at, a, b, c):
+def every_schedule(which, at, a, b, c, d):
     if which == 0:
         return schedules.constant(at, a)
     if which == 1:
@@ -245,7 +245,11 @@ def every_schedule(which, at, a, b, c):
         return schedules.cosine(at, a, b, c)
     if which == 3:
         return schedules.one_cycle(at, a, b, c)
-    return schedules.warm_up(at, a, b, c)
+    if which == 4:
+        return schedules.warm_up(at, a, b, c)
+    if which == 5:
+        return schedules.polynomial(at, a, b, c)
+    return schedules.warm_restarts(at, a, b, c, d)
 
 
 @pytest.mark.parametrize("case", list(SCHEDULES))
@@ -253,13 +257,25 @@ def test_schedule(case):
     description, arrays = SCHEDULES[case]
     options = description["hyperparameters"]
     function = getattr(schedules, description["schedule"])
-    which = ["constant", "step", "cosine", "one_cycle", "warm_up"].index(case)
-    first_three = [*options.values(), 0.0, 0.0][:3]
+    which = ["constant", "step", "cosine", "one_cycle", "warm_up", "polynomial", "warm_restarts"].index(case)
+    first = [*options.values(), 0.0, 0.0, 0.0][:4]
     for at, wanted in enumerate(arrays["lr"]):
         assert function(at, **options) == pytest.approx(wanted, rel=1e-12)
-        assert every_schedule(which, at, first_three[0], int(first_three[1]), first_three[2]) == pytest.approx(wanted)
+        inside = every_schedule(which, at, first[0], int(first[1]), float(first[2]), first[3])
+        assert inside == pytest.approx(wanted, rel=1e-12)
     named = schedules.named(case, 0.1, 100)
     assert 0 <= named(99) <= 0.1
+
+
+def test_plateau_is_pytorchs():
+    """Rates after each epoch of a run of losses with falls, rests and plateaus, as ReduceLROnPlateau has them."""
+    losses = [5.0, 4.0, 4.0, 3.9999, 3.9, 3.9, 3.9, 3.9, 3.9, 3.9, 3.9, 3.0, 3.1, 3.2, 3.3, 3.4, 3.5, 3.6, 3.7]
+    plateau = schedules.Plateau(factor=0.5, patience=2, threshold=1e-3, cooldown=1, lowest=0.02)
+    rates = [plateau.rate(losses[:k], 0.1) for k in range(1, len(losses) + 1)]
+    assert rates == [0.1] * 7 + [0.05] * 7 + [0.025] * 4 + [0.02]
+    for name, value in (("factor", 1.0), ("patience", -1), ("threshold", -0.1), ("cooldown", 1.5), ("lowest", -1)):
+        with pytest.raises(ValueError, match=f"Plateau: {name}"):
+            schedules.Plateau(**{name: value})
 
 
 def test_unknown_names():

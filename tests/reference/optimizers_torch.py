@@ -130,6 +130,7 @@ def decay_groups(leaves, weight_decay):
 def trajectories():
     """Return {case: (description, arrays)}; "problem" holds what the cases share."""
     optim, rates, clip = torch.optim, torch.optim.lr_scheduler, torch.nn.utils
+    torch.set_default_dtype(torch.float64)  # NAdam's product of momenta would be float32
     halve = {"schedule": "step", "schedule_hyperparameters": {"lr": 0.1, "every": 3, "factor": 0.5}}
     result = {}
 
@@ -214,6 +215,7 @@ def trajectories():
     add("schedule_free_adamw", "schedule_free_adamw", free, lambda p: ScheduleFreeAdamW(p, **free))
     rising = free | {"weight_decay": 0.1, "warm_up": 4}
     add("schedule_free_adamw_warm_up", "schedule_free_adamw", rising, lambda p: ScheduleFreeAdamW(p, **rising))
+    torch.set_default_dtype(torch.float32)
     require_events(result)
     params, x, target = problem()
     result["problem"] = DESCRIPTION, {"params": params, "x": x, "target": target}
@@ -249,6 +251,16 @@ def schedules():
             12,
             {"lr": 0.1, "steps": 5, "start": 0.25},
             lambda o: rates.LinearLR(o, start_factor=0.25, total_iters=5),
+        ),
+        "polynomial": (
+            14,
+            {"lr": 0.1, "steps": 11, "power": 1.5},
+            lambda o: rates.PolynomialLR(o, total_iters=11, power=1.5),
+        ),
+        "warm_restarts": (
+            33,
+            {"lr": 0.1, "steps": 4, "growth": 2, "lowest": 0.01},
+            lambda o: rates.CosineAnnealingWarmRestarts(o, 4, 2, 0.01),
         ),
     }
     result = {}

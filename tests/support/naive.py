@@ -448,6 +448,19 @@ def cosine(step, lr, steps, lowest=0.0):
     return lowest + (lr - lowest) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
+def polynomial(step, lr, steps, power=1.0, lowest=0.0):
+    """lowest + (lr - lowest) (1 - step / steps)^power (PyTorch's PolynomialLR)."""
+    return lowest + (lr - lowest) * (1 - min(step, steps) / steps) ** power
+
+
+def warm_restarts(step, lr, steps, growth=1, lowest=0.0):
+    """Cosines of steps, growth steps, growth^2 steps ... from lr to lowest. Loshchilov and Hutter 2017, equation 5."""
+    start, length = 0, steps
+    while step >= start + length:
+        start, length = start + length, length * growth
+    return lowest + (lr - lowest) * (1 + math.cos(math.pi * (step - start) / length)) / 2
+
+
 def one_cycle(step, highest, steps, rise=0.3, start_divisor=25.0, final_divisor=1e4):
     """PyTorch's OneCycleLR: from start = highest / start_divisor up, then down to start / final_divisor.
 

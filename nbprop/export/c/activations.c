@@ -300,13 +300,13 @@ static inline real mish_bend(real d, real s)
 /* 1.0507 x, or 1.7581 (e^x - 1) below 0 */
 static inline real selu_value(real x)
 {
-    return x <= R(0.0) ? R(1.7580993408473768) * nb_expm1(x) : R(1.0507009873554805) * x;
+    return x <= R(0.0) ? R(1.7580993408473766) * nb_expm1(x) : R(1.0507009873554805) * x;
 }
 
 /* d f' */
 static inline real selu_slope(real d, real s)
 {
-    return d * (s <= R(0.0) ? s + R(1.7580993408473768) : R(1.0507009873554805));
+    return d * (s <= R(0.0) ? s + R(1.7580993408473766) : R(1.0507009873554805));
 }
 
 /* d times the derivative of f' by s. */
