@@ -176,6 +176,13 @@ def check_data(function, plan, x, target, weights=None, lengths=None, prefix="")
     return x, target, weights, lengths
 
 
+def with_class_weights(function, plan, data, given):
+    """As on the host."""
+    x, target, weights, lengths = data
+    hosts = (None, target.to_host(), None if weights is None else weights.to_host(), None)
+    return x, target, memory.to_device(on_host.with_class_weights(function, plan, hosts, given)[2]), lengths
+
+
 def check_state(plan, state, samples):
     """Layer state on the device, where the network has some; None without."""
     check_last_batch(plan, samples)
@@ -247,6 +254,18 @@ class Job:
     def in_use(self):
         """As on the host."""
         return (self.params, self.layers) if self.average is None else self.average.parts()
+
+    def accumulate(self, batches):
+        """Refused: a recorded step is an update."""
+        raise ValueError("fit: accumulate is not available on the device; leave it out, or use a larger batch")
+
+    def scale_rates(self, factors, optimizer):
+        """Refused: the device's updates take no factors."""
+        raise ValueError("fit: lr_scale is not available on the device; leave it out")
+
+    def empty(self, shape):
+        """A new array of the job's dtype."""
+        return memory.empty(shape, self.plan.dtype)
 
     def keep(self, each_epoch):
         """Allocate snapshots, as on the host."""
@@ -346,6 +365,7 @@ class Job:
             if not np.isfinite(loss):
                 numbers[epochs.LOSS] = numbers[epochs.CALL + arg.RESULT] = loss
                 return epochs.NOT_FINITE
+            numbers[epochs.LOSS] = loss
             numbers[epochs.LOSS_SUM] += loss * weight_sum
             numbers[epochs.WEIGHT_SUM] += weight_sum
             words[epochs.POSITION] += n

@@ -425,20 +425,26 @@ def lion_rule(p, g, m, t, u, decay, c):
 # -- kernels: a rule over flat arrays ------------------------------------------------------------------------
 
 # The row of a kernel: addresses (0 for a mask that was not given), then numbers; hyperparameters are float64.
+# FACTORS, of the parameters' learning rates, is for the kernels that take them.
 PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE, N, STEP, HYPERPARAMETERS = range(8)
-ROW = HYPERPARAMETERS + MOST_HYPERPARAMETERS
+FACTORS = HYPERPARAMETERS + MOST_HYPERPARAMETERS
+ROW = FACTORS + 1
 
 # The share of a thread starts at a multiple of this many elements, so that no cache line is shared by threads.
 _GRAIN = 64
 
 
-def _update(rule, constants, slots):
-    """The kernel of a rule with `slots` state elements per parameter."""
+def _update(rule, constants, slots, scaled=False):
+    """The kernel of a rule with `slots` state elements per parameter.
+
+    scaled: with a factor of each parameter's learning rate, by which its step is multiplied: of every rule but
+    schedule_free_adamw, the step is proportional to the rate, and no state depends on it.
+    """
 
     def update(frame, row, part, parts):
         """One step of the rule on the arrays of a row: PARAMS INOUT (n,), GRADS IN (n,), STATE INOUT (slots, n).
 
-        DECAY_MASK and TRAINABLE IN (n,), bytes, or 0 for all.
+        DECAY_MASK and TRAINABLE IN (n,), bytes, or 0 for all; FACTORS IN (n,) if `scaled`.
         """
         n = load(row, N)
         if n == 0:
@@ -456,6 +462,7 @@ def _update(rule, constants, slots):
         decay_mask = array_at(as_bytes, load(row, DECAY_MASK), n)[first:last]
         trainable = array_at(as_bytes, load(row, TRAINABLE), n)[first:last]
         every_decays, every_trains = load(row, DECAY_MASK) == 0, load(row, TRAINABLE) == 0
+        factors = array_at(frame, load(row, FACTORS), n)[first:last] if scaled else p
         zero = like(p[0], 0.0)
         h = (
             load_double(row, HYPERPARAMETERS),
@@ -470,7 +477,7 @@ def _update(rule, constants, slots):
             if every_trains or trainable[i] != 0:
                 own_decay = decay if every_decays or decay_mask[i] != 0 else zero
                 new_p, new_s, new_t, new_u = rule(p[i], g[i], s[i], t[i], u[i], own_decay, c)
-                p[i] = new_p
+                p[i] = p[i] + factors[i] * (new_p - p[i]) if scaled else new_p
                 if slots > 0:
                     s[i] = new_s
                 if slots > 1:
@@ -497,14 +504,18 @@ class Rule:
     rule: Callable
     constants: Callable
     kernel: Native
+    scaled_kernel: Native
 
 
 RULES: dict[str, Rule] = {}
 
 
 def _define(name, slots, rule, constants, **hyperparameters):
-    kernel = Native(_update(rule, constants, slots), kernel_signature, name=f"nbprop.optimizers.{name}")
-    RULES[name] = Rule(name, slots, hyperparameters, rule, constants, kernel)
+    kernel, scaled = (
+        Native(_update(rule, constants, slots, scaled), kernel_signature, name=f"nbprop.optimizers.{name}{suffix}")
+        for scaled, suffix in ((False, ""), (True, ".scaled"))
+    )
+    RULES[name] = Rule(name, slots, hyperparameters, rule, constants, kernel, scaled)
 
 
 _DECAY = {"weight_decay": NOT_NEGATIVE}

@@ -168,6 +168,15 @@ def _check_history(name, history, lengths, measured):
     _require(name, "before", _is_number(before) and 0 <= before < math.inf, before, "seconds")
 
 
+def check_metrics_kept(name, checkpoint, metrics):
+    """Check that a checkpoint has one number an epoch of each of the run's metrics; NaN where one is undefined."""
+    kept, done = checkpoint.history.get("metrics", {}), len(checkpoint.history["loss"]) - checkpoint.progress["PENDING"]
+    for metric in metrics:
+        values = kept.get(metric) if isinstance(kept, dict) else None
+        fits = isinstance(values, list) and len(values) == done and all(type(value) is float for value in values)
+        _require(name, metric, fits, values, f"a list of {done} numbers")
+
+
 def _is_number(value):
     return (type(value) is float and not math.isnan(value)) or (type(value) is int and abs(value) < 2**63)
 

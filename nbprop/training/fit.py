@@ -5,7 +5,7 @@ The arguments are checked here; job.py lays out what compiled code works on; tra
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,8 +25,11 @@ from nbprop.training import identity as identities
 from nbprop.training import job as on_host
 from nbprop.training import loop as words
 from nbprop.training.averaging import check_average
+from nbprop.training.callbacks import Callback, check_callbacks
 from nbprop.training.history import History
 from nbprop.training.job import hyperparameters
+from nbprop.training.metrics import check_metrics
+from nbprop.training.rates import rate_factors
 from nbprop.training.trainer import Settings, Trainer
 from nbprop.validation import check_callable, check_flag, check_integer, check_number, check_seed
 
@@ -65,6 +68,11 @@ def fit(
     allow_changed: tuple[str, ...] = (),
     average: float | Literal["swa"] | None = None,
     average_start: int = 0,
+    metrics: Sequence[str | Callable[..., float]] | None = None,
+    class_weight: NDArray[Any] | Literal["balanced"] | None = None,
+    accumulate: int = 1,
+    lr_scale: NDArray[Any] | dict[str, float] | None = None,
+    callbacks: Sequence[Callback | Callable[[History], Any]] | None = None,
     **others: Any,
 ) -> History:
     """Train a network by mini-batches; updates `params` in place.
@@ -139,6 +147,23 @@ def fit(
         rate that stays high. Running statistics are averaged, too. Not on a device.
     average_start : int
         Epochs before the mean begins.
+    metrics : list of str or functions, or None
+        What to compute at the end of each epoch, into `history.metrics`, of the outputs for the validation data
+        (without, for all training data): "accuracy" and "auc" under a cross-entropy, "r2" under another loss, or a
+        function of (y, target), host arrays of all samples, under its name.
+    class_weight : (classes,) float array, "balanced" or None
+        Factors of the samples' weights in training, by their class; "balanced": n / (classes * count of each).
+    accumulate : int
+        Batches whose gradients make one update, by their weighted mean, as one batch of all would, in the memory of
+        one. The steps of schedules, callbacks and dropout count batches.
+    lr_scale : dict, (net.n_params,) array or None
+        Factors of the learning rate, by the beginning of names in `views`, as in {"0.dense": 0.1, "0.dense.bias": 1.0}
+        (the longest counts), or of each parameter. Not with schedule_free_adamw.
+    callbacks : list of `callbacks.Callback` or functions, or None
+        Called after epochs, and as often as they ask between (`nbprop.callbacks`, with loggers to TensorBoard, MLflow
+        and Weights & Biases).
+
+    With a device array, `accumulate` and `lr_scale` are refused.
     **others
         The optimizer's own arguments, such as beta1=0.8.
 
@@ -185,7 +210,8 @@ def fit(
     clips = {"clip_value": clip_value, "clip_norm": clip_norm}
     clips = {name: _limit(name, limit) for name, limit in clips.items()}
     seconds = check_number("fit: checkpoint_seconds", checkpoint_seconds, ends="[]")
-    callback = check_callable("fit: callback", callback, or_none=True)
+    called = check_callbacks(check_callable("fit: callback", callback, or_none=True), callbacks)
+    accumulate = check_integer("fit: accumulate", accumulate, 1, words.MOST_RATES // 2)
     check_progress("fit", progress)
     values = hyperparameters("fit", optimizer, lr, weight_decay, others)
     average_start = check_integer("fit: average_start", average_start, 0, math.inf)
@@ -200,6 +226,9 @@ def fit(
         raise ValueError("fit: loss must be a loss or its name, got None")
     plan = make_plan(net, loss, max(1, min(batch, samples)), params.dtype, threads, target=place.TARGET)
     data = place.check_data("fit", plan, x, target, weights, lengths)
+    if class_weight is not None:
+        data = place.with_class_weights("fit", plan, data, class_weight)
+    measured = check_metrics(metrics, plan.loss)
     held_out = None if validation is None else _check_validation(place, plan, validation)
     masks = [_check_mask(place, net, *named) for named in (("decay_mask", decay_mask), ("trainable", trainable))]
     masks[1] = place.trained_of(net, masks[1])
@@ -216,11 +245,19 @@ def fit(
     job = place.Job(plan, params, data, plan.batch, optimizer, values, *masks, remembered)
     if layers is not None:
         job.layer_state(layers)
+    if accumulate > 1:
+        job.accumulate(accumulate)
+    if lr_scale is not None:
+        if optimizer == "schedule_free_adamw":
+            raise ValueError("fit: lr_scale does not go with schedule_free_adamw, whose state depends on lr")
+        job.scale_rates(rate_factors(net, params.dtype, lr_scale), optimizer)
     if shuffle:
         job.shuffle(seed)
     _clip(job, clips)
     path = checkpoints.file_to_write("fit", "checkpoint", checkpoint)
-    settings = Settings(epochs, first_step, held_out, patience, callback, path, seconds, averages, average_start)
+    settings = Settings(
+        epochs, first_step, held_out, patience, called, path, seconds, averages, average_start, measured
+    )
     trainer = Trainer(job, settings)
     trainer.schedule(schedule, values["lr"])
     if path is not None:
@@ -228,6 +265,10 @@ def fit(
         known = {"optimizer": optimizer, "shuffle": shuffle, "seed": seed, "patience": patience} | clips | fixed
         if average is not None:
             known |= {"average": average, "average_start": average_start}
+        if accumulate > 1:
+            known["accumulate"] = accumulate
+        if lr_scale is not None:
+            known["lr_scale"] = identities.digest_of(job, job.factors)
         trainer.identify(_identity(job, known, held_out, masks))
     allowed = identities.check_allowed(allow_changed, trainer.identity if resume else None)
     if resume:

@@ -26,6 +26,7 @@ class History:
     training_loss: list[float] = field(default_factory=list)  # on all training data, for patience without validation
     lr: list[float] = field(default_factory=list)  # of the epoch's last step
     seconds: list[float] = field(default_factory=list)  # from the start to the end of the epoch
+    metrics: dict[str, list[float]] = field(default_factory=dict)  # by name, at the ends of epochs
     first_step: int = 0  # the number of the first step
     steps: int = 0  # number of steps done
     best_epoch: int | None = None  # with the lowest measured loss at its end, from 0; None: none

@@ -19,6 +19,7 @@ from nbprop.runtime.datasets import PIECE, check_data
 from nbprop.runtime.entries import ENTRIES
 from nbprop.training import averaging
 from nbprop.training import loop as epochs
+from nbprop.training.metrics import class_weights
 from nbprop.validation import choose, nearest
 
 # Names that fit.py uses of this module, or of its counterpart for the device, beside the functions below.
@@ -43,7 +44,22 @@ def hyperparameters(function, optimizer, lr, weight_decay, given):
     return {name: check_hyperparameter(function, name, known[name], value) for name, value in values.items()}
 
 
-_FIT_ARGUMENTS = ("batch", "epochs", "shuffle", "seed", "validation", "schedule", "clip_norm", "clip_value", "patience")
+_FIT_ARGUMENTS = (
+    "batch",
+    "epochs",
+    "shuffle",
+    "seed",
+    "validation",
+    "schedule",
+    "clip_norm",
+    "clip_value",
+    "patience",
+    "average",
+    "metrics",
+    "accumulate",
+    "lr_scale",
+    "class_weight",
+)
 
 
 # -- the job -------------------------------------------------------------------------------------------------
@@ -98,6 +114,13 @@ def check_separate(name, written, others):
         raise failure(ALIASED, f"fit: {name}", detail="another argument")
 
 
+def with_class_weights(function, plan, data, given):
+    """(x, target, weights, lengths) with the weights of the samples' classes among theirs."""
+    x, target, weights, lengths = data
+    factors = class_weights(plan, target, given)
+    return x, target, factors if weights is None else factors * weights, lengths
+
+
 class Job:
     """The words and buffers of one training; `words` and `numbers` are its words as int64 and as float64."""
 
@@ -120,6 +143,29 @@ class Job:
         self._fill_progress(batch)
         self._fill_call(batch)
         self._fill_update(rules.RULES[optimizer], values, decay_mask, trainable)
+
+    def scale_rates(self, factors, optimizer):
+        """Multiply each parameter's learning rate by a factor, (n,)."""
+        kernel = rules.RULES[optimizer].scaled_kernel
+        kernel.load(self.plan.numba_dtype)
+        self.factors = factors  # kept alive
+        self.words[epochs.UPDATE + table.KERNEL] = kernel.fingerprint(self.plan.numba_dtype)
+        self.words[epochs.UPDATED + rules.FACTORS] = factors.ctypes.data
+
+    def accumulate(self, batches):
+        """Update once for so many batches, by the weighted mean of their gradients, which clipping takes, too."""
+        averaging.MEAN.load(self.plan.numba_dtype)
+        self._header(epochs.SUM, averaging.MEAN.fingerprint(self.plan.numba_dtype), averaging.ROW)
+        self.gradient = np.zeros_like(self.grads)
+        row = self.words[epochs.SUMMED :]
+        row[averaging.ROW_MEAN], row[averaging.ROW_PARAMS] = self.gradient.ctypes.data, self.grads.ctypes.data
+        row[averaging.ROW_N] = self.grads.size
+        self.words[epochs.ACCUMULATES] = min(batches, -(-len(self.data[0]) // self.plan.batch))
+        self.words[epochs.UPDATED + rules.GRADS] = self.gradient.ctypes.data
+
+    def empty(self, shape):
+        """A new array of the job's dtype."""
+        return np.empty(shape, self.plan.dtype)
 
     def keep(self, each_epoch):
         """Allocate snapshots (parameters, then layer state), filled with the present values.
@@ -248,7 +294,7 @@ class Job:
         native.load(self.plan.numba_dtype)
         self.words[fingerprint_word] = native.fingerprint(self.plan.numba_dtype)
         trainable = self.masks[1]
-        self.words[row + clipping.ROW_GRADS] = self.grads.ctypes.data
+        self.words[row + clipping.ROW_GRADS] = self.words[epochs.UPDATED + rules.GRADS]
         self.words[row + clipping.ROW_TRAINABLE] = 0 if trainable is None else trainable.ctypes.data
         self.words[row + clipping.ROW_N] = self.grads.size
         self.numbers[row + clipping.ROW_LIMIT] = limit

@@ -65,7 +65,11 @@ CALL = SHAPES + N_COLUMNS * SHAPE
 MEAN = CALL + arg.BLOCK
 MEANT = MEAN + table.OPERANDS
 AVERAGES, MEAN_STEP, MEAN_EPOCH, MEAN_RATE = range(MEANT + averaging.ROW, MEANT + averaging.ROW + 4)
-WORDS = MEAN_RATE + 1
+# A row that takes the mean of several batches' gradients; how many (0: each is an update); the sum of their weights.
+SUM = MEAN_RATE + 1
+SUMMED = SUM + table.OPERANDS
+ACCUMULATES, SUM_WEIGHT = SUMMED + averaging.ROW, SUMMED + averaging.ROW + 1
+WORDS = SUM_WEIGHT + 1
 
 MOST_RECORDS = 4096  # epochs in one call; two float64 each: mean loss, learning rate
 MOST_RATES = 16384  # steps in one call
@@ -204,7 +208,8 @@ def _average_step(job):
     """Average after a step, if this run does; until the mean begins, it is the parameters themselves."""
     how = load(job, AVERAGES)
     if how == averaging.EACH_STEP:
-        _average(job, load_double(job, MEAN_RATE) if load(job, STEP) > load(job, MEAN_STEP) else 1.0)
+        first = load(job, STEP) - load(job, MEAN_STEP) < max(1, load(job, ACCUMULATES))
+        _average(job, 1.0 if first else load_double(job, MEAN_RATE))
     elif how == averaging.EACH_EPOCH and load(job, EPOCH) <= load(job, MEAN_EPOCH):
         _average(job, 1.0)
 
@@ -218,11 +223,38 @@ def _average_epoch(job):
 
 
 @njit
+def _accumulated(job, n, weight):
+    """Add the gradient of n samples to the mean of those before; returns whether it is time for an update."""
+    several = load(job, ACCUMULATES)
+    if several == 0:
+        return True
+    begin, batch = load(job, POSITION), load(job, BATCH)
+    place = begin // batch % several
+    total = weight + (load_double(job, SUM_WEIGHT) if place > 0 else 0.0)
+    store_double(job, SUM_WEIGHT, total)
+    if weight > 0.0:
+        store_double(job, SUMMED + averaging.ROW_RATE, weight / total)
+        large = load(job, UPDATED + rules.N) >= _SPLIT_PARAMS
+        _run_op(job, SUM, load(job, THREADS) if large else 1)
+    return total > 0.0 and (place == several - 1 or begin + n == load(job, N))
+
+
+@njit
+def _update_number(job):
+    """The number of the next update, from 0, which a bias correction counts."""
+    several = load(job, ACCUMULATES)
+    if several == 0:
+        return load(job, STEP)
+    batches = (load(job, N) + load(job, BATCH) - 1) // load(job, BATCH)
+    return load(job, EPOCH) * ((batches + several - 1) // several) + load(job, POSITION) // load(job, BATCH) // several
+
+
+@njit
 def _one_step(job, rate):
     """One batch: its gradient and an update; returns an outcome. NOT_FINITE and FAILED leave everything unchanged."""
     n = min(load(job, BATCH), load(job, N) - load(job, POSITION))
     _take_batch(job, n)
-    weight = _batch_weight(job, n)
+    weight, loss = _batch_weight(job, n), 0.0
     if weight > 0.0:
         failed, status = _call_entry(load(job, ENTRY), (load(job, PLAN), job + 8 * CALL))
         if failed != 0 or status != 0:
@@ -230,17 +262,23 @@ def _one_step(job, rate):
             return FAILED
         loss = load_double(job, CALL + arg.RESULT)
         store_double(job, LOSS, loss)
-        if not np.isfinite(loss) or not _clip(job):
+        if not np.isfinite(loss):
             return NOT_FINITE
-        store(job, UPDATED + rules.STEP, load(job, STEP))
+    updates = _accumulated(job, n, weight)
+    if updates and (weight > 0.0 or load(job, ACCUMULATES) > 0):
+        if not _clip(job):
+            return NOT_FINITE
+        store(job, UPDATED + rules.STEP, _update_number(job))
         store_double(job, UPDATED + rules.HYPERPARAMETERS, rate)
         large = load(job, UPDATED + rules.N) >= _SPLIT_PARAMS
         if _run_op(job, UPDATE, load(job, THREADS) if large else 1) != 0:
             store(job, STATUS, arg.FAILED)
             return FAILED
+    if weight > 0.0:
         store_double(job, LOSS_SUM, load_double(job, LOSS_SUM) + loss * weight)
         store_double(job, WEIGHT_SUM, load_double(job, WEIGHT_SUM) + weight)
-    _average_step(job)
+    if updates:
+        _average_step(job)
     store(job, POSITION, load(job, POSITION) + n)
     store(job, STEP, load(job, STEP) + 1)
     return GO_ON

@@ -10,17 +10,23 @@ from nbprop.lowering.plan import workspace
 from nbprop.networks.network import positions_that_count
 
 
+def inference_plan(job):
+    """(a plan of the job's network in inference mode, a workspace): the job's own if its modes are equal."""
+    plan = job.plan
+    if not any(layer.modal for _, layer in plan.net.nodes):
+        return plan, job.work
+    plan = make_plan(plan.net, plan.loss, plan.batch, plan.dtype, plan.threads, "inference", plan.target)
+    return plan, workspace(plan)
+
+
 class Measure:
     """The mean loss over a data set, in batches, in inference mode; with the training plan if modes are equal."""
 
     def __init__(self, job, data):
-        self.job, self.data, self.plan, self.work = job, data, job.plan, job.work
+        self.job, self.data = job, data
         counted = {"weights": data[2], "lengths": data[3]}
         self.counted = job.host_arrays({name: array for name, array in counted.items() if array is not None})
-        plan = job.plan
-        if any(layer.modal for _, layer in plan.net.nodes):
-            self.plan = make_plan(plan.net, plan.loss, plan.batch, plan.dtype, plan.threads, "inference", plan.target)
-            self.work = workspace(self.plan)
+        self.plan, self.work = inference_plan(job)
 
     def __call__(self, params, layers, interrupted):
         """The loss; NaN for parameters or layer state that are not finite, None once interrupted() is true."""

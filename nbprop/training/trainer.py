@@ -28,12 +28,14 @@ from nbprop.training.checkpoint import (
     Checkpoint,
     as_json,
     check_arrays,
+    check_metrics_kept,
     check_place,
     read_checkpoint,
     write_checkpoint,
 )
 from nbprop.training.history import FIELDS, KEPT, History
 from nbprop.training.measuring import Measure
+from nbprop.training.metrics import Metrics
 from nbprop.validation import check_number
 
 # Seconds that a compiled call should take: well below 0.2, since the next call may be slower.
@@ -48,11 +50,12 @@ class Settings:
     first_step: int = 0
     validation: tuple | None = None
     patience: int | None = None
-    callback: Callable[[History], Any] | None = None
+    callbacks: tuple = ()
     checkpoint: str | None = None
     checkpoint_seconds: float = 10.0
     average: tuple = (0, 0.0)  # how, and its rate (averaging.py)
     average_start: int = 0
+    metrics: dict = dataclasses.field(default_factory=dict)  # name: function (metrics.py)
 
 
 class Trainer:
@@ -80,7 +83,12 @@ class Trainer:
         words = job.words
         words[epochs.EPOCH], words[epochs.STEP] = self.first_epoch, settings.first_step
         words[epochs.EPOCHS] = self.first_epoch + settings.epochs
-        words[epochs.STOPS] = self.watched is not None or settings.callback is not None
+        self.metrics = None
+        if settings.metrics:
+            data = job.data if settings.validation is None else settings.validation
+            self.metrics = Metrics(job, data, settings.metrics)
+            self.history.metrics = {name: [] for name in settings.metrics}
+        words[epochs.STOPS] = self.watched is not None or bool(settings.callbacks or settings.metrics)
         if settings.average[0]:
             begin = self.first_epoch + settings.average_start
             job.take_average(*settings.average, max(settings.first_step, begin * self.steps_an_epoch), begin)
@@ -125,6 +133,7 @@ class Trainer:
         changed = identity.changes(name, found.identity, self.identity, self._rate, allowed, mid_epoch)
         check_arrays(name, found.arrays, arrays)
         check_place(name, found, self.samples, self.batch, settings.first_step, self.first_epoch, self.watched)
+        check_metrics_kept(name, found, settings.metrics)
         done = len(found.history["loss"])
         if done > settings.epochs:
             raise ValueError(
@@ -142,6 +151,8 @@ class Trainer:
         if set(changed) & set(identity.MEASURED_ON):  # earlier measurements are meaningless now
             kept |= {"best_epoch": None, "best_loss": math.inf}
             numbers[epochs.LOWEST], words[epochs.LOWEST_EPOCH] = math.inf, -1
+        measured = found.history.get("metrics", {})
+        kept["metrics"] = {name: measured[name] for name in settings.metrics}
         self.history = History(**kept, first_step=settings.first_step)
         self.history.steps = int(words[epochs.STEP]) - settings.first_step
         for key, value in found.added.items():
@@ -165,6 +176,8 @@ class Trainer:
         progress |= {"PENDING": self.pending}
         progress |= {word: float(numbers[getattr(epochs, word)]) for word in SUMS}
         history = {key: getattr(self.history, key) for key in KEPT} | {"before": self._elapsed()}
+        if self.metrics is not None:
+            history["metrics"] = self.history.metrics
         try:
             arrays = self.job.host_arrays(self._arrays())
             write_checkpoint(name, Checkpoint(self.identity, arrays, progress, history, self._added()))
@@ -203,8 +216,16 @@ class Trainer:
     def train(self, progress):
         """Train until something ends it; an exception has the history so far as its `history`."""
         self.began = self.saved = time.perf_counter()
+        begun = []
         try:
-            self._train(progress)
+            try:
+                for callback in self.settings.callbacks:
+                    callback.begin(self.history)
+                    begun.append(callback)
+                self._train(progress)
+            finally:
+                for callback in begun:
+                    callback.end(self.history)
             if self.postponed is not None:
                 raise self.postponed
         except BaseException as error:
@@ -236,7 +257,7 @@ class Trainer:
         """One compiled call and its consequences; returns the number of steps for the next call."""
         job, words = self.job, self.job.words
         first = int(words[epochs.STEP])
-        steps = min(steps, self.last - first, epochs.MOST_RATES)
+        steps = min(self._whole_updates(self._until_called(steps, first)), self.last - first, epochs.MOST_RATES)
         if self.rate_of is not None:
             job.rates[:steps] = [self._rate(step) for step in range(first, first + steps)]
         began = time.perf_counter()
@@ -252,12 +273,42 @@ class Trainer:
                 "the loss" if not math.isfinite(float(job.numbers[epochs.CALL + arg.RESULT])) else "the gradient's norm"
             )
             self._stop("diverged", f"{what} became {number} at step {first + done}")
+        self._call_after_steps(first, first + done)
         if outcome == epochs.EPOCH_ENDED:
             self.pending = True
             self._end_epoch(bar)
         if done == 0:
             return steps
         return max(1, min(int(done * _PACE / max(elapsed, 1e-6)), 4 * steps, epochs.MOST_RATES))
+
+    def _until_called(self, steps, first):
+        """At most `steps`: up to the next step after which a callback is called."""
+        return min(
+            [steps, *(called.every - first % called.every for called in self.settings.callbacks if called.every)]
+        )
+
+    def _whole_updates(self, steps):
+        """At least `steps`: up to an update, if several batches make one, so that nothing is half accumulated."""
+        several = int(self.job.words[epochs.ACCUMULATES])
+        if several == 0:
+            return steps
+        place = int(self.job.words[epochs.POSITION]) // self.batch
+        steps = min(steps, epochs.MOST_RATES - several)
+        return min(steps + -(place + steps) % several, self.steps_an_epoch - place)
+
+    def _call_after_steps(self, first, now):
+        """Call the callbacks whose step has been reached since `first`."""
+        if self.history.stopped or now == first:
+            return
+        for called in self.settings.callbacks:
+            if called.every and now // called.every > first // called.every:
+                self._heed(
+                    called.step(now, float(self.job.numbers[epochs.LOSS]), float(self.job.rates[now - first - 1]))
+                )
+
+    def _heed(self, answer):
+        """Remember that a callback has asked to stop."""
+        self.asked = self.asked or (isinstance(answer, (bool, np.bool_)) and bool(answer))
 
     def _rate(self, step):
         """The learning rate of a step, as a float."""
@@ -292,11 +343,13 @@ class Trainer:
             elif loss < history.best_loss:
                 history.best_loss, history.best_epoch = loss, history.epochs - 1
                 self._copy(job.kept()["best"], job.in_use())
+        if self.metrics is not None and not history.stopped:
+            for name, value in self.metrics(*job.in_use()).items():
+                history.metrics[name].append(value)
         self.pending = False
         bar.set_postfix(loss=self._losses()[-1], refresh=False)
-        if self.settings.callback is not None:
-            answer = self.settings.callback(history)
-            self.asked = isinstance(answer, (bool, np.bool_)) and bool(answer)
+        for called in self.settings.callbacks:
+            self._heed(called.epoch(history))
 
     def _losses(self):
         """The losses of the finished epochs, as they are judged."""
@@ -326,7 +379,9 @@ class Trainer:
                 f"the {self.watched} loss has not fallen since epoch {history.best_epoch}; params are those after it",
             )
         elif self.asked:
-            self._stop("callback", f"the callback asked to stop after epoch {history.epochs - 1}")
+            inside = int(self.job.words[epochs.POSITION]) > 0
+            when = f"step {history.next_step - 1}" if inside else f"epoch {history.epochs - 1}"
+            self._stop("callback", f"the callback asked to stop after {when}")
         elif history.epochs >= self.settings.epochs:
             self._stop("epochs", f"ran all {history.epochs} epochs")
         return bool(history.stopped)

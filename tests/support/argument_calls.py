@@ -217,6 +217,12 @@ def fit_arguments():
         "checkpoint_seconds": 10.0,
         "resume": False,
         "progress": False,
+        "average": 0.5,
+        "average_start": 0,
+        "metrics": None,
+        "accumulate": 1,
+        "lr_scale": np.ones(REGRESSION.n_params),
+        "callbacks": None,
     }
 
 
@@ -246,6 +252,12 @@ FIT_KINDS = {
     "checkpoint_seconds": Number(infinite=True),
     "resume": Flag(),
     "progress": Flag(optional=True),
+    "average": Number(above=True, below=1.0, optional=True),
+    "average_start": Integer(0),
+    "metrics": Choice(optional=True),
+    "accumulate": Integer(1, 8192),
+    "lr_scale": Array(optional=True, finite=True),
+    "callbacks": Choice(optional=True),
 }
 
 
@@ -337,7 +349,7 @@ def _onnx_calls():
 
 
 def schedule_call(name, **valid):
-    kinds = {k: Number(above=k in ("steps", "every", "start_divisor", "final_divisor")) for k in valid}
+    kinds = {k: Number(above=k in ("steps", "every", "start_divisor", "final_divisor", "power")) for k in valid}
     return Call(getattr(schedules, name), lambda: dict(valid), kinds)
 
 
@@ -653,6 +665,8 @@ CALLS |= {
     "schedules.one_cycle": schedule_call(
         "one_cycle", step=1, highest=0.1, steps=5, rise=0.3, start_divisor=25.0, final_divisor=1e4
     ),
+    "schedules.polynomial": schedule_call("polynomial", step=1, lr=0.1, steps=5, power=2.0, lowest=0.0),
+    "schedules.warm_restarts": schedule_call("warm_restarts", step=1, lr=0.1, steps=5, growth=2.0, lowest=0.0),
     "schedules.warm_up": schedule_call("warm_up", step=1, lr=0.1, steps=5, start=0.1),
     "network": Call(
         lambda input_shape: nbprop.network(input_shape, nbprop.dense(2)),
@@ -761,5 +775,6 @@ LEFT_OUT = {
     ),
     **dict.fromkeys(("mse", "binary_cross_entropy", "gaussian_nll", "softmax_cross_entropy"), "takes no arguments"),
     "schedules": "a module; its functions are in the table",
+    "callbacks": "a module; fit takes its objects",
     **dict.fromkeys(("flatten", "global_avg_pool", "global_max_pool"), "takes no arguments"),
 }
