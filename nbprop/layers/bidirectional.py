@@ -60,7 +60,7 @@ def _recurrent(argument, layer):
 
 @dataclass(frozen=True, repr=False)
 class Bidirectional(Layer):
-    layer: Layer
+    layer: Recurrent
     kind = "bidirectional"
     checks: ClassVar = {"layer": _recurrent}
     tangents = True
@@ -86,7 +86,7 @@ class Bidirectional(Layer):
         return lower_joined(build, (along, against))
 
 
-def bidirectional(layer: Layer) -> Layer:
+def bidirectional(layer: Recurrent) -> Layer:
     """A recurrent layer along a sequence and another one against it, with parameters of their own, side by side.
 
     Parameters

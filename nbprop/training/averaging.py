@@ -93,7 +93,7 @@ class Average:
 
     def parts(self):
         """(parameters, layer state or None), as they are to be used now."""
-        if self.how == BY_OPTIMIZER:  # compiled code adds up at the ends of epochs only
+        if self.shift is not None:  # compiled code adds up at the ends of epochs only
             np.add(self.job.params, self.shift, out=self.mean[: self.n])
             if self.job.layers is not None:
                 self.mean[self.n :] = self.job.layers

@@ -50,12 +50,15 @@ class _Function(Callback):
     """A function of the history, called after each epoch."""
 
     def __init__(self, function):
-        self.epoch = function
+        self.function = function
+
+    def epoch(self, history):
+        return self.function(history)
 
 
 def check_callbacks(callback, callbacks):
     """fit's two arguments as one list of `Callback`s."""
-    found = [] if callback is None else [_Function(callback)]
+    found: list[Callback] = [] if callback is None else [_Function(callback)]
     if callbacks is None:
         return found
     if not isinstance(callbacks, (list, tuple)):

@@ -11,7 +11,6 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -83,7 +82,7 @@ class Trainer:
         words = job.words
         words[epochs.EPOCH], words[epochs.STEP] = self.first_epoch, settings.first_step
         words[epochs.EPOCHS] = self.first_epoch + settings.epochs
-        self.metrics = None
+        self.metrics: Metrics | None = None
         if settings.metrics:
             data = job.data if settings.validation is None else settings.validation
             self.metrics = Metrics(job, data, settings.metrics)

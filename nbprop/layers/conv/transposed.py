@@ -9,7 +9,7 @@ Weights are (kernel rows, kernel columns, filters / groups, channels): those of 
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nbprop.layers.activation import activate
 from nbprop.layers.conv.kernels import conv_backward_input, conv_backward_parameters, conv_forward
@@ -86,7 +86,7 @@ class TransposedConvolution(Layer):
                 )
 
     def __repr__(self):
-        defaults = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
+        defaults: dict[str, Any] = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
         defaults |= {"activation": "identity", "bias": True, "init": None}
         given = [
             f", {name}={getattr(self, name)!r}" for name, usual in defaults.items() if getattr(self, name) != usual
