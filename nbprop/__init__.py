@@ -32,8 +32,7 @@ def _is_module(name):
 
 def __getattr__(name):
     if name in _PLACES and _PLACES[name] != "nbprop":
-        place = importlib.import_module(_PLACES[name])
-        found = getattr(place, name) if hasattr(place, name) else importlib.import_module(f"{_PLACES[name]}.{name}")
+        found = getattr(importlib.import_module(_PLACES[name]), name)
     elif name == "marquardt":  # its name before there were packages
         found = importlib.import_module("nbprop.solvers.levenberg_marquardt")
     elif _is_module(name):

@@ -2,7 +2,7 @@
 
 # ruff: noqa: I001 (it would put each alias into a statement of its own)
 
-from nbprop import schedules as schedules
+from nbprop import callbacks as callbacks, schedules as schedules
 from nbprop.analysis.bounds import Bounds as Bounds, bounds as bounds
 from nbprop.analysis.explain import Contributions as Contributions, Explanation as Explanation, explain as explain
 from nbprop.analysis.gradcheck import gradcheck as gradcheck
@@ -120,7 +120,6 @@ from nbprop.solvers.least_squares import least_squares as least_squares
 from nbprop.solvers.levenberg_marquardt import lm_state as lm_state, lm_step as lm_step
 from nbprop.solvers.minimize import minimize as minimize
 from nbprop.solvers.objective import objective as objective
-from nbprop.training import callbacks as callbacks
 from nbprop.training.fit import fit as fit
 from nbprop.training.history import History as History
 from nbprop.training.scaling import fit_scaling as fit_scaling

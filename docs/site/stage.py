@@ -126,6 +126,7 @@ GROUPS = {
 }
 # Modules with public names of their own; of nbprop.cuda, those that need no CUDA.
 MODULES = {
+    "nbprop.callbacks": None,
     "nbprop.schedules": None,
     "nbprop.plot": None,
     "nbprop.estimators": None,

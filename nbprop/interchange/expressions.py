@@ -15,6 +15,7 @@ from nbprop.interchange.items import Item
 from nbprop.layers.activation import Activation
 from nbprop.layers.layernorm import LayerNorm, RMSNorm
 from nbprop.layers.scaling import Rescale, Standardize
+from nbprop.numerics.activations import SELU_ALPHA, SELU_SCALE
 
 _DEEPEST = 16  # common ancestors that are tried
 _ALIKE = 2e-5  # relative: constants such as 1 / sqrt(2) may have been rounded to float32, or cut after a few digits
@@ -65,6 +66,13 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sigmoid": special.expit,
     "tanh": np.tanh,
     "softmax": lambda x: special.softmax(x, axis=-1),
+    "mish": lambda x: x * np.tanh(_softplus(x)),
+    "selu": lambda x: SELU_SCALE * np.where(x > 0, x, SELU_ALPHA * np.expm1(np.minimum(x, 0))),
+    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "hard_tanh": lambda x: np.clip(x, -1, 1),
+    "hard_swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "sine": np.sin,
 }
 
 

@@ -19,6 +19,7 @@ from nbprop.interchange.onnx_library import onnx_library
 from nbprop.io.atomic import as_path, write_atomically
 from nbprop.lowering.programs import state_layout
 from nbprop.networks.network import Network, check_flat, views
+from nbprop.numerics.activations import SELU_ALPHA, SELU_SCALE
 
 OPSET = 20
 _IR_VERSION = 9  # the first that knows opset 20
@@ -33,6 +34,12 @@ _UNARY: dict[str, tuple[str, dict[str, Any]]] = {
     "softplus": ("Softplus", {}),
     "sigmoid": ("Sigmoid", {}),
     "tanh": ("Tanh", {}),
+    "mish": ("Mish", {}),
+    "selu": ("Selu", {"alpha": SELU_ALPHA, "gamma": SELU_SCALE}),
+    "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
+    "hard_swish": ("HardSwish", {}),
+    "softsign": ("Softsign", {}),
+    "sine": ("Sin", {}),
 }
 # Activations of ONNX's recurrent operators: (name, alpha, beta).
 _RECURRENT = {
@@ -43,7 +50,10 @@ _RECURRENT = {
     "softplus": ("Softplus", 0.0, 0.0),
     "sigmoid": ("Sigmoid", 0.0, 0.0),
     "tanh": ("Tanh", 0.0, 0.0),
+    "hard_sigmoid": ("HardSigmoid", 1 / 6, 0.5),
+    "softsign": ("Softsign", 0.0, 0.0),
 }
+_PADDINGS = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 # The order of ONNX's gates, as blocks of nbprop's columns.
 GATES = {"rnn": (0,), "lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
 
@@ -216,7 +226,7 @@ class _Writer:
         """Emit a layer on a value; what it gives."""
         write = _LAYERS.get(layer.kind)
         if write is None:
-            raise ValueError(f"to_onnx: layer {path} has no form in ONNX's operators; use layers that are nbprop's own")
+            raise ValueError(f"to_onnx: layer {path} has no form in ONNX's operators; write a network without it")
         return write(self, x, layer, path)
 
     def chain(self, x, layers, path):
@@ -233,6 +243,9 @@ class _Writer:
         if name == "silu":
             gate = self.node("Sigmoid", [x.name], path)
             return Value(self.node("Mul", [x.name, gate], path), x.shape, x.first)
+        if name == "hard_tanh":
+            ends = [self.constant(f"{path}.{end}", np.array(float(end))) for end in (-1, 1)]
+            return Value(self.node("Clip", [x.name, *ends], path), x.shape, x.first)
         operator, attributes = _UNARY[name]
         return Value(self.node(operator, [x.name], path, **attributes), x.shape, x.first)
 
@@ -259,11 +272,15 @@ def _conv(writer, x, layer, path):
     axes = layer.axes
     x = writer.first(x, path)
     weight = writer.parts[f"{path}.weight"]
-    inputs = [x.name, writer.constant(f"{path}.weight", weight.transpose(axes + 1, axes, *range(axes)))]
+    height, width = (1, *x.shape)[-3:-1]
+    borders, image = layer._borders(height, width)[2 - axes :], x.name
+    if layer.padding_mode != "zeros":
+        pads = [0, 0, *(before for before, _ in borders), 0, 0, *(after for _, after in borders)]
+        mode, borders = _PADDINGS[layer.padding_mode], [(0, 0)] * axes
+        image = writer.node("Pad", [image, writer.constant(f"{path}.pads", np.array(pads))], path, mode=mode)
+    inputs = [image, writer.constant(f"{path}.weight", weight.transpose(axes + 1, axes, *range(axes)))]
     if layer.bias:
         inputs.append(writer.parameter(f"{path}.bias"))
-    height, width = (1, *x.shape)[-3:-1]
-    borders = layer._borders(height, width)[2 - axes :]
     settings = {name: list(layer._pair(name)[2 - axes :]) for name in ("kernel", "stride", "dilation")}
     y = writer.node(
         "Conv",
@@ -417,6 +434,8 @@ def _recurrent(writer, x, layer, path):
         other[2 * units :] = writer.parts[f"{path}.recurrent_bias"]
         more["linear_before_reset"] = 1
     if layer.kind == "rnn":
+        if layer.activation not in _RECURRENT:
+            raise ValueError(f"to_onnx: layer {path} has {layer.activation}, which ONNX's RNN has not; use another one")
         name, alpha, beta = _RECURRENT[layer.activation]
         more |= {"activations": [name], "activation_alpha": [alpha], "activation_beta": [beta]}
     inputs = [

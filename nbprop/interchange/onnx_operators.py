@@ -10,6 +10,7 @@ from nbprop.interchange.orders import images_first
 from nbprop.layers.embedding import Embedding
 from nbprop.layers.layernorm import LayerNorm, RMSNorm
 from nbprop.layers.local_response_norm import LocalResponseNorm
+from nbprop.numerics.activations import SELU_ALPHA, SELU_SCALE
 
 # -- products ----------------------------------------------------------------------------------------------------------
 
@@ -254,9 +255,12 @@ def clip(reader, node, attributes):
     value = reader.value(node.input[0], node)
     low = reader.number(reader.optional(node, 1), node, attributes.get("min", -np.inf))
     high = reader.number(reader.optional(node, 2), node, attributes.get("max", np.inf))
-    if low != 0 or high < 1e38:
-        raise reader.fail(node, f"keeps values within {low:g}..{high:g}; nbprop has relu, which is 0 and above")
-    return reader.step(node).activation(value, "relu")
+    name = "hard_tanh" if (low, high) == (-1, 1) else "relu"
+    if name == "relu" and (low != 0 or high < 1e38):
+        raise reader.fail(
+            node, f"keeps values within {low:g}..{high:g}; nbprop has relu, which is 0 and above, and hard_tanh"
+        )
+    return reader.step(node).activation(value, name)
 
 
 def binary(reader, node, attributes):
@@ -370,7 +374,13 @@ READERS = {
         ("Greater GreaterOrEqual Less LessOrEqual", compare),
         ("LRN", local_response_norm),
         ("LayerNormalization RMSNormalization", layer_normalization),
+        ("HardSigmoid", _activation("hard_sigmoid", alpha=(0.2, 1 / 6), beta=(0.5, 0.5))),
+        ("HardSwish", _activation("hard_swish")),
         ("LeakyRelu", _activation("leaky_relu", alpha=(0.01, 0.01))),
+        ("Mish", _activation("mish")),
+        ("Selu", _activation("selu", alpha=(SELU_ALPHA, SELU_ALPHA), gamma=(SELU_SCALE, SELU_SCALE))),
+        ("Sin", _activation("sine")),
+        ("Softsign", _activation("softsign")),
         ("MatMul", matmul),
         ("Neg", negative),
         ("Pad", pad),

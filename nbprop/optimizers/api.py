@@ -379,6 +379,12 @@ def amsgrad(
     """Adam with the largest v so far in the place of v, in place. `state` is (3n,): m, v and the largest v.
 
     Reddi, Kale and Kumar 2018, algorithm 2, in PyTorch's form. Weight decay is added to the gradient.
+
+    >>> import nbprop, numpy as np
+    >>> params, grads = np.array([1.0, 2.0]), np.array([0.5, -0.5])
+    >>> nbprop.amsgrad(params, grads, nbprop.optimizer_state("amsgrad", 2), step=0, lr=0.1)
+    >>> params.round(6)
+    array([0.9, 2.1])
     """
     take_step(
         "amsgrad",
@@ -415,6 +421,12 @@ def radam(
 
     `state` is (2n,): m, then v. p -= lr r m' sqrt(1 - beta2^t) / (sqrt(v) + eps) with the rectification r, or lr m' in
     the first steps. Liu et al. 2020, algorithm 2, in PyTorch's form. Weight decay is added to the gradient.
+
+    >>> import nbprop, numpy as np
+    >>> params, grads = np.array([1.0, 2.0]), np.array([0.5, -0.5])
+    >>> nbprop.radam(params, grads, nbprop.optimizer_state("radam", 2), step=0, lr=0.1)
+    >>> params.round(6)
+    array([0.95, 2.05])
     """
     take_step(
         "radam",
@@ -452,6 +464,12 @@ def nadam(
 
     p -= lr (mu_(t+1) m' + (1 - mu_t) g') / (sqrt(v') + eps) with the momentum mu_t = beta1 (1 - 0.96^(t c) / 2) of
     step t, from 1, and c = momentum_decay. Dozat 2016, in PyTorch's form. Weight decay is added to the gradient.
+
+    >>> import nbprop, numpy as np
+    >>> params, grads = np.array([1.0, 2.0]), np.array([0.5, -0.5])
+    >>> nbprop.nadam(params, grads, nbprop.optimizer_state("nadam", 2), step=0, lr=0.1)
+    >>> params.round(6)
+    array([0.894355, 2.105645])
     """
     take_step(
         "nadam",
@@ -488,6 +506,12 @@ def adadelta(
 
     w is the same mean of d^2. `state` is (2n,): v, then w. Zeiler 2012, algorithm 1. Weight decay is added to the
     gradient.
+
+    >>> import nbprop, numpy as np
+    >>> params, grads = np.array([1.0, 2.0]), np.array([0.5, -0.5])
+    >>> nbprop.adadelta(params, grads, nbprop.optimizer_state("adadelta", 2), step=0, lr=0.1)
+    >>> params.round(6)
+    array([0.999684, 2.000316])
     """
     take_step(
         "adadelta",

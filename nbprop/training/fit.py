@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbprop import backends
+from nbprop.callbacks import Callback, check_callbacks
 from nbprop.io.progress import check_progress
 from nbprop.losses import Loss
 from nbprop.lowering.plan import plan as make_plan
@@ -25,7 +26,6 @@ from nbprop.training import identity as identities
 from nbprop.training import job as on_host
 from nbprop.training import loop as words
 from nbprop.training.averaging import check_average
-from nbprop.training.callbacks import Callback, check_callbacks
 from nbprop.training.history import History
 from nbprop.training.job import hyperparameters
 from nbprop.training.metrics import check_metrics

@@ -331,7 +331,8 @@ class Trainer:
         """
         history, job = self.history, self.job
         if self.measure is not None:
-            loss = self.measure(*job.in_use(), self.interrupted)
+            params, layers = job.in_use()
+            loss = self.measure(params, layers, self.interrupted)
             if loss is None:
                 return
             losses = history.validation_loss if self.watched == "validation" else history.training_loss

@@ -19,9 +19,12 @@ HANDFUL = (
     *("global_max_pool", "layernorm", "rmsnorm", "batchnorm", "standardize_given", "local_response_norm", "positions"),
     *("rnn_last", "lstm", "lstm_last", "gru", "attention", "alone_gelu", "fused_softmax", "alone_silu"),
 )
-REST = tuple(case for case in CASES if case not in HANDFUL and CASES[case][1] is None and case != "elementwise")
-# Attention has a form in ONNX that is not read; of an even window, the sum as a product.
+# Layers without a form in the file.
+REFUSED = ("elementwise", "prelu", "glu", "groupnorm", "fourier_features", "bidirectional", "conv_transpose")
+REST = tuple(case for case in CASES if case not in HANDFUL and CASES[case][1] is None and not case.startswith(REFUSED))
+# Attention has a form in ONNX that is not read; of an even window, the sum as a product; borders of an image's pixels.
 WRITTEN_ALONE = {"attention", "attention_not_causal", "local_response_norm"}
+WRITTEN_ALONE |= {"conv2d_reflect", "conv2d_replicate", "conv1d_circular"}
 
 
 def forward(net, params, x, state=None):
@@ -464,6 +467,8 @@ _STATISTICS = nbprop.network((3,), nbprop.batchnorm())
         ({"net": _STATISTICS, "params": np.ones(6)}, "to_onnx: layer 0.batchnorm has running statistics; give state"),
         ({"state": np.zeros(3)}, "to_onnx: state is for networks with running statistics"),
         ({"net": CASES["elementwise"][0]}, "to_onnx: layer 1.bumpy has no form in ONNX's operators"),
+        ({"net": CASES["prelu"][0]}, "to_onnx: layer 1.prelu has no form in ONNX's operators"),
+        ({"net": nbprop.network((3, 2), nbprop.rnn(5, "selu"))}, "to_onnx: layer 0.rnn has selu, which ONNX's RNN has"),
         ({"net": nbprop.network((3, 2), nbprop.rnn(5, carry=True))}, "to_onnx: layer 0.rnn carries state"),
         ({"path": 3}, "to_onnx: path must be a str or a path"),
     ],

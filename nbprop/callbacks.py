@@ -8,8 +8,9 @@ import math
 import os
 from typing import Any
 
-from nbprop.training.history import History
 from nbprop.validation import check_integer
+
+__all__ = ["Callback", "MLflow", "TensorBoard", "WandB"]
 
 
 class Callback:
@@ -33,16 +34,16 @@ class Callback:
 
     every = 0
 
-    def begin(self, history: History) -> None:
+    def begin(self, history: Any) -> None:
         """Called before the first step, with the history of what a resumed run has done."""
 
     def step(self, step: int, loss: float, lr: float) -> Any:
         """Called after every `every` steps: how many have been done, the last one's loss and learning rate."""
 
-    def epoch(self, history: History) -> Any:
+    def epoch(self, history: Any) -> Any:
         """Called after each epoch."""
 
-    def end(self, history: History) -> None:
+    def end(self, history: Any) -> None:
         """Called after the last step, also if an exception ends the training."""
 
 
@@ -114,6 +115,12 @@ class TensorBoard(_Logger):
         Where the files go; ``tensorboard --logdir folder`` shows them.
     every : int
         Steps between two entries of a step's loss; 0: one entry for each epoch only.
+
+    Examples
+    --------
+    >>> import nbprop
+    >>> nbprop.callbacks.TensorBoard("runs/1", every=100).every
+    100
     """
 
     package, install = "tensorboardX, or PyTorch with tensorboard", "tensorboardX"
@@ -144,6 +151,12 @@ class MLflow(_Logger):
         Names; None: MLflow's own choice. The run begins and ends with the training.
     every : int
         As for `TensorBoard`.
+
+    Examples
+    --------
+    >>> import nbprop
+    >>> nbprop.callbacks.MLflow("digits", every=100).every
+    100
     """
 
     package = install = "mlflow"
@@ -178,6 +191,12 @@ class WandB(_Logger):
         As for `TensorBoard`.
     **options
         What else `wandb.init` takes, such as ``name=`` and ``config=``.
+
+    Examples
+    --------
+    >>> import nbprop
+    >>> nbprop.callbacks.WandB("digits", every=100, name="first").every
+    100
     """
 
     package = install = "wandb"
