@@ -41,6 +41,7 @@ from nbprop.interchange.torch_import import from_torch as from_torch
 from nbprop.io.networks import load as load, load_state as load_state, save as save
 from nbprop.layers import (
     activation as activation,
+    ascending as ascending,
     attention as attention,
     avg_pool1d as avg_pool1d,
     avg_pool2d as avg_pool2d,
@@ -79,11 +80,23 @@ from nbprop.layers import (
     standardize as standardize,
 )
 from nbprop.losses import (
+    beta_nll as beta_nll,
     binary_cross_entropy as binary_cross_entropy,
+    cosine as cosine,
+    custom_loss as custom_loss,
+    focal as focal,
     gaussian_nll as gaussian_nll,
+    hinge as hinge,
     huber as huber,
+    kl_divergence as kl_divergence,
+    log_cosh as log_cosh,
+    mae as mae,
     mse as mse,
+    poisson_nll as poisson_nll,
+    quantile as quantile,
+    soft_cross_entropy as soft_cross_entropy,
     softmax_cross_entropy as softmax_cross_entropy,
+    student_t_nll as student_t_nll,
 )
 from nbprop.lowering.plan import Plan as Plan, layer_state as layer_state, plan as plan, workspace as workspace
 from nbprop.networks.initializers import init as init

@@ -102,7 +102,7 @@ MESSAGES = {
     NO_TANGENT: Message(
         ValueError,
         "a layer of this plan has no tangent kernels, which second derivatives need",
-        "layer {detail} has no tangent kernels, which second derivatives need; use value_and_grad, vjp or jacobian, "
+        "{detail} has no tangent kernels, which second derivatives need; use value_and_grad, vjp or jacobian, "
         "or a network without it",
     ),
     NO_LIKELIHOOD: Message(

@@ -75,6 +75,8 @@ def gradcheck(
     tolerance, weights = check_number("gradcheck: tolerance", tolerance), check_flag("gradcheck: weights", weights)
     rng = np.random.default_rng(seed)
     plan = make_plan(net, loss=loss, batch=batch)
+    if loss is not None and not plan.loss.exact_gradient:
+        raise ValueError(f"gradcheck: the gradient of {plan.loss.kind} is not that of its value, by its definition")
     params = init(net, seed=seed) + 0.1 * rng.standard_normal(net.n_params)
     work, grads = workspace(plan), np.full(net.n_params, np.nan)
     x: NDArray[Any]
@@ -135,7 +137,7 @@ def gradcheck(
         tangent = np.full(y.shape, np.nan)
         jvp(plan, params, v, x, along_x, tangent, work, reset_state())
         _compare_all("jvp", tangent, difference(output), np.abs(tangent).max(), tolerance)
-        if loss is not None and net.n_params:
+        if plan.without_second is None and loss is not None and net.n_params:
 
             def gradient(params, x):
                 value_and_grad(plan, params, x, target, grads, work, w, state=reset_state())

@@ -40,12 +40,12 @@ def _symmetric(function, product, plan, params, x, target, weights):
     check_layers(function, plan)
     params = check_vector(f"{function}: params", params, plan.n_params, plan.dtype)
     params, work, part = params.copy(), workspace(plan), np.empty(plan.n_params, plan.dtype)
-    total = len(x) if weights is None else weights.sum(dtype=np.float64)
+    total = plan.loss.counted(target, weights)
 
     def matvec(v):
         direction, result = _vector(function, v, plan.dtype), np.zeros(plan.n_params)
         for x_k, target_k, weights_k in _pieces(plan, x, target, weights):
-            fraction = (len(x_k) if weights is None else weights_k.sum(dtype=np.float64)) / total
+            fraction = plan.loss.counted(target_k, weights_k) / total if total > 0 else 0.0
             if fraction > 0:
                 product(plan, params, direction, x_k, target_k, part, work, weights_k)
                 result += fraction * part.astype(np.float64)

@@ -192,7 +192,7 @@ _MODULES = {
         **{
             f"losses.{name}": f"losses.{name}"
             for name in (
-                "base", "binary_cross_entropy", "gaussian_nll", "huber", "mse", "softmax_cross_entropy",
+                "base", "binary_cross_entropy", "elementwise", "gaussian_nll", "huber", "mse", "softmax_cross_entropy",
             )
         },
     }.items()

@@ -240,8 +240,9 @@ def _operands(ops):
 
 
 def _no_kernel(op):
+    of = "the loss" if op.label == "loss" else f"layer {op.label}"
     return ValueError(
-        f"plan: layer {op.label} has no CUDA kernel for {op.kernel.name.rsplit('.', 1)[-1]}; leave target out to run "
+        f"plan: {of} has no CUDA kernel for {op.kernel.name.rsplit('.', 1)[-1]}; leave target out to run "
         "it on the CPU, or see docs/cuda.md for the layers that run on the device"
     )
 

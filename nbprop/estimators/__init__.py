@@ -1,4 +1,6 @@
-"""Networks as scikit-learn's estimators: `NetworkRegressor`, `NetworkClassifier`; needs ``nbprop[sklearn]``.
+"""Networks as scikit-learn's estimators: `NetworkRegressor`, `NetworkClassifier`, and `SweepCV` over penalties.
+
+They need ``nbprop[sklearn]``.
 
 Nothing else of nbprop imports this package, nor scikit-learn.
 """
@@ -10,5 +12,6 @@ except ImportError as error:
 
 from nbprop.estimators.classifier import NetworkClassifier
 from nbprop.estimators.regressor import NetworkRegressor
+from nbprop.estimators.sweep import SweepCV
 
-__all__ = ["NetworkClassifier", "NetworkRegressor"]
+__all__ = ["NetworkClassifier", "NetworkRegressor", "SweepCV"]

@@ -17,6 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 import nbprop
 from nbprop.layers.scaling import Rescale, Standardize
+from nbprop.losses.penalty import weights_of
 from nbprop.optimizers.update_rules import RULES
 from nbprop.solvers.methods import METHODS
 from nbprop.validation import as_dtype, check_callable, check_flag, check_integer, check_number, nearest, shown
@@ -40,6 +41,8 @@ class NetworkEstimator(BaseEstimator):
         solver="adam",
         solver_options=None,
         weight_decay=None,
+        l2=0.0,
+        l1=0.0,
         batch=128,
         epochs=200,
         learning_rate=None,
@@ -63,6 +66,8 @@ class NetworkEstimator(BaseEstimator):
         self.solver = solver
         self.solver_options = solver_options
         self.weight_decay = weight_decay
+        self.l2 = l2
+        self.l1 = l1
         self.batch = batch
         self.epochs = epochs
         self.learning_rate = learning_rate
@@ -93,6 +98,8 @@ class NetworkEstimator(BaseEstimator):
         if not isinstance(self.solver_options, (dict, type(None))):
             raise TypeError(f"{name}: solver_options must be a dict or None, got {shown(self.solver_options)}")
         check_number(f"{name}: dropout", self.dropout)
+        check_number(f"{name}: l2", self.l2)
+        check_number(f"{name}: l1", self.l1)
         check_flag(f"{name}: scale", self.scale)
         check_flag(f"{name}: warm_start", self.warm_start)
         for argument in ("batch", "epochs", "threads"):
@@ -209,12 +216,8 @@ class NetworkEstimator(BaseEstimator):
 
     def _train(self, loss, x, target, weights, *, epochs, stratify=None, held_out=True):
         """Train `params_` on the data; zero weights, validation, what the solver leaves."""
-        if weights is not None and not weights.all():  # a batch of such samples alone has no mean
-            kept = weights > 0
-            x, target, weights = x[kept], target[kept], weights[kept]
-            stratify = None if stratify is None else stratify[kept]
-        net, target = self._trained(target)
-        data, validation = (self._shaped(x), target, weights), None
+        net, data, stratify = self._counting(x, target, weights, stratify)
+        validation = None
         if held_out and self.validation_fraction is not None:
             data, validation = self._split(data, stratify)
         if not self.params_.flags.writeable:  # a model that was loaded as a memory map
@@ -224,6 +227,15 @@ class NetworkEstimator(BaseEstimator):
             self._by_batches(net, params, loss, data, validation, epochs, self.patience if held_out else None)
         else:
             self._by_search(net, params, loss, data, validation, epochs)
+
+    def _counting(self, x, target, weights, stratify=None):
+        """(the network that is trained, its data, stratify), without samples of weight 0."""
+        if weights is not None and not weights.all():  # a batch of such samples alone has no mean
+            kept = weights > 0
+            x, target, weights = x[kept], target[kept], weights[kept]
+            stratify = None if stratify is None else stratify[kept]
+        net, target = self._trained(target)
+        return net, (self._shaped(x), target, weights), stratify
 
     def _split(self, data, stratify):
         """(training data, validation data)."""
@@ -255,7 +267,9 @@ class NetworkEstimator(BaseEstimator):
             validation=validation,
             schedule=self.schedule,
             weight_decay=self.weight_decay,
-            decay_mask=_weights_of(net),
+            decay_mask=weights_of(net),
+            l2=self.l2,
+            l1=self.l1,
             threads=self.threads,
             patience=patience,
             callback=(lambda history: any([called(history) for called in callbacks])) if callbacks else None,
@@ -277,15 +291,15 @@ class NetworkEstimator(BaseEstimator):
 
     def _by_search(self, net, params, loss, data, validation, epochs):
         x, target, weights = data
-        plan = nbprop.plan(net, loss, min(len(x), _SEARCHED), params.dtype, self.threads)
+        size = min(len(x), _SEARCHED)
+        plan = nbprop.plan(net, loss, size, params.dtype, self.threads, l2=self.l2, l1=self.l1)
         options = dict(self.solver_options or {})
         if self._search() == "marquardt":
             result = nbprop.least_squares(
                 plan, params, x, target, "marquardt", weights=weights, max_nfev=epochs, **options
             )
-            self.loss_ = (
-                2 * float(result.cost) / (len(result.fun) if weights is None else weights.sum() * plan.unit_size)
-            )
+            total = len(x) if weights is None else weights.sum(dtype=np.float64)
+            self.loss_ = 2 * float(result.cost) / float(total * plan.unit_size)
         else:
             result = nbprop.minimize(
                 plan,
@@ -315,11 +329,3 @@ class NetworkEstimator(BaseEstimator):
         x = self._shaped(validate_data(self, X, dtype=dtype, order="C", reset=False))
         size = 1 if len(x) == 1 else _PREDICTED
         return nbprop.predict(self.network_, self.params_, x, size, state=self._state, threads=self.threads)
-
-
-def _weights_of(net):
-    """Which parameters decay: matrices, not biases and scales."""
-    mask = np.zeros(net.n_params, bool)
-    for slot in net.slots.values():
-        mask[slot.offset : slot.stop] = len(slot.parameter.shape) > 1
-    return mask

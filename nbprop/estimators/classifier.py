@@ -53,6 +53,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         solver="adam",
         solver_options=None,
         weight_decay=None,
+        l2=0.0,
+        l1=0.0,
         batch=128,
         epochs=200,
         learning_rate=None,
@@ -77,6 +79,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             solver=solver,
             solver_options=solver_options,
             weight_decay=weight_decay,
+            l2=l2,
+            l1=l1,
             batch=batch,
             epochs=epochs,
             learning_rate=learning_rate,
@@ -123,6 +127,13 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         x, target, weights, _ = self._data(X, y, sample_weight, classes, anew)
         self._train(self._loss_kind, x, target, weights, epochs=1, held_out=False)
         return self
+
+    def _prepared(self, X, y, sample_weight):
+        """(loss, network that is trained, x, target, weights) of a new model, for `SweepCV`."""
+        self._check_arguments()
+        *data, _ = self._data(X, y, sample_weight, None, anew=True)
+        net, data, _ = self._counting(*data)
+        return self._loss_kind, net, *data
 
     def _data(self, X, y, sample_weight, classes, anew):
         """(x, target, weights, the classes' codes or None), once they fit; the network is made where it is anew."""

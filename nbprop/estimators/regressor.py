@@ -39,6 +39,11 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         More arguments of the solver: {"beta2": 0.99}, {"gtol": 1e-6}.
     weight_decay : float or None
         Of an optimizer, on weights, not on biases; the optimizer's own default when None.
+    l2, l1 : float
+        Penalties on weights, not on biases, which belong to the loss (see `nbprop.plan`) with any solver: l2 / 2 times
+        the sum of squares plus l1 times that of magnitudes. scikit-learn's alpha is l2 / 2 times the number of samples
+        for "mse", and l2 times it for classifiers. For l1 an optimizer with proximal steps (not rprop, not lion), or
+        "lbfgs"; weights then become 0.
     batch, epochs : int
         Samples a step, and how often each is seen; epochs are iterations of the methods that take all data at once.
     learning_rate : float or None
@@ -107,6 +112,13 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         data = self._data(X, y, sample_weight, anew=not hasattr(self, "params_"))
         self._train(*data, epochs=1, held_out=False)
         return self
+
+    def _prepared(self, X, y, sample_weight):
+        """(loss, network that is trained, x, target, weights) of a new model, for `SweepCV`."""
+        self._check_arguments()
+        loss, *data = self._data(X, y, sample_weight, anew=True)
+        net, data, _ = self._counting(*data)
+        return loss, net, *data
 
     def _data(self, X, y, sample_weight, anew):
         """(loss, x, target, weights), once they fit; the network is made where it is anew."""

@@ -1,7 +1,9 @@
 """The C functions that stand for kernels: one of a kernel's name in a file of c/, found by its prototype.
 
 Sources are C99 but for words that emission replaces: `real` is the element type, ``R(0.5)`` a constant of it, ``SQRT``,
-``LOG``, ``POW``, ``SIN`` and ``COS`` are libm's functions of it, and ``ACTIVATION`` stands for an activation's name.
+``LOG``, ``POW``, ``SIN`` and ``COS`` are libm's functions of it; ``ACTIVATION`` stands for an activation's name,
+``PLAIN_LOSS`` and ``OBSERVED_LOSS`` for that of an elementwise loss without and with kernels of its own for the plain
+form.
 """
 
 import functools
@@ -17,6 +19,13 @@ _FUNCTION = re.compile(
     re.DOTALL,
 )
 _CALL = re.compile(r"\b(\w+)\(")
+_PLAIN_LOSSES = ("focal", "hinge", "log_cosh", "mae", "poisson_nll")
+# A word that a function's name begins with: the names that it stands for.
+_TEMPLATES = {
+    "ACTIVATION": tuple(sorted(set(ACTIVATIONS) - {"softmax"})),
+    "PLAIN_LOSS": _PLAIN_LOSSES,
+    "OBSERVED_LOSS": (*_PLAIN_LOSSES, "binary_cross_entropy", "huber", "mse"),
+}
 _FLOAT_WORDS = {"SQRT": "sqrtf", "LOG": "logf", "POW": "powf", "SIN": "sinf", "COS": "cosf"}
 _DOUBLE_WORDS = {"SQRT": "sqrt", "LOG": "log", "POW": "pow", "SIN": "sin", "COS": "cos"}
 
@@ -52,16 +61,14 @@ def sources(dtype):
 
 @functools.cache
 def library(dtype):
-    """{name: Function} for a dtype, written in its type; activations have functions of their own."""
+    """{name: Function} for a dtype, written in its type; each name of a template has functions of its own."""
     found = {}
     for text in sources(dtype).values():
         for function in functions_of(_in_type(text, dtype)):
-            if function.name.startswith("ACTIVATION"):
-                for name in set(ACTIVATIONS) - {"softmax"}:
-                    (own,) = functions_of(function.text.replace("ACTIVATION", name))
-                    found[own.name] = own
-            else:
-                found[function.name] = function
+            word = next((word for word in _TEMPLATES if function.name.startswith(word)), None)
+            for name in _TEMPLATES.get(word or "", ("",)):
+                (own,) = functions_of(function.text.replace(word, name)) if word else (function,)
+                found[own.name] = own
     return found
 
 

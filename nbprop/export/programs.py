@@ -143,6 +143,8 @@ def _program(function, ops, dtype, known, literal):
 def _c_name(op):
     """The name of the C function for an op's kernel: activations, and products with a transpose, have several."""
     function, sizes = op.kernel.function, op.numbers
+    if op.kernel.name.startswith("nbprop.losses."):  # one function makes those of several losses
+        return op.kernel.name.rpartition(".")[2]
     if op.kernel.name != f"{function.__module__}.{function.__qualname__}":  # "kind.forward" of `custom`
         return op.kernel.name.replace(".", "_")
     name = function.__name__

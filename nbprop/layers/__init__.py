@@ -1,6 +1,7 @@
 """The registry of layers: one file and one line each."""
 
 from nbprop.layers.activation import activation
+from nbprop.layers.ascending import ascending
 from nbprop.layers.attention.layer import attention
 from nbprop.layers.batchnorm import batchnorm
 from nbprop.layers.bidirectional import bidirectional
@@ -30,6 +31,7 @@ from nbprop.numerics.activations import ACTIVATIONS
 __all__ = [
     "ACTIVATIONS",
     "activation",
+    "ascending",
     "attention",
     "avg_pool1d",
     "avg_pool2d",

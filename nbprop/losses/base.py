@@ -119,7 +119,18 @@ class Loss:
     fisher: Kernel | None = None
     target_range = (-math.inf, math.inf)  # range of a real target, ends included; others are refused
     applies: tuple = ()  # activations that the loss applies to the output itself
-    has_classes = False  # whether targets are classes (or labels, 0 and 1): it has the two methods below then
+    has_classes = False  # whether targets are classes (or labels, 0 and 1): it has classes_of and probabilities_of then
+    exact_gradient = True  # whether the gradient is that of the value; a method may hold some of it constant
+
+    @property
+    def couples_samples(self):
+        """Whether a sample's part of the gradient depends on the others' targets."""
+        return False
+
+    @property
+    def ignored(self):
+        """An integer target that is no class, and has no loss; 0 for none."""
+        return 0
 
     def classes_of(self, y):
         """The likeliest target for outputs (n, *output_shape), int64 of the target's shape."""
@@ -131,11 +142,19 @@ class Loss:
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        LOSSES[cls.kind] = cls
+        if cls.kind:
+            LOSSES[cls.kind] = cls
 
     def target(self, output_shape):
         """(shape of one sample's target, number of classes or 0 when it is real-valued)."""
         return output_shape, 0
+
+    def counted(self, target, weights, lengths=None):
+        """The weight of a chunk of samples in the mean over several: sum(w), or their number.
+
+        lengths (n,): how many positions of each sample count, for losses that look at targets.
+        """
+        return len(target) if weights is None else float(weights.sum(dtype=float))
 
     def rows(self, output_shape):
         """The number of rows, along the last axis, of one sample."""
@@ -159,8 +178,12 @@ class Loss:
         weights = build.outside("weights", build.batch)
         shape, classes = self.target(y.shape)
         target = None if classes else build.outside("target", build.batch * math.prod(shape))
-        positions = build.positions_of(y.shape)
         build.emit(self.kernel, (losses, dy), (y.buffer, target, weights), (rows, *self.sizes(y.shape)))
+        self.lower_mean(build, y, dy, losses, weights)
+
+    def lower_mean(self, build, y, dy, losses, weights):
+        """Emit the mean of the losses of all rows; where lengths may cut them, dy becomes the gradient of that mean."""
+        rows, positions = self.rows(y.shape), build.positions_of(y.shape)
         if positions == 1:
             build.emit(loss_mean, (), (losses, weights), (rows,))
             return
@@ -176,6 +199,10 @@ class Loss:
         target = None if classes else build.outside("target", build.batch * math.prod(shape))
         reads = (y_dot, y.buffer, target, weights)
         build.emit(self.fisher if expected else self.curvature, (dy_dot,), reads, (rows, *self.sizes(y.shape)))
+        self.lower_positions(build, y, weights, dy_dot)
+
+    def lower_positions(self, build, y, weights, dy_dot):
+        """Emit what makes of the curvature of the mean over all positions that of those within lengths."""
         positions = build.positions_of(y.shape)
         if positions > 1:
             build.emit(count_positions, (), (weights,), (positions, y.size // positions), inplace=(dy_dot,))

@@ -1,10 +1,12 @@
 """Binary cross-entropy on logits: l = softplus(z) - t z, whose gradient is sigmoid(z) - t."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nbprop.losses.base import Loss, row_scale, total_weight
+from nbprop.losses.elementwise import ElementwiseLoss, kernels_of
 from nbprop.numerics.elementary import sigmoid, softplus
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like, scalar_function
@@ -60,14 +62,23 @@ def binary_cross_entropy_curvature(dy_dot, y_dot, y, target, weights, n, rows, s
             dy_dot[j] = factor * p * (like(p, 1.0) - p) * y_dot[j]
 
 
-@dataclass(frozen=True)
-class BinaryCrossEntropy(Loss):
+@scalar_function
+def cross_entropy_second(y, t, delta):
+    """Its second derivative by y: p (1 - p), with p = sigmoid(y)."""
+    p = sigmoid(y)
+    return p * (like(p, 1.0) - p)
+
+
+@dataclass(frozen=True, repr=False)
+class BinaryCrossEntropy(ElementwiseLoss):
     kind = "binary_cross_entropy"
     kernel = binary_cross_entropy_kernel
     curvature = binary_cross_entropy_curvature
     fisher = binary_cross_entropy_curvature
     target_range = (0.0, 1.0)
     applies = ("sigmoid", "softmax")
+    observed = kernels_of("binary_cross_entropy", cross_entropy, cross_entropy_derivative, cross_entropy_second)[2:]
+    observed_fisher = observed[1]
     has_classes = True
 
     def classes_of(self, y):
@@ -76,14 +87,17 @@ class BinaryCrossEntropy(Loss):
     def probabilities_of(self, y):
         return np.exp(-np.logaddexp(0, -y))
 
+    def sizes(self, output_shape):
+        return Loss.sizes(self, output_shape)
+
     def summands(self, y, target):
         return np.concatenate([np.logaddexp(y, 0), target * y], 1) / y.shape[1]
 
 
-def binary_cross_entropy() -> Loss:
+def binary_cross_entropy(*, missing: str | None = None, output_weights: Any = None) -> Loss:
     """Binary cross-entropy on logits, mean over the batch and the outputs, in nats.
 
-    Targets lie in 0..1; others are refused.
+    Targets lie in 0..1; others are refused. missing, output_weights: as of `mse`.
 
     >>> import nbprop, numpy as np
     >>> net = nbprop.network((1,), nbprop.dense(1))
@@ -91,4 +105,4 @@ def binary_cross_entropy() -> Loss:
     >>> round(nbprop.value(plan, np.zeros(2), np.ones((1, 1)), np.ones((1, 1)), nbprop.workspace(plan)), 6)  # log 2
     0.693147
     """
-    return BinaryCrossEntropy()
+    return BinaryCrossEntropy(missing=missing, output_weights=output_weights)

@@ -86,7 +86,7 @@ class GaussianNLL(Loss):
     def target(self, output_shape):
         if not output_shape or output_shape[-1] % 2:
             raise ValueError(
-                "gaussian_nll: the network's last axis holds k means and k log variances, so it must be even; "
+                f"{self.kind}: the network's last axis holds k means and k log variances, so it must be even; "
                 f"got {output_shape}"
             )
         return (*output_shape[:-1], output_shape[-1] // 2), 0

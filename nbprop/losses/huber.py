@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nbprop.compiler.intrinsics import double_of_word
 from nbprop.losses.base import Loss, row_scale, total_weight
+from nbprop.losses.elementwise import ElementwiseLoss, kernels_of
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like, scalar_function
 from nbprop.program.kernel import kernel
@@ -87,30 +89,48 @@ def huber_fisher(dy_dot, y_dot, y, target, weights, n, rows, size, delta_bits, p
             dy_dot[j] = factor * y_dot[j]
 
 
-@dataclass(frozen=True)
-class Huber(Loss):
+@scalar_function
+def huber_second(y, t, delta):
+    """Its second derivative by y: 1 where |y - t| <= delta, else 0."""
+    return like(y, 1.0) if abs(y - t) <= delta else like(y, 0.0)
+
+
+@scalar_function
+def huber_expected_second(y, t, delta):
+    """The mean of the second derivative under the density exp(-l(e)) / Z, as in `huber_fisher`."""
+    limit = float(delta)
+    inside = math.sqrt(2.0 * math.pi) * math.erf(limit * math.sqrt(0.5))
+    return like(y, inside / (inside + 2.0 * math.exp(-0.5 * limit * limit) / limit))
+
+
+@dataclass(frozen=True, repr=False)
+class Huber(ElementwiseLoss):
     delta: float = 1.0
     kind = "huber"
     kernel = huber_kernel
     curvature = huber_curvature
     fisher = huber_fisher
+    observed = kernels_of("huber", huber_value, huber_derivative, huber_second)[2:]
+    observed_fisher = kernels_of("huber_fisher", huber_value, huber_derivative, huber_expected_second)[3]
 
     def __post_init__(self):
+        super().__post_init__()
         object.__setattr__(self, "delta", number(0, ends="()")("huber: delta", self.delta))
+
+    @property
+    def number(self):
+        return self.delta
 
     def summands(self, y, target):
         error = np.abs(y - target)
         small = np.minimum(error, self.delta)
         return small * (error - small / 2) / y.shape[1]
 
-    def sizes(self, output_shape):
-        return (*super().sizes(output_shape), int(np.float64(self.delta).view(np.int64)))
 
-
-def huber(delta: float = 1.0) -> Loss:
+def huber(delta: float = 1.0, *, missing: str | None = None, output_weights: Any = None) -> Loss:
     """Huber's loss, mean over the batch and the outputs: quadratic up to |y - t| = delta, linear beyond.
 
-    Targets are any finite numbers.
+    Targets are any finite numbers. missing, output_weights: as of `mse`.
 
     >>> import nbprop, numpy as np
     >>> net = nbprop.network((1,), nbprop.dense(1))
@@ -118,4 +138,4 @@ def huber(delta: float = 1.0) -> Loss:
     >>> nbprop.value(plan, np.zeros(2), np.ones((1, 1)), np.full((1, 1), 3.0), nbprop.workspace(plan))
     2.5
     """
-    return Huber(delta)
+    return Huber(delta, missing=missing, output_weights=output_weights)

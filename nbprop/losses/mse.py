@@ -1,9 +1,11 @@
 """Mean squared error: l = mean over a sample's outputs of (y - t)^2."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from nbprop.compiler.jit import njit
 from nbprop.losses.base import Loss, row_scale, total_weight
+from nbprop.losses.elementwise import ElementwiseLoss, kernels_of
 from nbprop.numerics.partition import share
 from nbprop.numerics.reductions import row_squares_between
 from nbprop.numerics.scalars import like, scalar_function
@@ -104,26 +106,45 @@ def _scaled(y, x, factor):
         y[i] = factor * x[i]
 
 
-@dataclass(frozen=True)
-class MeanSquaredError(Loss):
+@scalar_function
+def squared_error_second(y, t, delta):
+    """Its second derivative by y: 2."""
+    return like(y, 2.0)
+
+
+@dataclass(frozen=True, repr=False)
+class MeanSquaredError(ElementwiseLoss):
     kind = "mse"
     kernel = mse_kernel
     curvature = mse_curvature
     fisher = mse_curvature
+    observed = kernels_of("mse", squared_error, squared_error_derivative, squared_error_second)[2:]
+    observed_fisher = observed[1]
+
+    def sizes(self, output_shape):
+        return Loss.sizes(self, output_shape)
 
     def summands(self, y, target):
         return (y - target) ** 2 / y.shape[1]
 
 
-def mse() -> Loss:
+def mse(*, missing: str | None = None, output_weights: Any = None) -> Loss:
     """Mean squared error: the mean over the batch and the outputs of (y - t)^2, in the target's unit squared.
 
     Targets are any finite numbers.
+
+    missing : "ignore" or None
+        "ignore": targets that are NaN are missing, and the mean runs over the others, as it runs over the positions
+        within lengths.
+    output_weights : numbers or None
+        How much each output of the last axis counts, or each output of a sample, (outputs,) or in the output's shape;
+        the mean over the outputs is sum(f l) / sum(f).
 
     >>> import nbprop, numpy as np
     >>> net = nbprop.network((1,), nbprop.dense(1))
     >>> plan = nbprop.plan(net, loss=nbprop.mse())  # or loss="mse"
     >>> nbprop.value(plan, np.zeros(2), np.ones((1, 1)), np.full((1, 1), 3.0), nbprop.workspace(plan))
     9.0
+    >>> loss = nbprop.mse(missing="ignore", output_weights=(1.0, 0.5))
     """
-    return MeanSquaredError()
+    return MeanSquaredError(missing=missing, output_weights=output_weights)

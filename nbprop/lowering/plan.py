@@ -16,6 +16,7 @@ from nbprop.collector import collector_paused
 from nbprop.compiler.fingerprint import is_ours
 from nbprop.compiler.intrinsics import register_address_type
 from nbprop.losses import Loss, loss_named
+from nbprop.losses.penalty import penalty_of
 from nbprop.lowering.programs import lower, lower_along, lower_samples
 from nbprop.networks.network import Network, positions_that_count
 from nbprop.program import elements, frame, table
@@ -36,12 +37,17 @@ _PROGRAM_PARTS = {
     table.JACOBIAN: ("jacobian_forward", "jacobian"),
     table.NEXT_OUTPUT: ("jacobian",),
     table.PER_SAMPLE: ("per_sample_forward", "per_sample"),
+    table.SAMPLE_GRAD: ("forward", "loss", "backward"),
+}
+_WITH_PENALTY = {
+    table.VALUE: ("forward", "value", "penalty_value"),
+    table.VALUE_AND_GRAD: ("forward", "loss", "loss_backward", "penalty_sum"),
 }
 
 
 def _programs_along(loss):
     """The programs that take derivatives along a direction."""
-    if loss is None:
+    if loss is None or loss.curvature is None:
         return ("jvp",)
     own_fisher = loss.fisher is not None and loss.fisher is not loss.curvature
     return ("jvp", "hvp", "gauss_newton", *(("fisher",) if own_fisher else ()))
@@ -81,22 +87,25 @@ class Plan:
 
     target = "cpu"
 
-    def __init__(self, net, loss, batch, dtype, threads_wanted, mode="training", watch=""):
+    def __init__(self, net, loss, batch, dtype, threads_wanted, mode="training", watch="", penalty=None):
         self.net, self.batch, self.dtype, self.threads, self.mode = net, batch, dtype, threads_wanted, mode
-        self.loss = loss
-        lowered = lower(net, loss, batch, dtype, threads_wanted, mode, watch, self.target)
+        self.loss, self.penalty = loss, penalty
+        lowered = lower(net, loss, batch, dtype, threads_wanted, mode, watch, self.target, penalty)
         self.watch, self.watched = watch, lowered.watched
         self.parts, work, bound = lowered.parts, lowered.work_size, lowered.bound
         self.without_tangents = next((path for path, layer in net.nodes if not layer.tangents), None)
+        self.without_second = None if self.without_tangents is None else f"layer {self.without_tangents}"
+        if self.without_second is None and loss is not None and loss.curvature is None:
+            self.without_second = f"loss {loss.kind}"
         if self.without_tangents is None and mode != "decoding" and not watch:
             for program in _programs_along(loss):
-                along = lower_along(program, net, loss, batch, dtype, threads_wanted, mode)
+                along = lower_along(program, net, loss, batch, dtype, threads_wanted, mode, penalty)
                 self.parts = self.parts | along.parts
                 work, bound = max(work, along.work_size), max(bound, along.bound)
-            if loss is not None and loss.fisher is loss.curvature:
+            if loss is not None and loss.curvature is not None and loss.fisher is loss.curvature:
                 self.parts["fisher"] = self.parts["gauss_newton"]
         if mode != "decoding" and not watch and not lowered.state and _leaves_samples_apart(net):
-            for program in ("jacobian",) if loss is None else ("jacobian", "per_sample"):
+            for program in ("jacobian",) if loss is None or loss.couples_samples else ("jacobian", "per_sample"):
                 apart = lower_samples(program, net, loss, batch, dtype, threads_wanted, mode)
                 self.parts = self.parts | apart.parts
                 work, bound = max(work, apart.work_size), max(bound, apart.bound)
@@ -149,6 +158,7 @@ class Plan:
             header[start : start + 1 + len(shape)] = [len(shape), *shape]
         header[table.TARGET_CODE] = self.target_code
         header[table.TARGET_CLASSES] = self.classes
+        header[table.TARGET_IGNORED] = 0 if self.loss is None else self.loss.ignored
         header[table.UNIT] = self.unit_offset
         header[table.LENGTHS] = 0 if self.positions else self.max_length
         header[table.POSITIONS] = self.positions
@@ -161,16 +171,24 @@ class Plan:
         of_ops = {number: _rows(ops, fingerprints) for number, ops in of_ops.items()}
         rows = {part: of_ops[id(ops)] for part, ops in self.parts.items()}
         blocks, length = [], table.HEADER
-        for program, parts in _PROGRAM_PARTS.items():
-            found = [rows[part] for part in parts if part in rows]
+        for program in _PROGRAM_PARTS:
+            place = slice(table.PROGRAMS + 2 * program, table.PROGRAMS + 2 * program + 2)
+            if program == table.SAMPLE_GRAD and self.penalty is None:
+                header[place] = header[table.PROGRAMS + 2 * table.VALUE_AND_GRAD :][:2]
+                continue
+            found = [rows[part] for part in self._parts_of(program) if part in rows]
             begin, length = length, length + sum(map(len, found))
-            header[table.PROGRAMS + 2 * program : table.PROGRAMS + 2 * program + 2] = [begin, length]
+            header[place] = [begin, length]
             blocks += found
         return np.concatenate([np.array(header, np.int64), *blocks])
 
     def ops(self, program):
         """The ops of a program (a number of table.py), in order."""
-        return [op for part in _PROGRAM_PARTS[program] for op in self.parts.get(part, ())]
+        return [op for part in self._parts_of(program) for op in self.parts.get(part, ())]
+
+    def _parts_of(self, program):
+        """The names of a program's parts, in order; not every plan has all of them."""
+        return _PROGRAM_PARTS[program] if self.penalty is None else _WITH_PENALTY.get(program, _PROGRAM_PARTS[program])
 
     def op_at(self, row):
         """The op whose row begins at a word of the table; None where none does."""
@@ -212,11 +230,13 @@ class Plan:
         return self.table.tobytes()
 
     def __reduce__(self):
-        return Plan, (self.net, self.loss, self.batch, self.dtype, self.threads, self.mode, self.watch)
+        description = self.net, self.loss, self.batch, self.dtype, self.threads, self.mode, self.watch
+        return Plan, description if self.penalty is None else (*description, self.penalty)
 
     def __repr__(self):
         loss = self.loss.kind if self.loss else None
         mode = "" if self.mode == "training" else f", mode={self.mode!r}"
+        mode += "" if self.penalty is None else f", {self.penalty}"
         sizes = f"batch={self.batch}, dtype={self.dtype}, threads={self.threads}"
         return f"plan({self.net!r}, loss={loss!r}, {sizes}{mode})"
 
@@ -258,6 +278,9 @@ def plan(
     threads: int = 1,
     mode: Literal["training", "inference", "decoding"] = "training",
     target: Literal["cpu", "cuda"] = "cpu",
+    l2: float = 0.0,
+    l1: float = 0.0,
+    penalized: NDArray[np.bool_] | None = None,
 ) -> Plan:
     """Lower a network to the op table that the other functions walk.
 
@@ -280,6 +303,16 @@ def plan(
         the positions before left behind (keys and values, hidden states) is in the layer state. It only runs forward.
     target : "cpu" or "cuda"
         Where it runs. On "cuda" every array of a call is a device array, and `threads` has no meaning (docs/cuda.md).
+    l2, l1 : float
+        Penalties that belong to the loss: l2 / 2 times the sum of squares of the penalized parameters plus l1 times
+        that of their magnitudes is added to the mean over the batch, once a call, whatever the samples' weights. So l2
+        is what optimizers call weight decay. All functions of the loss see them: `value`, `value_and_grad` (with l1 a
+        subgradient, 0 where a parameter is 0), `hvp`, `gauss_newton_product` and `fisher_product` (l2 v is added),
+        solvers and operators. `forward`, `jacobian`, `vjp` and `per_sample_grads` are the network's or a sample's own,
+        and have none. Not on "cuda".
+    penalized : (net.n_params,) bool array, or None
+        Which parameters are penalized. None: weights, which are arrays of two axes and more, but not biases and gains.
+        Numbers that layers are given (`trainable_mask`) never are.
 
     Returns
     -------
@@ -290,7 +323,8 @@ def plan(
     Raises
     ------
     ValueError, TypeError
-        For an unknown loss or mode, a loss that does not fit the network's output, a network that cannot decode.
+        For an unknown loss or mode, a loss that does not fit the network's output, a network that cannot decode,
+        penalties without a loss.
 
     Examples
     --------
@@ -305,12 +339,34 @@ def plan(
     mode, target = named(MODES)("plan: mode", mode), named(TARGETS)("plan: target", target)
     if mode == "decoding" and loss is not None:
         raise ValueError('plan: mode="decoding" only runs forward; leave the loss out')
+    penalty = penalty_of("plan", net, l2, l1, penalized)
+    if penalty is not None and (loss is None or target != "cpu"):
+        why = (
+            "belong to a loss; pass loss="
+            if loss is None
+            else ("have no kernels on the device; leave target out, or use weight_decay of an optimizer")
+        )
+        raise ValueError(f"plan: l2 and l1 {why}")
     loss = None if loss is None else loss_named(loss)
     _warn_of_doubled(net, loss)
+    return _made(net, loss, batch, as_dtype(dtype), threads, mode, target, penalty)
+
+
+def _made(net, loss, *options):
+    """A plan, perhaps a remembered one."""
     # A user's code may be another by now, although its names are the same: only what is nbprop's own is remembered.
     code = [type(layer) for _, layer in net.nodes] + ([type(loss)] if loss is not None else [])
     make = _remembered_plan if all(map(is_ours, code)) else _new_plan
-    return make(net, loss, batch, as_dtype(dtype), threads, mode, target)
+    return make(net, loss, *options)
+
+
+def plan_like(plan, **changes):
+    """The plan of the same network and loss with another `mode` or `penalty`."""
+    found = {"mode": plan.mode, "penalty": plan.penalty} | changes
+    if (found["mode"], found["penalty"]) == (plan.mode, plan.penalty):
+        return plan
+    options = plan.batch, plan.dtype, plan.threads, found["mode"], plan.target, found["penalty"]
+    return _made(plan.net, plan.loss, *options)
 
 
 def _warn_of_doubled(net, loss):
@@ -326,11 +382,11 @@ def _warn_of_doubled(net, loss):
         warnings.warn(text, UserWarning, stacklevel=3)
 
 
-def _new_plan(net, loss, batch, dtype, threads_wanted, mode, target):
+def _new_plan(net, loss, batch, dtype, threads_wanted, mode, target, penalty):
     plan_class, threads = (Plan, threads_wanted) if target == "cpu" else (backends.get(target).plan_class, 1)
     try:
         with collector_paused():
-            return plan_class(net, loss, batch, dtype, threads, mode)
+            return plan_class(net, loss, batch, dtype, threads, mode, penalty=penalty)
     except OverflowError:
         raise ValueError(
             f"plan: arrays of a batch of {batch:,} would have more than 2**63 elements; make batch smaller"

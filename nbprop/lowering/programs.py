@@ -15,6 +15,7 @@ from nbprop.layers.dense.sample_gradients import repeat_row, times_samples
 from nbprop.lowering.builder import Builder
 from nbprop.lowering.fusion import fuse
 from nbprop.lowering.memory import place_buffers
+from nbprop.lowering.penalties import insert_gradients, insert_products, lower_value, without_penalties
 from nbprop.numerics.copies import copy, copy_or_zero, copy_within
 from nbprop.program import frame
 from nbprop.program.ops import Buffer, Value
@@ -70,7 +71,7 @@ def _within_lengths(build, x):
     return y
 
 
-def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu"):
+def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu", penalty=None):
     """Lower a network; see `Lowered`. watch: "layers" or "values", which backward passes keep, with gradients."""
 
     build = Builder(net, batch, dtype, threads_wanted, mode=mode, watch=watch, target=target)
@@ -95,13 +96,22 @@ def lower(net, loss, batch, dtype, threads_wanted, mode, watch="", target="cpu")
         build.emit(copy, (build.outside("dx", batch * x.size),), (x.gradient,), (x.size,))
     parts["backward_input"] = drain_ops(build)
     # One timeline serves all programs: forward, the output's copy, the loss (or the caller's dy), backward.
-    order = [part for part in ("forward", "copy_y", "value", "copy_dy", "loss", "backward_input") if part in parts]
+    order: list[str] = [
+        part for part in ("forward", "copy_y", "value", "copy_dy", "loss", "backward_input") if part in parts
+    ]
     if target == "cpu":  # on the device an activation is part of the product before it
         parts |= dict(zip(order, fuse(build, *(parts[part] for part in order)), strict=True))
+    if penalty is not None:
+        parts["penalty_value"] = lower_value(build, penalty)
+        parts["backward_input"], parts["penalty_sum"] = insert_gradients(build, penalty, parts["backward_input"])
+        order = [*order, "penalty_sum", "penalty_value"]
+    timeline = [op for part in order for op in parts[part]]
+    if penalty is not None:
+        whole, parts["backward_input"] = parts["backward_input"], without_penalties(parts["backward_input"])
+        parts["loss_backward"] = whole if watch else prune_dead_ops(frame.GRADS, whole)[0]
     parts["backward"] = parts["backward_input"]
     if not watch:
         (parts["backward"],) = prune_dead_ops(frame.GRADS, parts["backward_input"])
-    timeline = [op for part in order for op in parts[part]]
     # What forward leaves survives backward, so that one forward serves several: a Jacobian's rows, another dy.
     watched = [buffer for kept in build.watched.values() for buffer in (kept.output, kept.gradient)]
     work_size, bound = place_buffers(timeline, dtype.itemsize, parts["forward"], watched)
@@ -123,7 +133,7 @@ def state_pieces(net):
     return build.place_state()
 
 
-def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
+def lower_along(program, net, loss, batch, dtype, threads_wanted, mode, penalty=None):
     """Lower a program that takes derivatives along a direction: "jvp", "hvp", "gauss_newton" or "fisher".
 
     Every op is followed by its derivative along (v, x'); for Hv in the backward pass too, forward over reverse
@@ -150,8 +160,11 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode):
         build.reverse()
     build.rules.clear()
     build.place_state()
+    (ops,) = fuse(build, drain_ops(build))
     lands_in = frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT
-    (ops,) = prune_dead_ops(lands_in, *fuse(build, drain_ops(build)))
+    if penalty is not None and program != "jvp":
+        ops = insert_products(build, penalty, ops, lands_in)
+    (ops,) = prune_dead_ops(lands_in, ops)
     return Lowered({program: ops}, *place_buffers(ops, dtype.itemsize))
 
 

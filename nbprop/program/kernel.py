@@ -30,6 +30,7 @@ FRAME_WORDS = {
     "target_address": frame.TARGET,
     "lengths_address": frame.LENGTHS,
     "lengths_code": frame.LENGTHS_CODE,
+    "result_bits": frame.RESULT,
 }
 
 
@@ -58,8 +59,9 @@ class Kernel(Native):
     The names of its parameters are the contract (contract.py): arrays come first, then `n` (samples in this call), then
     sizes in the order of the row. Reserved names are filled in by the walk: `accumulate`, `step`, `first_sample` (the
     index in the caller's batch of sample 0, when a function walks one sample at a time), `x_code`, `x_address`,
-    `target_code`, `target_address`, `lengths_code`, `lengths_address`, and at the end `part` and `parts`. A kernel
-    without `part` runs on one thread while the others wait.
+    `target_code`, `target_address`, `lengths_code`, `lengths_address`, `result_bits` (what the last kernel that
+    returned a number returned, as the bits of a float64), and at the end `part` and `parts`. A kernel without `part`
+    runs on one thread while the others wait.
 
     An array that the caller did not give has size 0. A direction of `jvp` or `hvp` can be such an array: `optional`
     names the arrays for which the kernel handles an empty one as zeros; for others, it gets zeros (Builder.emit).

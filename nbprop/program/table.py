@@ -17,6 +17,8 @@ WORK = 5  # elements of workspace
 X_CODE = 6  # element code of x, or ANY_INTEGER
 CLASSES = 7  # x: the number of valid indices when x is integer
 STATE = 8  # elements of layer state (running statistics, carried hidden states, caches)
+LOSS_POSITIONS = 9  # positions of a sample with a loss of their own, which lengths may cut; 1 for none
+TARGET_IGNORED = 19  # an integer target that is no class and allowed; 0 for none
 X_SHAPE = 10  # rank, then up to MAX_RANK extents of one sample
 Y_SHAPE = 20
 TARGET_SHAPE = 30
@@ -29,7 +31,6 @@ MIN_SAMPLES = 45  # minimum number of samples of a call if they affect each othe
 TARGET_LEAST = 46  # float64: the range of targets, -infinity and infinity if unbounded
 TARGET_MOST = 47
 PROGRAMS = 48  # begin, end of each program, in words from the start of the table
-LOSS_POSITIONS = 76  # positions of a sample with a loss of their own, which lengths may cut; 1 for none
 HEADER = 80
 
 MAX_RANK = 8
@@ -49,7 +50,8 @@ FISHER = 10  # params, x, target, v -> J^T E[H_L] J v, in grads
 JACOBIAN = 11  # params, x, dy (one row of the output) -> out, one row per sample
 NEXT_OUTPUT = 12  # the same for another dy, with work as forward left it
 PER_SAMPLE = 13  # params, x, target -> out, one row per sample
-N_PROGRAMS = 14
+SAMPLE_GRAD = 14  # as VALUE_AND_GRAD, without penalties: for samples one by one
+N_PROGRAMS = 15
 
 # Row words.
 KERNEL = 0

@@ -166,13 +166,13 @@ def check_samples(plan, block, argument, code, shape, writable):
 
 
 @njit
-def check_classes(block, argument, classes):
-    """Every element of an integer argument lies in [0, classes)."""
+def check_classes(block, argument, classes, ignored):
+    """Every element of an integer argument lies in [0, classes), or is the ignored number."""
     words = argument * DESCRIPTION
     address, code = load(block, words + DATA), load(block, words + CODE)
     for index in range(load(block, words + ELEMENTS)):
         value = integer_at(address, code, index)
-        if value < 0 or value >= classes:
+        if (value < 0 or value >= classes) and value != ignored:
             return argument * 64 + CLASS_RANGE
     return 0
 

@@ -157,7 +157,12 @@ def check_values(function, name, array, classes, loss, lengths):
         least, most = piece.min(), piece.max()  # no copy; NaN if one is
         if low <= least and most <= high and (classes or (math.isfinite(least) and math.isfinite(most))):
             continue
-        wrong = (piece < low) | (piece > high) if classes else ~(np.isfinite(piece) & (piece >= low) & (piece <= high))
+        if classes:
+            wrong = ((piece < low) | (piece > high)) & (piece != (loss.ignored if loss is not None else 0))
+        else:
+            wrong = ~(np.isfinite(piece) & (piece >= low) & (piece <= high))
+            if getattr(loss, "missing", None) is not None:
+                wrong &= ~np.isnan(piece)
         if lengths is not None and not classes:
             within = np.arange(piece.shape[1]) < lengths[start : start + each, None]
             wrong &= within.reshape(within.shape + (1,) * (piece.ndim - 2))

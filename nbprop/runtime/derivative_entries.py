@@ -92,7 +92,7 @@ def _per_sample_grads_one_by_one(plan, block):
         _take_sample(here, block, arg.LENGTHS, frame.LENGTHS, i)
         row = i * load(plan, table.N_PARAMS) * width
         store(here, frame.GRADS, load(block, arg.OUT * arg.DESCRIPTION + arg.DATA) + row)
-        status = _walk_sample(plan, here, table.VALUE_AND_GRAD)
+        status = _walk_sample(plan, here, table.SAMPLE_GRAD)
         if status != 0:
             return status
         if until != 0 and ticks() >= until:

@@ -45,7 +45,7 @@ def check_inputs(plan, block):
     if status == 0 and load(block, arg.SAMPLES) < load(plan, table.MIN_SAMPLES):
         status = arg.X * 64 + said.TOO_FEW
     if status == 0 and load(plan, table.X_CODE) == elements.ANY_INTEGER:
-        status = check_classes(block, arg.X, load(plan, table.CLASSES))
+        status = check_classes(block, arg.X, load(plan, table.CLASSES), 0)
     if status == 0:
         status = check_flat(plan, block, arg.WORK, load(plan, table.WORK), True, True)
     if status == 0 and (load(plan, table.STATE) > 0 or given(block, arg.STATE)):
@@ -68,7 +68,7 @@ def check_target(plan, block):
         return arg.PLAN * 64 + said.NO_LOSS
     status = check_samples(plan, block, arg.TARGET, code, table.TARGET_SHAPE, False)
     if status == 0 and code == elements.ANY_INTEGER:
-        status = check_classes(block, arg.TARGET, load(plan, table.TARGET_CLASSES))
+        status = check_classes(block, arg.TARGET, load(plan, table.TARGET_CLASSES), load(plan, table.TARGET_IGNORED))
     elif status == 0:
         status = check_target_range(plan, block)
     if status == 0 and given(block, arg.WEIGHTS):

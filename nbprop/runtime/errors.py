@@ -93,7 +93,7 @@ def _of_plan(plan, problem):
     """What of a plan a problem is about."""
     if problem == said.NO_LIKELIHOOD:
         return plan.loss.kind
-    return {said.NO_TANGENT: plan.without_tangents, said.COUPLED: plan.coupling}.get(problem, "")
+    return {said.NO_TANGENT: plan.without_second, said.COUPLED: plan.coupling}.get(problem, "")
 
 
 def _wrong_class(plan, argument, values):

@@ -102,7 +102,7 @@ SIGNATURES = {
             "params x target out work state? step lengths?",
             "out",
             table.PER_SAMPLE,
-            others=(table.VALUE_AND_GRAD,),
+            others=(table.SAMPLE_GRAD,),
             out="sample rows",
         ),
     )

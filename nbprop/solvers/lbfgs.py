@@ -21,11 +21,33 @@ from nbprop.compiler.registry import find
 from nbprop.numerics.reductions import row_dot, row_largest, row_sum
 from nbprop.solvers import line_search
 from nbprop.solvers import states as solver_states
+from nbprop.solvers.lbfgs_parts import (
+    EVALUATIONS,
+    FTOL,
+    GO_ON,
+    GRADIENT,
+    GTOL,
+    HEAD,
+    ITERATIONS,
+    LOSS,
+    MEMORY,
+    NEWEST,
+    NO_STEP,
+    NOT_FINITE,
+    SEARCH,
+    SLOW,
+    STARTED,
+    STORED,
+    N,
+    direction,
+    parts_of,
+    remember,
+    words_of,
+)
+from nbprop.solvers.orthant_wise import orthant_wise
 from nbprop.solvers.states import overlap, whole
 from nbprop.validation import check_integer, check_number, shown
 
-# What lbfgs_step returns.
-GO_ON, GRADIENT, SLOW, NO_STEP, NOT_FINITE = range(5)
 REASONS = (
     "continues",
     "the largest component of the gradient is at most gtol",
@@ -34,83 +56,57 @@ REASONS = (
     "the loss or its gradient at the start is not finite",
 )
 
-# The head of the state: sizes and progress, then the block of the line search; the vectors follow it.
-_N, _MEMORY, _STORED, _NEWEST, _STARTED, ITERATIONS, EVALUATIONS, LOSS, _GTOL, _FTOL = range(10)
-_SEARCH = 10
-_HEAD = _SEARCH + line_search.WORDS
 
-
-@njit
-def _words(n, memory):
-    """Elements of the state vector."""
-    return _HEAD + (2 * memory + 3) * n + 2 * memory
-
-
-def lbfgs_state(n_params: int, memory: int = 10, gtol: float = 1e-08, ftol: float = 0.0) -> NDArray[Any]:
+def lbfgs_state(
+    n_params: int,
+    memory: int = 10,
+    gtol: float = 1e-08,
+    ftol: float = 0.0,
+    l1: float | NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """A new state for `lbfgs_step`: a float64 vector of (2 memory + 3) n_params + 2 memory numbers and a head.
 
     n_params : int
     memory : int, how many past steps the Hessian is approximated from
     gtol : stop when no component of the gradient is larger
     ftol : stop when an iteration lowers the loss by at most this fraction of it; 0: never
+    l1 : None, or a number or (n_params,) float64 array of none below 0: the loss has the term sum(l1 |theta|), which is
+        not smooth; steps are then those of OWL-QN (orthant_wise.py), which sets parameters to 0. The state has n_params
+        numbers more.
 
     >>> import nbprop
     >>> state = nbprop.lbfgs_state(1249)
     """
     n, memory = check_integer("lbfgs_state: n_params", n_params), check_integer("lbfgs_state: memory", memory)
     gtol, ftol = check_number("lbfgs_state: gtol", gtol), check_number("lbfgs_state: ftol", ftol)
-    state = np.zeros(_words(n, memory))
-    state[[_N, _MEMORY, _GTOL, _FTOL]] = n, memory, gtol, ftol
-    return state
+    state = np.zeros(words_of(n, memory))
+    state[[N, MEMORY, GTOL, FTOL]] = n, memory, gtol, ftol
+    return state if l1 is None else np.concatenate([state, _factors(l1, n)])
 
 
-@njit
-def _add_scaled(y, scale, x):
-    """y += scale x. y INOUT, x IN (n,)."""
-    for i in range(y.size):
-        y[i] += scale * x[i]
-
-
-@njit
-def _direction(d, g, steps, changes, rho, alpha, memory, stored, newest):
-    """d = -H g by the two-loop recursion (algorithm 7.4); H starts as s.y / y.y times the identity (equation 7.20).
-
-    d OUT, g IN (n,); steps and changes IN (memory, n): the last s and y, of which `stored` are valid up to `newest`;
-    rho IN (memory,): 1 / s.y; alpha OUT (memory,).
-    """
-    n = d.size
-    for i in range(n):
-        d[i] = -g[i]
-    for back in range(stored):
-        k = (newest - back) % memory
-        alpha[k] = rho[k] * row_dot(steps[k * n : (k + 1) * n], d)
-        _add_scaled(d, -alpha[k], changes[k * n : (k + 1) * n])
-    if stored > 0:
-        y = changes[newest * n : (newest + 1) * n]
-        scale = 1.0 / (rho[newest] * row_dot(y, y))
-        for i in range(n):
-            d[i] *= scale
-    for back in range(stored - 1, -1, -1):
-        k = (newest - back) % memory
-        beta = rho[k] * row_dot(changes[k * n : (k + 1) * n], d)
-        _add_scaled(d, alpha[k] - beta, steps[k * n : (k + 1) * n])
+def _factors(l1, n):
+    """The factors of l1, (n,) float64."""
+    if not isinstance(l1, np.ndarray):
+        return np.full(n, check_number("lbfgs_state: l1", l1))
+    check_vector("lbfgs_state: l1", l1, n, np.dtype(np.float64))
+    if not (np.isfinite(l1).all() and l1.min() >= 0):
+        raise ValueError("lbfgs_state: l1 must hold finite numbers, none below 0")
+    return l1
 
 
 @njit
 def _advance(state, theta, loss, grad):
     """One call of `lbfgs_step` on arrays: state and theta INOUT, grad INOUT (n,)."""
-    n, memory = int(state[_N]), int(state[_MEMORY])
-    search = state[_SEARCH:_HEAD]
-    x0, g0, d = state[_HEAD : _HEAD + n], state[_HEAD + n : _HEAD + 2 * n], state[_HEAD + 2 * n : _HEAD + 3 * n]
-    steps = state[_HEAD + 3 * n : _HEAD + (3 + memory) * n]
-    changes = state[_HEAD + (3 + memory) * n : _HEAD + (3 + 2 * memory) * n]
-    rho, alpha = state[_HEAD + (3 + 2 * memory) * n :][:memory], state[_HEAD + (3 + 2 * memory) * n + memory :]
+    n, memory = int(state[N]), int(state[MEMORY])
+    if state.size > words_of(n, memory):
+        return orthant_wise(state, theta, loss, grad)
+    search, x0, g0, d, steps, changes, rho, alpha = parts_of(state)
     state[EVALUATIONS] += 1
-    if state[_STARTED] == 0:
+    if state[STARTED] == 0:
         # Later, a gradient that is not finite has no finite slope either, and the line search steps back.
         if not (np.isfinite(loss) and np.isfinite(row_sum(grad))):
             return NOT_FINITE
-        state[_STARTED] = 1.0
+        state[STARTED] = 1.0
     else:
         outcome = line_search.advance(search, loss, row_dot(grad, d))
         if outcome == line_search.GO_ON:
@@ -121,37 +117,28 @@ def _advance(state, theta, loss, grad):
             # Restart with steepest descent, unless that is what has just failed.
             for i in range(n):
                 theta[i], grad[i] = x0[i], g0[i]
-            if state[_STORED] == 0:
+            if state[STORED] == 0:
                 return NO_STEP
-            state[_STORED] = 0.0
+            state[STORED] = 0.0
             loss = state[LOSS]
         else:
             state[ITERATIONS] += 1
-            newest = (int(state[_NEWEST]) + 1) % memory
-            s, y = steps[newest * n : (newest + 1) * n], changes[newest * n : (newest + 1) * n]
-            for i in range(n):
-                s[i] = theta[i] - x0[i]
-                y[i] = grad[i] - g0[i]
-            curvature = row_dot(s, y)
-            if curvature > 2.2e-16 * row_dot(y, y):
-                rho[newest] = 1.0 / curvature
-                state[_NEWEST] = newest
-                state[_STORED] = min(state[_STORED] + 1, memory)
-            if state[LOSS] - loss <= state[_FTOL] * max(abs(state[LOSS]), abs(loss)) and state[_FTOL] > 0:
+            remember(state, theta, grad)
+            if state[LOSS] - loss <= state[FTOL] * max(abs(state[LOSS]), abs(loss)) and state[FTOL] > 0:
                 return SLOW
-    if row_largest(grad) <= state[_GTOL]:
+    if row_largest(grad) <= state[GTOL]:
         return GRADIENT
     state[LOSS] = loss
     for i in range(n):
         x0[i], g0[i] = theta[i], grad[i]
-    _direction(d, grad, steps, changes, rho, alpha, memory, int(state[_STORED]), int(state[_NEWEST]))
+    direction(d, grad, steps, changes, rho, alpha, memory, int(state[STORED]), int(state[NEWEST]))
     slope = row_dot(grad, d)
     if not slope < 0:
-        state[_STORED] = 0.0
+        state[STORED] = 0.0
         for i in range(n):
             d[i] = -grad[i]
         slope = -row_dot(grad, grad)
-    first = min(1.0, 1.0 / np.sqrt(-slope)) if state[_STORED] == 0 else 1.0
+    first = min(1.0, 1.0 / np.sqrt(-slope)) if state[STORED] == 0 else 1.0
     line_search.begin(search, first, loss, slope)
     for i in range(n):
         theta[i] = x0[i] + first * d[i]
@@ -161,15 +148,15 @@ def _advance(state, theta, loss, grad):
 @njit
 def _check(state, words, theta, grad, n):
     """0, or what is wrong with the arguments of `lbfgs_entry`."""
-    if n < 1 or words < _HEAD:
+    if n < 1 or words < HEAD:
         return solver_states.LENGTH
-    head = array_at(as_frame(0, np.float64), state, _HEAD)
-    memory = head[_MEMORY]
-    if not (whole(memory, 1, words) and whole(head[_N], 1, words)):
+    head = array_at(as_frame(0, np.float64), state, HEAD)
+    memory = head[MEMORY]
+    if not (whole(memory, 1, words) and whole(head[N], 1, words)):
         return solver_states.DAMAGED
-    if head[_N] != n or words != _words(n, int(memory)):
+    if head[N] != n or (words != words_of(n, int(memory)) and words != words_of(n, int(memory)) + n):
         return solver_states.LENGTH
-    if not (whole(head[_STORED], 0, memory) and whole(head[_NEWEST], 0, memory - 1)):
+    if not (whole(head[STORED], 0, memory) and whole(head[NEWEST], 0, memory - 1)):
         return solver_states.DAMAGED
     apart = not (overlap(state, words, theta, n) or overlap(state, words, grad, n) or overlap(theta, n, grad, n))
     return 0 if apart else solver_states.ALIASED
@@ -205,7 +192,8 @@ def lbfgs_step(state: NDArray[Any], theta: NDArray[Any], loss: float, grad: NDAr
     state : float64 vector from `lbfgs_state`
     theta : (n_params,) float64 array, overwritten
     loss : float, at theta; if it is not finite, the search steps back
-    grad : (n_params,) float64 array, the gradient at theta
+    grad : (n_params,) float64 array, the gradient at theta; overwritten. For a state with l1, loss and grad are those
+        of a plan with l1: the whole loss, and a subgradient with sign(0) = 0
 
     Returns
     -------
@@ -274,19 +262,19 @@ def search_parts(search, n):
     return search[_STATE:a], search[a:b], search[b:c], search[c:]
 
 
-def lbfgs_search(start, memory=10, gtol=1e-8, ftol=0.0, resume=None):
+def lbfgs_search(start, memory=10, gtol=1e-8, ftol=0.0, l1=None, resume=None):
     """A vector for `lbfgs` to work in: a new search, or the copy of an earlier one to resume.
 
     A search that had ended is resumed with its approximation of the curvature.
     """
-    state = lbfgs_state(start.size, memory, gtol, ftol)
+    state = lbfgs_state(start.size, memory, gtol, ftol, l1)
     if resume is None:
         return np.concatenate([[GO_ON, np.inf], state, start, start, np.zeros(start.size)])
     check_search("lbfgs", resume, start.size)
     search = resume.copy()
-    search[[_STATE + _GTOL, _STATE + _FTOL]] = gtol, ftol
+    search[[_STATE + GTOL, _STATE + FTOL]] = gtol, ftol
     if search[OUTCOME] != GO_ON:
-        search[OUTCOME], search[_STATE + _STARTED] = GO_ON, 0.0
+        search[OUTCOME], search[_STATE + STARTED] = GO_ON, 0.0
     return search
 
 
@@ -294,24 +282,25 @@ def check_search(function, search, n):
     """Check every number of a search over n parameters that becomes an index, a size or a result; ValueError."""
     refuse_subclass(f"{function}: resume", search)
     known = isinstance(search, np.ndarray)
-    if not known or search.dtype != np.float64 or search.size <= _STATE + _HEAD:
+    if not known or search.dtype != np.float64 or search.size <= _STATE + HEAD:
         got = f"{search.dtype} array of shape {search.shape}" if known else shown(search)
         raise ValueError(f"{function}: resume must be the state of an earlier search over {n} parameters, got {got}")
-    head = search[_STATE : _STATE + _HEAD]
-    memory = int(head[_MEMORY]) if 1 <= head[_MEMORY] <= search.size else 0
-    if search.shape != (_STATE + _words(n, memory) + 3 * n,):
+    head = search[_STATE : _STATE + HEAD]
+    memory = int(head[MEMORY]) if 1 <= head[MEMORY] <= search.size else 0
+    whole_size = _STATE + words_of(n, memory) + 3 * n
+    if search.ndim != 1 or search.size not in (whole_size, whole_size + n):
         raise ValueError(
             f"{function}: resume must be the state of an earlier search over {n} parameters, got a state of shape "
-            f"{search.shape} for {head[_N]:g} parameters and a memory of {head[_MEMORY]:g}"
+            f"{search.shape} for {head[N]:g} parameters and a memory of {head[MEMORY]:g}"
         )
-    far, block = float(1 << 53), head[_SEARCH:]
+    far, block = float(1 << 53), head[SEARCH:]
     for name, value, least, most in (
         ("outcome", search[OUTCOME], GO_ON, NOT_FINITE),
-        ("number of parameters", head[_N], n, n),
-        ("memory", head[_MEMORY], memory, memory),
-        ("number of steps kept", head[_STORED], 0, memory),
-        ("newest step", head[_NEWEST], 0, memory - 1),
-        ("start", head[_STARTED], 0, 1),
+        ("number of parameters", head[N], n, n),
+        ("memory", head[MEMORY], memory, memory),
+        ("number of steps kept", head[STORED], 0, memory),
+        ("newest step", head[NEWEST], 0, memory - 1),
+        ("start", head[STARTED], 0, 1),
         ("iterations", head[ITERATIONS], 0, far),
         ("evaluations", head[EVALUATIONS], 0, far),
         ("stage of the line search", block[line_search.STAGE], 0, 2),
@@ -321,8 +310,9 @@ def check_search(function, search, n):
         if not (least <= value <= most and value == np.floor(value)):
             raise ValueError(f"{function}: resume holds {value:g} as its {name}, which must be in {least:g}..{most:g}")
     state, _, best, at_best = search_parts(search, n)
-    parts = {"last point and its gradient": state[_HEAD : _HEAD + 2 * n]}
-    parts["steps and their changes"] = state[_HEAD + 3 * n : _HEAD + (3 + 2 * memory) * n]
+    parts = {"last point and its gradient": state[HEAD : HEAD + 2 * n]}
+    parts["steps and their changes"] = state[HEAD + 3 * n : HEAD + (3 + 2 * memory) * n]
+    parts["factors of l1"] = state[words_of(n, memory) :]
     parts |= {"loss": head[LOSS : LOSS + 1], "best point": best, "gradient at the best point": at_best}
     for name, part in parts.items():
         if not np.isfinite(part).all():

@@ -51,7 +51,9 @@ def least_squares(
 
     Parameters
     ----------
-    plan : Plan made with loss="mse", whose residuals are the outputs' errors
+    plan : Plan made with loss="mse", whose residuals are the outputs' errors, or a `custom_loss` with a residual. With
+        l2, each penalized parameter has a residual more, sqrt(sum(w) outputs l2 / 2) theta, so that the cost is sum(w)
+        outputs / 2 times the plan's loss; l1 is no sum of squares
     params : (n_params,) array of the plan's dtype, the start; overwritten with the result, but for numbers that layers
         are given (`trainable_mask`)
     x, target, weights : as `objective` takes them; a sample's residuals are sqrt(w) (y - t)
@@ -92,11 +94,16 @@ def least_squares(
     for name, other in (("x", x), ("target", target), ("weights", weights)):
         if other is not None and np.may_share_memory(params, other):
             raise failure(ALIASED, "least_squares: params", detail=name)
-    if plan.loss.kind != "mse":
+    if plan.loss.kind != "mse" and getattr(plan.loss, "residual", None) is None:
         raise ValueError(
             f"least_squares: {plan.loss.kind} is not a sum of squared residuals; make the plan with loss='mse' "
             "(its robust forms are least_squares' own loss=...), or use nbprop.minimize"
         )
+    if plan.penalty is not None and (plan.penalty.l1 > 0 or loss != "linear"):
+        problem = (
+            "l1 is not a sum of squares" if plan.penalty.l1 > 0 else f"loss={loss!r} would apply to the penalty, too"
+        )
+        raise ValueError(f'least_squares: {problem}; use nbprop.minimize, with method="L-BFGS" for l1')
     choose("least_squares: method", method, _METHODS)
     choose("least_squares: loss", loss, RHO)
     choose("least_squares: jac", jac, ("dense", "operator"))
@@ -112,7 +119,7 @@ def least_squares(
         residuals = Residuals(plan, x, target, weights, loss, f_scale, free)
     else:
         residuals = ResidualsOnRanks(plan, x, target, weights, loss, f_scale, free, comm)
-    count = residuals.scale.size
+    count = residuals.count
     if method == "lm" and count < free.size:
         raise ValueError(
             f"least_squares: method lm needs at least as many residuals as parameters, got {count} for {free.size}; "

@@ -36,7 +36,7 @@ class Objective(InOneProcess):
         self._first_state, self._state = state, None if state is None else state.copy()
         self.work = workspace(plan)
         self._params = None if plan.dtype == np.float64 else np.empty(plan.n_params, plan.dtype)
-        self._chunks = list(chunks(plan.batch, x, target, weights))
+        self._chunks = list(chunks(plan, x, target, weights))
         self._single = len(self._chunks) == 1
         # value_and_grad checks theta, as its params: the fast path checks nothing twice.
         self._direct = self._single and self._params is None
@@ -120,12 +120,12 @@ class Objective(InOneProcess):
         return loss, gradient
 
 
-def chunks(batch, x, target, weights):
-    """(x, target, weights, fraction of the total weight) of each chunk of at most `batch` samples, as views."""
-    total = len(x) if weights is None else weights.sum(dtype=np.float64)
-    for start in range(0, len(x), batch):
-        piece = slice(start, start + batch)
+def chunks(plan, x, target, weights):
+    """(x, target, weights, fraction of the total weight) of each chunk of at most a batch of samples, as views."""
+    total = plan.loss.counted(target, weights)
+    for start in range(0, len(x), plan.batch):
+        piece = slice(start, start + plan.batch)
         own = None if weights is None else weights[piece]
-        fraction = len(x[piece]) / total if own is None else own.sum(dtype=np.float64) / total
+        fraction = plan.loss.counted(target[piece], own) / total if total > 0 else 0.0
         if fraction > 0:  # a chunk whose weights are all zero has no mean
             yield x[piece], target[piece], own, float(fraction)

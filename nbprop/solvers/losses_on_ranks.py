@@ -23,7 +23,12 @@ class ObjectiveOnRanks(Objective):
         self.ranks, self.pieces = ranks, ranks.pieces
         ranks.agree(
             processor()
-            | {"the network": repr(plan.net), "the loss": repr(plan.loss), "dtype": str(plan.dtype), "mode": plan.mode}
+            | {
+                "the network": repr(plan.net),
+                "the loss": f"{plan.loss!r}, {plan.penalty!r}",
+                "dtype": str(plan.dtype),
+                "mode": plan.mode,
+            }
             | {"the plan's batch": plan.batch, "pieces": ranks.pieces, "whether data is split": ranks.split}
             | {"whether there are weights": weights is not None}
             | {"state": None if state is None else digest({"state": state})}
@@ -93,9 +98,8 @@ class ObjectiveOnRanks(Objective):
         first, stop = shard(self.n_samples, piece, self.pieces)
         here = slice(first - self._offset, stop - self._offset)
         own = None if self.weights is None else self.weights[here]
-        for x, target, weights, _ in chunks(self.plan.batch, self.x[here], self.target[here], own):
-            weight = float(len(x) if weights is None else weights.sum(dtype=np.float64))
-            yield (x, target, weights), weight
+        for x, target, weights, _ in chunks(self.plan, self.x[here], self.target[here], own):
+            yield (x, target, weights), float(self.plan.loss.counted(target, weights))
 
     def _as_params(self, theta):
         with np.errstate(over="ignore"):

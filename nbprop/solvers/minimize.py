@@ -63,8 +63,10 @@ def minimize(
 
     Parameters
     ----------
-    plan : Plan made with a loss; float64 for a fit to full precision. With target="cuda", params and data are device
-        arrays: the search runs on the host, gradients on the device; only methods that use gradients alone
+    plan : Plan made with a loss; float64 for a fit to full precision. Its penalties are part of what is minimised; l1,
+        which is not smooth, needs "L-BFGS", whose steps are then those of OWL-QN (Andrew and Gao 2007). With
+        target="cuda", params and data are device arrays: the search runs on the host, gradients on the device; only
+        methods that use gradients alone
     params : (n_params,) array of the plan's dtype, the start; overwritten with the best parameters found
     x, target, weights : as `objective` takes them; more samples than the plan's batch are split into chunks
     method : from gradients: "L-BFGS" (nbprop's own, see lbfgs.py) and "L-BFGS-B" (Byrd et al. 1995), which store a few
@@ -83,7 +85,7 @@ def minimize(
     constraints : scipy.optimize.LinearConstraint, NonlinearConstraint, a dict for SLSQP, or a list of them, on all
         parameters, some of which may be fixed by bounds or trainable; SLSQP and trust-constr
     validation : (x, target), (x, target, weights) or None; data to compute a loss on after each iteration, in inference
-        mode
+        mode, without the plan's penalties
     patience : int or None; stop after this many iterations without a lower validation loss, and restore the parameters
         with the lowest
     seconds : float or None; the search stops at the first evaluation that ends later
@@ -128,12 +130,11 @@ def minimize(
     name, options = settings(method, bounds, tol, maxiter, options)
     free = Free("minimize", begin, trained_of(plan.net, _trainable(trainable, plan.n_params)), bounds)
     check_arrays(options, free)
+    factors = _factors_of_l1(plan, name, free)
     if METHODS[name].hessp and plan.target != "cpu":
         raise ValueError(f"minimize: {name} needs second derivatives, which the device does not have; use L-BFGS-B")
-    if METHODS[name].hessp and plan.without_tangents is not None:
-        raise ValueError(
-            f"minimize: {name} needs second derivatives and layer {plan.without_tangents} has none; use L-BFGS-B"
-        )
+    if METHODS[name].hessp and plan.without_second is not None:
+        raise ValueError(f"minimize: {name} needs second derivatives and {plan.without_second} has none; use L-BFGS-B")
     check_callable("minimize: callback", callback, or_none=True)
     if seconds is not None:
         seconds = check_number("minimize: seconds", seconds, ends="()")
@@ -146,7 +147,7 @@ def minimize(
     saved, problem = None, None
     if name == "L-BFGS":
         problem = problem_words(fun, free)
-        saved = _saved(free, options, tol, problem, resume)
+        saved = _saved(free, options | factors, tol, problem, resume)
     elif resume is not None:
         raise ValueError(
             f'minimize: {name} cannot resume, "L-BFGS" can; call again with the params of the stopped search'
@@ -286,6 +287,15 @@ def _own_point(search, theta, success):
     else:
         accepted = (distance, loss) <= (search.violation, search.best)
     return (whole, loss, gradient) if accepted else None
+
+
+def _factors_of_l1(plan, name, free):
+    """{"l1": the factors of the free parameters}, as `lbfgs_search` takes them; {} without."""
+    if plan.penalty is None or plan.penalty.l1 == 0:
+        return {}
+    if name != "L-BFGS":
+        raise ValueError(f'minimize: {name} needs a smooth loss, which one with l1 is not; use method="L-BFGS"')
+    return {"l1": plan.penalty.l1 * free.part(plan.penalty.mask(plan.n_params)).astype(np.float64)}
 
 
 def _saved(free, options, tol, problem, resume):

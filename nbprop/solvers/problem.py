@@ -17,6 +17,7 @@ def problem_words(fun, free):
     """A float64 vector with a word for each of `FIELDS`, from an objective and the free parameters."""
     plan = fun.plan
     described = f"{plan.net!r} {plan.loss!r} {plan.dtype} {plan.mode}"
+    described += "" if plan.penalty is None else f" {plan.penalty!r}"
     if free.indices is None:
         frozen = None
     else:

@@ -8,6 +8,7 @@ import numpy as np
 
 from nbprop.autodiff.derivatives import jacobian
 from nbprop.autodiff.operators import jacobian_operator, outputs
+from nbprop.compiler.jit import njit
 from nbprop.lowering.plan import workspace
 from nbprop.solvers.bounds import Free
 
@@ -21,10 +22,21 @@ RHO: dict[str, Callable[..., Any]] = {
 }
 
 
+@njit
+def _applied(function, y, t):
+    """function(y, t) of each element, a new array. y, t IN (size,)."""
+    found = np.empty(y.size)
+    for i in range(y.size):
+        found[i] = function(y[i], t[i])
+    return found
+
+
 class Residuals:
     """r(theta) = sqrt(w) (y - t), (n * outputs,) float64, of the free parameters; half its square is SciPy's cost.
 
-    Keeps the theta with the lowest cost, under the robust loss.
+    A plan with l2 has a residual more for each penalized parameter: theta sqrt(sum(w) outputs l2 / 2), so that the cost
+    is sum(w) outputs / 2 times the plan's loss. Of a `custom_loss`, its residual stands for y - t. Keeps the theta with
+    the lowest cost, under the robust loss.
     """
 
     def __init__(self, plan, x, target, weights, loss="linear", f_scale=1.0, free=None):
@@ -32,8 +44,20 @@ class Residuals:
         self.evaluations = self.jacobians = self.falls = self.not_finite = 0
         self.plan, self.x, self.target = plan, x, target.reshape(-1).astype(np.float64)
         self.free = Free("least_squares", np.zeros(plan.n_params, plan.dtype), None, None) if free is None else free
-        rows = np.ones(len(x)) if weights is None else np.sqrt(weights.astype(np.float64))
+        rows = np.ones(len(target)) if weights is None else np.sqrt(weights.astype(np.float64))
         self.scale = np.repeat(rows, plan.unit_size)
+        factors = plan.loss.factors(plan.output_shape)
+        if factors is not None:
+            self.scale *= np.tile(np.sqrt(factors), len(target))
+        if plan.loss.missing is not None:
+            self.scale[np.isnan(self.target)] = 0.0
+            self.target[np.isnan(self.target)] = 0.0
+        self._residual = plan.loss.residual
+        self.penalized, self._root = np.empty(0, np.int64), 0.0
+        if plan.penalty is not None:
+            self.penalized = np.flatnonzero(plan.penalty.mask(plan.n_params))
+            self._root = math.sqrt(float(self.scale @ self.scale) * plan.penalty.l2 / 2)
+        self.count = self.scale.size + self.penalized.size
         self._work = workspace(plan)
 
     def __call__(self, theta):
@@ -51,8 +75,17 @@ class Residuals:
         """The residuals at theta; all infinite if a parameter is, in the plan's dtype."""
         params = self._params(theta)
         if not np.isfinite(params).all():
-            return np.full(self.scale.size, np.inf)
-        return self.scale * (outputs(self.plan, params, self.x, self._work).reshape(-1) - self.target)
+            return np.full(self.count, np.inf)
+        y = self._outputs(params)
+        errors = y - self.target if self._residual is None else _applied(self._residual[0], y, self.target)
+        errors *= self.scale
+        if not self.penalized.size:
+            return errors
+        return np.concatenate([errors, self._root * params[self.penalized].astype(np.float64)])
+
+    def _outputs(self, params):
+        """The outputs of all samples, (n * outputs,) float64."""
+        return outputs(self.plan, params, self.x, self._work).reshape(-1)
 
     def cost(self, residuals):
         """The cost, which is minimised."""
@@ -60,15 +93,24 @@ class Residuals:
             return 0.5 * self._f_scale**2 * float(self._rho((residuals / self._f_scale) ** 2).sum())
 
     def jacobian(self, theta):
-        """dr/dtheta by the free parameters, (n * outputs, free) float64."""
+        """dr/dtheta by the free parameters, (n * outputs and the penalized, free) float64."""
         self.jacobians += 1
-        matrix = np.empty((len(self.scale), self.plan.n_params), self.plan.dtype)
-        self._fill(matrix, self._params(theta))
+        params, last = self._params(theta), self.scale.size
+        matrix = np.empty((self.count, self.plan.n_params), self.plan.dtype)
+        matrix[last:] = 0
+        matrix[np.arange(last, self.count), self.penalized] = self._root
+        self._fill(matrix[:last], params)
         if self.free.indices is not None:
             matrix = matrix[:, self.free.indices]
         matrix = matrix.astype(np.float64, copy=False)
-        matrix *= self.scale[:, None]
+        matrix[:last] *= self._slopes(params)[:, None]
         return matrix
+
+    def _slopes(self, params):
+        """dr/dy of each output, (n * outputs,)."""
+        if self._residual is None:
+            return self.scale
+        return self.scale * _applied(self._residual[1], self._outputs(params), self.target)
 
     def _fill(self, matrix, params):
         """All rows of dy/dparams."""
@@ -82,13 +124,20 @@ class Residuals:
         from scipy.sparse.linalg import LinearOperator
 
         self.jacobians += 1
-        inner, free = jacobian_operator(self.plan, self._params(theta), self.x), self.free
-        return LinearOperator(
-            (inner.shape[0], free.size),
-            matvec=lambda v: self.scale * inner.matvec(free.spread(np.reshape(v, -1))),
-            rmatvec=lambda u: free.part(inner.rmatvec(self.scale * np.reshape(u, -1))),
-            dtype=np.dtype(np.float64),
-        )
+        params, free, last = self._params(theta), self.free, self.scale.size
+        inner, slopes = jacobian_operator(self.plan, params, self.x), self._slopes(params)
+
+        def along(v):
+            v = free.spread(np.reshape(v, -1))
+            return np.concatenate([slopes * inner.matvec(v), self._root * v[self.penalized]])
+
+        def back(u):
+            u = np.reshape(u, -1)
+            total = inner.rmatvec(slopes * u[:last])
+            total[self.penalized] += self._root * u[last:]
+            return free.part(total)
+
+        return LinearOperator((self.count, free.size), matvec=along, rmatvec=back, dtype=np.dtype(np.float64))
 
     def _params(self, theta):
         with np.errstate(over="ignore"):

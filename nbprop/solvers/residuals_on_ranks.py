@@ -16,7 +16,7 @@ class ResidualsOnRanks(Residuals):
         ranks.agree(
             processor()
             | {"the network": repr(plan.net), "dtype": str(plan.dtype), "the plan's batch": plan.batch}
-            | {"pieces": ranks.pieces, "whether data is split": ranks.split}
+            | {"pieces": ranks.pieces, "whether data is split": ranks.split, "the penalties": repr(plan.penalty)}
             | {"whether there are weights": weights is not None, "the free parameters": free.size}
         )
         samples, first = total_samples(ranks, len(x))
@@ -29,18 +29,15 @@ class ResidualsOnRanks(Residuals):
             target, weights = self._whole(target), None if weights is None else self._whole(weights)
         super().__init__(plan, x, target, weights, loss, f_scale, free)
 
-    def at(self, theta):
-        """The residuals at theta."""
-        params = self._params(theta)
-        if not np.isfinite(params).all():
-            return np.full(self.scale.size, np.inf)
-        with self.ranks.round(ROWS, theta):
+    def _outputs(self, params):
+        """The outputs of all samples, from all ranks."""
+        with self.ranks.round(ROWS, params):
             found = np.empty((sum(self._samples), self.plan.unit_size), self.plan.dtype)
             if len(self._own):
                 own = outputs(self.plan, params, self._own, self._work)
                 found[self._first : self._stop] = own.reshape(len(own), -1)
             self.ranks.rows(found, self._samples)
-        return self.scale * (found.reshape(-1) - self.target)
+        return found.reshape(-1).astype(np.float64)
 
     def _fill(self, matrix, params):
         """All rows of dy/dparams."""

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 
+from nbprop.lowering.plan import plan_like
 from nbprop.solvers.constraints import violation
 from nbprop.solvers.losses_of_data import Objective
 from nbprop.solvers.objective import objective_for
@@ -105,6 +106,7 @@ class Validation:
                 f"minimize: validation must be (x, target) or (x, target, weights), got {type(data).__name__}"
             )
         x, target, weights = data if len(data) == 3 else (*data, None)
+        plan = plan_like(plan, penalty=None)  # how well the network does on other data, whatever its parameters
         self.loss = objective_for("minimize: validation", plan, x, target, weights, state, ranks).loss
         self.patience = patience
         self.losses, self.lowest, self.best, self.waited = [], math.inf, None, 0

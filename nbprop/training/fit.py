@@ -6,6 +6,7 @@ The arguments are checked here; job.py lays out what compiled code works on; tra
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +17,10 @@ from nbprop.callbacks import Callback, check_callbacks
 from nbprop.io.progress import check_progress
 from nbprop.losses import Loss
 from nbprop.lowering.plan import plan as make_plan
+from nbprop.lowering.plan import plan_like
 from nbprop.networks.network import Network
 from nbprop.optimizers import clipping
+from nbprop.optimizers.proximal import PROXIMAL
 from nbprop.optimizers.update_rules import RULES
 from nbprop.runtime import arguments as arg
 from nbprop.schedules import Plateau
@@ -73,6 +76,9 @@ def fit(
     accumulate: int = 1,
     lr_scale: NDArray[Any] | dict[str, float] | None = None,
     callbacks: Sequence[Callback | Callable[[History], Any]] | None = None,
+    l2: float = 0.0,
+    l1: float = 0.0,
+    penalized: NDArray[np.bool_] | None = None,
     **others: Any,
 ) -> History:
     """Train a network by mini-batches; updates `params` in place.
@@ -99,7 +105,8 @@ def fit(
     weights : (n,) array or None
         Sample weights; a batch's loss is sum(w l) / sum(w).
     validation : (x, target), (x, target, weights), (x, target, weights, lengths) or None
-        Data to compute a loss on after each epoch, in inference mode: without dropout, with running statistics.
+        Data to compute a loss on after each epoch, in inference mode: without dropout, with running statistics, and
+        without l2 and l1.
     schedule : str, function, `schedules.Plateau` or None
         "constant", "step", "cosine", "one_cycle", "warm_up", "polynomial" or "warm_restarts" for the whole run (see
         `schedules.named`), "plateau", or a function of the step, from 0, that returns the learning rate; with a
@@ -162,6 +169,11 @@ def fit(
     callbacks : list of `callbacks.Callback` or functions, or None
         Called after epochs, and as often as they ask between (`nbprop.callbacks`, with loggers to TensorBoard, MLflow
         and Weights & Biases).
+    l2, l1, penalized
+        Penalties, which belong to the loss as `plan` has them: losses of training data in the history have them, too.
+        l2's gradient is part of the gradient, as weight decay is (not as that of adamw). l1 is no part of it: each
+        update ends in a proximal step, which sets parameters to 0 (optimizers/proximal.py; not for rprop and lion,
+        whose steps do not depend on the gradient's size).
 
     With a device array, `accumulate` and `lr_scale` are refused.
     **others
@@ -224,7 +236,18 @@ def fit(
     samples = place.count(x)
     if loss is None:
         raise ValueError("fit: loss must be a loss or its name, got None")
-    plan = make_plan(net, loss, max(1, min(batch, samples)), params.dtype, threads, target=place.TARGET)
+    plan = make_plan(
+        net,
+        loss,
+        max(1, min(batch, samples)),
+        params.dtype,
+        threads,
+        target=place.TARGET,
+        l2=l2,
+        l1=l1,
+        penalized=penalized,
+    )
+    plan = _with_proximal_steps(plan, optimizer)
     data = place.check_data("fit", plan, x, target, weights, lengths)
     if class_weight is not None:
         data = place.with_class_weights("fit", plan, data, class_weight)
@@ -279,6 +302,16 @@ def fit(
 # -- arguments -----------------------------------------------------------------------------------------------
 
 
+def _with_proximal_steps(plan, optimizer):
+    """A plan whose gradients leave l1 to the optimizer's proximal steps; the plan itself without l1."""
+    if plan.penalty is None or plan.penalty.l1 == 0:
+        return plan
+    if optimizer not in PROXIMAL:
+        able = ", ".join(PROXIMAL)
+        raise ValueError(f"fit: optimizer {optimizer} has no proximal step, which l1 needs; use one of {able}")
+    return plan_like(plan, penalty=replace(plan.penalty, smooth=True))
+
+
 def _place_of(params):
     """The module that checks arguments and trains, by where params are: job.py, or its counterpart for the device."""
     return backends.get("cuda").training if backends.is_elsewhere(params) else on_host
@@ -325,7 +358,7 @@ def _identity(job, known, held_out, masks):
     return {
         "network": plan.net.to_config(),
         "code": identities.code_of(plan),
-        "loss": repr(plan.loss),
+        "loss": repr(plan.loss) if plan.penalty is None else f"{plan.loss!r}, {plan.penalty!r}",
         "dtype": str(plan.dtype),
         "samples": len(job.data[0]),
         "batch": plan.batch,

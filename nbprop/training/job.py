@@ -9,7 +9,7 @@ from nbprop.arrays import check_vector
 from nbprop.lowering.plan import workspace
 from nbprop.messages import ALIASED, failure
 from nbprop.networks.network import trained_of
-from nbprop.optimizers import clipping
+from nbprop.optimizers import clipping, proximal
 from nbprop.optimizers import update_rules as rules
 from nbprop.optimizers.api import OPTIMIZERS, optimizer_state
 from nbprop.optimizers.step import check_hyperparameter
@@ -286,8 +286,19 @@ class Job:
         row = self.words[epochs.UPDATED :]
         row[: len(vectors)] = [0 if vector is None else vector.ctypes.data for vector in vectors]
         row[rules.N] = self.params.size
+        penalty = self.plan.penalty
+        if penalty is not None and penalty.smooth:
+            self._fill_proximal(row, rule.name, penalty)
         start = epochs.UPDATED + rules.HYPERPARAMETERS
         self.numbers[start : start + len(values)] = list(values.values())
+
+    def _fill_proximal(self, row, name, penalty):
+        """Let the update end in the soft threshold of l1, which the gradients leave out."""
+        kernel, self._penalized = proximal.PROXIMAL[name], penalty.mask(self.params.size)
+        kernel.load(self.plan.numba_dtype)
+        self._header(epochs.UPDATE, kernel.fingerprint(self.plan.numba_dtype), proximal.ROW)
+        row[proximal.PENALIZED] = self._penalized.ctypes.data
+        row.view(np.float64)[proximal.L1] = penalty.l1
 
     def clip(self, native, fingerprint_word, row, limit):
         """Clip with a kernel of clipping.py."""

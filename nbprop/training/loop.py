@@ -26,7 +26,7 @@ from nbprop.compiler.native import CompiledEntry
 from nbprop.compiler.registry import find
 from nbprop.numerics.partition import share
 from nbprop.numerics.random import SHUFFLE, bounded, stream
-from nbprop.optimizers import clipping
+from nbprop.optimizers import clipping, proximal
 from nbprop.optimizers import update_rules as rules
 from nbprop.program import elements, table
 from nbprop.runtime import arguments as arg
@@ -55,7 +55,7 @@ GATHER = 48
 GATHERED = GATHER + table.OPERANDS  # operands: the job's address, samples
 UPDATE = GATHERED + 2
 UPDATED = UPDATE + table.OPERANDS
-CLIP_VALUE_ROW = UPDATED + rules.ROW
+CLIP_VALUE_ROW = UPDATED + proximal.ROW
 CLIP_NORM_ROW = CLIP_VALUE_ROW + clipping.ROW
 # Shapes of the columns of a batch, and the argument block of the call.
 SHAPES = CLIP_NORM_ROW + clipping.ROW

@@ -5,28 +5,32 @@ import math
 import numpy as np
 
 from nbprop.autodiff import gradients as calls
-from nbprop.lowering.plan import plan as make_plan
-from nbprop.lowering.plan import workspace
+from nbprop.lowering.plan import plan_like, workspace
 from nbprop.networks.network import positions_that_count
 
 
-def inference_plan(job):
-    """(a plan of the job's network in inference mode, a workspace): the job's own if its modes are equal."""
-    plan = job.plan
-    if not any(layer.modal for _, layer in plan.net.nodes):
-        return plan, job.work
-    plan = make_plan(plan.net, plan.loss, plan.batch, plan.dtype, plan.threads, "inference", plan.target)
-    return plan, workspace(plan)
+def inference_plan(job, penalized=True):
+    """(a plan of the job's network in inference mode, a workspace): the job's own if its modes are equal.
+
+    penalized: with the plan's penalties.
+    """
+    modal = any(layer.modal for _, layer in job.plan.net.nodes)
+    changes = {"mode": "inference"} if modal else {}
+    plan = plan_like(job.plan, **changes, **({} if penalized else {"penalty": None}))
+    return plan, job.work if plan is job.plan else workspace(plan)
 
 
 class Measure:
-    """The mean loss over a data set, in batches, in inference mode; with the training plan if modes are equal."""
+    """The mean loss over a data set, in batches, in inference mode; with the training plan if modes are equal.
 
-    def __init__(self, job, data):
+    penalized: with the plan's penalties, which the loss of training data has and that of other data has not.
+    """
+
+    def __init__(self, job, data, *, penalized):
         self.job, self.data = job, data
         counted = {"weights": data[2], "lengths": data[3]}
         self.counted = job.host_arrays({name: array for name, array in counted.items() if array is not None})
-        self.plan, self.work = inference_plan(job)
+        self.plan, self.work = inference_plan(job, penalized)
 
     def __call__(self, params, layers, interrupted):
         """The loss; NaN for parameters or layer state that are not finite, None once interrupted() is true."""
@@ -57,7 +61,11 @@ class Measure:
 
     def _weight(self, n, here):
         """The weight of the mean loss of a batch: the sum of its weights, times lengths for a mean over positions."""
+        positions = positions_that_count(self.plan.max_length, self.plan.output_shape) > 1
+        if self.plan.loss.couples_samples:
+            own = {name: array[here] for name, array in self.counted.items() if name != "lengths" or positions}
+            return self.plan.loss.counted(self.data[1][here], own.get("weights"), own.get("lengths"))
         counted = self.counted["weights"][here].astype(np.float64) if "weights" in self.counted else np.ones(n)
-        if "lengths" in self.counted and positions_that_count(self.plan.max_length, self.plan.output_shape) > 1:
+        if "lengths" in self.counted and positions:
             counted = counted * self.counted["lengths"][here]
         return float(counted.sum())

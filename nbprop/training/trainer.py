@@ -76,9 +76,9 @@ class Trainer:
         self.first_epoch = settings.first_step // self.steps_an_epoch
         self.total = settings.epochs * self.steps_an_epoch
         if settings.validation is not None:
-            self.watched, self.measure = "validation", Measure(job, settings.validation)
+            self.watched, self.measure = "validation", Measure(job, settings.validation, penalized=False)
         elif settings.patience is not None:
-            self.watched, self.measure = "training", Measure(job, job.data)
+            self.watched, self.measure = "training", Measure(job, job.data, penalized=True)
         words = job.words
         words[epochs.EPOCH], words[epochs.STEP] = self.first_epoch, settings.first_step
         words[epochs.EPOCHS] = self.first_epoch + settings.epochs
@@ -447,7 +447,7 @@ class Trainer:
             begins = {"begun": self.job.words[epochs.EPOCH], "best": self.job.words[epochs.LOWEST_EPOCH]}
             ends = {name: int(epoch) - 1 - self.first_epoch for name, epoch in begins.items()}
             candidates |= {name: epoch for name, epoch in ends.items() if epoch >= 0}
-        measure = self.measure or Measure(self.job, self.job.data)
+        measure = self.measure or Measure(self.job, self.job.data, penalized=True)
         chosen = "initial" if history.best_epoch is None else "best"
         self._restore(kept[chosen])  # in case a second Ctrl-C ends the measuring
         for name, epoch in candidates.items():

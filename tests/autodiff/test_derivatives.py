@@ -99,8 +99,13 @@ def every_layer(name):
     )
 
 
-@pytest.mark.parametrize("loss", list(LOSSES))
-@pytest.mark.parametrize("name", list(ACTIVATIONS))
+# Every activation with the losses whose kernels are their own, every other loss with one.
+_OWN = ("mse", "softmax_cross_entropy", "binary_cross_entropy", "huber", "gaussian_nll")
+PAIRS = [(name, loss) for name in ACTIVATIONS for loss in _OWN]
+PAIRS += [("tanh", name) for name, loss in LOSSES.items() if name not in _OWN and loss.exact_gradient]
+
+
+@pytest.mark.parametrize(("name", "loss"), PAIRS)
 def test_against_differences_of_gradients(name, loss):
     rng = np.random.default_rng(3)
     net = every_layer(name)

@@ -332,3 +332,25 @@ else:
     raise AssertionError("imported")
 """
     )
+
+
+def test_mapie_gives_intervals_and_sets():
+    """Conformal prediction around both estimators: the intervals and sets of a cross and a split method."""
+    regression = pytest.importorskip("mapie.regression")
+    classification = pytest.importorskip("mapie.classification")
+    X, y = surface(120)
+    y = y + 0.05 * np.random.default_rng(1).standard_normal(len(y))
+    model = NetworkRegressor(**SMALL, solver="lbfgs", epochs=30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of convergence, and of MAPIE's own
+        cross = regression.CrossConformalRegressor(model, confidence_level=0.8, cv=3).fit_conformalize(X, y)
+        points, intervals = cross.predict_interval(X)
+        X, y = blobs(120)
+        classifier = NetworkClassifier(**SMALL, solver="lbfgs", epochs=30).fit(X[:60], y[:60])
+        split = classification.SplitConformalClassifier(classifier, confidence_level=0.9, prefit=True)
+        labels, sets = split.conformalize(X[60:], y[60:]).predict_set(X)
+    inside = (intervals[:, 0, 0] <= surface(120)[1]) & (surface(120)[1] <= intervals[:, 1, 0])
+    assert points.shape == (120,)
+    assert inside.mean() > 0.8
+    assert (labels == y).mean() > 0.9
+    assert sets[np.arange(120), y, 0].mean() > 0.85

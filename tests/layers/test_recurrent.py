@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import nbprop
-from nbprop.losses import LOSSES
 from support import naive, naive_recurrent, stored
 from support.cases import Buffers, close, data, same_bits
 from support.contract import central_differences, parameters
@@ -117,7 +116,7 @@ def batch_of(plan, rng):
     return padded(x, LENGTHS), target, weights
 
 
-@pytest.mark.parametrize("loss", list(LOSSES))
+@pytest.mark.parametrize("loss", list(naive.LOSSES))
 def test_a_loss_is_the_mean_over_the_positions_that_count(loss):
     plan, rng = nbprop.plan(over_positions("rnn"), loss, N + 1, threads=2), np.random.default_rng(2)
     params, work, y = parameters(plan, rng), nbprop.workspace(plan), np.empty((N, T, 4))

@@ -15,6 +15,7 @@ import attention_torch
 import gpt2_torch
 import images_torch
 import layers_torch
+import losses_torch
 import networks_torch
 import norms_torch
 import numpy as np
@@ -27,6 +28,7 @@ FILES = {
     "networks": networks_torch.cases,
     "images": images_torch.cases,
     "alexnet": alexnet_torch.cases,
+    "losses": losses_torch.cases,
     "norms": norms_torch.cases,
     "layers": layers_torch.cases,
     "attention": attention_torch.cases,

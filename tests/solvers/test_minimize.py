@@ -122,7 +122,7 @@ LAYOUT = {
 @pytest.mark.parametrize("word", [*LAYOUT, "outcome", "bracket", "stage"])
 def test_a_changed_word_of_a_state_is_refused_by_its_name(word, value):
     """Each becomes an index, a size or a bound in compiled code: an integer in its range, or nothing runs."""
-    search = 2 + solvers._SEARCH
+    search = 2 + solvers.SEARCH
     places = LAYOUT | {"outcome": 0, "bracket": search + line_search.BRACKETED, "stage": search + line_search.STAGE}
     state = run(start(), maxiter=5).state
     if word == "ITERATIONS" and value == 1e7:
@@ -140,8 +140,8 @@ def test_numbers_of_a_state_that_are_not_finite():
     for place, name in (
         (1, "lowest loss"),
         (2 + solvers.LOSS, "loss"),
-        (2 + solvers._HEAD, "last point and its gradient"),
-        (2 + solvers._HEAD + 3 * n, "steps and their changes"),
+        (2 + solvers.HEAD, "last point and its gradient"),
+        (2 + solvers.HEAD + 3 * n, "steps and their changes"),
         (words - 1, "gradient at the best point"),
         (words - n - 1, "best point"),
     ):

@@ -41,7 +41,7 @@ def test_rosenbrock_beside_scipy(n):
 def test_each_iteration_meets_the_strong_wolfe_conditions():
     """Seen through the state: where an iteration ends, the slope has shrunk and the loss has fallen enough."""
     theta, state = np.array([-1.2, 1.0, -1.2, 1.0]), solvers.lbfgs_state(4)
-    n, head = 4, solvers._HEAD
+    n, head = 4, solvers.HEAD
     loss, grad = rosenbrock(theta)
     nbprop.lbfgs_step(state, theta, loss, grad)
     for _ in range(60):
@@ -83,7 +83,7 @@ def test_in_njit():
     with pytest.raises(ValueError, match="does not fit theta"):
         minimise_in_njit(theta, grad, nbprop.lbfgs_state(6))
     damaged = nbprop.lbfgs_state(7)
-    damaged[solvers._STORED] = 1e9
+    damaged[solvers.STORED] = 1e9
     with pytest.raises(ValueError, match="numbers that the solver never writes"):
         minimise_in_njit(theta, grad, damaged)
 
@@ -167,9 +167,9 @@ def test_bad_input():
 
 @pytest.mark.parametrize(
     ("word", "value"),
-    [(solvers._N, 1e7), (solvers._N, np.nan), (solvers._MEMORY, -1e12), (solvers._MEMORY, np.nan),
-     (solvers._MEMORY, 0), (solvers._STORED, 1e9), (solvers._STORED, -1), (solvers._NEWEST, -1e12),
-     (solvers._NEWEST, 10), (solvers._NEWEST, 0.5), (solvers._NEWEST, np.inf)],
+    [(solvers.N, 1e7), (solvers.N, np.nan), (solvers.MEMORY, -1e12), (solvers.MEMORY, np.nan),
+     (solvers.MEMORY, 0), (solvers.STORED, 1e9), (solvers.STORED, -1), (solvers.NEWEST, -1e12),
+     (solvers.NEWEST, 10), (solvers.NEWEST, 0.5), (solvers.NEWEST, np.inf)],
 )  # fmt: skip
 def test_a_state_that_was_edited_is_refused(word, value):
     state, theta = nbprop.lbfgs_state(3), np.ones(3)

@@ -367,6 +367,9 @@ CALLS |= {
             "threads": 1,
             "mode": "training",
             "target": "cpu",
+            "l2": 0.1,
+            "l1": 0.0,
+            "penalized": np.ones(NET.n_params, bool),
         },
         {
             "net": Made(),
@@ -376,6 +379,9 @@ CALLS |= {
             "threads": Integer(),
             "mode": Choice(),
             "target": Choice(),
+            "l2": Number(),
+            "l1": Number(),
+            "penalized": Array(optional=True),
         },
     ),
     "workspace": Call(nbprop.workspace, lambda: {"plan": PLAN}, {"plan": Made()}),
@@ -557,6 +563,8 @@ CALLS |= {
             "ftol": 1e-8,
             "lr": 0.01,
             "threads": 1,
+            "weights": np.ones((1, len(data()["x"]))),
+            "penalized": np.ones(cases.REGRESSOR.n_params, bool),
         },
         {
             "net": Made(),
@@ -569,6 +577,8 @@ CALLS |= {
             "gtol": Number(),
             "ftol": Number(),
             "threads": Integer(),
+            "weights": Array(optional=True, finite=True),
+            "penalized": Array(optional=True),
         },
     ),
     "generate": Call(
@@ -659,6 +669,23 @@ CALLS |= {
     "load_state": Call(nbprop.load_state, _saved_state, {"path": Anywhere(), "plan": Made()}),
     "load": Call(nbprop.load, lambda: {"path": _saved()}, {"path": Anywhere()}),
     "huber": Call(nbprop.huber, lambda: {"delta": 1.0}, {"delta": Number(above=True)}),
+    "focal": Call(nbprop.focal, lambda: {"gamma": 1.0}, {"gamma": Number()}),
+    "student_t_nll": Call(nbprop.student_t_nll, lambda: {"nu": 1.0}, {"nu": Number(above=True)}),
+    "beta_nll": Call(nbprop.beta_nll, lambda: {"beta": 0.5}, {"beta": Number()}),
+    "quantile": Call(nbprop.quantile, lambda: {"quantiles": 0.5}, {"quantiles": Number(above=True, below=1.0)}),
+    "softmax_cross_entropy": Call(
+        nbprop.softmax_cross_entropy,
+        lambda: {"label_smoothing": 0.1, "ignore_index": -100},
+        {"label_smoothing": Number(below=1.0)},
+    ),
+    **{
+        name: Call(
+            getattr(nbprop, name),
+            lambda: {"missing": "ignore", "output_weights": (1.0, 2.0)},
+            {"missing": Choice(optional=True)},
+        )
+        for name in ("mse", "mae", "log_cosh", "poisson_nll", "hinge", "binary_cross_entropy")
+    },
     "schedules.constant": schedule_call("constant", step=1, lr=0.1),
     "schedules.step": schedule_call("step", step=1, lr=0.1, every=2, factor=0.5),
     "schedules.cosine": schedule_call("cosine", step=1, lr=0.1, steps=5, lowest=0.0),
@@ -721,6 +748,11 @@ CALLS |= {
     "elementwise": Call(
         nbprop.elementwise, lambda: dict(SQUARE), {"kind": Text(), "function": Function(), "derivative": Function()}
     ),
+    "custom_loss": Call(
+        nbprop.custom_loss,
+        lambda: {"kind": "square_loss_here", "loss": lambda y, t: (y - t) ** 2, "derivative": lambda y, t: 2 * (y - t)},
+        {"kind": Text(), "loss": Function(), "derivative": Function()},
+    ),
     "residual": Call(
         lambda layers: nbprop.residual(nbprop.dense(3), layers),
         lambda: {"layers": nbprop.dense(3)},
@@ -773,7 +805,7 @@ LEFT_OUT = {
         ("Bounds", "Contributions", "Explanation", "History", "Network", "Plan", "RoundingError", "Trace"),
         "made by functions",
     ),
-    **dict.fromkeys(("mse", "binary_cross_entropy", "gaussian_nll", "softmax_cross_entropy"), "takes no arguments"),
+    **dict.fromkeys(("cosine", "gaussian_nll", "kl_divergence", "soft_cross_entropy"), "takes no arguments"),
     "schedules": "a module; its functions are in the table",
     "callbacks": "a module; fit takes its objects",
     **dict.fromkeys(("flatten", "global_avg_pool", "global_max_pool"), "takes no arguments"),

@@ -26,6 +26,7 @@ _CONV, _CONV_KINDS = _CONV | {"padding_mode": "zeros"}, _CONV_KINDS | {"padding_
 _STEPS = {"units": Integer(), "output": Choice(), "carry": Flag()}
 LAYERS = {
     "activation": ((3,), {"name": "tanh"}, {"name": Choice()}),
+    "ascending": ((6,), {"size": 3}, {"size": Integer()}),
     "attention": (
         (4, 6),
         {"heads": 2, "causal": True, "bias": True, "init": None},

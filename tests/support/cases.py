@@ -108,6 +108,7 @@ NETWORKS = {
         nbprop.conv_transpose2d(2, (2, 1), dilation=2, bias=False),
     ),
     "conv_transpose1d": nbprop.network((4, 2), nbprop.conv_transpose1d(3, 2, stride=3, activation="gelu"), dense(2)),
+    "ascending": nbprop.network((2, 3), dense(6, activation="tanh"), nbprop.ascending(3), dense(3)),
     "no_parameters": nbprop.network((5,), nbprop.activation("tanh")),
 }
 NETWORKS |= {f"fused_{name}": nbprop.network((3,), dense(5, activation=name), dense(3)) for name in ACTIVATIONS}
@@ -147,10 +148,16 @@ _OUTPUT_POSITIONS = nbprop.network((2, 3), dense(4, activation="tanh"), dense(4)
 
 # (network, loss or None: a linear function of the output through forward and backward)
 CASES = {name: (net, None) for name, net in NETWORKS.items()}
-CASES |= {f"loss_{name}": (_OUTPUT, name) for name in LOSSES}
-CASES |= {f"loss_{name}_positions": (_OUTPUT_POSITIONS, name) for name in LOSSES}
+_EXACT = [name for name, loss in LOSSES.items() if loss.exact_gradient]
+CASES |= {f"loss_{name}": (_OUTPUT, name) for name in _EXACT}
+CASES |= {f"loss_{name}_positions": (_OUTPUT_POSITIONS, name) for name in _EXACT}
 CASES |= {"elementwise": (nbprop.network((3,), dense(5), _bumpy(), dense(4)), None)}
-CASES |= {"loss_huber_delta": (_OUTPUT, nbprop.huber(delta=0.3))}
+CASES |= {
+    "loss_huber_delta": (_OUTPUT, nbprop.huber(delta=0.3)),
+    "loss_mse_weighted": (_OUTPUT, nbprop.mse(missing="ignore", output_weights=(1.0, 0.0, 2.0, 0.5))),
+    "loss_softmax_cross_entropy_smoothed": (_OUTPUT_POSITIONS, nbprop.softmax_cross_entropy(0.1, ignore_index=-100)),
+    "loss_quantile_four": (_OUTPUT, nbprop.quantile((0.1, 0.25, 0.5, 0.9))),
+}
 
 
 def kinked(net):
@@ -173,7 +180,7 @@ def data(plan, n, rng, *, ties):
     target = None
     if plan.loss is not None:
         shape = (n, *plan.target_shape)
-        low = 0 if plan.loss.kind == "binary_cross_entropy" else -1
+        low = max(-1, plan.target_range[0])
         target = rng.integers(0, plan.classes, shape) if plan.classes else rng.uniform(low, 1, shape)
     weights = rng.uniform(0.5, 2, n)
     weights[n // 2] = 0 if n > 1 else 1

@@ -1,0 +1,171 @@
+"""Proximal steps: an optimizer's update followed by l1's soft threshold, in one kernel, so that parameters become 0.
+
+A step of a rule that moves p to q, at an effective rate r, minimises g x + (x - p)^2 / (2 r) to first order; with
+l1 |x| added, the minimiser is q with its magnitude lowered by r l1, or 0 (Parikh and Boyd 2014, sections 4.2 and
+6.5.2). r is the rule's own for each parameter, the displacement per unit of a constant gradient, so that steps end
+where the penalized loss is stationary: where |gradient| = l1, or at 0 where it is less.
+
+Where a rule divides by the root of a running mean of squared gradients, that root is taken to be at least l1, for the
+displacement, too: otherwise r, and so the threshold, would have no bound for a parameter whose gradients are small.
+"""
+
+import math
+
+import numpy as np
+
+from nbprop.compiler.intrinsics import array_at, as_frame, load, load_double
+from nbprop.compiler.jit import njit
+from nbprop.compiler.native import Native
+from nbprop.numerics.partition import share_blocks
+from nbprop.numerics.scalars import like, scalar_function
+from nbprop.optimizers import update_rules as rules
+from nbprop.optimizers.update_rules import RULES, kernel_signature
+
+# The row of a kernel: that of the rule, then l1 as a float64, and the address of a mask (0: all are penalized).
+L1, PENALIZED = rules.ROW, rules.ROW + 1
+ROW = rules.ROW + 2
+
+# name -> (reach, its constants). reach(s, t, c, l1), of the state after the update, is the effective rate of a
+# parameter, and the fraction of the displacement that is taken; constants(zero, step, h) computes c as a rule's do.
+
+
+@scalar_function
+def _constant_reach(s, t, c, l1):
+    """The rate is that of the step."""
+    return c[0], like(l1, 1.0)
+
+
+@scalar_function
+def _sgd_reach_constants(zero, step, h):
+    """(lr,)."""
+    return (like(zero, h[0]),)
+
+
+@scalar_function
+def _momentum_reach_constants(zero, step, h):
+    """(lr (1 + momentum + ... + momentum^step),)."""
+    return (like(zero, h[0] * (1.0 - h[1] ** (step + 1.0)) / (1.0 - h[1])),)
+
+
+@scalar_function
+def _nesterov_reach_constants(zero, step, h):
+    """(lr (1 + momentum (1 + ... + momentum^step)),)."""
+    return (like(zero, h[0] * (1.0 + h[1] * (1.0 - h[1] ** (step + 1.0)) / (1.0 - h[1]))),)
+
+
+@scalar_function
+def _reach_of_first(v, t, c, l1):
+    """lr over the root of v, the first state element, which is at least l1."""
+    lr, factor, eps = c
+    root = math.sqrt(v) * factor + eps
+    held = root if root > l1 else l1
+    return lr / held, root / held
+
+
+@scalar_function
+def _reach_of_second(m, v, c, l1):
+    """lr over the root of v, the second state element, which is at least l1."""
+    lr, factor, eps = c
+    root = math.sqrt(v) * factor + eps
+    held = root if root > l1 else l1
+    return lr / held, root / held
+
+
+@scalar_function
+def _rmsprop_reach_constants(zero, step, h):
+    """(lr, 1, eps)."""
+    return like(zero, h[0]), like(zero, 1.0), like(zero, h[2])
+
+
+@scalar_function
+def _adagrad_reach_constants(zero, step, h):
+    """(lr, 1, eps)."""
+    return like(zero, h[0]), like(zero, 1.0), like(zero, h[1])
+
+
+@scalar_function
+def _adam_reach_constants(zero, step, h):
+    """(lr, the bias correction of the root, eps)."""
+    return like(zero, h[0]), like(zero, 1.0 / math.sqrt(1.0 - h[2] ** (step + 1.0))), like(zero, h[3])
+
+
+_REACHES = {
+    "sgd": (_constant_reach, _sgd_reach_constants),
+    "momentum": (_constant_reach, _momentum_reach_constants),
+    "nesterov": (_constant_reach, _nesterov_reach_constants),
+    "rmsprop": (_reach_of_first, _rmsprop_reach_constants),
+    "adagrad": (_reach_of_first, _adagrad_reach_constants),
+    "adam": (_reach_of_second, _adam_reach_constants),
+    "adamw": (_reach_of_second, _adam_reach_constants),
+}
+
+
+@scalar_function
+def soft_threshold(x, threshold):
+    """x with its magnitude lowered by the threshold; 0 where that is larger. NaN for NaN."""
+    if x > threshold:
+        return x - threshold
+    return x + threshold if x < -threshold else x - x
+
+
+@njit
+def _mask_at(row, word, n, first, last):
+    """(the elements [first, last) of a mask of n bytes, whether it was not given) of a row."""
+    return array_at(as_frame(0, np.uint8), load(row, word), n)[first:last], load(row, word) == 0
+
+
+def _proximal_update(rule, constants, slots, reach, reach_constants):
+    """The kernel of a rule with `slots` state elements per parameter, and its proximal step."""
+
+    def update(frame, row, part, parts):
+        """One step of the rule on the arrays of a row: PARAMS INOUT (n,), GRADS IN (n,), STATE INOUT (slots, n).
+
+        DECAY_MASK, TRAINABLE and PENALIZED IN (n,), bytes, or 0 for all. GRADS are without l1's.
+        """
+        n = load(row, rules.N)
+        first, last = share_blocks(n, part, parts)
+        if first >= last:
+            return 0
+        p = array_at(frame, load(row, rules.PARAMS), n)[first:last]
+        g = array_at(frame, load(row, rules.GRADS), n)[first:last]
+        state = array_at(frame, load(row, rules.STATE), slots * n)
+        s, t = state[first:last] if slots > 0 else p, state[n + first : n + last] if slots > 1 else p
+        decay_mask, every_decays = _mask_at(row, rules.DECAY_MASK, n, first, last)
+        trainable, every_trains = _mask_at(row, rules.TRAINABLE, n, first, last)
+        penalized, every_counts = _mask_at(row, PENALIZED, n, first, last)
+        zero, step, given = like(p[0], 0.0), float(load(row, rules.STEP)), row + 8 * rules.HYPERPARAMETERS
+        h = (
+            load_double(given, 0),
+            load_double(given, 1),
+            load_double(given, 2),
+            load_double(given, 3),
+            load_double(given, 4),
+            load_double(given, 5),
+        )
+        l1 = like(zero, load_double(row, L1))
+        decay, c = constants(zero, step, h)
+        k = reach_constants(zero, step, h)
+        for i in range(p.size):
+            if every_trains or trainable[i] != 0:
+                own_decay = decay if every_decays or decay_mask[i] != 0 else zero
+                new_p, new_s, new_t = rule(p[i], g[i], s[i], t[i], own_decay, c)
+                if every_counts or penalized[i] != 0:
+                    rate, taken = reach(new_s, new_t, k, l1)
+                    new_p = soft_threshold(p[i] + taken * (new_p - p[i]), rate * l1)
+                p[i] = new_p
+                if slots > 0:
+                    s[i] = new_s
+                if slots > 1:
+                    t[i] = new_t
+        return 0
+
+    return update
+
+
+def _kernel(name):
+    found = RULES[name]
+    function = _proximal_update(found.rule, found.constants, found.slots, *_REACHES[name])
+    return Native(function, kernel_signature, name=f"nbprop.optimizers.{name}.proximal")
+
+
+PROXIMAL = {name: _kernel(name) for name in _REACHES}
