@@ -346,6 +346,18 @@ def _slicing(writer, x, layer, path):
     return Value(writer.node("Slice", [x.name, *limits], path), layer.output_shape(x.shape))
 
 
+def _ascending(writer, x, layer, path):
+    x = writer.last(x, path)
+    grouped = (*x.shape[:-1], x.shape[-1] // layer.size, layer.size)
+    parts, pieces = writer.reshaped(x.name, grouped, path), []
+    for k, (start, stop) in enumerate(((0, 1), (1, layer.size))):
+        limits = [writer.integers([value], f"{path}.{k}.{at}") for at, value in enumerate((start, stop, -1))]
+        pieces.append(writer.node("Slice", [parts, *limits], path))
+    steps = writer.node("Concat", [pieces[0], writer.node("Softplus", pieces[1:], path)], path, axis=-1)
+    y = writer.node("CumSum", [steps, writer.constant(f"{path}.axis", np.array(len(grouped)))], path)
+    return Value(writer.reshaped(y, x.shape, f"{path}.whole"), x.shape)
+
+
 def _dropout(writer, x, layer, path):
     return x
 
@@ -481,6 +493,7 @@ def _attention_heads(writer, x, layer, path):
 
 _LAYERS = {
     "activation": _activation,
+    "ascending": _ascending,
     "attention": _attention,
     "attention_heads": _attention_heads,
     "avg_pool1d": _pool,

@@ -23,7 +23,7 @@ HANDFUL = (
 REFUSED = ("elementwise", "prelu", "glu", "groupnorm", "fourier_features", "bidirectional", "conv_transpose")
 REST = tuple(case for case in CASES if case not in HANDFUL and CASES[case][1] is None and not case.startswith(REFUSED))
 # Attention has a form in ONNX that is not read; of an even window, the sum as a product; borders of an image's pixels.
-WRITTEN_ALONE = {"attention", "attention_not_causal", "local_response_norm"}
+WRITTEN_ALONE = {"ascending", "attention", "attention_not_causal", "local_response_norm"}
 WRITTEN_ALONE |= {"conv2d_reflect", "conv2d_replicate", "conv1d_circular"}
 
 
