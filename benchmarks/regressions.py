@@ -1,8 +1,8 @@
 """`make bench-gate`: steps in a ratio, with the benchmark and the commits between which they happened.
 
 Ratios are judged, counts, which have no noise, and the start with an empty cache. Both sides of a ratio took turns on
-the same machine, so that a slow machine does not change it. A step is a change that exceeds the threshold and the spread, and is still there at the
-next measured commits.
+the same machine, so that a slow machine does not change it. A step is a change that exceeds the threshold and the
+spread, and is still there at the next measured commits.
 
     python benchmarks/regressions.py              exit status 1 if a step up has not been undone
     python benchmarks/regressions.py --last 30    judge the last 30 measured commits

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from nbprop.arrays import as_array
@@ -64,7 +65,7 @@ def weights(values: NDArray[Any], ax: Axes | None = None, most: float | None = N
         ax.set_facecolor("#EEEEEE")
     ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), aspect="equal")
     for axis, count in ((ax.xaxis, columns), (ax.yaxis, rows)):
-        axis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]  # a MaxNLocator
+        axis.set_major_locator(MaxNLocator(integer=True))
         if count == 1:
             axis.set_ticks([0])
     return finish(ax, "", "output", "input")
