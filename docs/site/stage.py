@@ -57,10 +57,21 @@ def stage(folder):
             (folder / f"{page}.md").write_text(with_links_to_pages(text, source, folder), encoding="utf-8")
     for page in HERE.glob("*.md"):
         shutil.copy(page, folder)
+    list_the_rest(folder)
     stage_reference(folder / "api")
     stage_gallery(folder / "gallery_sources" / "history", EXAMPLES / "history", "History", HISTORY)
     stage_gallery(folder / "gallery_sources" / "examples", EXAMPLES, "Examples", SHORT)
     stage_notebooks(folder / "notebooks")
+
+
+def list_the_rest(folder):
+    """Documents that no page lists are under the guides."""
+    listed = {line.strip() for page in HERE.glob("*.md") for line in page.read_text(encoding="utf-8").splitlines()}
+    rest = [page for source, page in PAGES.items() if source.endswith(".md") and page not in listed]
+    guides = (folder / "guides.md").read_text(encoding="utf-8")
+    (folder / "guides.md").write_text(
+        guides.rstrip().removesuffix("```") + "\n".join([*rest, "```", ""]), encoding="utf-8"
+    )
 
 
 # -- documents -----------------------------------------------------------------------------------------------
@@ -117,11 +128,11 @@ GROUPS = {
     "Losses": ("nbprop.losses",),
     "Gradients and derivatives": ("nbprop.autodiff",),
     "Optimizers": ("nbprop.optimizers",),
-    "Training": ("nbprop.training",),
+    "Training and prediction": ("nbprop.training", "nbprop.prediction"),
     "Solvers": ("nbprop.solvers",),
     "Simulations and sequences": ("nbprop.rollouts", "nbprop.generation"),
     "Analysis": ("nbprop.analysis",),
-    "Files and export": ("nbprop.io", "nbprop.export"),
+    "Files, export and other libraries": ("nbprop.io", "nbprop.export", "nbprop.interchange"),
     "Other": ("",),
 }
 # Modules with public names of their own; of nbprop.cuda, those that need no CUDA.
@@ -132,16 +143,6 @@ MODULES = {
     "nbprop.estimators": None,
     "nbprop.data": None,
     "nbprop.cuda": ("available", "missing", "simulated", "versions"),
-}
-
-
-# Examples of what has none in its docstring: the source of `share` is part of the identity of every kernel.
-MORE = {
-    "share": """
-        >>> import nbprop
-        >>> [nbprop.share(10, part, 3) for part in range(3)]
-        [(0, 4), (4, 7), (7, 10)]
-    """,
 }
 
 
@@ -207,8 +208,6 @@ def reference_page(module, name):
     lines = [title, "=" * len(title), "", f".. currentmodule:: {module}", "", f".. {kind}:: {name}"]
     if kind == "autoclass":
         lines.append("   :members:")
-    if name in MORE:
-        lines += ["", *inspect.cleandoc(MORE[name]).splitlines()]
     if module == "nbprop" and name in SIGNATURES:
         lines += ["", *call_table(SIGNATURES[name])]
     return "\n".join(lines) + "\n"

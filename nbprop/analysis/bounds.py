@@ -22,6 +22,12 @@ class Bounds(NamedTuple):
     low, high : the exact outputs for every x of the box lie within them
     rounding : how far an output that nbprop or its exported C computes may lie from the exact one, in the parameters'
         dtype
+
+    >>> import nbprop, numpy as np
+    >>> net, edge = nbprop.network((1,), nbprop.dense(1)), np.array([1.0])
+    >>> found = nbprop.bounds(net, np.array([2.0, 0.0]), -edge, edge)
+    >>> bool(found.low[0] <= -2 and 2 <= found.high[0]), bool(found.rounding[0] < 1e-14)
+    (True, True)
     """
 
     low: NDArray[np.float64]

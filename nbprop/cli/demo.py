@@ -280,10 +280,13 @@ def pictures(images, captions, gap=4):
 
 
 def show_answers(net, params, data, shown=4):
-    """Held-out digits with what the network reads: the first ones, then the one it was most wrong about."""
+    """Held-out digits with what the network reads: some of different kinds, then the one it was most wrong about."""
     p = softmax(_logits(net, params, data.test_x))
     answers, right = p.argmax(1), p[np.arange(len(p)), data.test_y]
-    chosen = [*range(shown), *([int(right.argmin())] if (answers != data.test_y).any() else [])]
+    chosen = [
+        *map(int, np.sort(np.unique(data.test_y, return_index=True)[1])[:shown]),
+        *([int(right.argmin())] if (answers != data.test_y).any() else []),
+    ]
     captions = [f"{answers[k]} ({p[k, answers[k]]:.2f})" for k in chosen]
     if len(chosen) > shown:
         captions[-1] = f"{captions[-1]}, a {data.test_y[chosen[-1]]}"

@@ -10,10 +10,9 @@ from matplotlib.colors import ListedColormap
 from numpy.typing import NDArray
 
 from nbprop.arrays import as_array, check_vector
-from nbprop.autodiff.gradients import forward
-from nbprop.lowering.plan import layer_state, plan, workspace
 from nbprop.networks.network import Network
 from nbprop.plot.style import COLOURS, DIVERGING, axes_or_new, finish
+from nbprop.prediction import predict
 
 # Above this many classes, the counts in the cells of a confusion matrix are too small to read.
 _MOST_COUNTS = 20
@@ -189,7 +188,7 @@ def decision_surface(
     (left, bottom), (right, top) = low - room, high + room
     side = 200
     across, up = np.meshgrid(np.linspace(left, right, side), np.linspace(bottom, top, side))
-    y = _outputs(net, params, np.stack([across.ravel(), up.ravel()], 1).astype(params.dtype), state)
+    y = predict(net, params, np.stack([across.ravel(), up.ravel()], 1).astype(params.dtype), state=state)
     where: dict[str, Any] = {
         "extent": (left, right, bottom, top),
         "origin": "lower",
@@ -232,12 +231,3 @@ def _samples(ax, x, labels):
         ax.scatter(*x.T, c=labels, cmap=known, vmin=0, vmax=known.N - 1, **style)
     else:
         ax.scatter(*x.T, c=labels, cmap=DIVERGING, **style | {"edgecolors": "black"})
-
-
-def _outputs(net, params, x, state):
-    """(n, outputs) of a network in use."""
-    use = plan(net, batch=len(x), dtype=params.dtype, mode="inference")
-    y = np.empty((len(x), *net.output_shape), params.dtype)
-    state = None if state is None and not use.state_size else (layer_state(use) if state is None else state.copy())
-    forward(use, params, x, y, workspace(use), state)
-    return y
