@@ -40,7 +40,7 @@ def refusal(function, plan, values, status):
         problem = said.MISSING
     elif argument == arg.OUT and problem in (said.LENGTH, said.SAMPLES_DIFFER, said.CAPACITY, said.EMPTY):
         problem = said.SHAPE_DIFFERS
-    code, shape = _wanted(plan, SIGNATURES[function], argument, values)
+    code, shape = _wanted(plan, function, argument, values)
     remedy = "; reshape it or make another plan"
     if problem == said.LENGTH:
         remedy = "; " + _REMEDY.get(argument, "see the plan")
@@ -65,11 +65,11 @@ def _kind(code):
     return {elements.FLOAT32: "float32", elements.FLOAT64: "float64"}.get(code, "")
 
 
-def _wanted(plan, signature, argument, values):
+def _wanted(plan, function, argument, values):
     """(element code, shape as text) that a function of `plan` wants of an argument."""
     flat, by_sample = flat_sizes(plan), sample_shapes(plan)
     if argument == arg.OUT:
-        return plan.element_code, f"{OUTPUTS[signature.out][0](plan, len(values[arg.X]))}"
+        return plan.element_code, f"{OUTPUTS[SIGNATURES[function].out][0](plan, len(values[arg.X]))}"
     if argument in flat:
         return plan.element_code, f"({flat[argument]},)" + (" or longer" if argument == arg.WORK else "")
     shape, code = by_sample[argument]
