@@ -362,8 +362,8 @@ def _summary(arguments):
 
 def _column_in_words(noted):
     """A feature as the model's notes have it."""
-    if "mean" in noted:
-        return f"number (mean {noted['mean']:.6g})"
+    if "fill" in noted:
+        return "number" if noted["fill"] is None else f"number (missing: {noted['fill']:.6g})"
     return "/".join(kind or "(missing)" for kind in noted["categories"])
 
 

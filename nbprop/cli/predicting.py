@@ -94,17 +94,19 @@ def _texts(value):
 
 
 def _is_column(value):
-    """Whether a note describes a column: its categories, or its mean."""
+    """Whether a note describes a column: its categories, or what is filled in where a number is missing."""
     if not isinstance(value, dict) or len(value) != 1:
         return False
-    mean = value.get("mean")
-    return _texts(value.get("categories")) or (isinstance(mean, float) and math.isfinite(mean))
+    if value.get("fill", 0.0) is None:
+        return True
+    fill = value.get("fill")
+    return _texts(value.get("categories")) or (isinstance(fill, float) and math.isfinite(fill))
 
 
 def columns_note(columns):
-    """What `_known` reads: for each feature its categories, or its mean."""
-    both = zip(columns.categories, columns.means, strict=True)
-    return [{"mean": mean} if kinds is None else {"categories": kinds} for kinds, mean in both]
+    """What `_known` reads: for each feature its categories, or what is filled in where a number is missing."""
+    both = zip(columns.categories, columns.fills, strict=True)
+    return [{"fill": fill} if kinds is None else {"categories": kinds} for kinds, fill in both]
 
 
 def _known(notes):
@@ -112,7 +114,7 @@ def _known(notes):
     noted = notes.get("columns") or []
     if not noted and notes.get("features") is None:
         return None
-    return Columns(notes.get("features"), [one.get("categories") for one in noted], [one.get("mean") for one in noted])
+    return Columns(notes.get("features"), [one.get("categories") for one in noted], [one.get("fill") for one in noted])
 
 
 def _predictor(arguments, net, params, notes):

@@ -68,7 +68,7 @@ def train(arguments):
         x, means = task.samples(learn)
         trained = _train_network(task, x, task.y[learn], arguments)
         notes = {"loss": loss, "labels": data.labels, "features": source.features, "target": source.target_names}
-        if means is not None:
+        if isinstance(source, TableSource):
             notes["columns"] = columns_note(source.known(means))
         nbprop.save(arguments.output, net, trained.params, trained.state, notes=notes)
         guess = _report(task, trained, "training", x, task.y[learn], metrics, arguments.threads)

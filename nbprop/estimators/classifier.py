@@ -196,12 +196,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 
     def predict(self, X):
         """The likeliest class of each sample, or the labels, 0 and 1."""
-        logits = self._outputs(X)
-        if self._labelled:
-            return (logits > 0).astype(np.int64)
-        if self._loss_kind == "binary_cross_entropy":
-            return self.classes_[(logits[:, 0] > 0).astype(np.int64)]
-        return self.classes_[logits.argmax(axis=1)]
+        found = loss_named(self._loss_kind).classes_of(self._outputs(X))
+        return found if self._labelled else self.classes_[found.reshape(len(found))]
 
     def predict_log_proba(self, X):
         """Logarithms of the probabilities: (n, classes), or (n, labels)."""

@@ -56,7 +56,7 @@ class Source:
     features: list | None = None  # names of the features, if the file has them
     target_names: Any = None  # a list of text, or None
     text_target: str | None = None  # if the target is text: the message for a loss that needs numbers
-    means: np.ndarray | None = None  # (numbers of a sample,) of the samples that a network was trained with
+    fills: np.ndarray | None = None  # (numbers of a sample,) what the network was trained with for missing ones
 
     # Of each kind of file: what places in it are called, the shape of a sample, and its pieces as they are read.
     place: Callable[..., str]
@@ -80,9 +80,9 @@ class Source:
                 y == "" if y.dtype.kind == "U" else np.isnan(y) if y.dtype.kind == "f" else np.zeros(y.shape, bool)
             )
             target_gaps = empty.reshape(len(y), -1).any(1)
-        if wanted == "fill" and self.means is not None and gaps.any():
-            x = piece.x = np.where(gaps.reshape(x.shape), self.means, x)
-            gaps = np.isnan(x).reshape(len(x), -1)  # a column that has had no mean
+        if wanted == "fill" and self.fills is not None and gaps.any():
+            x = piece.x = np.where(gaps.reshape(x.shape), self.fills, x)
+            gaps = np.isnan(x).reshape(len(x), -1)  # a column for which the network knows none
         if wanted == "fill":
             wanted = "drop" if self.fills_later else "refuse"
         wrong = target_gaps if self.fills_later else gaps.any(1) | target_gaps

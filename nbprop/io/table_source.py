@@ -1,8 +1,8 @@
 """Samples from a table: which columns are features and target, and how categories and missing values become numbers.
 
 A column of text is taken as categories: one column of zeros and ones for each of its values, in the order of the
-alphabet. What a network was trained with, its features with their categories and means, goes with the network
-(`Columns`), so that another table becomes the same numbers, whatever the order of its columns.
+alphabet. What a network was trained with goes with it (`Columns`): the names of its features, their categories, and
+what stands for a missing number. So another table becomes the same numbers, whatever the order of its columns.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ class Columns:
 
     names: list | None = None  # None: the table had no names
     categories: list = field(default_factory=list)  # list of str, or None for a column of numbers
-    means: list = field(default_factory=list)  # of the numbers, or None
+    fills: list = field(default_factory=list)  # what is filled in where a number is missing, or None
 
 
 class TableSource(Source):
@@ -55,7 +55,7 @@ class TableSource(Source):
             self.targets = []
         elif len(self.targets) == 1 and table.holds_text(self.targets[0]):
             self.text_target = f"{self.path}: the target {table.name(self.targets[0])} is text"
-        self.means = None
+        self.fills = None
         self.categories = self._find_categories() if with_target and known is None else self._given_categories(known)
         if not self.columns:
             raise ValueError(
@@ -177,15 +177,20 @@ class TableSource(Source):
                 f"{self.path} has {len(self.columns)} columns for features, the network was trained with "
                 f"{len(known.categories)}"
             )
-        numbers = zip(known.means, known.categories, strict=True)
-        repeated = [np.repeat(np.nan if mean is None else mean, len(kinds or [0])) for mean, kinds in numbers]
-        self.means = np.concatenate(repeated)
+        fills = zip(known.fills, known.categories, strict=True)
+        repeated = [np.repeat(np.nan if fill is None else fill, len(kinds or [0])) for fill, kinds in fills]
+        self.fills = np.concatenate(repeated)
         return known.categories
 
     def known(self, means):
-        """The `Columns` of a network that is trained on this source, given the mean of each number of x."""
-        own = [None if kinds else float(means[at]) for kinds, at in zip(self.categories, self.first, strict=False)]
-        return Columns(self.features, self.categories, own)
+        """The `Columns` of a network that is trained on this source, given the mean of each number of x, or None."""
+        wanted, fills = self.choices.on_missing, [None] * len(self.columns)
+        for number, (kinds, at) in enumerate(zip(self.categories, self.first, strict=False)):
+            if kinds is None and isinstance(wanted, float):
+                fills[number] = wanted
+            elif kinds is None and means is not None:
+                fills[number] = float(means[at])
+        return Columns(self.features, self.categories, fills)
 
     def _in_x(self, block):
         """The numbers of x (records, numbers) in a block."""
@@ -281,7 +286,9 @@ class TableSource(Source):
         if table.missing:
             shown = ", ".join(f"{name!r} {count}" for name, count in sorted(table.missing.items()))
             wanted = self.choices.on_missing
-            filled = {"drop": "", "fill": ", filled in with the mean of the column"}.get(wanted, f", taken as {wanted}")
+            filled = {"drop": "", "fill": ", filled in with the mean of the column in training"}.get(
+                wanted, f", taken as {wanted}"
+            )
             yield f"missing values: {shown}{filled}"
         if (line := self.missing_line()) is not None:
             yield line

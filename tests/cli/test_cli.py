@@ -297,8 +297,8 @@ def test_classes_are_refused_where_outputs_are_none(run, trained, flowers, tmp_p
         ({"features": [1, 2, 3]}, "notes of features are damaged"),
         ({"loss": 7}, "note of the loss is damaged"),
         ({"loss": "no"}, "loss: unknown name 'no'"),
-        ({"columns": [{"mean": "3"}]}, "notes of columns are damaged"),
-        ({"columns": [{"mean": 3.0}], "features": ["a", "b"]}, "1 columns for 2 features"),
+        ({"columns": [{"fill": "3"}]}, "notes of columns are damaged"),
+        ({"columns": [{"fill": 3.0}], "features": ["a", "b"]}, "1 columns for 2 features"),
     ],
 )
 def test_notes_that_do_not_fit_are_refused(run, flowers, tmp_path, notes, told):

@@ -146,6 +146,25 @@ def test_missing_numbers_are_what_they_were_in_training(run, tmp_path):
     assert np.isclose(*answers, rtol=1e-12)
 
 
+def test_what_was_filled_in_is_kept(run, tmp_path):
+    """A number that replaces missing ones in training replaces them in use; integers for an embedding have none."""
+    table, model = with_gaps(prices(), ["area"]), tmp_path / "m.safetensors"
+    table.to_csv(tmp_path / "d.csv", index=False)
+    assert run("train", tmp_path / "d.csv", "-o", model, "--epochs", 1, "--on-missing", -7)[0] == 0
+    answers = []
+    for text in ("area,town\n,Bonn\n", "area,town\n-7,Bonn\n"):
+        (tmp_path / "new.csv").write_text(text, encoding="utf-8")
+        answers.append(run("predict", model, tmp_path / "new.csv")[1])
+    assert answers[0] == answers[1] != ""
+    (tmp_path / "words.csv").write_text("a,b,y\n" + "1,x,0\n2,y,1\n0,x,1\n" * 9, encoding="utf-8")
+    net = "embedding:3:2 flatten dense:2"
+    assert run("train", tmp_path / "words.csv", "-o", model, "--epochs", 1, "--net", net)[0] == 0
+    code, out, err = run("predict", model, tmp_path / "words.csv")
+    assert (code, len(out.splitlines())) == (0, 27), err
+    (tmp_path / "words.csv").write_text("a,b\n,x\n", encoding="utf-8")
+    assert "line 2, column 1 'a' is missing" in run("predict", model, tmp_path / "words.csv")[2]
+
+
 def test_parquet_is_read_as_csv(run, tmp_path):
     """The same samples in the same order, so the same network; pandas' categories, booleans and index included."""
     pytest.importorskip("pyarrow")
