@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -52,6 +52,7 @@ class Export:
     steps: tuple  # optimizers' names
     known: dict  # the C functions, by name
     vector: str
+    weights_apart: bool  # whether they are in a file of their own
     bindings: tuple  # names of _BINDINGS
     certificate: tuple  # lines of what is proven of the outputs
     example: str
@@ -80,6 +81,7 @@ def export_c(
     state: NDArray[Any] | None = None,
     box: tuple[NDArray[Any], NDArray[Any]] | None = None,
     bindings: Iterable[str] = (),
+    weights: Literal["source", "file"] = "source",
 ) -> None:
     """Write a network with its derivatives as C99: stem.c and stem.h, which need nothing but libm.
 
@@ -110,6 +112,9 @@ def export_c(
     bindings : sequence of "fortran", "casadi"
         "fortran" also writes stem.f90, a module with interfaces of all functions; "casadi" stem_casadi.c, with which
         `casadi.external` finds the network and its first and second derivatives by x (in float64).
+    weights : "source" or "file"
+        "file" writes them to stem.params, as little-endian numbers, instead of into the C file: it can then be changed
+        without a compiler, and the functions and the self-test take the array that it has been read into.
 
     The functions do what a plan with mode="inference" does: dropout passes through, batch normalization takes running
     statistics. They take `params, n`, then their arrays and the caller's `scratch` (`PENDULUM_SCRATCH` elements); the
@@ -146,12 +151,15 @@ def export_c(
         )
     if not isinstance(net, Network):
         raise TypeError(f"export_c: net must be what nbprop.network(...) returns, got {type(net).__name__}")
-    export = _export(name, net, params, functions, as_dtype(dtype), batch, loss, state, box, bindings)
+    export = _export(name, net, params, functions, as_dtype(dtype), batch, loss, state, box, bindings, weights)
     texts = {".c": source_file(export), ".h": header_file(export)}
     texts |= {_BINDINGS[name][0]: _BINDINGS[name][1](export) for name in export.bindings}
-    for suffix in texts:
+    for suffix in (*texts, ".params"):
         if os.path.isdir(path + suffix):
             raise IsADirectoryError(f"export_c: {path}{suffix} is a folder; remove it, or choose another stem")
+    if export.weights_apart:
+        content = export.params.astype(export.dtype.newbyteorder("<")).tobytes()
+        write_atomically(path + ".params", lambda temporary: _write_bytes(temporary, content))
     for suffix, text in texts.items():
         write_atomically(path + suffix, lambda temporary, text=text: _write(temporary, text))
 
@@ -161,13 +169,19 @@ def _write(path, text):
         file.write(text)
 
 
-def _export(stem, net, params, functions, dtype, batch, loss, state, box, bindings):
+def _write_bytes(path, content):
+    with open(path, "wb") as file:
+        file.write(content)
+
+
+def _export(stem, net, params, functions, dtype, batch, loss, state, box, bindings, weights):
     batch = positive("export_c: batch", batch)
     loss = None if loss is None else loss_named(loss)
     if loss is not None:
         loss.target(net.output_shape)
     params = _finite("params", check_flat("export_c: params", params, net.n_params), dtype)
     functions, steps = _functions(functions, net, loss)
+    apart = choose("export_c: weights", weights, ("source", "file")) == "file"
     bindings, functions = _bound(stem, bindings, functions, steps, net, dtype)
     known = functions_for(net, dtype.name)
     taken = [f"{stem}_{name}" for name in (*functions, *steps, "params", "selftest") if f"{stem}_{name}" in known]
@@ -178,8 +192,10 @@ def _export(stem, net, params, functions, dtype, batch, loss, state, box, bindin
     found, pieces = programs(net, loss, batch, dtype, functions, known, lambda value: literal(value, dtype))
     state = _state(state, pieces, dtype)
     certificate = () if box is None else _certificate(net, params, box, state)
+    if apart and bindings:
+        raise ValueError('export_c: weights: the bindings need weights="source"')
     tested = tuple(name for name in functions if name in FUNCTIONS)
-    vector = Vector(net, loss, params, dtype, tested, state)
+    vector = Vector(net, loss, params, dtype, tested, state, apart)
     scratch = max([1, *(program.scratch + (net.n_params if program.grads_always else 0) for program in found)])
     sizes = [
         ("N_PARAMS", net.n_params, "weights"),
@@ -209,6 +225,7 @@ def _export(stem, net, params, functions, dtype, batch, loss, state, box, bindin
         known=known,
         vector=vector.described(),
         bindings=bindings,
+        weights_apart=apart,
         certificate=certificate,
         example=vector.example(),
         selftest=vector.function(stem, real),

@@ -17,6 +17,13 @@ def header_file(export):
     declared = "\n\n".join([*prototypes, export.selftest_prototype])
     sizes = "".join(f"#define {upper}_{name} {value} /* {text} */\n" for name, value, text in export.sizes)
     size = f"{upper}_N_PARAMS" if export.params.size else "1"
+    order = "row-major, layer by layer, each weight before its bias"
+    weights = f"/* The weights: {order}. */\nextern const {real} {stem}_params[{size}];\n\n"
+    if export.weights_apart:
+        weights = (
+            f"/* The weights are {upper}_N_PARAMS numbers in {stem}.params, little-endian: {order}. Read them into an\n"
+            " * array, which is params. */\n\n"
+        )
     return (
         f"{_comment(export)}\n"
         f"#ifndef {guard}\n#define {guard}\n\n"
@@ -24,8 +31,7 @@ def header_file(export):
         'extern "C" {\n'
         "#endif\n\n"
         f"{sizes}\n"
-        f"/* The weights: row-major, layer by layer, each weight before its bias. */\n"
-        f"extern const {real} {stem}_params[{size}];\n\n"
+        f"{weights}"
         f"{declared}\n"
         "#ifdef __cplusplus\n"
         "}\n"
@@ -55,7 +61,7 @@ def _comment(export):
         "",
         f"    {export.real} scratch[{upper}_SCRATCH], y[{upper}_OUTPUT];",
         f"    {x} x[{upper}_INPUT] = {{{export.example}}};",
-        f"    {stem}_forward({stem}_params, 1, x, y, scratch);",
+        f"    {stem}_forward({'params' if export.weights_apart else f'{stem}_params'}, 1, x, y, scratch);",
         "",
         *_folded(export.vector),
     ]

@@ -35,10 +35,11 @@ def _sum(values):
 class Vector:
     """One sample through all functions of an export: inputs by formula, results by nbprop."""
 
-    def __init__(self, net, loss, params, dtype, functions, state):
+    def __init__(self, net, loss, params, dtype, functions, state, weights_apart=False):
         # In float64 whatever the export's type is: then nothing but rounding there stands between the two.
         plan = lowered_plan(net, loss, 1, np.float64, mode="inference")
         self.net, self.loss, self.dtype, self.functions = net, loss, dtype, functions
+        self.weights_apart = weights_apart  # whether they are in a file: the self-test's caller has read them
         self.sizes = {"x": math.prod(net.input_shape), "dx": math.prod(net.input_shape)}
         self.sizes |= dict.fromkeys(("y", "dy"), math.prod(net.output_shape))
         self.sizes |= dict.fromkeys(("grads", "v", "hv"), net.n_params)
@@ -127,7 +128,10 @@ class Vector:
             "/* 0 if this build computes what nbprop did, for one sample; else the number of the first function that\n"
             f" * does not, in the order above. scratch: {stem.upper()}_SELFTEST_SCRATCH elements. */\n"
         )
-        return f"{text}int {stem}_selftest({real} *scratch);\n"
+        return f"{text}int {stem}_selftest({self._parameters(real)});\n"
+
+    def _parameters(self, real):
+        return f"{f'const {real} *params, ' if self.weights_apart else ''}{real} *scratch"
 
     def function(self, stem, real):
         """The text of the self-test."""
@@ -139,7 +143,9 @@ class Vector:
         lines += [] if self.functions else ["    (void)scratch;"]
         for number, function in enumerate(self.functions, 1):
             lines += ["    {", *(f"        {line}" for line in self._check(stem, real, function, number)), "    }"]
-        return f"int {stem}_selftest({real} *scratch)\n{{\n" + "\n".join([*lines, "    return 0;"]) + "\n}\n"
+        if self.weights_apart and not self.functions:
+            lines.append("    (void)params;")
+        return f"int {stem}_selftest({self._parameters(real)})\n{{\n" + "\n".join([*lines, "    return 0;"]) + "\n}\n"
 
     def _check(self, stem, real, function, number):
         """The lines that check one function."""
@@ -152,7 +158,8 @@ class Vector:
                 shift, low, high = self._pattern(array.name)
                 ends = f"{literal(low, self.dtype)}, {literal(high, self.dtype)}"
                 lines.append(f"fill_test_numbers({array.name}, {self.sizes[array.name]}, {shift}, {ends});")
-        arguments = [f"{stem}_params", "1", *(a.name for a in arrays_of(function, self.net, self.loss, "")), "scratch"]
+        weights = "params" if self.weights_apart else f"{stem}_params"
+        arguments = [weights, "1", *(a.name for a in arrays_of(function, self.net, self.loss, "")), "scratch"]
         result = f"const {real} loss = " if function == "value_and_grad" else ""
         lines.append(wrapped(f"{result}{stem}_{function}", arguments, ";"))
         for (of, name), values in self.results.items():

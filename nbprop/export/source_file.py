@@ -36,14 +36,14 @@ def source_file(export):
         state += f"static const {real} state[] = {{\n{values}\n}};\n\n"
     weights = initializer(export.params if export.params.size else [0.0], export.dtype)
     size = f"{upper}_N_PARAMS" if export.params.size else "1"
+    weights = "" if export.weights_apart else f"const {real} {stem}_params[{size}] = {{\n{weights}\n}};\n\n"
     return (
         f"/* {stem}.c: written by nbprop {export.version}; {stem}.h says how to use it. */\n\n"
         f'#include "{stem}.h"\n\n{includes}\n'
         "#ifdef __FAST_MATH__\n"
         f'#error "{stem}.c: compile without -ffast-math: exp, tanh and their kin round by adding large numbers"\n'
         "#endif\n\n"
-        f"const {real} {stem}_params[{size}] = {{\n{weights}\n}};\n\n"
-        f"{state}{body}"
+        f"{weights}{state}{body}"
     )
 
 

@@ -185,8 +185,7 @@ def lower_input_hessian(net, batch, dtype, mode):
     build.copy(build.outside("y", batch * x.size), build.whole_tangent(x.gradient), x.shape)
     build.rules.clear()
     build.place_state()
-    (ops,) = fuse(build, drain_ops(build))
-    ops = prune_dead_ops(ops, frame.Y)
+    (ops,) = prune_dead_ops(frame.Y, *fuse(build, drain_ops(build)))
     return Lowered({"hvp_x": ops}, *place_buffers(ops, dtype.itemsize))
 
 

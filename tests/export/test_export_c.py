@@ -174,6 +174,72 @@ def _selftests(files, memory, release):
     return "\n".join([*lines, "    return 0;", "}", ""])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_in_a_file(tmp_path, dtype):
+    """What C reads from it are the parameters; the C file has none, whatever they are."""
+    net = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dense(2))
+    params = nbprop.init(net, dtype=np.dtype(dtype))
+    nbprop.export_c(tmp_path / "net", net, params, ["forward"], dtype, weights="file")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.c", "net.h", "net.params"]
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "net.params", dtype), params)
+    real = "float" if dtype == "float32" else "double"
+    (tmp_path / "main.c").write_text(
+        f"""
+#include <stdio.h>
+#include "net.h"
+int main(void)
+{{
+    {real} params[NET_N_PARAMS], scratch[NET_SELFTEST_SCRATCH];
+    FILE *file = fopen("net.params", "rb");
+    if (file == NULL || fread(params, sizeof params[0], NET_N_PARAMS, file) != NET_N_PARAMS) {{
+        return 99;
+    }}
+    fclose(file);
+    return net_selftest(params, scratch);
+}}
+""",
+        encoding="utf-8",
+    )
+    run([compiler(), "-std=c99", *c_build.WARNINGS, "main.c", "net.c", "-o", "main", "-lm"], cwd=tmp_path)
+    run([tmp_path / "main"], cwd=tmp_path)
+    source = (tmp_path / "net.c").read_bytes()
+    nbprop.export_c(tmp_path / "net", net, params, ["jvp"], dtype, weights="file")
+    nbprop.export_c(tmp_path / "net", net, params, ["forward"], dtype, weights="file")
+    assert (tmp_path / "net.c").read_bytes() == source
+    with pytest.raises(ValueError, match="export_c: weights: unknown name 'disk'"):
+        nbprop.export_c(tmp_path / "net", net, params, weights="disk")
+    with pytest.raises(ValueError, match='bindings need weights="source"'):
+        nbprop.export_c(tmp_path / "net", net, params, weights="file", bindings=["fortran"])
+
+
+@pytest.mark.more
+def test_valgrind_finds_nothing(tmp_path):
+    """Every self-test, with scratch of just the size that its header asks for: no read of what nobody has written."""
+    valgrind = compiler("valgrind")
+    export_all(tmp_path, HANDFUL, ["float32"])
+    files, main = sorted(tmp_path.glob("*.c")), tmp_path / "main.c"
+    main.write_text(_selftests(files, "malloc({0}_SELFTEST_SCRATCH * sizeof({1}))", "free"), encoding="utf-8")
+    run([compiler(), "-std=c99", "-g", "-O1", main, *files, "-o", tmp_path / "main", "-lm"])
+    run([valgrind, "--quiet", "--error-exitcode=9", "--leak-check=full", tmp_path / "main"])
+
+
+@pytest.mark.more
+def test_a_small_network_fits_a_small_board(tmp_path, capsys):
+    """4-8-1 with its gradient, on an ATmega2560 (256 KB of program, 8 KB of memory); the sizes are printed."""
+    command, size = compiler("avr-gcc"), compiler("avr-size")
+    net = nbprop.network((4,), nbprop.dense(8, activation="tanh"), nbprop.dense(1))
+    functions = {"forward": ["forward"], "gradient": ["forward", "value_and_grad", "sgd"]}
+    for name, chosen in functions.items():
+        nbprop.export_c(tmp_path / name, net, nbprop.init(net), chosen, loss="mse")
+        flags = ("-std=c99", "-Os", "-mmcu=atmega2560", "-ffunction-sections")
+        run([command, *flags, "-c", f"{name}.c", "-o", f"{name}.o"], cwd=tmp_path)
+        text, data, bss = map(int, run([size, f"{name}.o"], cwd=tmp_path).splitlines()[1].split()[:3])
+        with capsys.disabled():
+            print(f"\n4-8-1 on an AVR, {name}: {text:,} bytes of program, {data + bss:,} of memory")
+        assert text + data < 16_000
+        assert data + bss <= 4 * net.n_params + 64
+
+
 def test_selftest_tells_a_broken_build(tmp_path):
     net = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dense(2))
     nbprop.export_c(tmp_path / "sound", net, nbprop.init(net), loss="mse")

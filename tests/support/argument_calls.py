@@ -636,11 +636,12 @@ CALLS |= {
         lambda: {
             **{"stem": FOLDER / "net", "net": NET, "params": nbprop.init(NET), "functions": ["forward"]},
             **{"dtype": "float32", "batch": 2, "loss": "softmax_cross_entropy", "bindings": ["fortran"]},
+            "weights": "source",
         },
         {
             **{"stem": Anywhere(), "net": Made(), "params": Array(kinds=("f8", "f4"), finite=True)},
             **{"functions": Choice(optional=True), "dtype": Dtype(), "batch": Integer()},
-            **{"loss": Choice(optional=True), "bindings": Choice()},
+            **{"loss": Choice(optional=True), "bindings": Choice(), "weights": Choice()},
         },
     ),
     "from_sklearn": Call(
