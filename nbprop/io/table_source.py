@@ -184,7 +184,8 @@ class TableSource(Source):
 
     def known(self, means):
         """The `Columns` of a network that is trained on this source, given the mean of each number of x, or None."""
-        wanted, fills = self.choices.on_missing, [None] * len(self.columns)
+        wanted = self.choices.on_missing
+        fills: list[float | None] = [None] * len(self.columns)
         for number, (kinds, at) in enumerate(zip(self.categories, self.first, strict=False)):
             if kinds is None and isinstance(wanted, float):
                 fills[number] = wanted
