@@ -125,7 +125,7 @@ class OnnxFile:
             return None
         try:
             found = _FOLDED[node.op_type](self.attributes(node), *inputs)
-        except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise self.fail(f"{self.said(node)} fails: {brief(error)}") from None
         return found if isinstance(found, np.ndarray) else np.asarray(found)
 

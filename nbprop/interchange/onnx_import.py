@@ -66,7 +66,14 @@ def from_onnx(path: str | os.PathLike[str], output: str | None = None) -> tuple[
     """
     name = as_path("from_onnx: path", path)
     wanted = None if output is None else text("from_onnx: output", output)
-    return _Reader(OnnxFile("from_onnx", name)).network(wanted)
+    file = OnnxFile("from_onnx", name)
+    try:
+        return _Reader(file).network(wanted)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if str(error).startswith("from_onnx"):
+            raise
+        # Of a file that is damaged: a field that is missing, or of another type than its place asks for.
+        raise file.fail(f"it is damaged: {brief(repr(error))}") from None
 
 
 class _Reader:
