@@ -8,17 +8,14 @@ compute_90a, as numba-cuda does on an H100; `make test` assembles one PTX, of co
 
 import importlib
 import re
-import shutil
-import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from numba import config
 
 import nbprop
 from nbprop.program import table
+from support.cubins import HOPPER, assemble, link, to_ltoir, to_ptx
 
 PACKAGE = Path(nbprop.__file__).parent
 MODULES = sorted(
@@ -27,89 +24,6 @@ MODULES = sorted(
     if re.search(r"^(def cuda_kernels\(cuda|@on_device\(|CUDA_KERNELS = )", path.read_text(), re.M)
 )
 ARCHITECTURES = ("sm_80", "sm_90a")
-HOPPER = (9, 0, "a")
-
-
-@pytest.fixture(scope="module")
-def ptxas():
-    """The assembler, of the wheel or of an installed toolkit."""
-    pytest.importorskip("numba_cuda", reason='the compile gate needs numba-cuda: pip install "nbprop[cuda-gate]"')
-    if config.ENABLE_CUDASIM:
-        pytest.skip("the simulator compiles nothing")
-    import nvidia
-
-    found = [path for folder in nvidia.__path__ for path in Path(folder).glob("*/bin/ptxas")]
-    found += [path for path in (shutil.which("ptxas"),) if path]
-    if not found:
-        pytest.skip('the compile gate needs ptxas: pip install "nbprop[cuda-gate]"')
-    return str(found[0])
-
-
-@pytest.fixture
-def no_device(monkeypatch):
-    """Let kernels that call compiled functions compile without a GPU."""
-    from numba.cuda import dispatcher
-
-    monkeypatch.setattr(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=(8, 0)))
-
-
-@pytest.fixture
-def nvjitlink():
-    """What links LTO-IR; numba-cuda takes it for kernels of a user's own where it is installed."""
-    pytest.importorskip("numba_cuda", reason='the compile gate needs numba-cuda: pip install "nbprop[cuda-gate]"')
-    from numba.cuda.cudadrv import driver
-
-    if config.ENABLE_CUDASIM or not driver._have_nvjitlink():
-        pytest.skip('this part of the compile gate needs nvJitLink: pip install "nbprop[cuda-gate]"')
-    from cuda.bindings import nvjitlink
-
-    return nvjitlink
-
-
-def assemble(ptxas, ptx, architecture):
-    """ptxas's account of a kernel: (registers, what is not as it should be)."""
-    done = subprocess.run(
-        [ptxas, f"-arch={architecture}", "-v", "-", "-o", "/dev/null"], input=ptx, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return account(done.stderr)
-
-
-def link(nvjitlink, code, architecture):
-    """The same of a kernel's LTO-IR, linked by nvJitLink."""
-    handle = nvjitlink.create(3, [f"-arch={architecture}", "-lto", "-verbose"])
-    nvjitlink.add_data(handle, nvjitlink.InputType.LTOIR, code, len(code), "kernel")
-    nvjitlink.complete(handle)
-    log = bytearray(nvjitlink.get_info_log_size(handle))
-    nvjitlink.get_info_log(handle, log)
-    return account(log.decode())
-
-
-def account(log):
-    """(registers, what is not as it should be) of a kernel, as the assembler tells."""
-    (registers,) = re.findall(r"Used (\d+) registers", log)
-    memory = re.findall(r"(\d+) bytes (stack frame|spill stores|spill loads)", log)
-    assert memory, log
-    return int(registers), [f"{size} bytes {kind}" for size, kind in memory if size != "0"]
-
-
-def to_ptx(kernel, dtype, cc=(8, 0)):
-    from numba import cuda
-
-    from nbprop.cuda.kernels import SIGNATURE
-
-    entry = kernel.entry(dtype)
-    ptx, _ = cuda.compile_ptx(entry, SIGNATURE, cc=cc, launch_bounds=kernel.bounds)
-    return ptx
-
-
-def to_ltoir(function, signature, bounds=None):
-    """A kernel's LTO-IR for an H100."""
-    from numba import cuda
-
-    kind = {"device": False, "abi": "numba", "output": "ltoir"}
-    code, _ = cuda.compile(function, signature, cc=HOPPER, launch_bounds=bounds, **kind)
-    return code
 
 
 def kernels_in(module):
@@ -123,12 +37,12 @@ def kernels_in(module):
     return kernels
 
 
-def check(name, kernel, registers, wrong):
+def check(name, kernel, assembled):
     """No memory that was meant to be registers, and no more of these than the kernel's blocks have together."""
     from nbprop.cuda.toolkit import THREADS
 
-    assert not wrong, f"{name}: {', '.join(wrong)}"
-    assert registers <= 65536 // (THREADS * kernel.resident), f"{name}: {registers} registers"
+    assert not assembled.wrong, f"{name}: {', '.join(assembled.wrong)}"
+    assert assembled.registers <= 65536 // (THREADS * kernel.resident), f"{name}: {assembled.registers} registers"
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -140,7 +54,7 @@ def test_kernels_compile(module, ptxas):
             if dtype == np.float32:
                 assert ".f64" not in ptx, f"{kernel.name} in float32 computes in float64"
             for architecture in ARCHITECTURES:
-                check(f"{kernel.name}, {dtype}, {architecture}", kernel, *assemble(ptxas, ptx, architecture))
+                check(f"{kernel.name}, {dtype}, {architecture}", kernel, assemble(ptxas, ptx, architecture))
 
 
 @pytest.mark.more
@@ -153,9 +67,9 @@ def test_kernels_compile_by_both_ways_on_hopper(module, ptxas, nvjitlink):
     for kernel in kernels_in(module):
         for dtype in kernel.dtypes:
             name = f"{kernel.name}, {dtype}"
-            check(f"{name}, PTX", kernel, *assemble(ptxas, to_ptx(kernel, dtype, HOPPER), "sm_90a"))
+            check(f"{name}, PTX", kernel, assemble(ptxas, to_ptx(kernel, dtype, HOPPER), "sm_90a"))
             code = to_ltoir(kernel.entry(dtype), SIGNATURE, kernel.bounds)
-            check(f"{name}, LTO-IR", kernel, *link(nvjitlink, code, "sm_90a"))
+            check(f"{name}, LTO-IR", kernel, link(nvjitlink, code, "sm_90a"))
 
 
 @pytest.mark.parametrize("loss", ["mse", "softmax_cross_entropy"])
@@ -179,7 +93,7 @@ def test_whole_programs_in_one_block_compile(ptxas, loss, monkeypatch):
         ptx, _ = cuda.compile_ptx(entry, oneblock.SIGNATURE, cc=(8, 0), launch_bounds=bounds)
         assert dtype == np.float64 or ".f64" not in ptx
         for architecture in ARCHITECTURES:
-            _, wrong = assemble(ptxas, ptx, architecture)
+            wrong = assemble(ptxas, ptx, architecture).wrong
             assert not wrong, f"{dtype}, {architecture}: {wrong}"
 
 
@@ -216,7 +130,7 @@ def test_networks_inside_kernels_compile(ptxas, inside_kernels):
         ptx, _ = cuda.compile_ptx(kernel, signature, cc=(8, 0))
         assert ".f64" not in ptx
         for architecture in ARCHITECTURES:
-            _, wrong = assemble(ptxas, ptx, architecture)
+            wrong = assemble(ptxas, ptx, architecture).wrong
             assert not [text for text in wrong if not text.endswith(allowed)], wrong
 
 
@@ -224,7 +138,7 @@ def test_networks_inside_kernels_compile(ptxas, inside_kernels):
 def test_networks_inside_kernels_link(nvjitlink, inside_kernels):
     """The same by LTO-IR."""
     for kernel, signature, allowed in inside_kernels:
-        _, wrong = link(nvjitlink, to_ltoir(kernel, signature), "sm_90a")
+        wrong = link(nvjitlink, to_ltoir(kernel, signature), "sm_90a").wrong
         assert not [text for text in wrong if not text.endswith(allowed)], wrong
 
 
