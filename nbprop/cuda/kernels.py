@@ -24,11 +24,13 @@ import inspect
 import sys
 
 import numpy as np
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
 from nbprop.compiler.fingerprint import digest_of, is_ours
 from nbprop.compiler.intrinsics import as_frame, load
-from nbprop.compiler.jit import njit
+from nbprop.compiler.jit import intrinsic, njit
 from nbprop.cuda import toolkit
 from nbprop.cuda.toolkit import SIMULATED, THREADS, host_array
 from nbprop.program import frame
@@ -43,6 +45,33 @@ DEVICE_SPACES = {"partials": PARTIALS, "result": RESULT}
 FRAME_WORDS = 32
 
 SIGNATURE = types.void(types.int64, types.int64)  # frame, row
+
+_GLOBAL = 1  # the address space of global memory in NVVM's IR
+
+
+@intrinsic
+def in_global_memory(typingctx, arguments):
+    """A kernel's arguments, with its arrays known to lie in global memory.
+
+    An address from a word could be of any memory: its loads (LD) may not be moved across stores to shared memory, and
+    wait for one another. Made a global pointer first, and a generic one of that, all of them become LDG.
+    """
+
+    def codegen(context, builder, signature, values):
+        found = []
+        for value, typed in zip(cgutils.unpack_tuple(builder, values[0]), arguments, strict=True):
+            if isinstance(typed, types.Array):
+                array = cgutils.create_struct_proxy(typed)(context, builder, value)
+                generic = array.data.type
+                address = builder.ptrtoint(array.data, ir.IntType(64))
+                array.data = builder.addrspacecast(
+                    builder.inttoptr(address, ir.PointerType(generic.pointee, _GLOBAL)), generic
+                )
+                value = array._getvalue()
+            found.append(value)
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return arguments(arguments), codegen
 
 
 class DeviceKernel:
@@ -86,7 +115,7 @@ class DeviceKernel:
         body, real = toolkit.device_function(self.function), np.dtype(dtype).type
 
         def entry(frame, row):
-            body(*bind(as_frame(frame, real), row, 0, 1))
+            body(*in_global_memory(bind(as_frame(frame, real), row, 0, 1)))
 
         return entry
 

@@ -13,7 +13,7 @@ from numba import types
 
 from nbprop.compiler.intrinsics import as_frame
 from nbprop.cuda import memory, toolkit
-from nbprop.cuda.kernels import simulated_arguments, word_at
+from nbprop.cuda.kernels import in_global_memory, simulated_arguments, word_at
 from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function
 from nbprop.program.binding import kernel_arguments
 
@@ -32,14 +32,14 @@ def _switch(kernels, dtype, number=0):
 
         @device_function
         def run(chosen, frame, row):
-            body(*bind(as_frame(frame, real), row, 0, 1))
+            body(*in_global_memory(bind(as_frame(frame, real), row, 0, 1)))
 
     else:
 
         @device_function
         def run(chosen, frame, row):
             if chosen == number:
-                body(*bind(as_frame(frame, real), row, 0, 1))
+                body(*in_global_memory(bind(as_frame(frame, real), row, 0, 1)))
             else:
                 others(chosen, frame, row)
 

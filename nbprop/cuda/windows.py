@@ -13,13 +13,15 @@ With a stride s, a pixel of x meets only those taps whose offset is congruent to
 are divided into s x s classes, each a product of its own with its own taps, and nothing is multiplied by zero except at
 the borders.
 
-Summation order depends on the sizes alone.
+A launch has a block for each tile of each group (class, piece). Summation order depends on the sizes alone.
 """
 
 import numpy as np
 
-from nbprop.cuda.products import outer_products, pieces
+from nbprop.cuda.outer import lead_of, outer_products, places
+from nbprop.cuda.products import pieces, with_shift
 from nbprop.cuda.toolkit import THREADS, cuda, device_function
+from nbprop.cuda.vectors import ALIGNMENT, fours
 from nbprop.numerics.scalars import like
 
 
@@ -38,7 +40,8 @@ def gatherer(tile, row_place, step_place, *, along_rows=False, bordered=False, c
     rows, columns, depth, _, _ = tile
     threads, add = THREADS, outer_products(tile, column_sums=column_sums)
     a_loads, b_loads = rows * depth // threads, columns * depth // threads
-    a_shape, b_shape, rows_shape, steps_shape = (depth, rows + 1), (depth, columns), (3, rows), (2, 4, depth)
+    a_lead, b_lead, rows_shape, steps_shape = lead_of(rows), lead_of(columns), (3, rows), (2, 4, depth)
+    a_size, b_size = depth * a_lead, depth * b_lead
 
     @device_function
     def note_rows(of_rows, m, i, at, g):
@@ -64,18 +67,20 @@ def gatherer(tile, row_place, step_place, *, along_rows=False, bordered=False, c
             if bordered and inside:
                 y, x = of_rows[1, row] + of_steps[half, 1, step], of_rows[2, row] + of_steps[half, 2, step]
                 inside = y >= 0 and y < g.out_h and x >= 0 and x < g.out_w
-            a_slice[step, row] = a[of_rows[0, row] + of_steps[half, 0, step]] if inside else zero
+            place = np.uint64(of_rows[0, row] + of_steps[half, 0, step])
+            a_slice[np.uint64(step * a_lead + row)] = a[place] if inside else zero
         for k in range(b_loads):
             number = me + k * threads
             step, col = number // columns, number % columns
             inside = step < steps_left and j + col < n
-            b_slice[step, col] = b[of_steps[half, 3, step] + j + col] if inside else zero
+            place = np.uint64(of_steps[half, 3, step] + j + col)
+            b_slice[np.uint64(step * b_lead + col)] = b[place] if inside else zero
 
     @device_function
     def multiply(acc, sums, a, b, m, n, i, j, first, last, at, g):
         # One per line: the simulator identifies shared arrays by source line.
-        a_slice = cuda.shared.array(a_shape, a.dtype)
-        b_slice = cuda.shared.array(b_shape, a.dtype)
+        a_slice = cuda.shared.array(a_size, a.dtype, ALIGNMENT)
+        b_slice = cuda.shared.array(b_size, a.dtype, ALIGNMENT)
         of_rows = cuda.shared.array(rows_shape, np.int64)
         of_steps = cuda.shared.array(steps_shape, np.int64)
         note_rows(of_rows, m, i, at, g)
@@ -86,7 +91,7 @@ def gatherer(tile, row_place, step_place, *, along_rows=False, bordered=False, c
             note_steps(of_steps, 1 - half, l0 + depth, last, at, g)
             load(a_slice, b_slice, of_rows, of_steps, half, a, b, m - i, last - l0, j, n, g)
             cuda.syncthreads()
-            add(acc, sums, a_slice, b_slice)
+            add(acc, sums, a_slice, 0, b_slice, 0)
             cuda.syncthreads()
             half = 1 - half
 
@@ -200,8 +205,9 @@ def _clear(acc, size):
 
 def convolution(tile):
     """A device function: a block's tiles of y = b + windows W. convolve(y, x, w, b, n, filters, g)."""
-    multiply, (rows, columns, _, each_row, each_column) = gatherer(tile, window_of_row, tap_of_step), tile
-    size, across, down = each_row * each_column, columns // each_column, rows // each_row
+    multiply, store = gatherer(tile, window_of_row, tap_of_step), with_shift(tile)
+    rows, columns, _, each_row, each_column = tile
+    size = each_row * each_column
 
     @device_function
     def make(acc, none, y, x, w, b, n, filters, g, group, i, j):
@@ -209,21 +215,15 @@ def convolution(tile):
         depth = g.kernel_h * g.kernel_w * (g.channels // g.groups)
         _clear(acc, size)
         multiply(acc, none, x, w, m, own, i, j, 0, depth, (group, filters), g)
-        i, j = i + cuda.threadIdx.x // across, j + cuda.threadIdx.x % across
-        for r in range(each_row):
-            for c in range(each_column):
-                row, col = i + r * down, j + c * across
-                if row < m and col < own:
-                    f = group * own + col
-                    y[row * filters + f] = acc[r * each_column + c] + (b[f] if b.size > 0 else like(y[0], 0.0))
+        high, wide, place = np.int32(min(m - i, rows)), np.int32(min(own - j, columns)), group * own + j
+        store(y, acc, i * filters + place, filters, b, place, high, wide, fours(y, filters, place))
 
     @device_function
     def convolve(y, x, w, b, n, filters, g):
         acc, none = cuda.local.array(size, y.dtype), cuda.local.array(1, y.dtype)
-        wide, tall = (filters // g.groups + columns - 1) // columns, (n * g.out_h * g.out_w + rows - 1) // rows
-        for block in range(cuda.blockIdx.x, g.groups * tall * wide, cuda.gridDim.x):
-            at, group = block // g.groups, block % g.groups
-            make(acc, none, y, x, w, b, n, filters, g, group, at // wide * rows, at % wide * columns)
+        wide = (filters // g.groups + columns - 1) // columns
+        at, group = cuda.blockIdx.x // g.groups, cuda.blockIdx.x % g.groups
+        make(acc, none, y, x, w, b, n, filters, g, group, at // wide * rows, at % wide * columns)
 
     return convolve
 
@@ -235,7 +235,7 @@ def weight_gradient(tile):
     """
     multiply = gatherer(tile, tap_of_row, window_of_step, along_rows=True, column_sums=True)
     rows, columns, _, each_row, each_column = tile
-    size, across, down = each_row * each_column, columns // each_column, rows // each_row
+    size, (row_of, column_of) = each_row * each_column, places(tile)
 
     @device_function
     def make(acc, sums, partials, x, dy, n, filters, g, group, i, j, piece, count):
@@ -245,26 +245,24 @@ def weight_gradient(tile):
         _clear(sums, each_column)
         first, last = piece * depth, min(k, (piece + 1) * depth)
         multiply(acc, sums, x, dy, m, own, i, j, first, last, (group, filters), g)
-        first_row, mine_i, mine_j = i == 0, cuda.threadIdx.x // across, cuda.threadIdx.x % across
+        sums_too = i == 0 and row_of(0) == 0
         for c in range(each_column):
-            col = j + mine_j + c * across
+            col = j + column_of(c)
             for r in range(each_row):
-                row = i + mine_i + r * down
+                row = i + row_of(r)
                 if row < m and col < own:
-                    partials[(piece * m + row) * filters + group * own + col] = acc[r * each_column + c]
-            if first_row and mine_i == 0 and col < own:
+                    partials[np.uint64((piece * m + row) * filters + group * own + col)] = acc[r * each_column + c]
+            if sums_too and col < own:
                 partials[(count * m + piece) * filters + group * own + col] = sums[c]
 
     @device_function
     def differentiate(partials, x, dy, n, filters, g):
         acc, sums = cuda.local.array(size, x.dtype), cuda.local.array(each_column, x.dtype)
         depth, own = g.kernel_h * g.kernel_w * (g.channels // g.groups), filters // g.groups
-        wide, tall = (own + columns - 1) // columns, (depth + rows - 1) // rows
-        count = pieces(depth, own, n * g.out_h * g.out_w, x.itemsize, g.groups)
-        for block in range(cuda.blockIdx.x, g.groups * tall * wide * count, cuda.gridDim.x):
-            at, group, piece = block // (count * g.groups), block // count % g.groups, block % count
-            i, j = at // wide * rows, at % wide * columns
-            make(acc, sums, partials, x, dy, n, filters, g, group, i, j, piece, count)
+        count, wide = pieces(depth, own, n * g.out_h * g.out_w, x.itemsize, g.groups), (own + columns - 1) // columns
+        at, group = cuda.blockIdx.x // (count * g.groups), cuda.blockIdx.x // count % g.groups
+        i, j = at // wide * rows, at % wide * columns
+        make(acc, sums, partials, x, dy, n, filters, g, group, i, j, cuda.blockIdx.x % count, count)
 
     return differentiate
 
@@ -273,32 +271,31 @@ def input_gradient(tile):
     """A device function: a block's tiles of dx. differentiate(dx, dy, wt, n, filters, g); wt is W^T."""
     multiply = gatherer(tile, pixel_of_row, filter_of_step, bordered=True)
     rows, columns, _, each_row, each_column = tile
-    size, across, down = each_row * each_column, columns // each_column, rows // each_row
+    size, (row_of, column_of) = each_row * each_column, places(tile)
 
     @device_function
     def make(acc, none, dx, dy, wt, m, g, i, j, at):
         own = g.channels // g.groups
         _clear(acc, size)
         multiply(acc, none, dy, wt, m, own, i, j, 0, at[6] * at[9] * (at[1] // g.groups), at, g)
-        i, j = i + cuda.threadIdx.x // across, j + cuda.threadIdx.x % across
         for r in range(each_row):
-            image, row, col = pixel_of_class(i + r * down, g)
+            number = i + row_of(r)
+            image, row, col = pixel_of_class(number, g)
             row, col = row * g.stride_h + at[2], col * g.stride_w + at[3]
-            if i + r * down < m and row < g.height and col < g.width:
+            if number < m and row < g.height and col < g.width:
                 pixel = ((image * g.height + row) * g.width + col) * g.channels + at[0] * own
                 for c in range(each_column):
-                    if j + c * across < own:
-                        dx[pixel + j + c * across] = acc[r * each_column + c]
+                    place = j + column_of(c)
+                    if place < own:
+                        dx[np.uint64(pixel + place)] = acc[r * each_column + c]
 
     @device_function
     def differentiate(dx, dy, wt, n, filters, g):
         acc, none = cuda.local.array(size, dx.dtype), cuda.local.array(1, dx.dtype)
         m = n * ((g.width + g.stride_w - 1) // g.stride_w) * ((g.height + g.stride_h - 1) // g.stride_h)
-        wide, tall = (g.channels // g.groups + columns - 1) // columns, (m + rows - 1) // rows
-        many = g.groups * g.stride_h * g.stride_w
-        for block in range(cuda.blockIdx.x, many * tall * wide, cuda.gridDim.x):
-            place, number = block // many, block % many
-            at = pixel_class(number // g.groups, number % g.groups, filters, g)
-            make(acc, none, dx, dy, wt, m, g, place // wide * rows, place % wide * columns, at)
+        wide, many = (g.channels // g.groups + columns - 1) // columns, g.groups * g.stride_h * g.stride_w
+        place, number = cuda.blockIdx.x // many, cuda.blockIdx.x % many
+        at = pixel_class(number // g.groups, number % g.groups, filters, g)
+        make(acc, none, dx, dy, wt, m, g, place // wide * rows, place % wide * columns, at)
 
     return differentiate

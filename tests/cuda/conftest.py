@@ -1,9 +1,9 @@
-"""The simulator's threads take turns (see turns.py)."""
+"""The simulator's threads and blocks take turns (see turns.py)."""
 
 import nbprop.cuda
 
 if nbprop.cuda.simulated():
     import turns
-    from numba.cuda.simulator.kernel import BlockManager
+    from numba.cuda.simulator import kernel
 
-    BlockManager.run = turns.run
+    kernel.BlockManager.run, kernel.np = turns.run, turns.ShuffledBlocks()

@@ -1,8 +1,9 @@
-"""Numba's simulator with the threads of a block taking turns, each running to its next barrier.
+"""Numba's simulator with the threads of a block taking turns, each running to its next barrier, and blocks likewise.
 
 The simulator's own main thread polls for barriers and holds Python's lock for 5 ms at a time while it does: taking
 turns, the same kernels take a tenth of the time. The order of the turns is drawn anew at each barrier, so that a kernel
-in which a thread needs what another one has written has its barrier there, or fails sooner or later.
+in which a thread needs what another one has written has its barrier there, or fails sooner or later. The order of the
+blocks is drawn for each launch. support/races.py also delays what they write.
 """
 
 import random
@@ -12,6 +13,22 @@ import numpy as np
 from numba.cuda.simulator import kernel
 
 _RANDOM = random.Random(0)
+# Called with a block's threads whenever all of them have come to a barrier, or to their end.
+AT_BARRIERS = []
+
+
+class ShuffledBlocks:
+    """NumPy for the simulator's kernels, which ask it for the order of their blocks."""
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    @staticmethod
+    def ndindex(*shape):
+        """The points of a grid in a random order."""
+        points = list(np.ndindex(*shape))
+        _RANDOM.shuffle(points)
+        return points
 
 
 class Thread(kernel.BlockThread):
@@ -51,6 +68,8 @@ def run(block, grid_point, *arguments):
         _RANDOM.shuffle(threads)
         for thread in threads:
             thread.step()
+        for hook in AT_BARRIERS:
+            hook(threads)
         failed = [thread.exception for thread in threads if thread.exception]
         threads = [thread for thread in threads if not thread.ended]
         if failed:

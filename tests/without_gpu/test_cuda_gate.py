@@ -15,6 +15,7 @@ import pytest
 
 import nbprop
 from nbprop.program import table
+from support import sass
 from support.cubins import HOPPER, assemble, link, to_ltoir, to_ptx
 
 PACKAGE = Path(nbprop.__file__).parent
@@ -38,9 +39,17 @@ def kernels_in(module):
 
 
 def check(name, kernel, assembled):
-    """No memory that was meant to be registers, and no more of these than the kernel's blocks have together."""
+    """What must hold of every kernel in machine code.
+
+    No memory that was meant to be registers, and no more of these than the kernel's blocks have together. No access to
+    memory of any kind but by bytes, as those to integers of any width: where an array lies in global memory has to be
+    known, or its loads would wait for stores to shared memory.
+    """
     from nbprop.cuda.toolkit import THREADS
 
+    (code,) = sass.kernels(assembled.cubin).values()
+    generic = {one.name for one in code if one.name.split(".")[0] in ("LD", "ST")} - {"LD.8"}
+    assert not generic, f"{name}: {generic}"
     assert not assembled.wrong, f"{name}: {', '.join(assembled.wrong)}"
     assert assembled.registers <= 65536 // (THREADS * kernel.resident), f"{name}: {assembled.registers} registers"
 
@@ -55,6 +64,32 @@ def test_kernels_compile(module, ptxas):
                 assert ".f64" not in ptx, f"{kernel.name} in float32 computes in float64"
             for architecture in ARCHITECTURES:
                 check(f"{kernel.name}, {dtype}, {architecture}", kernel, assemble(ptxas, ptx, architecture))
+
+
+# By kernel (its module, and its number there): multiply-adds, 128-bit loads from shared and from global memory in its
+# inner loop, what else there is at most (with both ways to load, one of which runs), and registers at most.
+FIGURES = {
+    "product": ("nbprop.cuda.layers.dense", 8, {"FFMA": 512, "LDS.128": 32, "LDG.128": 2}, 140, 200),
+    "weight gradient": ("nbprop.cuda.layers.dense", 11, {"FFMA": 512, "LDS.128": 32, "LDG.128": 2}, 220, 200),
+    "attention": ("nbprop.cuda.layers.attention", 0, {"FFMA": 256, "LDS.128": 32}, 190, 255),
+}
+
+
+@pytest.mark.parametrize("name", list(FIGURES))
+@pytest.mark.usefixtures("no_device")
+def test_inner_loops_are_arithmetic(name, ptxas):
+    module, number, wanted, rest, registers = FIGURES[name]
+    ptx = to_ptx(kernels_in(module)[number], np.float32)
+    for architecture in (*ARCHITECTURES, "sm_100"):
+        assembled = assemble(ptxas, ptx, architecture)
+        (code,) = sass.kernels(assembled.cubin).values()
+        inner = sass.busiest(code)
+        found = {kind: inner[kind] for kind in wanted}
+        if architecture == "sm_100":  # whose multiply-adds may come in pairs
+            found["FFMA"] += 2 * inner["FFMA2"]
+        assert found == wanted, (architecture, inner)
+        assert inner["all"] - sum(wanted.values()) <= rest, (architecture, inner)
+        assert assembled.registers <= registers
 
 
 @pytest.mark.more

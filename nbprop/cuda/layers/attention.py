@@ -18,8 +18,9 @@ import numpy as np
 from nbprop.cuda.functions import exp, log, sqrt
 from nbprop.cuda.groups import rows_of, team_max, team_of, team_sum
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.products import Tile, outer_products
+from nbprop.cuda.outer import Tile, lead_of, outer_products, places
 from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function, grid_size
+from nbprop.cuda.vectors import ALIGNMENT
 from nbprop.layers.attention.kernels import AttentionSizes, attention_backward, attention_forward
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
@@ -31,12 +32,9 @@ TILES = {
 }
 
 
-def _shapes(tile):
-    """The shapes of a slice and of a tile in shared memory.
-
-    One column of padding puts neighbours in a column in different banks.
-    """
-    return (tile.depth, tile.columns + 1), (tile.rows, tile.columns + 1)
+def _sizes(tile):
+    """Elements of a slice and of a tile in shared memory, each of rows lead_of(columns) apart."""
+    return tile.depth * lead_of(tile.columns), tile.rows * lead_of(tile.columns)
 
 
 def _score_product(tile):
@@ -45,7 +43,7 @@ def _score_product(tile):
     acc += A B^T for A (a_count, depth), whose rows are a_row elements apart from a[a_first] on, and B likewise.
     """
     side, _, steps, _, _ = tile
-    loads, add = side * steps // THREADS, outer_products(tile, column_sums=False)
+    loads, lead, add = side * steps // THREADS, lead_of(side), outer_products(tile)
 
     @device_function
     def fill(turned, x, first, row_stride, count, begin, depth):
@@ -53,7 +51,8 @@ def _score_product(tile):
             number = cuda.threadIdx.x + k * THREADS
             row, step = number // steps, number % steps
             inside = row < count and begin + step < depth
-            turned[step, row] = x[first + row * row_stride + begin + step] if inside else like(x[0], 0.0)
+            place = np.uint64(first + row * row_stride + begin + step)
+            turned[np.uint64(step * lead + row)] = x[place] if inside else like(x[0], 0.0)
 
     @device_function
     def score(acc, a_slice, b_slice, a, a_first, a_row, a_count, b, b_first, b_row, b_count, depth):
@@ -61,7 +60,7 @@ def _score_product(tile):
             fill(a_slice, a, a_first, a_row, a_count, begin, depth)
             fill(b_slice, b, b_first, b_row, b_count, begin, depth)
             cuda.syncthreads()
-            add(acc, acc, a_slice, b_slice)
+            add(acc, acc, a_slice, 0, b_slice, 0)
             cuda.syncthreads()
 
     return score
@@ -72,24 +71,20 @@ def _value_product(tile):
 
     acc += P B for P (side, count) in shared memory, and B (count, columns), whose rows are `row` elements apart in b.
     """
-    side, _, steps, each_row, each_column = tile
-    loads, across, down = side * steps // THREADS, side // each_column, side // each_row
+    side, _, steps, _, _ = tile
+    loads, lead, add = side * steps // THREADS, lead_of(side), outer_products(tile, by_rows=True)
 
     @device_function
     def add_product(acc, p, b_slice, b, first, row, count, columns):
-        mine_i, mine_j = cuda.threadIdx.x // across, cuda.threadIdx.x % across
         for begin in range(0, count, steps):
             for k in range(loads):
                 number = cuda.threadIdx.x + k * THREADS
                 step, col = number // side, number % side
                 inside = begin + step < count and col < columns
-                b_slice[step, col] = b[first + (begin + step) * row + col] if inside else like(b[0], 0.0)
+                place = np.uint64(first + (begin + step) * row + col)
+                b_slice[np.uint64(step * lead + col)] = b[place] if inside else like(b[0], 0.0)
             cuda.syncthreads()
-            for step in range(steps):
-                for r in range(each_row):
-                    left = p[mine_i + r * down, begin + step]
-                    for c in range(each_column):
-                        acc[r * each_column + c] += left * b_slice[step, mine_j + c * across]
+            add(acc, acc, p, begin, b_slice, 0)
             cuda.syncthreads()
 
     return add_product
@@ -97,8 +92,8 @@ def _value_product(tile):
 
 def _places(tile):
     """Device functions: clear(acc), and stage(p, acc): the accumulators to the tile p in shared memory."""
-    side, _, _, each_row, each_column = tile
-    across, down = side // each_column, side // each_row
+    (side, _, _, each_row, each_column), (row_of, column_of) = tile, places(tile)
+    lead = lead_of(side)
 
     @device_function
     def clear(acc):
@@ -107,10 +102,9 @@ def _places(tile):
 
     @device_function
     def stage(p, acc):
-        mine_i, mine_j = cuda.threadIdx.x // across, cuda.threadIdx.x % across
         for r in range(each_row):
             for c in range(each_column):
-                p[mine_i + r * down, mine_j + c * across] = acc[r * each_column + c]
+                p[np.uint64(row_of(r) * lead + column_of(c))] = acc[r * each_column + c]
         cuda.syncthreads()
 
     return clear, stage
@@ -121,17 +115,17 @@ def _store_tile(tile):
 
     The first `length` rows of a tile to y, whose rows are `row` elements apart from y[first] on; zeros up to `rows`.
     """
-    side, _, _, each_row, each_column = tile
-    across, down = side // each_column, side // each_row
+    (_, _, _, each_row, each_column), (row_of, column_of) = tile, places(tile)
 
     @device_function
     def store(y, acc, first, row, length, rows, columns):
         for r in range(each_row):
-            i = cuda.threadIdx.x // across + r * down
+            i = row_of(r)
             for c in range(each_column):
-                j = cuda.threadIdx.x % across + c * across
+                j = column_of(c)
                 if i < rows and j < columns:
-                    y[first + i * row + j] = acc[r * each_column + c] if i < length else like(y[0], 0.0)
+                    value = acc[r * each_column + c] if i < length else like(y[0], 0.0)
+                    y[np.uint64(first + i * row + j)] = value
 
     return store
 
@@ -164,7 +158,7 @@ def _softmax(tile):
     exponentials out; factor OUT (side,): factors for the sums over earlier blocks. A row sees the keys below `seen`.
     """
     side = tile.rows
-    team = THREADS // side
+    team, lead = THREADS // side, lead_of(side)
     width = side // team
 
     @device_function
@@ -172,12 +166,12 @@ def _softmax(tile):
         row, lane = cuda.threadIdx.x // team, cuda.threadIdx.x % team
         first, highest, fresh = lane * width, row_max, like(scale, 0.0)
         for j in range(first, min(first + width, seen - key)):
-            if p[row, j] > highest or p[row, j] != p[row, j]:
-                highest = p[row, j]
+            if p[np.uint64(row * lead + j)] > highest or p[np.uint64(row * lead + j)] != p[np.uint64(row * lead + j)]:
+                highest = p[np.uint64(row * lead + j)]
         highest = team_max(space, highest, lane, team)
         for j in range(first, first + width):
-            e = exp((p[row, j] - highest) * scale) if key + j < seen else like(scale, 0.0)
-            p[row, j] = e
+            e = exp((p[np.uint64(row * lead + j)] - highest) * scale) if key + j < seen else like(scale, 0.0)
+            p[np.uint64(row * lead + j)] = e
             fresh += e
         change = exp((row_max - highest) * scale) if key > 0 else like(scale, 0.0)
         if lane == 0:
@@ -189,16 +183,16 @@ def _softmax(tile):
 
 def _forward(dtype):
     tile = TILES[dtype]
-    side, _, _, each_row, each_column = tile
-    size, across, down, team = each_row * each_column, side // each_column, side // each_row, THREADS // side
+    (side, _, _, each_row, each_column), row_of = tile, places(tile)[0]
+    size, team = each_row * each_column, THREADS // side
     score, add_product, update, store = _score_product(tile), _value_product(tile), _softmax(tile), _store_tile(tile)
-    (clear, stage), (slice_shape, tile_shape) = _places(tile), _shapes(tile)
+    (clear, stage), (slice_size, tile_size) = _places(tile), _sizes(tile)
 
     @device_function
     def scale_rows(acc, factor):
         for r in range(each_row):
             for c in range(each_column):
-                acc[r * each_column + c] *= factor[cuda.threadIdx.x // across + r * down]
+                acc[r * each_column + c] *= factor[np.uint64(row_of(r))]
 
     @device_function
     def attend(acc, out, a_slice, b_slice, p, factor, space, qkv, base, begin, column, length, width, depth, causal):
@@ -229,9 +223,9 @@ def _forward(dtype):
         (n, positions, 3 * heads * depth).
         """
         positions, heads, depth = sizes.positions, sizes.heads, sizes.depth
-        a_slice = cuda.shared.array(slice_shape, y.dtype)
-        b_slice = cuda.shared.array(slice_shape, y.dtype)
-        p = cuda.shared.array(tile_shape, y.dtype)
+        a_slice = cuda.shared.array(slice_size, y.dtype, ALIGNMENT)
+        b_slice = cuda.shared.array(slice_size, y.dtype, ALIGNMENT)
+        p = cuda.shared.array(tile_size, y.dtype, ALIGNMENT)
         factor = cuda.shared.array(side, y.dtype)
         space = cuda.shared.array(THREADS, y.dtype)
         acc, out, width = cuda.local.array(size, y.dtype), cuda.local.array(size, y.dtype), heads * depth
@@ -284,15 +278,15 @@ def deltas(partials, y, dy, n, sizes: AttentionSizes):
 
 def _backward(dtype):
     tile = TILES[dtype]
-    side, _, _, each_row, each_column = tile
-    size, across, down = each_row * each_column, side // each_column, side // each_row
+    (side, _, _, each_row, each_column), (row_of, column_of) = tile, places(tile)
+    size = each_row * each_column
     score, add_product, store, (clear, stage) = (
         _score_product(tile),
         _value_product(tile),
         _store_tile(tile),
         _places(tile),
     )
-    slice_shape, tile_shape = _shapes(tile)
+    slice_size, tile_size = _sizes(tile)
     options = {"blocks": _amount(dtype), "dtypes": (dtype,), "resident": 1, "apart": True}
 
     @device_function
@@ -300,12 +294,13 @@ def _backward(dtype):
         """From S sqrt(D) and dP: acc = P, change = dS / sqrt(D). Rows are keys with by_key, else queries."""
         for r in range(each_row):
             for c in range(each_column):
-                row, col = i + cuda.threadIdx.x // across + r * down, j + cuda.threadIdx.x % across + c * across
+                row, col = i + row_of(r), j + column_of(c)
                 query, key = (col, row) if by_key else (row, col)
                 at, p = r * each_column + c, like(scale, 0.0)
                 if query < length and key < length and (causal == 0 or key <= query):
-                    p = exp(acc[at] * scale - lse[queries_first + query])
-                    change[at] = p * (change[at] - delta[queries_first + query]) * scale
+                    place = np.uint64(queries_first + query)
+                    p = exp(acc[at] * scale - lse[place])
+                    change[at] = p * (change[at] - delta[place]) * scale
                 else:
                     change[at] = p
                 acc[at] = p
@@ -318,9 +313,9 @@ def _backward(dtype):
         IN (n, heads, positions); dy IN (n, positions, heads * depth).
         """
         positions, heads, depth = sizes.positions, sizes.heads, sizes.depth
-        a_slice = cuda.shared.array(slice_shape, qkv.dtype)
-        b_slice = cuda.shared.array(slice_shape, qkv.dtype)
-        p = cuda.shared.array(tile_shape, qkv.dtype)
+        a_slice = cuda.shared.array(slice_size, qkv.dtype, ALIGNMENT)
+        b_slice = cuda.shared.array(slice_size, qkv.dtype, ALIGNMENT)
+        p = cuda.shared.array(tile_size, qkv.dtype, ALIGNMENT)
         acc, change = cuda.local.array(size, qkv.dtype), cuda.local.array(size, qkv.dtype)
         dk, dv = cuda.local.array(size, qkv.dtype), cuda.local.array(size, qkv.dtype)
         width, scale = heads * depth, like(qkv[0], 1.0) / sqrt(like(qkv[0], depth))
@@ -356,9 +351,9 @@ def _backward(dtype):
         IN (n, heads, positions); dy IN (n, positions, heads * depth).
         """
         positions, heads, depth = sizes.positions, sizes.heads, sizes.depth
-        a_slice = cuda.shared.array(slice_shape, qkv.dtype)
-        b_slice = cuda.shared.array(slice_shape, qkv.dtype)
-        p = cuda.shared.array(tile_shape, qkv.dtype)
+        a_slice = cuda.shared.array(slice_size, qkv.dtype, ALIGNMENT)
+        b_slice = cuda.shared.array(slice_size, qkv.dtype, ALIGNMENT)
+        p = cuda.shared.array(tile_size, qkv.dtype, ALIGNMENT)
         acc, change = cuda.local.array(size, qkv.dtype), cuda.local.array(size, qkv.dtype)
         dq = cuda.local.array(size, qkv.dtype)
         width, scale = heads * depth, like(qkv[0], 1.0) / sqrt(like(qkv[0], depth))

@@ -32,7 +32,7 @@ def _products(number):
     """The three products, in tiles of one shape."""
     tile = TILES[number]
     convolve, by_weight, by_input = convolution(tile), weight_gradient(tile), input_gradient(tile)
-    options = {"dtypes": DTYPES[number], "resident": 2 if number == 0 else 1, "apart": True}
+    options = {"dtypes": DTYPES[number], "resident": 1, "apart": True}
 
     def of_output(n, filters, groups, out_h, out_w, itemsize):
         return blocks_of(number, n * out_h * out_w, filters // groups, itemsize, groups)
