@@ -30,6 +30,8 @@ from nbprop.autodiff.operators import (
     hessian_operator as hessian_operator,
     jacobian_operator as jacobian_operator,
 )
+from nbprop.cluster.parts import rank_rows as rank_rows
+from nbprop.cluster.ranks import RankError as RankError
 from nbprop.export.api import export_c as export_c
 from nbprop.generation import generate as generate
 from nbprop.interchange.keras_import import from_keras as from_keras

@@ -103,6 +103,7 @@ class Ranks:
         self.pieces, self.split = pieces, split
         self._words = np.zeros(6, np.int64)
         self._signals, self._depth = [], 0
+        self._restore = contextlib.ExitStack()
 
     # -- meetings
 
@@ -159,7 +160,7 @@ class Ranks:
         """Run the body on all ranks: an error in one ends all of them, and Ctrl-C takes effect where they meet."""
         self._depth += 1
         try:
-            with self._deferred():
+            with self._restore, self._deferred():
                 yield self
                 if self._depth == 1:
                     self.meet(END)
@@ -224,6 +225,13 @@ class Ranks:
         return whole
 
     # -- Ctrl-C and the scheduler's signals
+
+    def heed(self, *numbers):
+        """Let these signals interrupt all ranks where they meet, until the end of `together`."""
+        if threading.current_thread() is threading.main_thread():
+            for number in numbers:
+                before = signal.signal(number, lambda number, frame: self._signals.append(number))
+                self._restore.callback(signal.signal, number, before)
 
     @contextlib.contextmanager
     def _deferred(self):

@@ -218,7 +218,7 @@ class Average:
         return self.mean, job.layers
 
 
-class Job:
+class Job(on_host.InOneProcess):
     """One training on the device, with the interface of job.Job, its counterpart on the host."""
 
     def __init__(self, plan, params, data, batch, optimizer, values, decay_mask, trainable, state=None):

@@ -181,10 +181,10 @@ def _is_number(value):
     return (type(value) is float and not math.isnan(value)) or (type(value) is int and abs(value) < 2**63)
 
 
-def file_to_write(function, name, path):
+def file_to_write(function, name, path, writes=True):
     """A path, or None, whose folder takes new files now: found out by making one, before hours of work.
 
-    Raises OSError, as a later write would.
+    writes: whether this process will write it. Raises OSError, as a later write would.
     """
     if path is None:
         return None
@@ -194,6 +194,8 @@ def file_to_write(function, name, path):
         text = None
     if not isinstance(text, str) or "\0" in text:
         raise TypeError(f"{function}: {name} must be a path, got {shown(path)}")
+    if not writes:
+        return text
     final = os.path.realpath(text)
     folder, base = os.path.split(final)
     trial = os.path.join(folder, f".{base}.{secrets.token_hex(6)}.tmp")

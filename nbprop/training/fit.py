@@ -3,8 +3,10 @@
 The arguments are checked here; job.py lays out what compiled code works on; trainer.py drives it.
 """
 
+import functools
 import math
 import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -14,6 +16,9 @@ from numpy.typing import NDArray
 
 from nbprop import backends
 from nbprop.callbacks import Callback, check_callbacks
+from nbprop.cluster.parts import on_ranks, total_samples
+from nbprop.cluster.ranks import processor
+from nbprop.io.networks import digest
 from nbprop.io.progress import check_progress
 from nbprop.losses import Loss
 from nbprop.lowering.plan import plan as make_plan
@@ -31,12 +36,14 @@ from nbprop.training import loop as words
 from nbprop.training.averaging import check_average
 from nbprop.training.history import History
 from nbprop.training.job import hyperparameters
+from nbprop.training.job_on_ranks import JobOnRanks
 from nbprop.training.metrics import check_metrics
 from nbprop.training.rates import rate_factors
 from nbprop.training.trainer import Settings, Trainer
 from nbprop.validation import check_callable, check_flag, check_integer, check_number, check_seed
 
 
+@on_ranks
 def fit(
     net: Network,
     params: NDArray[Any],
@@ -69,6 +76,9 @@ def fit(
     optimizer_state: NDArray[Any] | None = None,
     first_step: int = 0,
     allow_changed: tuple[str, ...] = (),
+    comm: Any = None,
+    pieces: int = 64,
+    data: str = "whole",
     average: float | Literal["swa"] | None = None,
     average_start: int = 0,
     metrics: Sequence[str | Callable[..., float]] | None = None,
@@ -162,10 +172,10 @@ def fit(
         Factors of the samples' weights in training, by their class; "balanced": n / (classes * count of each).
     accumulate : int
         Batches whose gradients make one update, by their weighted mean, as one batch of all would, in the memory of
-        one. The steps of schedules, callbacks and dropout count batches.
+        one. The steps of schedules, callbacks and dropout count batches. Not on a device.
     lr_scale : dict, (net.n_params,) array or None
         Factors of the learning rate, by the beginning of names in `views`, as in {"0.dense": 0.1, "0.dense.bias": 1.0}
-        (the longest counts), or of each parameter. Not with schedule_free_adamw.
+        (the longest counts), or of each parameter. Not with schedule_free_adamw, and not on a device.
     callbacks : list of `callbacks.Callback` or functions, or None
         Called after epochs, and as often as they ask between (`nbprop.callbacks`, with loggers to TensorBoard, MLflow
         and Weights & Biases).
@@ -174,8 +184,16 @@ def fit(
         l2's gradient is part of the gradient, as weight decay is (not as that of adamw). l1 is no part of it: each
         update ends in a proximal step, which sets parameters to 0 (optimizers/proximal.py; not for rprop and lion,
         whose steps do not depend on the gradient's size).
-
-    With a device array, `accumulate` and `lr_scale` are refused.
+    comm : communicator of mpi4py, or None
+        Several processes train together (docs/cluster.md): all ranks make the same call, each computes its pieces of
+        every batch, and all end with the same parameters. SIGTERM and SIGUSR1 write a checkpoint, if there is one, and
+        end with status 75.
+    pieces : int
+        With comm, in how many a batch is cut, by sizes alone; their gradients are summed in one binary tree. The bits
+        depend on pieces, and not on the ranks.
+    data : "whole" or "split"
+        With comm, whether x, target, weights and validation hold all samples on each rank, or its part (`rank_rows`).
+        The samples of a piece are then shuffled among themselves.
     **others
         The optimizer's own arguments, such as beta1=0.8.
 
@@ -233,7 +251,9 @@ def fit(
 
     place = _place_of(params)
     params = place.check_vector("fit: params", params, net.n_params, (np.float32, np.float64), True)
-    samples = place.count(x)
+    samples, offset = place.count(x), 0
+    if comm is not None:
+        samples, offset = _agree(comm, place, samples, batch)
     if loss is None:
         raise ValueError("fit: loss must be a loss or its name, got None")
     plan = make_plan(
@@ -248,9 +268,9 @@ def fit(
         penalized=penalized,
     )
     plan = _with_proximal_steps(plan, optimizer)
-    data = place.check_data("fit", plan, x, target, weights, lengths)
+    columns = place.check_data("fit", plan, x, target, weights, lengths)
     if class_weight is not None:
-        data = place.with_class_weights("fit", plan, data, class_weight)
+        columns = place.with_class_weights("fit", plan, columns, class_weight)
     measured = check_metrics(metrics, plan.loss)
     held_out = None if validation is None else _check_validation(place, plan, validation)
     masks = [_check_mask(place, net, *named) for named in (("decay_mask", decay_mask), ("trainable", trainable))]
@@ -260,12 +280,18 @@ def fit(
     first_step = _check_steps(place, optimizer, remembered, first_step, epochs * -(-samples // plan.batch))
     for name, written in (("params", params), ("state", layers), ("optimizer_state", remembered)):
         place.check_finite("fit", name, written)
-    read = [*data, *masks, *(held_out or ())]
+    read = [*columns, *masks, *(held_out or ())]
     place.check_separate("params", params, [*read, layers, remembered])
     place.check_separate("state", layers, [*read, remembered])
     place.check_separate("optimizer_state", remembered, read)
 
-    job = place.Job(plan, params, data, plan.batch, optimizer, values, *masks, remembered)
+    make = place.Job
+    if comm is not None:
+        _check_for_ranks(comm, plan, layers, class_weight, measured, accumulate)
+        comm.agree(_settings_of(plan, params, epochs, seed, shuffle, optimizer, values, first_step, patience, clips))
+        make = functools.partial(JobOnRanks, comm, samples, offset)
+        progress = progress if comm.rank == 0 else False
+    job = make(plan, params, columns, plan.batch, optimizer, values, *masks, remembered)
     if layers is not None:
         job.layer_state(layers)
     if accumulate > 1:
@@ -277,7 +303,9 @@ def fit(
     if shuffle:
         job.shuffle(seed)
     _clip(job, clips)
-    path = checkpoints.file_to_write("fit", "checkpoint", checkpoint)
+    path = checkpoints.file_to_write("fit", "checkpoint", checkpoint, job.writes)
+    if comm is not None and path is not None:
+        comm.heed(signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
     settings = Settings(
         epochs, first_step, held_out, patience, called, path, seconds, averages, average_start, measured
     )
@@ -297,6 +325,50 @@ def fit(
     if resume:
         trainer.resume(allowed)
     return trainer.train(progress)
+
+
+# -- several ranks ---------------------------------------------------------------------------------------------
+
+
+def _agree(ranks, place, held, batch):
+    """(samples of all ranks, number of the first that this one holds)."""
+    if place is not on_host:
+        raise ValueError("fit: comm is for training on the CPU; pass host arrays")
+    return total_samples(ranks, held, batch)
+
+
+def _check_for_ranks(ranks, plan, layers, class_weight, metrics, accumulate):
+    """Refuse what would depend on the ranks, or needs all data."""
+    if plan.min_samples > 0:
+        raise ValueError(
+            f"fit: layer {plan.coupling} computes statistics over a batch, which pieces do not have; use layernorm or "
+            "groupnorm with comm"
+        )
+    if layers is not None:
+        raise ValueError("fit: a network with layer state cannot be trained with comm")
+    if accumulate > 1:
+        raise ValueError("fit: accumulate does not go with comm, where pieces= cuts a batch")
+    if ranks.split and (metrics or class_weight is not None):
+        name = "metrics" if metrics else "class_weight"
+        raise ValueError(f"fit: {name} need all samples on each rank; pass data='whole'")
+
+
+def _settings_of(plan, params, epochs, seed, shuffle, optimizer, values, first_step, patience, clips):
+    """What must be the same on all ranks, by the names that an error uses."""
+    return processor() | {
+        "the network": repr(plan.net),
+        "the loss": repr(plan.loss),
+        "dtype": str(plan.dtype),
+        "batch": plan.batch,
+        "epochs": epochs,
+        "seed": seed,
+        "shuffle": shuffle,
+        "optimizer": (optimizer, sorted(values.items())),
+        "first_step": first_step,
+        "patience": patience,
+        "clipping": sorted(clips.items()),
+        "params (start all ranks from the same seed)": digest({"params": params}),
+    }
 
 
 # -- arguments -----------------------------------------------------------------------------------------------
@@ -354,17 +426,18 @@ def _check_steps(place, optimizer, remembered, first_step, steps):
 def _identity(job, known, held_out, masks):
     """What the result depends on, except the rates: numbers and names, and digests of arrays."""
     plan, data = job.plan, dict(zip(("x", "target", "weights", "lengths"), job.data, strict=True))
-    arrays = data | dict(zip(("decay_mask", "trainable"), masks, strict=True))
+    arrays = dict(zip(("decay_mask", "trainable"), masks, strict=True))
     return {
         "network": plan.net.to_config(),
         "code": identities.code_of(plan),
         "loss": repr(plan.loss) if plan.penalty is None else f"{plan.loss!r}, {plan.penalty!r}",
         "dtype": str(plan.dtype),
-        "samples": len(job.data[0]),
+        "samples": int(job.words[words.N]),
         "batch": plan.batch,
         **known,
+        **{name: job.digest_of_samples(array) for name, array in data.items()},
         **{name: identities.digest_of(job, array) for name, array in arrays.items()},
-        "validation": identities.digest_of(job, *(held_out or ())),
+        "validation": job.digest_of_samples(*(held_out or ())),
     }
 
 

@@ -17,8 +17,9 @@ from nbprop.program import elements, table
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.datasets import PIECE, check_data
 from nbprop.runtime.entries import ENTRIES
-from nbprop.training import averaging
+from nbprop.training import averaging, identity
 from nbprop.training import loop as epochs
+from nbprop.training.measuring import Measure
 from nbprop.training.metrics import class_weights
 from nbprop.validation import choose, nearest
 
@@ -121,7 +122,29 @@ def with_class_weights(function, plan, data, given):
     return x, target, factors if weights is None else factors * weights, lengths
 
 
-class Job:
+class InOneProcess:
+    """What a training asks of its job, where it runs in one process."""
+
+    writes = True  # whether this process writes checkpoints
+
+    def any(self, decision):
+        """Whether a decision of the user's code counts."""
+        return decision
+
+    def interrupted(self):
+        """Whether a signal has reached this training in another way than the trainer's own."""
+        return False
+
+    def measure_of(self, data, *, penalized):
+        """What determines the loss of a whole data set."""
+        return Measure(self, data, penalized=penalized)
+
+    def digest_of_samples(self, *arrays):
+        """A digest of data; None if none was given."""
+        return identity.digest_of(self, *arrays)
+
+
+class Job(InOneProcess):
     """The words and buffers of one training; `words` and `numbers` are its words as int64 and as float64."""
 
     def __init__(self, plan, params, data, batch, optimizer, values, decay_mask, trainable, state=None):

@@ -69,7 +69,8 @@ AVERAGES, MEAN_STEP, MEAN_EPOCH, MEAN_RATE = range(MEANT + averaging.ROW, MEANT 
 SUM = MEAN_RATE + 1
 SUMMED = SUM + table.OPERANDS
 ACCUMULATES, SUM_WEIGHT = SUMMED + averaging.ROW, SUMMED + averaging.ROW + 1
-WORDS = SUM_WEIGHT + 1
+WEIGHT = SUM_WEIGHT + 1  # of the samples that `gradient_of` took (float64)
+WORDS = WEIGHT + 1
 
 MOST_RECORDS = 4096  # epochs in one call; two float64 each: mean loss, learning rate
 MOST_RATES = 16384  # steps in one call
@@ -127,7 +128,7 @@ def _run_op(job, row, threads):
 
 
 @njit
-def _shuffle_more(job):
+def shuffle_more(job):
     """Continue the permutation of this epoch; returns whether it is complete.
 
     numerics.random.permutation(seed, epoch), in pieces, since for 1e9 samples it takes seconds.
@@ -160,7 +161,6 @@ def _take_batch(job, n):
             words = CALL + ARGUMENTS[column] * arg.DESCRIPTION
             store(job, words + arg.DATA, load(job, here + BUFFER) if load(job, SHUFFLES) else place)
     store(job, CALL + arg.SAMPLES, 0)
-    store(job, CALL + arg.STEP, load(job, STEP))
 
 
 @njit
@@ -250,18 +250,49 @@ def _update_number(job):
 
 
 @njit
-def _one_step(job, rate):
-    """One batch: its gradient and an update; returns an outcome. NOT_FINITE and FAILED leave everything unchanged."""
-    n = min(load(job, BATCH), load(job, N) - load(job, POSITION))
+def _gradient(job, n, step):
+    """The gradient of the next n samples, whose weight and loss are kept as WEIGHT and LOSS; whether it was computed.
+
+    step: keys dropout.
+    """
     _take_batch(job, n)
-    weight, loss = _batch_weight(job, n), 0.0
+    store(job, CALL + arg.STEP, step)
+    weight = _batch_weight(job, n)
+    store_double(job, WEIGHT, weight)
     if weight > 0.0:
         failed, status = _call_entry(load(job, ENTRY), (load(job, PLAN), job + 8 * CALL))
         if failed != 0 or status != 0:
             store(job, STATUS, status)
-            return FAILED
-        loss = load_double(job, CALL + arg.RESULT)
-        store_double(job, LOSS, loss)
+            return False
+        store_double(job, LOSS, load_double(job, CALL + arg.RESULT))
+    return True
+
+
+@njit
+def gradient_of(job, first, n, step):
+    """`_gradient` of samples first .. first + n - 1 of the batch."""
+    begin = load(job, POSITION)
+    store(job, POSITION, begin + first)
+    computed = _gradient(job, n, step)
+    store(job, POSITION, begin)
+    return computed
+
+
+@njit
+def _one_step(job, rate):
+    """One batch: its gradient and an update; returns an outcome. NOT_FINITE and FAILED leave everything unchanged."""
+    n = min(load(job, BATCH), load(job, N) - load(job, POSITION))
+    if not _gradient(job, n, load(job, STEP)):
+        return FAILED
+    return finish_step(job, n, rate)
+
+
+@njit
+def finish_step(job, n, rate):
+    """Update by the gradient of n samples; returns an outcome."""
+    weight, loss = load_double(job, WEIGHT), 0.0
+    if weight > 0.0:
+        loss = load_double(job, LOSS)
         if not np.isfinite(loss):
             return NOT_FINITE
     updates = _accumulated(job, n, weight)
@@ -316,23 +347,30 @@ def _end_epoch(job, rate):
 
 
 @njit
+def end_epoch(job, rate):
+    """After a step: end the epoch if it was its last; returns whether to return to Python then."""
+    if load(job, POSITION) < load(job, N):
+        return False
+    _end_epoch(job, rate)
+    full = load(job, RECORD_COUNT) == MOST_RECORDS
+    return full or load(job, STOPS) != 0 or load(job, EPOCH) == load(job, EPOCHS)
+
+
+@njit
 def run_steps(job, steps):
     """Run up to `steps` steps; returns an outcome. RATES holds the learning rate of each."""
     store(job, DONE, 0)
     store(job, RECORD_COUNT, 0)
     for i in range(steps):
-        if load(job, SHUFFLES) and load(job, SHUFFLED) < load(job, N) and not _shuffle_more(job):
+        if load(job, SHUFFLES) and load(job, SHUFFLED) < load(job, N) and not shuffle_more(job):
             return GO_ON
         rate = load_double(load(job, RATES), i)
         outcome = _one_step(job, rate)
         if outcome != GO_ON:
             return outcome
         store(job, DONE, i + 1)
-        if load(job, POSITION) == load(job, N):
-            _end_epoch(job, rate)
-            full = load(job, RECORD_COUNT) == MOST_RECORDS
-            if full or load(job, STOPS) or load(job, EPOCH) == load(job, EPOCHS):
-                return EPOCH_ENDED
+        if end_epoch(job, rate):
+            return EPOCH_ENDED
     return GO_ON
 
 

@@ -36,28 +36,23 @@ class Measure:
         """The loss; NaN for parameters or layer state that are not finite, None once interrupted() is true."""
         if not (self.job.finite(params) and (layers is None or self.job.finite(layers))):
             return math.nan
-        x, target, weights, lengths = self.data
         layers = None if layers is None else layers.copy()  # measuring must not change it
         total = total_weight = 0.0
-        for start in range(0, len(x), self.plan.batch):
+        for start in range(0, len(self.data[0]), self.plan.batch):
             if interrupted():
                 return None
-            here = slice(start, start + self.plan.batch)
-            part = None if weights is None else weights[here]
-            weight = self._weight(len(x[here]), here)
-            if weight > 0:
-                loss = calls.value(
-                    self.plan,
-                    params,
-                    x[here],
-                    target[here],
-                    self.work,
-                    part,
-                    layers,
-                    lengths=None if lengths is None else lengths[here],
-                )
-                total, total_weight = total + weight * loss, total_weight + weight
+            loss, weight = self.of(params, layers, slice(start, start + self.plan.batch))
+            total, total_weight = total + loss, total_weight + weight
         return total / total_weight
+
+    def of(self, params, layers, here):
+        """(weight times mean loss, weight) of some samples."""
+        (x, target), others = (array[here] for array in self.data[:2]), self.data[2:]
+        weights, lengths = (None if array is None else array[here] for array in others)
+        weight = self._weight(len(x), here)
+        if weight == 0:
+            return 0.0, 0.0
+        return weight * calls.value(self.plan, params, x, target, self.work, weights, layers, lengths=lengths), weight
 
     def _weight(self, n, here):
         """The weight of the mean loss of a batch: the sum of its weights, times lengths for a mean over positions."""

@@ -33,6 +33,7 @@ from nbprop.training.checkpoint import (
     write_checkpoint,
 )
 from nbprop.training.history import FIELDS, KEPT, History
+from nbprop.training.job_on_ranks import interruption
 from nbprop.training.measuring import Measure
 from nbprop.training.metrics import Metrics
 from nbprop.validation import check_number
@@ -76,9 +77,9 @@ class Trainer:
         self.first_epoch = settings.first_step // self.steps_an_epoch
         self.total = settings.epochs * self.steps_an_epoch
         if settings.validation is not None:
-            self.watched, self.measure = "validation", Measure(job, settings.validation, penalized=False)
+            self.watched, self.measure = "validation", job.measure_of(settings.validation, penalized=False)
         elif settings.patience is not None:
-            self.watched, self.measure = "training", Measure(job, job.data, penalized=True)
+            self.watched, self.measure = "training", job.measure_of(job.data, penalized=True)
         words = job.words
         words[epochs.EPOCH], words[epochs.STEP] = self.first_epoch, settings.first_step
         words[epochs.EPOCHS] = self.first_epoch + settings.epochs
@@ -168,7 +169,7 @@ class Trainer:
     def save(self):
         """Write a checkpoint, if asked for. A failure does not end the training: it warns, and is tried again later."""
         name = self.settings.checkpoint
-        if name is None:
+        if name is None or not self.job.writes:
             return
         words, numbers = self.job.words, self.job.numbers
         progress: dict[str, float] = {word: int(words[getattr(epochs, word)]) for word in PLACE}
@@ -237,8 +238,9 @@ class Trainer:
         self.last = first + self.total
         with (
             progress_bar("fit", progress, self.total, int(words[epochs.STEP]) - first, "step") as bar,
-            _interrupts() as self.interrupted,
+            _interrupts() as pressed,
         ):
+            self.interrupted = lambda: pressed() or self.job.interrupted()
             while not self._done():
                 if self.pending:
                     self._end_epoch(bar)
@@ -307,7 +309,7 @@ class Trainer:
 
     def _heed(self, answer):
         """Remember that a callback has asked to stop."""
-        self.asked = self.asked or (isinstance(answer, (bool, np.bool_)) and bool(answer))
+        self.asked = self.job.any(self.asked or (isinstance(answer, (bool, np.bool_)) and bool(answer)))
 
     def _rate(self, step):
         """The learning rate of a step, as a float."""
@@ -417,7 +419,7 @@ class Trainer:
         raise self._interruption()
 
     def _interruption(self):
-        return KeyboardInterrupt(f"fit was interrupted after {self.history.steps} steps")
+        return interruption(self.job, f"fit was interrupted after {self.history.steps} steps")
 
     def _copy(self, snapshot, arrays):
         """snapshot = arrays, the parameters and the layer state."""
@@ -447,7 +449,7 @@ class Trainer:
             begins = {"begun": self.job.words[epochs.EPOCH], "best": self.job.words[epochs.LOWEST_EPOCH]}
             ends = {name: int(epoch) - 1 - self.first_epoch for name, epoch in begins.items()}
             candidates |= {name: epoch for name, epoch in ends.items() if epoch >= 0}
-        measure = self.measure or Measure(self.job, self.job.data, penalized=True)
+        measure = self.measure or self.job.measure_of(self.job.data, penalized=True)
         chosen = "initial" if history.best_epoch is None else "best"
         self._restore(kept[chosen])  # in case a second Ctrl-C ends the measuring
         for name, epoch in candidates.items():

@@ -1,0 +1,211 @@
+"""The job of a training on several ranks: each computes the gradients of its pieces of a batch, and all update alike.
+
+The update, the order of samples and all decisions are the same on all ranks, from the same numbers, so that parameters
+never travel: only the sum of the pieces' gradients does.
+"""
+
+import signal
+
+import numpy as np
+
+from nbprop.cluster.parts import shard, total_samples
+from nbprop.cluster.ranks import GRADIENT, LOSS, Interrupted
+from nbprop.cluster.sums import LOSSES, WEIGHTS, TreeSum
+from nbprop.compiler.jit import njit
+from nbprop.io.networks import digest
+from nbprop.numerics.partition import share
+from nbprop.numerics.random import SHUFFLE, bounded, stream
+from nbprop.runtime import arguments as arg
+from nbprop.runtime.errors import refusal
+from nbprop.training import loop as epochs
+from nbprop.training.job import Job
+from nbprop.training.measuring import Measure
+
+_GRADS = epochs.CALL + arg.GRADS * arg.DESCRIPTION + arg.DATA
+
+
+@njit
+def _order_of_piece(order, own, seed, key, shuffles, n, batch, piece, pieces, first):
+    """Where the batches of an epoch have the samples of one piece: order OUT (n,), of its places alone.
+
+    own : OUT (samples of the piece,), scratch; first : of the piece's samples, in this rank's data
+    """
+    for i in range(own.size):
+        j = bounded(seed, key, i, i + 1) if shuffles else i
+        own[i] = own[j]
+        own[j] = i
+    taken = 0
+    for begin in range(0, n, batch):
+        start, stop = share(min(batch, n - begin), piece, pieces)
+        for k in range(start, stop):
+            order[begin + k] = first + own[taken]
+            taken += 1
+
+
+class JobOnRanks(Job):
+    """As `Job`; what all ranks do in it, they do together."""
+
+    def __init__(self, ranks, samples, offset, plan, params, data, batch, *rest):
+        super().__init__(plan, params, data, batch, *rest)
+        self.ranks, self.pieces, self.offset = ranks, ranks.pieces, offset
+        self.words[epochs.N] = samples
+        self.writes = ranks.rank == 0
+        self.stopped = None  # the signal that interrupted the ranks
+        self._seed, self._shuffles = 0, False
+        self._sum = TreeSum(ranks, params.size, params.dtype)
+        if ranks.split:
+            super().shuffle(0)  # its samples are gathered by an order in any case
+            self.order = np.zeros(samples, np.uint32)
+            self.words[epochs.ORDER] = self.order.ctypes.data
+
+    def shuffle(self, seed):
+        """Shuffle the samples: of split data, those of each piece among themselves."""
+        self._seed, self._shuffles = seed, True
+        if not self.ranks.split:
+            super().shuffle(seed)
+
+    def measure_of(self, data, *, penalized):
+        """What determines the loss of a data set, of which each rank computes its pieces."""
+        return MeasureOnRanks(self, data, penalized=penalized)
+
+    def digest_of_samples(self, *arrays):
+        """A digest of data; of split data, from one of each piece."""
+        if not self.ranks.split or all(array is None for array in arrays):
+            return super().digest_of_samples(*arrays)
+        batch = (
+            int(self.words[epochs.BATCH]) if any(array is column for array in arrays for column in self.data) else None
+        )
+        samples, offset = total_samples(self.ranks, len(next(a for a in arrays if a is not None)), batch)
+        own = []
+        for piece in range(self._sum.first, self._sum.stop):
+            first, stop = (number - offset for number in shard(samples, piece, self.pieces, batch))
+            own.append(super().digest_of_samples(*(None if a is None else a[first:stop] for a in arrays)))
+        return digest({}, [text for part in self.ranks.gather(own) for text in part])
+
+    def any(self, decision):
+        """Whether a decision holds on any rank."""
+        return self.ranks.any(decision)
+
+    def interrupted(self):
+        """Whether a signal has reached any rank, as all ranks learnt at once."""
+        return self.stopped is not None
+
+    # -- steps
+
+    def run_steps(self, steps):
+        """As `Job.run_steps`."""
+        words = self.words
+        words[epochs.DONE] = words[epochs.RECORD_COUNT] = 0
+        try:
+            for i in range(steps):
+                if words[epochs.SHUFFLES] and words[epochs.SHUFFLED] < words[epochs.N]:
+                    self._order()
+                outcome = self._step(self.rates[i])
+                if outcome != epochs.GO_ON:
+                    return outcome
+                words[epochs.DONE] = i + 1
+                if epochs.end_epoch(self.address, self.rates[i]):
+                    return epochs.EPOCH_ENDED
+        except Interrupted as interrupted:
+            self.stopped = interrupted.number
+        return epochs.GO_ON
+
+    def _order(self):
+        """The order of samples of this epoch."""
+        words = self.words
+        if not self.ranks.split:
+            while not epochs.shuffle_more(self.address):
+                pass
+            return
+        n, batch = int(words[epochs.N]), int(words[epochs.BATCH])
+        for piece in range(self._sum.first, self._sum.stop):
+            first, stop = shard(n, piece, self.pieces, batch)
+            key = stream(SHUFFLE, piece, words[epochs.EPOCH])
+            own = np.empty(stop - first, np.uint32)
+            _order_of_piece(
+                self.order, own, self._seed, key, self._shuffles, n, batch, piece, self.pieces, first - self.offset
+            )
+        words[epochs.SHUFFLED] = n
+
+    def _step(self, rate):
+        words, numbers = self.words, self.numbers
+        n = int(min(words[epochs.BATCH], words[epochs.N] - words[epochs.POSITION]))
+        step = int(words[epochs.STEP]) * self.pieces
+
+        def evaluate(piece, out):
+            first, last = share(n, piece, self.pieces)
+            out.clear()
+            if first == last:
+                return
+            words[_GRADS] = out.body.ctypes.data
+            if not epochs.gradient_of(self.address, first, last - first, step + piece):
+                raise refusal("fit", self.plan, self._values(), int(words[epochs.STATUS]))
+            weight = numbers[epochs.WEIGHT]
+            if weight > 0.0:
+                out.head[LOSSES], out.head[WEIGHTS] = weight * numbers[epochs.LOSS], weight
+                out.body *= self.params.dtype.type(weight)
+
+        try:
+            with self.ranks.round(GRADIENT, self.params):
+                total = self._sum(evaluate)
+        finally:
+            words[_GRADS] = self.grads.ctypes.data
+        weight = total.head[WEIGHTS]
+        numbers[epochs.WEIGHT] = weight
+        if weight > 0.0:
+            np.divide(total.body, self.params.dtype.type(weight), out=self.grads)
+            numbers[epochs.LOSS] = numbers[epochs.CALL + arg.RESULT] = total.head[LOSSES] / weight
+        return epochs.finish_step(self.address, n, rate)
+
+    def _values(self):
+        x, target, weights, lengths = self.data
+        return [self.params, x, target, self.grads, self.work, weights, None, None, None, None, None, None, lengths]
+
+
+class MeasureOnRanks(Measure):
+    """As `Measure`: the loss of each piece of a data set on its rank, and the mean of all."""
+
+    def __init__(self, job, data, *, penalized):
+        super().__init__(job, data, penalized=penalized)
+        self.ranks, self._sum = job.ranks, TreeSum(job.ranks, 0, np.float64)
+        self._batch = int(job.words[epochs.BATCH]) if data is job.data else None
+        self._samples, self._offset = total_samples(job.ranks, len(data[0]), self._batch)
+
+    def __call__(self, params, layers, interrupted):
+        """The loss; NaN for parameters that are not finite, None if the ranks were interrupted."""
+        if not self.job.finite(params):
+            return np.nan
+
+        def evaluate(piece, out):
+            first, stop = shard(self._samples, piece, self.job.pieces, self._batch)
+            out.clear()
+            for start in range(first, stop, self.plan.batch):
+                here = slice(start - self._offset, min(start + self.plan.batch, stop) - self._offset)
+                loss, weight = self.of(params, layers, here)
+                out.head[LOSSES] += loss
+                out.head[WEIGHTS] += weight
+
+        try:
+            with self.ranks.round(LOSS, params):
+                total = self._sum(evaluate)
+        except Interrupted as interrupted:
+            self.job.stopped = interrupted.number
+            return None
+        return float(total.head[LOSSES] / total.head[WEIGHTS])
+
+
+class Requeued(SystemExit):
+    """A scheduler's signal ended the training, and its checkpoint has been written: run the same command again.
+
+    The exit status is 75, which is that of a temporary failure (EX_TEMPFAIL of sysexits.h).
+    """
+
+    def __init__(self):
+        super().__init__(75)
+
+
+def interruption(job, message):
+    """The exception of a training that a signal has ended."""
+    if getattr(job, "stopped", None) in (None, signal.SIGINT):
+        return KeyboardInterrupt(message)
+    return Requeued()

@@ -1,0 +1,145 @@
+"""What test_ranks.py runs under mpiexec: `python on_ranks.py NAME [FOLDER]`; rank 0 prints what it found."""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+
+import numpy as np
+from mpi4py import MPI
+
+import nbprop
+
+COMM = MPI.COMM_WORLD
+PIECES = 16
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(301, 3))
+T, W = np.sin(X.sum(1, keepdims=True)), RNG.uniform(0, 2, 301)
+NET = nbprop.network((3,), nbprop.dense(8, "tanh"), nbprop.dense(1))
+P0 = nbprop.init(NET, seed=1)
+RANKS = {"comm": COMM, "pieces": PIECES}
+
+
+def digest(*values):
+    return [hashlib.blake2b(np.ascontiguousarray(value).tobytes(), digest_size=8).hexdigest() for value in values]
+
+
+def both():
+    """x, target, weights and data=, whole and split."""
+    here = nbprop.rank_rows(COMM, len(X), PIECES)
+    yield X, T, W, "whole"
+    yield X[here], T[here], W[here], "split"
+
+
+def solvers():
+    """Objective, its derivatives, and every kind of solver."""
+    found, plan = [], nbprop.plan(NET, loss="mse", batch=50)
+    for x, t, w, data in both():
+        rest = RANKS | {"data": data}
+        fun = nbprop.objective(plan, x, t, w, **rest)
+        loss, gradient = fun(P0)
+        own = digest(loss, gradient, fun.hessp(P0, gradient), fun.loss(P0))
+        alone = nbprop.objective(plan, X, T, W)(P0)
+        np.testing.assert_allclose(loss, alone[0], rtol=1e-13)
+        np.testing.assert_allclose(gradient, alone[1], rtol=1e-10, atol=1e-13)
+        for method in ("L-BFGS", "L-BFGS-B", "trust-ncg"):
+            params = P0.copy()
+            result = nbprop.minimize(plan, params, x, t, method, weights=w, maxiter=12, seconds=600, **rest)
+            own += digest(params, result.fun)
+        for method in ("marquardt", "trf"):
+            params = P0.copy()
+            result = nbprop.least_squares(plan, params, x, t, method, weights=w, max_nfev=8, **rest)
+            own += digest(params, result.cost)
+        found.append(own)
+    assert found[0] == found[1]
+    return found[0]
+
+
+def trainings():
+    """`fit`, with what changes its steps."""
+    x, t, w = (array.astype(np.float32) for array in (X, T, W))
+    rows, held = (nbprop.rank_rows(COMM, len(X), PIECES, batch) for batch in (50, None))
+    net = nbprop.network((3,), nbprop.dense(8, "tanh"), nbprop.dropout(0.1), nbprop.dense(1))
+    found = []
+    for kinds in (
+        {},
+        {"shuffle": False, "validation": "held", "patience": 3},
+        {"clip_norm": 0.1, "schedule": "cosine", "optimizer": "adamw", "threads": 2},
+    ):
+        for data, here, there in (("whole", slice(None), slice(None)), ("split", rows, held)):
+            options = dict(kinds)
+            if "validation" in options:
+                options["validation"] = (x[there], t[there])
+            params = nbprop.init(net, seed=1, dtype=np.float32)
+            history = nbprop.fit(
+                net, params, x[here], t[here], "mse", weights=w[here], batch=50, epochs=4, data=data, **RANKS, **options
+            )
+            assert history.loss[-1] < history.loss[0]
+            found += digest(params, history.loss, history.validation_loss)
+    return found
+
+
+def refusals():
+    """Errors that one rank finds, and every rank raises."""
+    plan, last, found = nbprop.plan(NET, loss="mse", batch=50), COMM.rank == COMM.size - 1, []
+
+    def caught(call):
+        try:
+            call()
+        except Exception as error:
+            texts = COMM.allgather(f"{type(error).__name__}: {error}")
+            found.append([texts[0], texts[-1]])
+        else:
+            raise AssertionError("no error")
+
+    poisoned = X.copy()
+    poisoned[7, 1] = np.nan
+    x = poisoned if last else X
+    caught(lambda: nbprop.objective(plan, x, T, **RANKS))
+    caught(lambda: nbprop.fit(NET, P0.copy(), x, T, "mse", **RANKS))
+    caught(lambda: nbprop.fit(NET, nbprop.init(NET, seed=COMM.rank), X, T, "mse", **RANKS))
+    caught(lambda: nbprop.minimize(plan, nbprop.init(NET, seed=COMM.rank), X, T, **RANKS))
+    caught(lambda: nbprop.fit(NET, P0.copy(), X[: 300 + COMM.rank], T[: 300 + COMM.rank], "mse", **RANKS))
+    caught(lambda: nbprop.fit(NET, P0.copy(), X[:70], T[:70], "mse", data="split", **(RANKS | {"pieces": 7})))
+
+    def callback(*_):
+        if last:
+            raise OSError("the disk is full")
+
+    caught(lambda: nbprop.fit(NET, P0.copy(), X, T, "mse", epochs=2, callback=callback, **RANKS))
+    caught(lambda: nbprop.minimize(plan, P0.copy(), X, T, callback=callback, **RANKS))
+    fun = nbprop.objective(plan, X, T, **RANKS)
+    caught(lambda: fun(P0 + (COMM.rank == 0)))
+    caught(lambda: fun(P0) if last else fun.loss(P0))
+    caught(lambda: nbprop.fit(NET, P0.copy(), X, T, "mse", comm=COMM, pieces=1))
+    batchnorm = nbprop.network((3,), nbprop.dense(4), nbprop.batchnorm(), nbprop.dense(1))
+    state = nbprop.layer_state(nbprop.plan(batchnorm, "mse", 50))
+    caught(lambda: nbprop.fit(batchnorm, nbprop.init(batchnorm), X, T, "mse", batch=50, state=state, **RANKS))
+    assert np.isfinite(fun(P0)[0])  # after all this the ranks are still in step
+    return found
+
+
+def training(folder):
+    """A training with a checkpoint that resumes; environment: STOP, at which epoch a signal comes, and to whom."""
+    number, rank, epoch = json.loads(os.environ.get("STOP", "[0, 0, 0]"))
+
+    def callback(history):
+        if number and history.epochs == epoch and COMM.rank == rank:
+            os.kill(os.getpid(), number)
+
+    params = P0.copy()
+    history = nbprop.fit(
+        *(NET, params, X, T, "mse"),
+        **{"epochs": 6, "batch": 50, "checkpoint": os.path.join(folder, "run.safetensors"), "resume": True},
+        **{"checkpoint_seconds": 0.0, "callback": callback},
+        **RANKS,
+    )
+    return digest(params, history.loss)
+
+
+if __name__ == "__main__":
+    result = globals()[sys.argv[1]](*sys.argv[2:])
+    if COMM.rank == 0:
+        print(json.dumps(result))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
