@@ -7,12 +7,12 @@ standard error.
 
 import argparse
 import contextlib
-import math
 import os
 import sys
 import warnings
 
-from nbprop.io.csv_files import MISSING
+from nbprop.cli.data_options import add_data_arguments, choices_of
+from nbprop.cli.values import folds, fraction, positive_integer, positive_number, seed, shape
 from nbprop.io.pictures import picture_path
 
 _EXAMPLES = """examples:
@@ -64,75 +64,6 @@ def _command(commands, name, purpose, run, example):
     return command
 
 
-def _counting(text):
-    """A positive integer."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def _fraction(text):
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, got {text}")
-    return value
-
-
-def _positive(text):
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
-    return value
-
-
-def _whole(text):
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
-    return value
-
-
-def _folds(text):
-    value = _whole(text)
-    if value < 2:
-        raise argparse.ArgumentTypeError(f"must be at least 2, got {text}")
-    return value
-
-
-def _seed(text):
-    value = _whole(text)
-    if value >= 2**63:
-        raise argparse.ArgumentTypeError(f"must be below 2**63, got {text}")
-    return value
-
-
-def _delimiter(text):
-    character = {"tab": "\t", "\\t": "\t"}.get(text, text)
-    if len(character) != 1 or character in '"\r\n\0':
-        raise argparse.ArgumentTypeError(f"must be one character other than a quote, or tab, got {text!r}")
-    return character
-
-
-def _on_missing(text):
-    if text in ("refuse", "drop", "fill"):
-        return text
-    with contextlib.suppress(ValueError):
-        if math.isfinite(value := float(text)):
-            return value
-    raise argparse.ArgumentTypeError(f"must be refuse, drop, fill or a number, got {text!r}")
-
-
-def _shape(text):
-    """64 or 28,28,1."""
-    return tuple(map(_counting, text.split(",")))
-
-
-# argparse quotes these names in its errors.
-_counting.__name__ = _whole.__name__ = _seed.__name__ = _folds.__name__ = "whole number"
-_fraction.__name__, _positive.__name__, _shape.__name__ = "fraction", "number", "shape"
-
-
 # -- demo ----------------------------------------------------------------------------------------------------
 
 
@@ -144,7 +75,9 @@ def _add_demo(commands):
         _demo,
         "nbprop demo --picture digits.png",
     )
-    command.add_argument("--seeds", type=_counting, default=5, help="runs with other splits and weights (default 5)")
+    command.add_argument(
+        "--seeds", type=positive_integer, default=5, help="runs with other splits and weights (default 5)"
+    )
     command.add_argument(
         "--picture",
         metavar="PATH",
@@ -183,19 +116,21 @@ def _add_train(commands):
         "mse for the rest",
     )
     command.add_argument("--optimizer", default="adam", help="adam (default), sgd, ...; or SciPy's L-BFGS-B, BFGS, CG")
-    command.add_argument("--lr", type=_positive, default=1e-3, help="learning rate (default %(default)s)")
-    command.add_argument("--batch", type=_counting, default=32, help="samples a step (default %(default)s)")
-    command.add_argument("--epochs", type=_counting, default=20, help="or SciPy's iterations (default %(default)s)")
-    command.add_argument("--seed", type=_seed, default=0, help="of weights, split and shuffling (default %(default)s)")
+    command.add_argument("--lr", type=positive_number, default=1e-3, help="learning rate (default %(default)s)")
+    command.add_argument("--batch", type=positive_integer, default=32, help="samples a step (default %(default)s)")
+    command.add_argument(
+        "--epochs", type=positive_integer, default=20, help="or SciPy's iterations (default %(default)s)"
+    )
+    command.add_argument("--seed", type=seed, default=0, help="of weights, split and shuffling (default %(default)s)")
     command.add_argument(
         "--held-out",
         "--holdout",
-        type=_fraction,
+        type=fraction,
         default=0.2,
         metavar="SHARE",
         help="share kept for testing (default %(default)s)",
     )
-    command.add_argument("--cv", type=_folds, metavar="K", help="also cross-validate, with K folds")
+    command.add_argument("--cv", type=folds, metavar="K", help="also cross-validate, with K folds")
     command.add_argument(
         "--metric", action="append", default=[], metavar="NAME", help="accuracy, balanced_accuracy, f1, r2, mae, rmse"
     )
@@ -213,70 +148,10 @@ def _add_train(commands):
         "--picture", type=picture_path, metavar="PATH", help="draw the losses, and what was predicted, into this file"
     )
     command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    command.add_argument("--threads", type=_counting, default=1)
-    _add_data_arguments(
+    command.add_argument("--threads", type=positive_integer, default=1)
+    add_data_arguments(
         command,
         "fill (default for tables) fills in the mean of its column, drop leaves the row out, a number replaces it",
-    )
-
-
-def _add_data_arguments(command, on_missing):
-    """The options that determine how a file is read; what was inferred is reported for every file."""
-    group = command.add_argument_group("how the file is read")
-    which = group.add_mutually_exclusive_group()
-    which.add_argument(
-        "--target", action="append", default=[], metavar="COLUMN", help="a target column by name or number (from 1)"
-    )
-    which.add_argument("--targets", type=_whole, metavar="N", help="the last N columns are the target")
-    group.add_argument(
-        "--drop", action="append", default=[], metavar="COLUMN", help="leave a column out, by name or number"
-    )
-    group.add_argument(
-        "--category",
-        action="append",
-        default=[],
-        metavar="COLUMN",
-        help="take a column's values as categories although they are numbers, or many",
-    )
-    group.add_argument("--decimal", choices=("auto", "point", "comma"), default="auto", help="the decimal mark")
-    group.add_argument("--header", choices=("auto", "yes", "no"), default="auto", help="whether line 1 holds names")
-    group.add_argument(
-        "--index",
-        choices=("auto", "drop", "keep"),
-        default="auto",
-        help="what to do with a first column without a name; auto leaves out one that counts the rows",
-    )
-    group.add_argument("--delimiter", type=_delimiter, help="the character between columns, or tab")
-    group.add_argument("--comment", metavar="START", help="leave out lines that begin with this (none by default)")
-    group.add_argument(
-        "--missing",
-        metavar="WORDS",
-        help="what represents a missing value beside the empty field, separated by commas "
-        f"(default {','.join(MISSING[1:])})",
-    )
-    group.add_argument(
-        "--on-missing", type=_on_missing, default="fill", metavar="WHAT", help=f"with a missing value: {on_missing}"
-    )
-    group.add_argument("--encoding", default="utf-8", help="of a text file (default %(default)s)")
-
-
-def _choices(arguments):
-    """The options above as data_files.py takes them."""
-    from nbprop.io.csv_files import TextFormat
-    from nbprop.io.data_files import Choices
-
-    missing = MISSING if arguments.missing is None else ("", *(word.strip() for word in arguments.missing.split(",")))
-    header = {"auto": None, "yes": True, "no": False}[arguments.header]
-    decimal = {"auto": None, "point": ".", "comma": ","}[arguments.decimal]
-    return Choices(
-        form=TextFormat(header, arguments.delimiter, arguments.comment or None, missing, arguments.encoding, decimal),
-        target=tuple(arguments.target),
-        targets=arguments.targets,
-        drop=tuple(arguments.drop),
-        index=arguments.index,
-        category=tuple(arguments.category),
-        on_missing=arguments.on_missing,
-        on_unknown=getattr(arguments, "on_unknown", "refuse"),
     )
 
 
@@ -285,7 +160,7 @@ def _train(arguments):
 
     if arguments.targets == 0:
         arguments.usage_error("train needs a target: --targets must be at least 1")
-    arguments.choices = _choices(arguments)
+    arguments.choices = choices_of(arguments)
     train(arguments)
 
 
@@ -310,7 +185,7 @@ def _add_predict(commands):
         help="a category that training has not seen is refused, or taken as none of them",
     )
     command.add_argument("-o", "--output", help="a .csv or .npy to write; without it the lines are printed")
-    _add_data_arguments(command, "fill (default) fills in the column's mean in training, a number replaces it")
+    add_data_arguments(command, "fill (default) fills in the column's mean in training, a number replaces it")
 
 
 def _predict(arguments):
@@ -318,7 +193,7 @@ def _predict(arguments):
 
     if arguments.on_missing == "drop":
         arguments.usage_error("predict needs every row, so --on-missing must be fill or a number")
-    arguments.choices = _choices(arguments)
+    arguments.choices = choices_of(arguments)
     predict(arguments)
 
 
@@ -327,7 +202,7 @@ def _predict(arguments):
 
 def _add_network_arguments(command):
     command.add_argument("--net", help=_NETWORK_HELP)
-    command.add_argument("--input", type=_shape, default=(4,), help="shape of one sample: 64 or 28,28,1 (default 4)")
+    command.add_argument("--input", type=shape, default=(4,), help="shape of one sample: 64 or 28,28,1 (default 4)")
 
 
 def _add_summary(commands):
@@ -381,7 +256,9 @@ def _add_export(commands):
     command.add_argument(
         "--functions", metavar="NAMES", help="forward,vjp,jvp,hvp,value_and_grad (default: all there are)"
     )
-    command.add_argument("--batch", type=_counting, default=1, help="the most samples of a call (default %(default)s)")
+    command.add_argument(
+        "--batch", type=positive_integer, default=1, help="the most samples of a call (default %(default)s)"
+    )
     command.add_argument("--dtype", choices=("float32", "float64"), help="by default the model's")
 
 

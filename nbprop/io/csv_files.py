@@ -11,7 +11,6 @@ second), else NumPy's. What it does not accept is read again by the csv module, 
 
 import codecs
 import csv
-import functools
 import itertools
 import math
 import os
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nbprop.io import number_readers
 from nbprop.io.array_files import refuse_streams
 from nbprop.io.tables import Block, Table, TextWhereNumber
 
@@ -206,8 +206,8 @@ class TextTable(Table):
                 return None
             lines = [line.replace(",", ".") for line in lines]
         if quick is None:
-            worth_it = os.path.getsize(self.path) >= _WORTH_ARROW and _arrow() is not None
-            quick = _arrow_numbers if worth_it else _numpy_numbers
+            worth_it = os.path.getsize(self.path) >= _WORTH_ARROW and number_readers.arrow() is not None
+            quick = number_readers.arrow_numbers if worth_it else number_readers.numpy_numbers
         numbers = quick(lines, self.delimiter, self.width, columns)
         if numbers is None or len(numbers) != len(rows) or not np.isfinite(numbers).all():
             return None
@@ -306,44 +306,6 @@ class TextTable(Table):
                 self.blank += count
                 continue
             yield start, row
-
-
-def _numpy_numbers(lines, delimiter, width, columns):
-    """The numbers (lines, columns) in lines, by NumPy's reader; None where it refuses them."""
-    try:
-        return np.loadtxt(lines, delimiter=delimiter, comments=None, ndmin=2, usecols=columns)
-    except ValueError:
-        return None
-
-
-def _arrow_numbers(lines, delimiter, width, columns):
-    """The same by pyarrow's reader, whose numbers are rounded correctly, too."""
-    pyarrow, reader = _arrow()
-    names = [str(column) for column in range(width)]
-    wanted = [names[column] for column in columns]
-    try:
-        table = reader.read_csv(
-            pyarrow.py_buffer("".join(lines).encode()),
-            reader.ReadOptions(use_threads=False, column_names=names),
-            reader.ParseOptions(delimiter=delimiter, quote_char=False),
-            reader.ConvertOptions(
-                column_types=dict.fromkeys(wanted, pyarrow.float64()), include_columns=wanted, null_values=[]
-            ),
-        )
-    except (pyarrow.ArrowException, ValueError):
-        return None
-    return np.column_stack([table.column(name).to_numpy() for name in wanted])
-
-
-@functools.cache
-def _arrow():
-    """(pyarrow, its reader of csv); None where it is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.csv
-    except ImportError:
-        return None
-    return pyarrow, pyarrow.csv
 
 
 class CsvError(csv.Error, ValueError):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import nbprop
 from nbprop.cli.main import main
-from nbprop.io import csv_files
+from nbprop.io import number_readers
 from nbprop.io.csv_files import TextFormat, TextTable
 from nbprop.io.data_files import Choices, open_data
 from nbprop.io.table_source import Columns
@@ -284,8 +284,8 @@ def test_all_readers_give_the_same(tmp_path_factory, rows, decimal):
         return blocks, table.blank, dict(table.missing)
 
     expected = outcome(lambda *lines: None)
-    assert outcome(csv_files._numpy_numbers) == expected
-    assert outcome(csv_files._arrow_numbers) == expected
+    assert outcome(number_readers.numpy_numbers) == expected
+    assert outcome(number_readers.arrow_numbers) == expected
 
 
 def test_a_large_file_is_read_by_pyarrow(file, monkeypatch):
@@ -296,17 +296,19 @@ def test_a_large_file_is_read_by_pyarrow(file, monkeypatch):
     rows = [",".join(map(repr, row)) for row in table.tolist()]
     path = file("\n".join(["a,b,y", *rows[:9000], "", "1e3, 2,NA", *rows[9000:]]) + "\n")
     table = np.concatenate([table[:9000], [[1e3, 2, np.nan]], table[9000:]])
-    for name in ("_arrow_numbers", "_numpy_numbers"):
-        read = getattr(csv_files, name)
-        monkeypatch.setattr(csv_files, name, lambda *lines, read=read, name=name: called.append(name) or read(*lines))
+    for name in ("arrow_numbers", "numpy_numbers"):
+        read = getattr(number_readers, name)
+        monkeypatch.setattr(
+            number_readers, name, lambda *lines, read=read, name=name: called.append(name) or read(*lines)
+        )
     for _ in range(2):
         blocks = list(TextTable(path).blocks([0, 1, 2]))
         assert np.concatenate([block.numbers for block in blocks]).tobytes() == table.tobytes()
         lines = [line for block in blocks for line in block.lines]
         assert lines == [*range(2, 9002), *range(9003, 20_004)]
-        monkeypatch.setattr(csv_files, "_arrow", lambda: None)
-    assert set(called[: len(called) // 2]) == {"_arrow_numbers"}
-    assert set(called[len(called) // 2 :]) == {"_numpy_numbers"}
+        monkeypatch.setattr(number_readers, "arrow", lambda: None)
+    assert set(called[: len(called) // 2]) == {"arrow_numbers"}
+    assert set(called[len(called) // 2 :]) == {"numpy_numbers"}
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
