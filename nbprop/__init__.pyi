@@ -135,6 +135,7 @@ from nbprop.solvers.least_squares import least_squares as least_squares
 from nbprop.solvers.levenberg_marquardt import lm_state as lm_state, lm_step as lm_step
 from nbprop.solvers.minimize import minimize as minimize
 from nbprop.solvers.objective import objective as objective
+from nbprop.training.chunks import fit_chunks as fit_chunks
 from nbprop.training.fit import fit as fit
 from nbprop.training.history import History as History
 from nbprop.training.scaling import fit_scaling as fit_scaling

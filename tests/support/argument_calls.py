@@ -226,6 +226,7 @@ def fit_arguments():
     }
 
 
+_CHUNKED = ("net", "params", "loss", "optimizer", "batch", "epochs", "seed", "callback", "checkpoint", "resume")
 _MASK = Array(optional=True, kinds=(bool, np.uint8))
 FIT_KINDS = {
     "net": Made(),
@@ -522,6 +523,17 @@ CALLS |= {
         {"plan": Made(), "params": PARAMS, "x": SAMPLES},
     ),
     "fit": Call(nbprop.fit, fit_arguments, FIT_KINDS, renamed={"params": ("x must hold",)}),
+    "fit_chunks": Call(
+        nbprop.fit_chunks,
+        lambda: {
+            **{name: value for name, value in fit_arguments().items() if name in _CHUNKED},
+            "chunks": [tuple(data().values())],
+            "window": 9,
+            "schedule": None,
+        },
+        {**{name: FIT_KINDS[name] for name in _CHUNKED}, "chunks": Choice(), "window": Integer()}
+        | {"schedule": Function(optional=True)},
+    ),
     "minimize": Call(
         nbprop.minimize,
         _problem(method="L-BFGS", maxiter=1),

@@ -1,0 +1,121 @@
+"""Training on chunks: windows, the order in them, resumed runs."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import nbprop
+from nbprop.training.chunks import windows_of
+from support.cases import same_bits
+from support.runs import LOSS, NET, Stopped, X, Y, start
+
+WEIGHTS = np.random.default_rng(4).random(len(X)).astype(np.float32)
+
+
+def cut(sizes, *arrays):
+    """A function of an iterator of chunks of these sizes, which fills the same arrays again and again."""
+    places = np.cumsum([0, *sizes])
+    assert places[-1] == len(X)
+
+    def chunks():
+        for first, last in itertools.pairwise(places):
+            parts = tuple(array[first:last].copy() for array in arrays)
+            yield parts
+            for part in parts:
+                part[...] = 9
+
+    return chunks
+
+
+SIZES = [100, 1, 0, 99, 60, 40]
+
+
+def run(chunks, params=None, **options):
+    params = start() if params is None else params
+    options = {"window": 128, "batch": 32, "epochs": 2, "seed": 3, "lr": 0.01} | options
+    return params, nbprop.fit_chunks(NET, params, chunks, LOSS, **options)
+
+
+def test_windows_are_the_samples_in_order():
+    for sizes in ([300], SIZES, [30] * 10):
+        windows = list(windows_of(cut(sizes, X, Y, WEIGHTS), 128))
+        assert [len(x) for x, _, _ in windows] == [128, 128, 44]
+        for k, array in enumerate((X, Y, WEIGHTS)):
+            same_bits("samples", np.concatenate([window[k] for window in windows]), array)
+
+
+def test_the_sizes_of_chunks_do_not_matter():
+    whole, history = run([(X, Y)])
+    for sizes in (SIZES, [30] * 10):
+        again, other = run(cut(sizes, X, Y))
+        same_bits("params", again, whole)
+        assert other.loss == history.loss
+    assert (history.stopped, history.epochs, history.steps) == ("epochs", 2, 2 * (4 + 4 + 2))
+    assert history.loss[1] < history.loss[0]
+    assert not np.array_equal(run([(X, Y)], seed=4)[0], whole)
+
+
+def test_one_window_is_fit():
+    """With the key that the seed, the epoch and the window's number make."""
+    params = start()
+    key = np.random.SeedSequence([3, 0, 0]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    history = nbprop.fit(NET, params, X, Y, LOSS, lr=0.01, batch=32, epochs=1, seed=int(key), weights=WEIGHTS)
+    found, other = run([(X, Y, WEIGHTS)], window=300, epochs=1)
+    same_bits("params", found, params)
+    assert other.loss == pytest.approx(history.loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("fails", [2, 4, 7])
+def test_a_resumed_run_has_the_bits_of_the_whole_one(tmp_path, fails):
+    """Cut when the chunks fail at any place, in the first or the second epoch."""
+    options = {"validation": (X[:50], Y[:50]), "metrics": ["accuracy"], "optimizer": "momentum", "epochs": 3}
+    whole, history = run(cut(SIZES, X, Y), **options)
+    calls = iter(range(100))
+
+    def failing():
+        for chunk in cut(SIZES, X, Y)():
+            if next(calls) == fails:
+                raise Stopped
+            yield chunk
+
+    path = tmp_path / "run"
+    with pytest.raises(Stopped):
+        run(failing, **options, checkpoint=path, checkpoint_seconds=0)
+    resumed, again = run(cut(SIZES, X, Y), **options, checkpoint=path, resume=True)
+    same_bits("params", resumed, whole)
+    for name in ("loss", "validation_loss", "metrics", "steps", "lr"):
+        assert getattr(again, name) == getattr(history, name)
+    with pytest.raises(ValueError, match="of another run: its window differs"):
+        run([(X, Y)], **options, checkpoint=path, resume=True, window=64)
+    with pytest.raises(ValueError, match="begin with other samples than before"):
+        run([(X[::-1], Y[::-1])], **options | {"epochs": 4}, checkpoint=path, resume=True)
+
+
+def test_a_callback_stops():
+    seen = []
+    _, history = run([(X, Y)], epochs=9, callback=lambda history: seen.append(history.epochs) or len(seen) == 2)
+    assert (history.stopped, history.epochs, seen) == ("callback", 2, [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("chunks", "options", "words"),
+    [
+        (5, {}, "chunks must be a list, or a function"),
+        ([], {}, "chunks gave no samples"),
+        ([X], {}, "a chunk must be"),
+        ([(X, Y[:9])], {}, "as many samples"),
+        ([(X, Y), (X.astype(float), Y)], {"window": 400}, "one dtype"),
+        ([(X.tolist(), Y)], {}, "chunks: x must be a NumPy array"),
+        ([(X, Y)], {"average": 0.9}, "there is no average"),
+        ([(X, Y)], {"schedule": "cosine"}, "schedule must be a function"),
+        ([(X, Y)], {"window": 0}, "window must be a positive integer"),
+        ([(X, Y)], {"optimizer": "schedule_free_adamw"}, "schedule_free_adamw is for fit"),
+        ([(X, Y)], {"resume": True}, "resume=True needs checkpoint="),
+    ],
+)
+def test_what_is_refused(chunks, options, words):
+    params = start()
+    with pytest.raises((TypeError, ValueError), match=words):
+        run(chunks, params, **options)
+    same_bits("params", params, start())
