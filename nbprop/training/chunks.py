@@ -19,15 +19,18 @@ from nbprop.io.networks import digest
 from nbprop.losses import Loss
 from nbprop.networks.network import Network
 from nbprop.optimizers.api import optimizer_state
+from nbprop.optimizers.update_rules import RULES
 from nbprop.training import checkpoint as checkpoints
 from nbprop.training import identity as identities
 from nbprop.training.fit import fit
 from nbprop.training.history import History
-from nbprop.validation import check_callable, check_flag, check_integer, check_number, check_seed, shown
+from nbprop.validation import check_callable, check_flag, check_integer, check_number, check_seed, choose, shown
 
 # What `fit` has, and a run over windows has not: it lasts longer than one call, or needs all data.
-_REFUSED = ("accumulate", "allow_changed", "average", "average_start", "callbacks", "first_step", "lengths")
-_REFUSED += ("optimizer_state", "patience", "shuffle", "weights")
+_REFUSED = (
+    *("accumulate", "allow_changed", "average", "average_start", "callbacks", "first_step", "lengths"),
+    *("optimizer_state", "patience", "shuffle", "weights"),
+)
 # What may differ in a resumed run: no number depends on it, or it cannot be told.
 _NOT_COMPARED = ("metrics", "schedule", "state", "threads")
 
@@ -104,6 +107,7 @@ def fit_chunks(
     for name in _REFUSED:
         if name in others:
             raise TypeError(f"fit_chunks: there is no {name}, since a run goes over windows; leave it out, or use fit")
+    choose("fit_chunks: optimizer", optimizer, RULES)
     if optimizer == "schedule_free_adamw":
         raise ValueError("fit_chunks: optimizer schedule_free_adamw is for fit, whose end turns its state into params")
     epochs, window = check_integer("fit_chunks: epochs", epochs), check_integer("fit_chunks: window", window)
@@ -129,7 +133,7 @@ def windows_of(chunks, size):
     """Windows (x, target, weights or None) of so many samples, the last one of the rest."""
     parts: list[tuple[Any, ...]] = []
     held = 0
-    for chunk in chunks() if callable(chunks) else chunks:
+    for chunk in _iterator(chunks):
         if not isinstance(chunk, (tuple, list)) or len(chunk) not in (2, 3):
             raise TypeError(f"fit_chunks: a chunk must be (x, target) or (x, target, weights), got {shown(chunk)}")
         names = ("x", "target", "weights")
@@ -145,6 +149,13 @@ def windows_of(chunks, size):
             parts, held = [*parts, tuple(a.copy() for a in chunk)], held + len(chunk[0])
     if held:
         yield _joined(parts)
+
+
+def _iterator(chunks):
+    found = chunks() if callable(chunks) else chunks
+    if not isinstance(found, Iterable):
+        raise TypeError(f"fit_chunks: chunks must return an iterator, got {type(found).__name__}")
+    return found
 
 
 def _joined(parts):
