@@ -287,7 +287,7 @@ class _Walk:
             self._call(begin, end)
             written.update(id(buffer) for buffer in op.writes)
             after = {name: self.look(operands[name]) for name in operands if name in changed}
-            name, sizes = op.kernel.name.rpartition(".")[2], dict(zip(op.kernel.sizes, op.sizes, strict=True))
+            name, sizes = op.kernel.name.rpartition(".")[2], op.numbers
             steps.append(Step(len(steps), phases[id(op)], op.label, name, sizes, before, after))
         return self._loss(), steps
 
