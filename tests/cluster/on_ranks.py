@@ -114,8 +114,8 @@ def refusals():
     caught(lambda: fun(P0) if last else fun.loss(P0))
     caught(lambda: nbprop.fit(NET, P0.copy(), X, T, "mse", comm=COMM, pieces=1))
     batchnorm = nbprop.network((3,), nbprop.dense(4), nbprop.batchnorm(), nbprop.dense(1))
-    state = nbprop.layer_state(nbprop.plan(batchnorm, "mse", 50))
-    caught(lambda: nbprop.fit(batchnorm, nbprop.init(batchnorm), X, T, "mse", batch=50, state=state, **RANKS))
+    state = nbprop.layer_state(nbprop.plan(batchnorm, "mse", 64))
+    caught(lambda: nbprop.fit(batchnorm, nbprop.init(batchnorm), X, T, "mse", batch=64, state=state, **RANKS))
     assert np.isfinite(fun(P0)[0])  # after all this the ranks are still in step
     return found
 
