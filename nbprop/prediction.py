@@ -47,8 +47,8 @@ def predict(
         probabilities
     loss : str or loss
         That the network was trained with; needed for classes and probabilities. "softmax_cross_entropy": the class of
-        the largest logit along the last axis, and the softmax; "binary_cross_entropy": 1 where a logit is positive, and
-        the sigmoid. Other losses have no classes
+        the largest logit along the last axis, and the softmax, also for losses of distributions over classes;
+        "binary_cross_entropy" and "focal": 1 where a logit is positive, and the sigmoid. Other losses have no classes
     state : array or None
         Layer state as `fit` has left it, or `nbprop.load_state`, for a plan with any batch. Running statistics are
         taken from it, not changed; what samples carry from call to call begins as new in each chunk
@@ -60,7 +60,7 @@ def predict(
 
     Returns
     -------
-    out : (n, *net.output_shape) of params' dtype. Classes: int64, of the shape of the loss's target
+    out : (n, *net.output_shape) of params' dtype. Classes: int64, without the last axis where it is that of classes
 
     Raises
     ------

@@ -9,6 +9,9 @@ from nbprop.io.data_files import Source, are_classes
 from nbprop.io.table_source import TableSource
 from nbprop.losses import loss_named
 
+# Losses whose outputs are estimates of the target itself, and those whose first half of outputs is.
+_ESTIMATES, _FIRST_HALF = ("mse", "mae", "huber", "log_cosh"), ("gaussian_nll", "beta_nll", "student_t_nll")
+
 # Whole numbers with so few different values, each of which comes so often, are classes where no network says otherwise.
 _FEW, _OFTEN = 10, 5
 
@@ -23,9 +26,7 @@ class Task:
         self.y = _target_for(plan, loss, source, data)
         self.kind = loss_named(loss)
         self.of_classes = self.kind.has_classes
-        # Numbers are compared with as many outputs; of means and variances the means are looked at.
-        size = int(np.prod(plan.target_shape))
-        self.scored = self.of_classes or int(np.prod(plan.output_shape)) in (size, 2 * size)
+        self.scored = self.of_classes or self.kind.kind in (*_ESTIMATES, *_FIRST_HALF)
         self.labels = None
         if self.of_classes and plan.target_shape in ((), (1,)):
             self.labels = data.labels or [str(k) for k in range(plan.classes or 2)]
@@ -56,7 +57,10 @@ class Task:
         """The target as metrics take it."""
         if not self.of_classes:
             return y.reshape(len(y), -1).astype(np.float64)
-        return (y if self.plan.classes else y > 0.5).reshape(-1).astype(np.int64)
+        if not self.plan.classes:  # labels, or a distribution over classes
+            labels = self.kind.classes_of(y[:0]).shape == y[:0].shape
+            y = y > 0.5 if labels else self.kind.classes_of(y)
+        return y.reshape(-1).astype(np.int64)
 
     def guess(self, out):
         """Outputs as metrics take them."""

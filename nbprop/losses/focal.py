@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nbprop.losses.base import Loss
+from nbprop.losses.binary_cross_entropy import BinaryCrossEntropy
 from nbprop.losses.elementwise import ElementwiseLoss, kernels_of
 from nbprop.numerics.elementary import exp, sigmoid, softplus
 from nbprop.numerics.scalars import like, scalar_function
@@ -57,6 +58,8 @@ class Focal(ElementwiseLoss):
     observed = _KERNELS[2:]
     target_range = (0.0, 1.0)
     applies = ("sigmoid", "softmax")
+    has_classes = True
+    classes_of, probabilities_of = BinaryCrossEntropy.classes_of, BinaryCrossEntropy.probabilities_of
 
     def __post_init__(self):
         super().__post_init__()

@@ -10,6 +10,7 @@ import numpy as np
 
 from nbprop.layers.activation import softmax_row
 from nbprop.losses.base import Loss, row_scale, total_weight
+from nbprop.losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from nbprop.numerics.elementary import exp, log
 from nbprop.numerics.partition import share
 from nbprop.numerics.reductions import row_dot, row_max, row_sum
@@ -71,6 +72,8 @@ class SoftCrossEntropy(Loss):
     target_range = (0.0, 1.0)
     applies = ("softmax", "sigmoid")
     entropy = 0
+    has_classes = True
+    classes_of, probabilities_of = SoftmaxCrossEntropy.classes_of, SoftmaxCrossEntropy.probabilities_of
 
     def summands(self, y, target):
         z_max = y.max(1, keepdims=True)

@@ -68,7 +68,7 @@ def test_classes_and_probabilities():
     params, x = nbprop.init(CLASSIFIER), np.random.default_rng(0).standard_normal((9, 3))
     params[-4:] += [0, 800, -800, 0]
     y = nbprop.predict(CLASSIFIER, params, x)
-    for loss in ("softmax_cross_entropy", nbprop.softmax_cross_entropy()):
+    for loss in ("softmax_cross_entropy", nbprop.softmax_cross_entropy(), "kl_divergence"):
         found = nbprop.predict(CLASSIFIER, params, x, 4, "probabilities", loss)
         assert np.allclose(found, np.exp(y - np.logaddexp.reduce(y, axis=1, keepdims=True)), rtol=1e-12, atol=0)
         classes = nbprop.predict(CLASSIFIER, params, x, 4, "classes", loss)

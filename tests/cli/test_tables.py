@@ -242,6 +242,24 @@ def test_cross_validation_metrics_and_pictures(run, tmp_path):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_scores_of_losses_that_predict_something_else(run, tmp_path):
+    """Numbers are compared with what estimates them: not with a quantile, a logarithm of a rate, a variance."""
+    rng = np.random.default_rng(0)
+    a = rng.uniform(0, 2, 200)
+    table = pandas.DataFrame({"a": a, "y": 3 * a + 0.1 * rng.standard_normal(200)})
+    table.to_csv(tmp_path / "d.csv", index=False)
+    options = ("train", tmp_path / "d.csv", "-o", tmp_path / "m.safetensors", "--epochs", 40, "--optimizer", "L-BFGS-B")
+    out = run(*options, "--loss", "gaussian_nll", "--net", "dense:2")[1]
+    assert float(re.search(r"held-out r2: (\S+)", out)[1]) > 0.9
+    out = run(*options, "--loss", "quantile", "--net", "dense:2")[1]
+    assert "r2" not in out
+    assert "held-out loss" in out
+    np.savez(tmp_path / "d.npz", x=a[:, None], y=np.stack([a > 1, a <= 1], 1) * 0.8 + 0.1)
+    options = ("train", tmp_path / "d.npz", "-o", tmp_path / "m.safetensors", "--epochs", 40, "--optimizer", "L-BFGS-B")
+    out = run(*options, "--loss", "soft_cross_entropy", "--net", "dense:2")[1]
+    assert float(re.search(r"held-out accuracy: (\S+) %", out)[1]) > 90
+
+
 def test_metrics_are_those_of_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)
