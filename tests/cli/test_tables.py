@@ -1,5 +1,6 @@
 """Tables as pandas writes them, trained and predicted from the command line, with no option that one would guess."""
 
+import io
 import re
 import sys
 
@@ -85,7 +86,7 @@ def test_what_pandas_writes_trains_and_predicts_without_an_option(run, tmp_path,
     if code == 2:  # an index that does not count, as rows are shuffled: the error names the option
         code, predicted, err = run("predict", model, new, *kind, *re.search(r"(--index) (drop)", err).groups())
     assert code == 0, err
-    rows = pandas.read_csv(pandas.io.common.StringIO(predicted), header=None)[0]
+    rows = pandas.read_csv(io.StringIO(predicted), header=None)[0]
     known = again[target].notna().to_numpy()
     if of_classes:
         assert np.mean(rows.to_numpy()[known] == again[target].to_numpy()[known]) > 0.9
