@@ -55,6 +55,14 @@ LOSSES_WITHOUT_KERNELS = {
 }
 
 
+# Cases that run in `make test-more`: their kernels are those of another case, or the simulator takes long.
+MORE = {
+    *("bidirectional", "glu_silu", "groupnorm_plain", "fourier_features_trained", "conv2d_reflect", "conv2d_replicate"),
+    "conv_transpose2d",
+    *(f"fused_{name}" for name in ("mish", "selu", "hard_sigmoid", "hard_tanh", "hard_swish", "softsign", "sine")),
+}
+
+
 # Cases that run in one block, too: each kernel's loops must do the whole work then.
 SMALL = {
     *("dense_wide", "dense_no_bias", "dense_positions", "tied", "concat", "fused_softmax", "layernorm", "embedding"),
@@ -132,7 +140,9 @@ def on_host(plan, params, x, target, weights, dy):
     return found
 
 
-@pytest.mark.parametrize("case", ON_DEVICE)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.more] if case in MORE else []) for case in ON_DEVICE]
+)
 def test_the_device_agrees_with_the_cpu(case, monkeypatch):
     monkeypatch.setattr(oneblock, "MOST_ELEMENTS", 0)
     agrees(case)
