@@ -55,6 +55,16 @@ FITS = {
     "classes": ("softmax_cross_entropy", CLASSES, {"optimizer": "sgd", "clip_value": 0.1}),
     "weights": ("mse", TARGET, {"weights": WEIGHTS, "shuffle": False, "optimizer": "momentum", "schedule": "cosine"}),
     "validation": ("mse", TARGET, {"validation": (X, TARGET), "patience": 2, "clip_norm": 0.5}),
+    "schedule free": (
+        "mse",
+        TARGET,
+        {"optimizer": "schedule_free_adamw", "validation": (X, TARGET), "metrics": ["r2"]},
+    ),
+    "class weights": (
+        "softmax_cross_entropy",
+        CLASSES,
+        {"class_weight": "balanced", "weights": WEIGHTS, "metrics": ["accuracy"], "schedule": "plateau"},
+    ),
 }
 
 
@@ -77,8 +87,35 @@ def test_fit_is_the_cpus(case):
     close("params", device_params.to_host(), params, 1e-5)
     close("loss", found.loss, wanted.loss, 1e-5)
     close("validation", found.validation_loss, wanted.validation_loss, 1e-5)
+    for name, values in wanted.metrics.items():
+        close(name, found.metrics[name], values, 1e-5)
     for name in ("lr", "steps", "best_epoch", "stopped", "message"):
         assert getattr(found, name) == getattr(wanted, name)
+
+
+@pytest.mark.parametrize("options", [{"average": 0.9}, {"average": "swa"}, {"accumulate": 2}, {"lr_scale": {"0": 0.5}}])
+def test_what_only_the_cpu_has_is_refused(options):
+    params = device(nbprop.init(NET, dtype=np.float32))
+    with pytest.raises(ValueError, match=f"fit: {next(iter(options))} is not available on the device"):
+        nbprop.fit(NET, params, device(X), device(TARGET), "mse", epochs=1, **options)
+    same_bits("params", params.to_host(), nbprop.init(NET, dtype=np.float32))
+
+
+def test_callbacks_see_the_losses_of_steps():
+    seen = []
+
+    class Watch(nbprop.callbacks.Callback):
+        every = 2
+
+        def step(self, step, loss, lr):
+            seen.append((step, loss))
+
+    params = nbprop.init(NET, seed=1, dtype=np.float32)
+    nbprop.fit(NET, device(params), device(X), device(TARGET), "mse", batch=3, epochs=2, callbacks=[Watch()])
+    on_gpu, seen[:] = list(seen), []
+    nbprop.fit(NET, params, X, TARGET, "mse", batch=3, epochs=2, callbacks=[Watch()])
+    assert [step for step, _ in on_gpu] == [step for step, _ in seen] == [2, 4, 6]
+    close("losses", [loss for _, loss in on_gpu], [loss for _, loss in seen], 1e-5)
 
 
 def test_a_resumed_fit_repeats_the_uninterrupted_one(tmp_path):
