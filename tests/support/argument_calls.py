@@ -254,7 +254,7 @@ FIT_KINDS = {
     "resume": Flag(),
     "progress": Flag(optional=True),
     "average": Number(above=True, below=1.0, optional=True),
-    "average_start": Integer(0),
+    "average_start": AnySize(0),
     "metrics": Choice(optional=True),
     "accumulate": Integer(1, 8192),
     "lr_scale": Array(optional=True, finite=True),

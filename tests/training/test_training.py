@@ -295,7 +295,7 @@ WRONG = [
     ({"epochs": 1.5}, ValueError, "epochs must be a positive integer"),
     ({"seed": -1}, ValueError, "seed must be an integer"),
     ({"schedule": "cosin"}, ValueError, "did you mean 'cosine'"),
-    ({"schedule": 0.1}, TypeError, "schedule must be a name or a function"),
+    ({"schedule": 0.1}, TypeError, "schedule must be a name, a function"),
     (
         {"schedule": lambda step: np.nan},
         ValueError,
