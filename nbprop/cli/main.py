@@ -293,7 +293,8 @@ def _check(arguments):
     else:
         dense = nbprop.dense
         cases = {name: (nbprop.network((3,), dense(5, name), dense(4)), None) for name in ACTIVATIONS}
-        cases |= {name: (nbprop.network((3,), dense(5, "tanh"), dense(4)), name) for name in LOSSES}
+        exact = [name for name, loss in LOSSES.items() if loss.exact_gradient]
+        cases |= {name: (nbprop.network((3,), dense(5, "tanh"), dense(4)), name) for name in exact}
     with reporting(say):
         for name, (net, loss) in cases.items():
             errors = nbprop.gradcheck(net, loss)

@@ -25,12 +25,12 @@ from nbprop.optimizers.update_rules import RULES, kernel_signature
 L1, PENALIZED = rules.ROW, rules.ROW + 1
 ROW = rules.ROW + 2
 
-# name -> (reach, its constants). reach(s, t, c, l1), of the state after the update, is the effective rate of a
+# name -> (reach, its constants). reach(s, t, u, c, l1), of the state after the update, is the effective rate of a
 # parameter, and the fraction of the displacement that is taken; constants(zero, step, h) computes c as a rule's do.
 
 
 @scalar_function
-def _constant_reach(s, t, c, l1):
+def _constant_reach(s, t, u, c, l1):
     """The rate is that of the step."""
     return c[0], like(l1, 1.0)
 
@@ -54,7 +54,7 @@ def _nesterov_reach_constants(zero, step, h):
 
 
 @scalar_function
-def _reach_of_first(v, t, c, l1):
+def _reach_of_first(v, t, u, c, l1):
     """lr over the root of v, the first state element, which is at least l1."""
     lr, factor, eps = c
     root = math.sqrt(v) * factor + eps
@@ -63,10 +63,19 @@ def _reach_of_first(v, t, c, l1):
 
 
 @scalar_function
-def _reach_of_second(m, v, c, l1):
+def _reach_of_second(m, v, u, c, l1):
     """lr over the root of v, the second state element, which is at least l1."""
     lr, factor, eps = c
     root = math.sqrt(v) * factor + eps
+    held = root if root > l1 else l1
+    return lr / held, root / held
+
+
+@scalar_function
+def _reach_of_third(m, v, most, c, l1):
+    """lr over the root of the largest v, the third state element, which is at least l1."""
+    lr, factor, eps = c
+    root = math.sqrt(most) * factor + eps
     held = root if root > l1 else l1
     return lr / held, root / held
 
@@ -97,6 +106,7 @@ _REACHES = {
     "adagrad": (_reach_of_first, _adagrad_reach_constants),
     "adam": (_reach_of_second, _adam_reach_constants),
     "adamw": (_reach_of_second, _adam_reach_constants),
+    "amsgrad": (_reach_of_third, _adam_reach_constants),
 }
 
 
@@ -120,7 +130,8 @@ def _proximal_update(rule, constants, slots, reach, reach_constants):
     def update(frame, row, part, parts):
         """One step of the rule on the arrays of a row: PARAMS INOUT (n,), GRADS IN (n,), STATE INOUT (slots, n).
 
-        DECAY_MASK, TRAINABLE and PENALIZED IN (n,), bytes, or 0 for all. GRADS are without l1's.
+        DECAY_MASK, TRAINABLE and PENALIZED IN (n,), bytes, or 0 for all; FACTORS IN (n,), or 0 for 1. GRADS are without
+        l1's.
         """
         n = load(row, rules.N)
         first, last = share_blocks(n, part, parts)
@@ -130,10 +141,13 @@ def _proximal_update(rule, constants, slots, reach, reach_constants):
         g = array_at(frame, load(row, rules.GRADS), n)[first:last]
         state = array_at(frame, load(row, rules.STATE), slots * n)
         s, t = state[first:last] if slots > 0 else p, state[n + first : n + last] if slots > 1 else p
+        u = state[2 * n + first : 2 * n + last] if slots > 2 else p
+        factors, even = array_at(frame, load(row, rules.FACTORS), n)[first:last], load(row, rules.FACTORS) == 0
         decay_mask, every_decays = _mask_at(row, rules.DECAY_MASK, n, first, last)
         trainable, every_trains = _mask_at(row, rules.TRAINABLE, n, first, last)
         penalized, every_counts = _mask_at(row, PENALIZED, n, first, last)
-        zero, step, given = like(p[0], 0.0), float(load(row, rules.STEP)), row + 8 * rules.HYPERPARAMETERS
+        zero, one, given = like(p[0], 0.0), like(p[0], 1.0), row + 8 * rules.HYPERPARAMETERS
+        step = float(load(row, rules.STEP))
         h = (
             load_double(given, 0),
             load_double(given, 1),
@@ -148,15 +162,19 @@ def _proximal_update(rule, constants, slots, reach, reach_constants):
         for i in range(p.size):
             if every_trains or trainable[i] != 0:
                 own_decay = decay if every_decays or decay_mask[i] != 0 else zero
-                new_p, new_s, new_t = rule(p[i], g[i], s[i], t[i], own_decay, c)
+                new_p, new_s, new_t, new_u = rule(p[i], g[i], s[i], t[i], u[i], own_decay, c)
+                factor = one if even else factors[i]
                 if every_counts or penalized[i] != 0:
-                    rate, taken = reach(new_s, new_t, k, l1)
-                    new_p = soft_threshold(p[i] + taken * (new_p - p[i]), rate * l1)
-                p[i] = new_p
+                    rate, taken = reach(new_s, new_t, new_u, k, l1)
+                    p[i] = soft_threshold(p[i] + factor * taken * (new_p - p[i]), factor * rate * l1)
+                else:
+                    p[i] = new_p if even else p[i] + factor * (new_p - p[i])
                 if slots > 0:
                     s[i] = new_s
                 if slots > 1:
                     t[i] = new_t
+                if slots > 2:
+                    u[i] = new_u
         return 0
 
     return update

@@ -169,10 +169,11 @@ class Job(InOneProcess):
 
     def scale_rates(self, factors, optimizer):
         """Multiply each parameter's learning rate by a factor, (n,)."""
-        kernel = rules.RULES[optimizer].scaled_kernel
-        kernel.load(self.plan.numba_dtype)
         self.factors = factors  # kept alive
-        self.words[epochs.UPDATE + table.KERNEL] = kernel.fingerprint(self.plan.numba_dtype)
+        if not self.proximal:  # whose kernel takes them, too
+            kernel = rules.RULES[optimizer].scaled_kernel
+            kernel.load(self.plan.numba_dtype)
+            self.words[epochs.UPDATE + table.KERNEL] = kernel.fingerprint(self.plan.numba_dtype)
         self.words[epochs.UPDATED + rules.FACTORS] = factors.ctypes.data
 
     def accumulate(self, batches):
@@ -310,7 +311,8 @@ class Job(InOneProcess):
         row[: len(vectors)] = [0 if vector is None else vector.ctypes.data for vector in vectors]
         row[rules.N] = self.params.size
         penalty = self.plan.penalty
-        if penalty is not None and penalty.smooth:
+        self.proximal = penalty is not None and penalty.smooth
+        if self.proximal:
             self._fill_proximal(row, rule.name, penalty)
         start = epochs.UPDATED + rules.HYPERPARAMETERS
         self.numbers[start : start + len(values)] = list(values.values())

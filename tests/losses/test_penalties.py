@@ -228,7 +228,16 @@ def test_an_l1_search_goes_on_where_it_was_stopped():
         nbprop.minimize(other, params, X, Y, "L-BFGS", resume=first.state)
 
 
-RATES = {"sgd": 0.05, "momentum": 0.01, "nesterov": 0.01, "rmsprop": 0.01, "adagrad": 0.3, "adam": 0.01, "adamw": 0.01}
+RATES = {
+    "sgd": 0.05,
+    "momentum": 0.01,
+    "nesterov": 0.01,
+    "rmsprop": 0.01,
+    "adagrad": 0.3,
+    "adam": 0.01,
+    "adamw": 0.01,
+    "amsgrad": 0.01,
+}
 
 
 @pytest.mark.parametrize(
@@ -238,7 +247,9 @@ def test_proximal_steps_end_at_the_lasso(optimizer):
     """Every rule with its own rates, on all data at once: the same zeros, not small numbers in their places."""
     l1, params = 0.2, START + 0.1
     wanted, options = lasso(l1), {"weight_decay": 0.0} if optimizer == "adamw" else {}
-    schedule = (lambda step: RATES[optimizer] * 0.999**step) if optimizer in ("rmsprop", "adam", "adamw") else None
+    schedule = (
+        (lambda step: RATES[optimizer] * 0.999**step) if optimizer in ("rmsprop", "adam", "adamw", "amsgrad") else None
+    )
     history = nbprop.fit(
         LINEAR,
         params,
