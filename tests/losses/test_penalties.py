@@ -236,7 +236,7 @@ RATES = {
     "adagrad": 0.3,
     "adam": 0.01,
     "adamw": 0.01,
-    "amsgrad": 0.01,
+    "amsgrad": 0.03,
 }
 
 
@@ -268,6 +268,16 @@ def test_proximal_steps_end_at_the_lasso(optimizer):
     assert np.array_equal(params == 0, wanted == 0)
     penalty = nbprop.plan(LINEAR, "mse", N, l1=l1).penalty
     assert abs(history.loss[-1] - np.mean((X @ params[:K, None] + params[K] - Y) ** 2) - penalty.value(params)) < 1e-6
+
+
+def test_scaled_rates_take_proximal_steps_too():
+    """Half the rate of everything is half the rate."""
+    one, other = START + 0.1, START + 0.1
+    nbprop.fit(LINEAR, one, X, Y, "mse", "sgd", 0.05, batch=N, epochs=100, l1=0.2)
+    nbprop.fit(LINEAR, other, X, Y, "mse", "sgd", 0.1, batch=N, epochs=100, l1=0.2, lr_scale={"0.dense": 0.5})
+    close("params", other, one, 1e-14)
+    assert (one == 0).any()
+    assert np.array_equal(one == 0, other == 0)
 
 
 def test_fit_with_l2_is_weight_decay_of_sgd_and_validation_has_no_penalty():
