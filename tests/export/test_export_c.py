@@ -174,7 +174,7 @@ def _selftests(files, memory, release):
     return "\n".join([*lines, "    return 0;", "}", ""])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.more)])
 def test_weights_in_a_file(tmp_path, dtype):
     """What C reads from it are the parameters; the C file has none, whatever they are."""
     net = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dense(2))
