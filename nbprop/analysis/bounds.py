@@ -13,6 +13,12 @@ from nbprop.layers.pool import Pools
 from nbprop.lowering.programs import state_layout
 from nbprop.networks.network import Network, check_flat, views
 
+_PADS: dict[str, Any] = {
+    "zeros": "constant",
+    "reflect": "reflect",
+    "replicate": "edge",
+    "circular": "wrap",
+}  # NumPy's names
 _MOST = 2**28  # numbers of an affine form: 2 GB
 
 
@@ -129,7 +135,12 @@ class _Walk:
             through = _LAYERS.get(layer.kind)
             if through is None:
                 raise ValueError(f"bounds: net has layer {path}, which has no bounds")
-            x = through(self, x, layer, path)
+            try:
+                x = through(self, x, layer, path)
+            except ValueError as error:
+                raise (
+                    error if str(error).startswith("bounds") else ValueError(f"bounds: net: {path}: {error}")
+                ) from None
         return x
 
 
@@ -159,7 +170,8 @@ def _conv(walk, x, layer, path):
 
     def apply(v, w=weight):
         v = v.reshape(len(v), *(1, *shape)[-3:])
-        windows = _windows(np.pad(v, ((0, 0), *borders, (0, 0))), w.shape[:2], *settings)
+        padded = np.pad(v, ((0, 0), *borders, (0, 0)), mode=_PADS[layer.padding_mode])
+        windows = _windows(padded, w.shape[:2], *settings)
         channels, filters = w.shape[2], w.shape[3] // layer.groups
         parts = []
         for group in range(layer.groups):

@@ -155,6 +155,8 @@ class Enclosure:
         """Behind an activation."""
         if name == "identity":
             return self
+        if name not in _FUNCTIONS:
+            raise ValueError(f"the activation {name}, which has no bounds")
         low, high = _range(name, self.low, self.high)
         slope, shift, radius = _relaxed(name, self.low, self.high, low, high)
         center, generators = slope * self.center + shift, slope * self.generators
@@ -171,6 +173,8 @@ class Enclosure:
         own = np.maximum(np.abs(low), np.abs(high))
         if name in ("gelu", "gelu_tanh", "silu"):
             own = 4 * self.computed()  # an error of the factor, which is at most 1, times x
+        elif name == "hard_sigmoid":
+            own = np.ones_like(own)  # x / 6 + 1 / 2 cancels near -3
         elif name in ("relu", "leaky_relu"):
             own = own / 2
         return _above(steepest * self.rounding + 8 * self.unit * (own + steepest * self.rounding) + 4 * self.smallest)
@@ -203,8 +207,13 @@ _FUNCTIONS = {
     "softplus": lambda x: np.logaddexp(x, 0.0),
     "sigmoid": special.expit,
     "tanh": np.tanh,
+    "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0.0))),
+    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0.0, 1.0),
+    "hard_tanh": lambda x: np.clip(x, -1.0, 1.0),
+    "softsign": lambda x: x / (1 + np.abs(x)),
 }
 _LIPSCHITZ = {"relu": 1, "leaky_relu": 1, "elu": 1, "softplus": 1, "sigmoid": 0.25, "tanh": 1}
+_LIPSCHITZ |= {"selu": 1.7581, "hard_sigmoid": 0.1667, "hard_tanh": 1, "softsign": 1}
 _LIPSCHITZ |= {"gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1}
 # Where those that fall first and then rise have their lowest value, and a bound of it.
 _LOWEST = {"gelu": (-0.7517915, -0.1699713), "gelu_tanh": (-0.7524614, -0.1700415), "silu": (-1.2784646, -0.2784646)}
@@ -241,7 +250,7 @@ def _relaxed(name, low, high, f_low, f_high):
     """(s, t, r) with |f(x) - s x - t| <= r over an interval; f_low, f_high enclose f there."""
     middle = f_low + (f_high - f_low) / 2
     flat = np.zeros_like(low), middle, _above(np.maximum(f_high - middle, middle - f_low))
-    if name in _LOWEST:
+    if name not in _SLOPES and name not in ("tanh", "sigmoid"):
         return flat
     f = _FUNCTIONS[name]
     width = high - low

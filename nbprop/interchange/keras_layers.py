@@ -18,7 +18,8 @@ from nbprop.layers.rnn import RNN
 from nbprop.validation import shown
 
 _ACTIVATIONS = {name: name for name in ("relu", "tanh", "sigmoid", "softmax", "softplus", "elu", "gelu", "silu")}
-_ACTIVATIONS |= {"linear": "identity", "swish": "silu"}
+_ACTIVATIONS |= {"linear": "identity", "swish": "silu", "hard_silu": "hard_swish", "hard_swish": "hard_swish"}
+_ACTIVATIONS |= {name: name for name in ("mish", "selu", "hard_sigmoid", "hard_tanh", "softsign")}
 
 
 class KerasStep(Step):

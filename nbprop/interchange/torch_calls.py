@@ -393,6 +393,17 @@ MODULES = {
     "Tanh": lambda step, module, x: tanh(step, x),
     "Unflatten": lambda step, module, x: unflatten(step, x, module.dim, module.unflattened_size),
 }
+
+
+def _module(name):
+    def read(step, module, x):
+        return step.activation(x, name)
+
+    return read
+
+
+MODULES |= {"Mish": _module("mish"), "SELU": _module("selu"), "Softsign": _module("softsign")}
+MODULES |= {"Hardsigmoid": _module("hard_sigmoid"), "Hardswish": _module("hard_swish")}
 MODULES |= {name.replace("1d", "2d"): read for name, read in MODULES.items() if name.endswith("1d")}
 MODULES |= dict.fromkeys(("Dropout1d", "Dropout2d", "AlphaDropout", "Identity"), MODULES["Dropout"])
 MODULES |= {"RMSNorm": layernorm, "LSTM": recurrent, "RNN": recurrent}

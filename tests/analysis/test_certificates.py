@@ -14,7 +14,8 @@ dense = nbprop.dense
 
 
 def bounded(net):
-    return all(layer.kind in _LAYERS for _, layer in net.nodes)
+    names = {getattr(layer, "activation", getattr(layer, "name", "identity")) for _, layer in net.nodes}
+    return all(layer.kind in _LAYERS for _, layer in net.nodes) and names <= {*_FUNCTIONS, "identity", "softmax"}
 
 
 NAMES = [name for name, (net, loss) in CASES.items() if loss is None and bounded(net)]
@@ -163,6 +164,7 @@ _NET = nbprop.network((3,), dense(2))
             {"net": nbprop.network((3,), nbprop.layernorm()), "params": np.ones(6)},
             "layer 0.layernorm, which has no bounds",
         ),
+        ({"net": nbprop.network((3,), nbprop.activation("mish")), "params": np.ones(0)}, "0.activation: .*mish"),
         ({"net": nbprop.network((3,), nbprop.embedding(4, 2)), "params": np.ones(8)}, "x holds integers"),
     ],
 )

@@ -73,7 +73,7 @@ def test_a_model_in_memory():
     [
         (3, "model must be a model of Keras or the path of a file, got int"),
         (Sequential(("Lambda", {})), r"layer l0 \(Lambda\) has no layer in nbprop"),
-        (Sequential(("Dense", {"activation": "mish"}, W, B)), "has the activation 'mish'"),
+        (Sequential(("Dense", {"activation": "relu6"}, W, B)), "has the activation 'relu6'"),
         (Sequential(("Dense", {}, W, B)), "has settings or weights that do not fit: KeyError"),
         (Sequential(("Dense", {"activation": None}, W * np.nan, B)), "has weights that are not finite"),
         (Sequential(("LeakyReLU", {"negative_slope": 0.3})), "has a slope of 0.3"),
