@@ -19,7 +19,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 # Galleries are read as .rst; sphinx-gallery writes each script as a notebook, too.
-exclude_patterns = ["gallery_sources/**", "gallery/*.ipynb", "history/*.ipynb"]
+exclude_patterns = ["gallery_sources/**", "extra/**", "gallery/*.ipynb", "history/*.ipynb"]
 templates_path = []
 
 # -- Markdown and notebooks: notebooks are jupytext's, and are run ----------------------------------------------
@@ -57,6 +57,7 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "nbprop"
 html_static_path = ["static"]
+html_extra_path = ["extra"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_context = {"default_mode": "auto"}

@@ -10,10 +10,13 @@ import inspect
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
 from docstrings import escaped
 
+import nbprop
 from nbprop.runtime.signatures import OUTPUTS, SIGNATURES
 
 HERE = Path(__file__).resolve().parent
@@ -62,6 +65,7 @@ def stage(folder):
     stage_gallery(folder / "gallery_sources" / "history", EXAMPLES / "history", "History", HISTORY)
     stage_gallery(folder / "gallery_sources" / "examples", EXAMPLES, "Examples", SHORT)
     stage_notebooks(folder / "notebooks")
+    stage_extra(folder / "extra", folder)
 
 
 def list_the_rest(folder):
@@ -298,3 +302,32 @@ def stage_notebooks(folder):
     ]
     lines += ["Jupyter's files.", "", "```{toctree}", ":maxdepth: 1", "", *(path.stem for path in paths), "```", ""]
     (folder / "index.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+# -- pages that are not Sphinx's -----------------------------------------------------------------------------
+
+
+def stage_extra(folder, pages):
+    """The dashboard, and a trace to step through, each with a link from a page."""
+    folder.mkdir()
+    net = nbprop.network((3,), nbprop.dense(4, activation="tanh"), nbprop.dense(3, activation="tanh"), nbprop.dense(2))
+    plan, params = nbprop.plan(net, loss="mse"), nbprop.init(net, seed=4)
+    nbprop.trace(plan, params, np.array([[0.8, -0.4, 0.1]]), np.array([[0.9, -0.6]]), lr=0.3).save(folder / "step.html")
+    link(pages / "teaching.md", "step.html", "Step through the trace above, in the browser")
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import build_dashboard
+
+    from dashboard import vendor
+
+    try:
+        build_dashboard.build(build_dashboard.RESULTS, folder / "dashboard")
+    except vendor.VendorError as error:
+        print(f"the site goes without the dashboard: {error}")
+    else:
+        link(pages / "performance.md", "dashboard/index.html", "The dashboard: every row, and its history by commit")
+
+
+def link(page, address, text):
+    """Add a line with a link to the end of a page's first section."""
+    before, heading, after = page.read_text(encoding="utf-8").partition("\n## ")
+    page.write_text(f'{before}\n<p><a href="{address}">{text}</a></p>\n{heading}{after}', encoding="utf-8")
