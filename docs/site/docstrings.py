@@ -8,6 +8,7 @@ import itertools
 import re
 
 _HEADING = re.compile(r"^(Parameters|Returns|Raises|Yields|Examples|Notes|See Also|References|Attributes)$")
+_WIDTH = 95  # a line of a docstring that is longer was wrapped at the margin
 _ENTRY = re.compile(r"^([\w, *]+) : (.*)$")
 
 
@@ -52,6 +53,19 @@ def free_text(lines):
     return out
 
 
+def unwrapped(section):
+    """A section's entries with what was only wrapped at the margin on one line, since it is no description."""
+    out, last = section[:2], ""
+    for line in section[2:]:
+        name = bool(last) and len(out) > 2 and not out[-1].startswith(" ")
+        if name and line.startswith(" ") and len(last) + 1 + len(line.split()[0]) > _WIDTH:
+            out[-1] += " " + line.strip()
+        else:
+            out.append(line)
+        last = line
+    return out
+
+
 def rest_of(lines):
     """A docstring's lines as numpydoc and Sphinx read them."""
     starts = [
@@ -66,6 +80,7 @@ def rest_of(lines):
         elif section[0] in ("Notes", "References"):
             out += [*section[:2], *free_text(section[2:])]
         else:
+            section = unwrapped(section)
             out += [*section[:2], *(line if line.lstrip().startswith("**") else escaped(line) for line in section[2:])]
         out.append("")
     return out

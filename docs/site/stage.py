@@ -56,8 +56,8 @@ def stage(folder):
     for source, page in PAGES.items():
         if source.endswith(".md"):
             text = (ROOT / source).read_text(encoding="utf-8")
-            text = with_links_to_names(text) if page == "tasks" else text
-            (folder / f"{page}.md").write_text(with_links_to_pages(text, source, folder), encoding="utf-8")
+            text = with_links_to_pages(text, source, folder)
+            (folder / f"{page}.md").write_text(with_links_to_names(text) if page == "tasks" else text, encoding="utf-8")
     for page in HERE.glob("*.md"):
         shutil.copy(page, folder)
     list_the_rest(folder)
