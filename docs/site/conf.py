@@ -64,6 +64,7 @@ html_js_files = ["site.js"]
 html_context = {"default_mode": "auto"}
 html_show_sourcelink = False
 html_copy_source = False
+html_show_search_summary = False  # by a request, which a browser refuses for files
 html_theme_options = {
     "show_prev_next": False,
     "navbar_align": "left",
