@@ -5,8 +5,11 @@ Every thread of the block must call these functions, since they contain barriers
 """
 
 from nbprop.compiler.jit import njit
-from nbprop.cuda.toolkit import THREADS, cuda, device_function
+from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function
 from nbprop.numerics.scalars import like
+
+# Columns that a thread block sums at a time: in float32, one 32-byte sector of memory.
+COLUMNS = 2 if SIMULATED else 8
 
 
 @njit

@@ -233,19 +233,22 @@ def weight_gradient(samples, each):
         """slices[base + ...] = dW, added to what they hold when `adds`."""
         n_in, n_out = layers[layer + N_IN], layers[layer + N_OUT]
         x, dz, place = layers[layer + X], layers[layer + Y], base + layers[layer + WEIGHT]
-        acc = cuda.local.array(square, float32)
+        acc, held = cuda.local.array(square, float32), cuda.local.array(square, float32)
         down, across = (n_in + each - 1) // each, (n_out + each - 1) // each
         for mine in range(cuda.threadIdx.x, down * across, THREADS):
             row, col = mine // across, mine % across
+            # All loads of the slice before the product, which hides how long they take.
             for at in range(each * each):
+                i, j = row + at // each * down, col + at % each * across
+                inside = adds and i < n_in and j < n_out
                 acc[at] = like(space[0], 0.0)
+                held[at] = slices[place + i * n_out + j] if inside else acc[at]
             accumulate(acc, space, x + row * lead, down, dz + col * lead, across)
             for r in range(each):
                 for c in range(each):
                     i, j = row + r * down, col + c * across
                     if i < n_in and j < n_out:
-                        at = place + i * n_out + j
-                        slices[at] = slices[at] + acc[r * each + c] if adds else acc[r * each + c]
+                        slices[place + i * n_out + j] = held[r * each + c] + acc[r * each + c]
 
     return gradient
 

@@ -1,4 +1,4 @@
-"""The optimizers' rules on the device: one thread per parameter.
+"""The optimizers' rules on the device: a thread takes four parameters at a time, or one where there are masks.
 
 Dimensions: n parameters, with `slots` elements of state each.
 """
@@ -8,6 +8,7 @@ import numpy as np
 from nbprop.cuda.groups import sum_of_slices
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.toolkit import device_function, grid_size
+from nbprop.cuda.vectors import fours, load4, store4
 from nbprop.numerics.scalars import like
 from nbprop.optimizers.update_rules import CONSTANTS, MOST_HYPERPARAMETERS, RULES
 from nbprop.program.elements import integer_at
@@ -25,7 +26,7 @@ _TAKE = {
 
 
 def cuda_kernels(cuda):
-    """The device updates: one thread per parameter.
+    """The device updates.
 
     The constants come from a table, which the host computes in float64.
     """
@@ -37,6 +38,36 @@ def _cuda_update(cuda, optimizer):
     rule, slots = optimizer.rule, optimizer.slots
     take = device_function(_TAKE[len(optimizer.constants(np.float64(0), 0.0, padded)[1])])
 
+    @device_function
+    def in_fours(p, g, state, n, whole, decay, constants):
+        """The first `whole` parameters, four at a time; every parameter's state t is aligned only if n allows it."""
+        new, given = cuda.local.array(4, p.dtype), cuda.local.array(4, p.dtype)
+        one, two = cuda.local.array(4, p.dtype), cuda.local.array(4, p.dtype)
+        aligned = n % 4 == 0
+        for i in range(4 * cuda.grid(1), whole, 4 * cuda.gridsize(1)):
+            load4(new, 0, p, i)
+            load4(given, 0, g, i)
+            if slots > 0:
+                load4(one, 0, state, i)
+            if slots > 1:
+                if aligned:
+                    load4(two, 0, state, n + i)
+                else:
+                    for k in range(4):
+                        two[k] = state[np.uint64(n + i + k)]
+            for k in range(4):
+                s, t = one[k] if slots > 0 else decay, two[k] if slots > 1 else decay
+                new[k], one[k], two[k] = rule(new[k], given[k], s, t, decay, constants)
+            store4(p, i, new, 0)
+            if slots > 0:
+                store4(state, i, one, 0)
+            if slots > 1:
+                if aligned:
+                    store4(state, n + i, two, 0)
+                else:
+                    for k in range(4):
+                        state[np.uint64(n + i + k)] = two[k]
+
     @on_device(optimizer.kernel, blocks=lambda n: grid_size(n))
     def update(p, g, state, c, slices, n, count, stride, decay_mask, trainable, first_step, step):
         """One step of the rule; see nbprop/optimizers/update_rules.py for the equations.
@@ -47,7 +78,11 @@ def _cuda_update(cuda, optimizer):
         """
         at = (step - first_step) * CONSTANTS
         decay, constants = c[at], take(c, at + 1)
-        for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+        plain = count == 0 and trainable == 0 and decay_mask == 0
+        whole = n // 4 * 4 if plain and fours(p, 4, 0) and fours(g, 4, 0) and fours(state, 4, 0) else 0
+        if whole > 0:
+            in_fours(p, g, state, n, whole, decay, constants)
+        for i in range(whole + cuda.grid(1), n, cuda.gridsize(1)):
             if count > 0:
                 g[i] = sum_of_slices(slices, i, stride, count)
             if trainable == 0 or integer_at(trainable, 1, i) != 0:

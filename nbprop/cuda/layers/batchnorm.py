@@ -9,9 +9,9 @@ of statistics are mean, rest, r and the unbiased variance.
 """
 
 from nbprop.cuda.functions import real_of_word, sqrt
-from nbprop.cuda.groups import column_sum
+from nbprop.cuda.groups import COLUMNS, column_sum
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.toolkit import SIMULATED, THREADS, cuda, device_function, grid_size
+from nbprop.cuda.toolkit import THREADS, cuda, device_function, grid_size
 from nbprop.layers.batchnorm import (
     _BLOCK,
     _MEAN,
@@ -31,9 +31,7 @@ from nbprop.layers.batchnorm import (
 from nbprop.numerics.scalars import like
 from nbprop.program.sizes import Rows
 
-# Features that a thread block combines at a time: in float32, one 32-byte sector of memory.
-_FEATURES = 2 if SIMULATED else 8
-_LANES = THREADS // _FEATURES
+_LANES = THREADS // COLUMNS
 
 
 def _rows_and_features(n, rows, size):
@@ -76,7 +74,7 @@ def _own(sums, block, total):
     return like(sums[0], min(total, (block + 1) * _BLOCK) - block * _BLOCK)
 
 
-@on_device(batchnorm_statistics, blocks=lambda size: grid_size(size, _FEATURES), resident=2)
+@on_device(batchnorm_statistics, blocks=lambda size: grid_size(size, COLUMNS), resident=2)
 def statistics(statistics, sums, n, sizes: Rows, epsilon_bits):
     """Mean, rest, r and unbiased variance of each feature, from the blocks' moments, in two passes.
 
@@ -84,21 +82,21 @@ def statistics(statistics, sums, n, sizes: Rows, epsilon_bits):
     """
     rows, size = sizes.rows, sizes.size
     space = cuda.shared.array(THREADS, sums.dtype)
-    lane, total, count = cuda.threadIdx.x // _FEATURES, n * rows, like(sums[0], n * rows)
-    for first in range(cuda.blockIdx.x * _FEATURES, size, cuda.gridDim.x * _FEATURES):
-        feature = first + cuda.threadIdx.x % _FEATURES
+    lane, total, count = cuda.threadIdx.x // COLUMNS, n * rows, like(sums[0], n * rows)
+    for first in range(cuda.blockIdx.x * COLUMNS, size, cuda.gridDim.x * COLUMNS):
+        feature = first + cuda.threadIdx.x % COLUMNS
         j = min(feature, size - 1)
         base, moved, squares = sums[j], like(sums[0], 0.0), like(sums[0], 0.0)
         for block in range(lane, _blocks(total), _LANES):
             at = 3 * block * size + j
             moved += _own(sums, block, total) * (sums[at] - base) + sums[at + size]
-        moved = column_sum(space, moved, _FEATURES) / count
+        moved = column_sum(space, moved, COLUMNS) / count
         for block in range(lane, _blocks(total), _LANES):
             at, own = 3 * block * size + j, _own(sums, block, total)
             rest = sums[at + size]
             step = (sums[at] - base) + rest / own - moved
             squares += (sums[at + 2 * size] - rest * rest / own) + own * step * step
-        squares = column_sum(space, squares, _FEATURES)
+        squares = column_sum(space, squares, COLUMNS)
         if lane == 0 and feature < size:
             nearest = base + moved
             statistics[_MEAN * size + j], statistics[_REST * size + j] = nearest, moved - (nearest - base)
@@ -167,7 +165,7 @@ def products(sums, dy, x, statistics, n, sizes: Rows):
         sums[2 * block * size + j], sums[(2 * block + 1) * size + j] = p, q
 
 
-@on_device(batchnorm_totals, blocks=lambda size: grid_size(size, _FEATURES))
+@on_device(batchnorm_totals, blocks=lambda size: grid_size(size, COLUMNS))
 def totals(totals, db, ds, sums, n, sizes: Rows, b_accumulate, s_accumulate, accumulate):
     """The blocks' sums combined: db = sum(dy), ds = sum(dy x^).
 
@@ -176,14 +174,14 @@ def totals(totals, db, ds, sums, n, sizes: Rows, b_accumulate, s_accumulate, acc
     """
     rows, size = sizes.rows, sizes.size
     space = cuda.shared.array(THREADS, sums.dtype)
-    lane = cuda.threadIdx.x // _FEATURES
-    for first in range(cuda.blockIdx.x * _FEATURES, size, cuda.gridDim.x * _FEATURES):
-        feature = first + cuda.threadIdx.x % _FEATURES
+    lane = cuda.threadIdx.x // COLUMNS
+    for first in range(cuda.blockIdx.x * COLUMNS, size, cuda.gridDim.x * COLUMNS):
+        feature = first + cuda.threadIdx.x % COLUMNS
         j, p, q = min(feature, size - 1), like(sums[0], 0.0), like(sums[0], 0.0)
         for block in range(lane, _blocks(n * rows), _LANES):
             p += sums[2 * block * size + j]
             q += sums[(2 * block + 1) * size + j]
-        p, q = column_sum(space, p, _FEATURES), column_sum(space, q, _FEATURES)
+        p, q = column_sum(space, p, COLUMNS), column_sum(space, q, COLUMNS)
         if lane == 0 and feature < size:
             totals[j], totals[size + j] = p, q
             if db.size > 0:

@@ -4,14 +4,25 @@ Dimensions: n samples; size elements a sample, or a position of positions; rows 
 """
 
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.toolkit import grid_size
+from nbprop.cuda.toolkit import device_function, grid_size
+from nbprop.cuda.vectors import mapped
 from nbprop.numerics.copies import Columns, add_forward, add_into, copy, copy_columns, copy_within
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
 
 
 def cuda_kernels(cuda):
-    """The device kernels: one thread per element."""
+    """The device kernels: one thread per element; for whole arrays, per four at a time."""
+
+    @device_function
+    def same(x, _, code):
+        return x
+
+    @device_function
+    def plus(a, b, code):
+        return a + b
+
+    copies, sums = mapped(same, 1), mapped(plus, 2)
 
     def elements(n, size):
         return grid_size(n * size)
@@ -19,20 +30,17 @@ def cuda_kernels(cuda):
     @on_device(add_forward, blocks=elements)
     def add(y, a, b, n, size):
         """y = a + b. y OUT, a and b IN (n, size)."""
-        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
-            y[i] = a[i] + b[i]
+        sums(y, a, b, n * size, 0)
 
     @on_device(add_into, blocks=elements)
     def add_to(y, x, n, size):
         """y += x. y INOUT, x IN (n, size)."""
-        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
-            y[i] += x[i]
+        sums(y, y, x, n * size, 0)
 
     @on_device(copy, blocks=elements)
     def copied(y, x, n, size):
         """y = x. y OUT, x IN (n, size)."""
-        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
-            y[i] = x[i]
+        copies(y, x, x, n * size, 0)
 
     @on_device(copy_within, blocks=lambda n, positions, size: grid_size(n * positions * size))
     def copied_within(y, x, n, positions, size, lengths_address, lengths_code):

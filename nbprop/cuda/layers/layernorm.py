@@ -4,7 +4,7 @@ Dimensions: n samples; rows rows a sample; size features a row. A block is 32 ro
 """
 
 from nbprop.cuda.functions import real_of_word, sqrt
-from nbprop.cuda.groups import rows_of, team_of, team_sum
+from nbprop.cuda.groups import COLUMNS, column_sum, rows_of, team_of, team_sum
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.toolkit import THREADS, grid_size
 from nbprop.layers.layernorm import _BLOCK, _STATISTICS, layernorm_backward, layernorm_forward, layernorm_parameters
@@ -13,7 +13,7 @@ from nbprop.program.sizes import Rows
 
 
 def cuda_kernels(cuda):
-    """The device kernels: one team of threads per row; for the sums over rows, one thread per column of a block."""
+    """The device kernels: one team of threads per row; sums over rows in two stages, the second a tree per column."""
 
     def teams(n, rows, size):
         return rows_of(n * rows, size)
@@ -88,22 +88,27 @@ def cuda_kernels(cuda):
                 db += given
             sums[2 * block * size + j], sums[(2 * block + 1) * size + j] = ds, db
 
-    @on_device(layernorm_parameters, blocks=lambda size: grid_size(size))
+    @on_device(layernorm_parameters, blocks=lambda size: grid_size(size, COLUMNS))
     def parameters(ds, db, sums, n, sizes: Rows, s_accumulate, b_accumulate, accumulate):
-        """ds and db = the totals of the blocks' sums.
+        """ds and db = the totals of the blocks' sums, a thread block for COLUMNS features at a time.
 
         ds and db OUT (size,) or empty; added to where `s_accumulate`, `b_accumulate` or `accumulate` is 1; sums IN
         (blocks, 2, size).
         """
         rows, size = sizes.rows, sizes.size
-        for j in range(cuda.grid(1), size, cuda.gridsize(1)):
-            scale, shift = like(sums[0], 0.0), like(sums[0], 0.0)
-            for block in range((n * rows + _BLOCK - 1) // _BLOCK):
+        space = cuda.shared.array(THREADS, sums.dtype)
+        lane, lanes = cuda.threadIdx.x // COLUMNS, THREADS // COLUMNS
+        for first in range(cuda.blockIdx.x * COLUMNS, size, cuda.gridDim.x * COLUMNS):
+            feature = first + cuda.threadIdx.x % COLUMNS
+            j, scale, shift = min(feature, size - 1), like(sums[0], 0.0), like(sums[0], 0.0)
+            for block in range(lane, (n * rows + _BLOCK - 1) // _BLOCK, lanes):
                 scale += sums[2 * block * size + j]
                 shift += sums[(2 * block + 1) * size + j]
-            if ds.size > 0:
-                ds[j] = scale + ds[j] if s_accumulate + accumulate > 0 else scale
-            if db.size > 0:
-                db[j] = shift + db[j] if b_accumulate + accumulate > 0 else shift
+            scale, shift = column_sum(space, scale, COLUMNS), column_sum(space, shift, COLUMNS)
+            if lane == 0 and feature < size:
+                if ds.size > 0:
+                    ds[j] = scale + ds[j] if s_accumulate + accumulate > 0 else scale
+                if db.size > 0:
+                    db[j] = shift + db[j] if b_accumulate + accumulate > 0 else shift
 
     return forward, backward, block_sums, parameters
