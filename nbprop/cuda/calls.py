@@ -7,12 +7,13 @@ import numpy as np
 from nbprop import messages as said
 from nbprop.cuda import memory, toolkit
 from nbprop.cuda.blas import ProductLaunch
+from nbprop.cuda.derivatives import WALKS, check_programs
 from nbprop.cuda.kernels import FRAME_WORDS, PARTIALS, RESULT, TABLE
 from nbprop.messages import failure
 from nbprop.program import elements, frame
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.errors import refusal
-from nbprop.runtime.signatures import NEEDED, SIGNATURES, flat_sizes, sample_shapes
+from nbprop.runtime.signatures import NEEDED, OUTPUTS, SIGNATURES, flat_sizes, sample_shapes
 from nbprop.runtime.walker import SPACE_OF_ARGUMENT
 
 _CODES = {arg.X: frame.X_CODE, arg.TARGET: frame.TARGET_CODE, arg.LENGTHS: frame.LENGTHS_CODE}
@@ -24,7 +25,7 @@ def call(function, plan, values, accumulate, step):
     stream = memory.current_stream()
     bound.write_frame(stream)
     bound.check_ranges(stream)
-    bound.enqueue(stream)
+    WALKS.get(function, Bound.enqueue)(bound, stream)
     return bound.result(stream) if SIGNATURES[function].returns else None
 
 
@@ -33,8 +34,6 @@ class Bound:
 
     def __init__(self, function, plan, values, accumulate=False, step=0):
         self.signature = SIGNATURES[function]
-        if self.signature.beyond_gradients:
-            raise ValueError(f"{function} does not run on the device; make a plan without target for it")
         self.function, self.plan = function, plan
         if toolkit.current_device() != plan.device:
             raise ValueError(
@@ -51,12 +50,25 @@ class Bound:
         self.words = self._frame(accumulate, step)
         fused = plan.fused.programs.get(self.program) if plan.fused else None
         small = fused is None and plan.in_one_block(self.n)
-        launches = fused or plan.programs[self.program]
-        launches = [(launch, launch.blocks(self.n, self.words, small)) for launch in launches]
-        self._launches = [(launch, blocks) for launch, blocks in launches if blocks]
+        small = small and not self.signature.beyond_gradients
+        self._launches = self._blocks(fused or plan.programs.get(self.program, ()), small)
         self._walk = None
         if small:
             self._walk = plan.walk(self.program, tuple(launch for launch, _ in self._launches))
+
+    def _blocks(self, launches, small):
+        """(launch, its blocks) for those of some launches that have any; small: in one block."""
+        n = int(self.words[frame.N])
+        launches = [(launch, launch.blocks(n, self.words, small)) for launch in launches]
+        return [(launch, blocks) for launch, blocks in launches if blocks]
+
+    def walk(self, program, stream, **words):
+        """Write the frame, with other words by their names in frame.py, and enqueue the launches of a program."""
+        for name, word in words.items():
+            self.words[getattr(frame, name)] = word
+        self.write_frame(stream)
+        self._launches = self._blocks(self.plan.programs[program], False)
+        self.enqueue(stream)
 
     def _refuse(self, argument, problem):
         raise refusal(self.function, self.plan, self.arrays, argument * 64 + problem)
@@ -70,8 +82,11 @@ class Bound:
             self._refuse(arg.PLAN, said.FORWARD_ONLY)
         if plan.loss is None and arg.TARGET in signature.arrays:
             self._refuse(arg.TARGET, said.NO_LOSS)
+        check_programs(self, self._refuse)
         for argument in signature.arrays:
             needed = signature.role(argument) == NEEDED or (argument == arg.STATE and plan.state_size > 0)
+            # Of two directions that may be left out, one is needed.
+            needed |= argument == arg.V and given[arg.DX] is None
             if needed and given[argument] is None:
                 self._refuse(argument, said.MISSING)
         sizes = flat_sizes(plan) | {arg.WORK: plan.work_for(self.function)}
@@ -86,6 +101,8 @@ class Bound:
         for argument, (shape, code) in shapes.items():
             if given[argument] is not None:
                 self._check_samples(argument, shape, code, n)
+        if signature.out:
+            self._check_out(OUTPUTS[signature.out][0](plan, n))
         if given[arg.LENGTHS] is not None and (plan.positions or not plan.max_length):
             self._refuse(arg.LENGTHS, said.NO_LENGTHS)
         if plan.positions and step >= plan.positions:
@@ -120,6 +137,12 @@ class Bound:
         if n is not None and len(array) != n:
             self._refuse(argument, said.SAMPLES_DIFFER)
         return len(array)
+
+    def _check_out(self, shape):
+        if self.arrays[arg.OUT].dtype != self.plan.dtype:
+            self._refuse(arg.OUT, said.DTYPE)
+        if self.arrays[arg.OUT].shape != shape:
+            self._refuse(arg.OUT, said.LENGTH if len(shape) == 1 else said.SHAPE_DIFFERS)
 
     def _check_alone(self, argument):
         """What is written shares no byte with another argument, and may be written."""
@@ -175,7 +198,7 @@ class Bound:
         """Copy the frame to its place in the workspace."""
         toolkit.write(self.frame_address, self.words, stream)
 
-    def enqueue(self, stream, skip=""):
+    def enqueue(self, stream, skip=None):
         """Enqueue the program's launches, or the one that does them all.
 
         skip: a label whose launches are left out: "output", the copy to y; fused.SUM, a gradient from its slices.

@@ -38,6 +38,12 @@ def real_of_word(x, word):
 
 
 @njit
+def erf(x):
+    """The error function."""
+    return functions.erf(x)
+
+
+@njit
 def sqrt(x):
     """The square root."""
     return math.sqrt(x)

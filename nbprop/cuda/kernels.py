@@ -208,6 +208,7 @@ _MODULES = {
         "layers.conv.transposed": "layers.conv_transposed",
         "layers.dense.kernels": "layers.dense",
         "layers.dense.pieces": "layers.dense_pieces",
+        "layers.dense.sample_gradients": "layers.sample_gradients",
         "layers.dense.tied": "layers.tied",
         "optimizers.update_rules": "update_rules",
         **{

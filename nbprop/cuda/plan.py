@@ -69,10 +69,25 @@ class DevicePlan(Plan):
                 self.programs[program] = self._launches(self.ops(program))
         operands = (b for _, _, buffers, _ in self._rows for name, b in buffers.items() if b and name != "partials")
         self._widest = max((buffer.size for buffer in operands), default=0)
+        self._apart = any(kernel.apart for _, kernel, _, _ in self._rows)
+        self._beyond_gradients()
         self.fused = None if self.in_one_block(self.batch) else fused(self, self._append, self._append_words)
         self._place_extras()
         self.range_checks = self._range_checks()
         return self._written()
+
+    def _beyond_gradients(self):
+        """The programs of the other functions; where a layer has no kernel for one, the function says so when called.
+
+        They are never in one block.
+        """
+        self.missing = {}
+        for program in range(table.VJP_INPUT + 1, table.N_PROGRAMS):
+            try:
+                if ops := self.ops(program):
+                    self.programs[program] = self._launches(ops)
+            except NoKernelError as error:
+                self.missing[program] = error.what
 
     def _prepare(self):
         """Nothing to do: launches are compiled at their first use."""
@@ -89,7 +104,7 @@ class DevicePlan(Plan):
             group = pair if fused else pair[:1]
             launches = launches_of(*_kernels(group))
             if launches is None:
-                raise _no_kernel(group[0])
+                raise NoKernelError(group[0])
             found += self._with_library(group, [self._launch(kernel, group) for kernel in launches])
             position += len(group)
         return found
@@ -191,8 +206,7 @@ class DevicePlan(Plan):
 
     def in_one_block(self, n):
         """Whether a program on n samples is small enough to run in one block (see oneblock.py)."""
-        apart = any(kernel.apart for _, kernel, _, _ in self._rows)
-        return not apart and self._widest * n <= oneblock.MOST_ELEMENTS * self.batch
+        return not self._apart and self._widest * n <= oneblock.MOST_ELEMENTS * self.batch
 
     def walk(self, program, launches):
         """The launches of a program as a single one; kept, since its steps are on the device."""
@@ -239,12 +253,16 @@ def _operands(ops):
     return buffers, numbers
 
 
-def _no_kernel(op):
-    of = "the loss" if op.label == "loss" else f"layer {op.label}"
-    return ValueError(
-        f"plan: {of} has no CUDA kernel for {op.kernel.name.rsplit('.', 1)[-1]}; leave target out to run "
-        "it on the CPU, or see docs/cuda.md for the layers that run on the device"
-    )
+class NoKernelError(ValueError):
+    """An op that has no CUDA kernel; `what` says which."""
+
+    def __init__(self, op):
+        of = "the loss" if op.label == "loss" else f"layer {op.label}"
+        self.what = f"{of} has no CUDA kernel for {op.kernel.name.rsplit('.', 1)[-1]}"
+        super().__init__(
+            f"plan: {self.what}; leave target out to run it on the CPU, or see docs/cuda.md for the layers that run on "
+            "the device"
+        )
 
 
 def _device_number(name, number, dtype):

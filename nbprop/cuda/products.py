@@ -227,20 +227,45 @@ def with_bias(tile):
     return times
 
 
-def in_pieces(tile):
+def two_products(tile):
+    """A device function: a block's tile of y = a w + a2 w2 + b, the derivative of a product along a direction.
+
+    times(y, a, w, a2, w2, b, m, n, k), by `blocks_of` blocks: y OUT (m, n), a and a2 IN (m, k), w and w2 IN (k, n), b
+    IN (n,) or empty. A product is left out, if one of its operands is empty.
+    """
+    multiply, store = multiplier(tile, transposed=False, column_sums=False), with_shift(tile)
+    rows, columns, size = tile.rows, tile.columns, tile.each_row * tile.each_column
+
+    @device_function
+    def times(y, a, w, a2, w2, b, m, n, k):
+        acc, none = cuda.local.array(size, y.dtype), cuda.local.array(1, y.dtype)
+        across = (n + columns - 1) // columns
+        i, j = cuda.blockIdx.x // across * rows, cuda.blockIdx.x % across * columns
+        for r in range(size):
+            acc[r] = like(y[0], 0.0)
+        # Twice rather than in a loop: of an array that is one or the other it is not known that it is in global memory.
+        if a.size > 0 and w.size > 0:
+            multiply(acc, none, a, k, w, n, m, n, i, j, 0, k)
+        if a2.size > 0 and w2.size > 0:
+            multiply(acc, none, a2, k, w2, n, m, n, i, j, 0, k)
+        high, wide = np.int32(min(m - i, rows)), np.int32(min(n - j, columns))
+        store(y, acc, i * n + j, n, b, j, high, wide, fours(y, n, j))
+
+    return times
+
+
+def in_pieces(tile, second=False):
     """A device function: a block's tile of one piece of C = a^T b, and of the sums of b's columns.
 
-    gradient(partials, a, b, m, n, k), by `blocks_of` blocks: a IN (k, m), b IN (k, n); partials OUT (pieces, m, n), and
-    after these (pieces, n): the sums of b's columns.
+    gradient(partials, a, b, a2, b2, m, n, k), by `blocks_of` blocks: a IN (k, m), b IN (k, n); partials OUT (pieces, m,
+    n), and after these (pieces, n): the sums of b's columns. With `second`, C = a^T b + a2^T b2, unless a2 is empty.
     """
     multiply = multiplier(tile, transposed=True, column_sums=True)
     rows, columns, _, each_row, each_column = tile
     size, (row_of, column_of) = each_row * each_column, places(tile)
 
     @device_function
-    def make(acc, sums, partials, a, b, m, n, k, i, j, piece, count):
-        depth = (k + count - 1) // count
-        multiply(acc, sums, a, m, b, n, m, n, i, j, piece * depth, min(k, (piece + 1) * depth))
+    def store(acc, sums, partials, m, n, i, j, piece, count):
         sums_too = i == 0 and row_of(0) == 0
         for c in range(each_column):
             col = j + column_of(c)
@@ -249,17 +274,25 @@ def in_pieces(tile):
                 if row < m and col < n:
                     partials[np.uint64((piece * m + row) * n + col)] = acc[r * each_column + c]
             if sums_too and col < n:
-                partials[(count * m + piece) * n + col] = sums[c]
+                partials[np.uint64((count * m + piece) * n + col)] = sums[c]
 
     @device_function
-    def gradient(partials, a, b, m, n, k):
-        acc, sums = cuda.local.array(size, a.dtype), cuda.local.array(each_column, a.dtype)
-        wide, count = (n + columns - 1) // columns, pieces(m, n, k, a.itemsize)
+    def gradient(partials, a, b, a2, b2, m, n, k):
+        acc = cuda.local.array(size, b.dtype)
+        sums, kept = cuda.local.array(each_column, b.dtype), cuda.local.array(each_column, b.dtype)
+        wide, count = (n + columns - 1) // columns, pieces(m, n, k, b.itemsize)
         for r in range(size):
-            acc[r] = like(a[0], 0.0)
+            acc[r] = like(b[0], 0.0)
         for c in range(each_column):
-            sums[c] = like(a[0], 0.0)
-        at, piece = cuda.blockIdx.x // count, cuda.blockIdx.x % count
-        make(acc, sums, partials, a, b, m, n, k, at // wide * rows, at % wide * columns, piece, count)
+            sums[c] = like(b[0], 0.0)
+        at, piece, depth = cuda.blockIdx.x // count, cuda.blockIdx.x % count, (k + count - 1) // count
+        i, j, first, last = at // wide * rows, at % wide * columns, piece * depth, min(k, (piece + 1) * depth)
+        multiply(acc, sums, a, m, b, n, m, n, i, j, first, last)
+        for c in range(each_column):
+            kept[c] = sums[c]
+        if second and a2.size > 0:
+            # By the same function, whose slices are there once; the sums of b2's columns are not needed.
+            multiply(acc, sums, a2, m, b2, n, m, n, i, j, first, last)
+        store(acc, kept, partials, m, n, i, j, piece, count)
 
     return gradient

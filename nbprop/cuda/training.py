@@ -123,7 +123,7 @@ class Step:
     def enqueue(self, stream):
         """Launch the whole step."""
         self._gather.enqueue(stream)
-        self.bound.enqueue(stream, skip=SUM if self._slices else "")
+        self.bound.enqueue(stream, skip=SUM if self._slices else None)
         for part in (*self.clips, self.update, self._note):
             part.enqueue(stream)
 

@@ -67,14 +67,14 @@ def gatherer(tile, row_place, step_place, *, along_rows=False, bordered=False, c
             if bordered and inside:
                 y, x = of_rows[1, row] + of_steps[half, 1, step], of_rows[2, row] + of_steps[half, 2, step]
                 inside = y >= 0 and y < g.out_h and x >= 0 and x < g.out_w
-            place = np.uint64(of_rows[0, row] + of_steps[half, 0, step])
-            a_slice[np.uint64(step * a_lead + row)] = a[place] if inside else zero
+            value = a[np.uint64(of_rows[0, row] + of_steps[half, 0, step])] if inside else zero
+            a_slice[np.uint64(step * a_lead + row)] = value
         for k in range(b_loads):
             number = me + k * threads
             step, col = number // columns, number % columns
             inside = step < steps_left and j + col < n
-            place = np.uint64(of_steps[half, 3, step] + j + col)
-            b_slice[np.uint64(step * b_lead + col)] = b[place] if inside else zero
+            value = b[np.uint64(of_steps[half, 3, step] + j + col)] if inside else zero
+            b_slice[np.uint64(step * b_lead + col)] = value
 
     @device_function
     def multiply(acc, sums, a, b, m, n, i, j, first, last, at, g):
@@ -204,26 +204,36 @@ def _clear(acc, size):
 
 
 def convolution(tile):
-    """A device function: a block's tiles of y = b + windows W. convolve(y, x, w, b, n, filters, g)."""
+    """A device function: a block's tiles of y = b + windows W. convolve(y, x, w, b, n, filters, adding, g).
+
+    With `adding`, y += windows W; an empty w counts as zero.
+    """
     multiply, store = gatherer(tile, window_of_row, tap_of_step), with_shift(tile)
-    rows, columns, _, each_row, each_column = tile
+    (rows, columns, _, each_row, each_column), (row_of, column_of) = tile, places(tile)
     size = each_row * each_column
 
     @device_function
-    def make(acc, none, y, x, w, b, n, filters, g, group, i, j):
+    def make(acc, none, y, x, w, b, n, filters, adding, g, group, i, j):
         m, own = n * g.out_h * g.out_w, filters // g.groups
         depth = g.kernel_h * g.kernel_w * (g.channels // g.groups)
         _clear(acc, size)
-        multiply(acc, none, x, w, m, own, i, j, 0, depth, (group, filters), g)
+        if adding > 0:
+            for r in range(each_row):
+                for c in range(each_column):
+                    if i + row_of(r) < m and j + column_of(c) < own:
+                        place = np.uint64((i + row_of(r)) * filters + group * own + j + column_of(c))
+                        acc[r * each_column + c] = y[place]
+        if w.size > 0:
+            multiply(acc, none, x, w, m, own, i, j, 0, depth, (group, filters), g)
         high, wide, place = np.int32(min(m - i, rows)), np.int32(min(own - j, columns)), group * own + j
         store(y, acc, i * filters + place, filters, b, place, high, wide, fours(y, filters, place))
 
     @device_function
-    def convolve(y, x, w, b, n, filters, g):
+    def convolve(y, x, w, b, n, filters, adding, g):
         acc, none = cuda.local.array(size, y.dtype), cuda.local.array(1, y.dtype)
         wide = (filters // g.groups + columns - 1) // columns
         at, group = cuda.blockIdx.x // g.groups, cuda.blockIdx.x % g.groups
-        make(acc, none, y, x, w, b, n, filters, g, group, at // wide * rows, at % wide * columns)
+        make(acc, none, y, x, w, b, n, filters, adding, g, group, at // wide * rows, at % wide * columns)
 
     return convolve
 
@@ -268,13 +278,16 @@ def weight_gradient(tile):
 
 
 def input_gradient(tile):
-    """A device function: a block's tiles of dx. differentiate(dx, dy, wt, n, filters, g); wt is W^T."""
+    """A device function: a block's tiles of dx, added to with `adding`; wt is W^T.
+
+    differentiate(dx, dy, wt, n, filters, adding, g)
+    """
     multiply = gatherer(tile, pixel_of_row, filter_of_step, bordered=True)
     rows, columns, _, each_row, each_column = tile
     size, (row_of, column_of) = each_row * each_column, places(tile)
 
     @device_function
-    def make(acc, none, dx, dy, wt, m, g, i, j, at):
+    def make(acc, none, dx, dy, wt, m, adding, g, i, j, at):
         own = g.channels // g.groups
         _clear(acc, size)
         multiply(acc, none, dy, wt, m, own, i, j, 0, at[6] * at[9] * (at[1] // g.groups), at, g)
@@ -287,15 +300,16 @@ def input_gradient(tile):
                 for c in range(each_column):
                     place = j + column_of(c)
                     if place < own:
-                        dx[np.uint64(pixel + place)] = acc[r * each_column + c]
+                        here = np.uint64(pixel + place)
+                        dx[here] = acc[r * each_column + c] + (dx[here] if adding > 0 else like(dx[0], 0.0))
 
     @device_function
-    def differentiate(dx, dy, wt, n, filters, g):
+    def differentiate(dx, dy, wt, n, filters, adding, g):
         acc, none = cuda.local.array(size, dx.dtype), cuda.local.array(1, dx.dtype)
         m = n * ((g.width + g.stride_w - 1) // g.stride_w) * ((g.height + g.stride_h - 1) // g.stride_h)
         wide, many = (g.channels // g.groups + columns - 1) // columns, g.groups * g.stride_h * g.stride_w
         place, number = cuda.blockIdx.x // many, cuda.blockIdx.x % many
         at = pixel_class(number // g.groups, number % g.groups, filters, g)
-        make(acc, none, dx, dy, wt, m, g, place // wide * rows, place % wide * columns, at)
+        make(acc, none, dx, dy, wt, m, adding, g, place // wide * rows, place % wide * columns, at)
 
     return differentiate

@@ -99,14 +99,14 @@ class Plan:
             self.without_second = f"loss {loss.kind}"
         if self.without_tangents is None and mode != "decoding" and not watch:
             for program in _programs_along(loss):
-                along = lower_along(program, net, loss, batch, dtype, threads_wanted, mode, penalty)
+                along = lower_along(program, net, loss, batch, dtype, threads_wanted, mode, penalty, self.target)
                 self.parts = self.parts | along.parts
                 work, bound = max(work, along.work_size), max(bound, along.bound)
             if loss is not None and loss.curvature is not None and loss.fisher is loss.curvature:
                 self.parts["fisher"] = self.parts["gauss_newton"]
         if mode != "decoding" and not watch and not lowered.state and _leaves_samples_apart(net):
             for program in ("jacobian",) if loss is None or loss.couples_samples else ("jacobian", "per_sample"):
-                apart = lower_samples(program, net, loss, batch, dtype, threads_wanted, mode)
+                apart = lower_samples(program, net, loss, batch, dtype, threads_wanted, mode, self.target)
                 self.parts = self.parts | apart.parts
                 work, bound = max(work, apart.work_size), max(bound, apart.bound)
         self.n_params = net.n_params

@@ -133,7 +133,7 @@ def state_pieces(net):
     return build.place_state()
 
 
-def lower_along(program, net, loss, batch, dtype, threads_wanted, mode, penalty=None):
+def lower_along(program, net, loss, batch, dtype, threads_wanted, mode, penalty=None, target="cpu"):
     """Lower a program that takes derivatives along a direction: "jvp", "hvp", "gauss_newton" or "fisher".
 
     Every op is followed by its derivative along (v, x'); for Hv in the backward pass too, forward over reverse
@@ -143,7 +143,7 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode, penalty=
     # Only jvp may be asked for a derivative along x alone, and not where x holds integers.
     along_x_alone = program == "jvp" and not net.layers[0].index_limit
     absent = frozenset({frame.DX, frame.TANGENT} if along_x_alone else {frame.DX})
-    build = Builder(net, batch, dtype, threads_wanted, mode=mode, with_tangents=True, absent=absent)
+    build = Builder(net, batch, dtype, threads_wanted, mode=mode, with_tangents=True, absent=absent, target=target)
     _, y = _lower_layers(build, net)
     y_dot = build.whole_tangent(y.buffer)
     if program == "jvp":
@@ -160,7 +160,9 @@ def lower_along(program, net, loss, batch, dtype, threads_wanted, mode, penalty=
         build.reverse()
     build.rules.clear()
     build.place_state()
-    (ops,) = fuse(build, drain_ops(build))
+    ops = drain_ops(build)
+    if target == "cpu":
+        (ops,) = fuse(build, ops)
     lands_in = frame.GRADS if program in ("gauss_newton", "fisher") else frame.OUT
     if penalty is not None and program != "jvp":
         ops = insert_products(build, penalty, ops, lands_in)
@@ -189,13 +191,13 @@ def lower_input_hessian(net, batch, dtype, mode):
     return Lowered({"hvp_x": ops}, *place_buffers(ops, dtype.itemsize))
 
 
-def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):
+def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode, target="cpu"):
     """Lower a program that leaves each sample's gradients in a row of its own: "jacobian" or "per_sample".
 
     A Jacobian's forward part is apart, since it serves the backward passes from all outputs.
     """
 
-    build = Builder(net, batch, dtype, threads_wanted, mode=mode)
+    build = Builder(net, batch, dtype, threads_wanted, mode=mode, target=target)
     _, y = _lower_layers(build, net)
     forward, y.gradient = drain_ops(build), build.buffer(batch * y.size)
     if program == "jacobian":
@@ -209,7 +211,10 @@ def lower_samples(program, net, loss, batch, dtype, threads_wanted, mode):
         loss.lower(build, y, y.gradient)
         build.emit(times_samples, (), (), (y.size,), inplace=(y.gradient,))
     build.reverse()
-    forward, backward = prune_dead_ops(frame.OUT, *fuse(build, forward, drain_ops(build)))
+    backward = drain_ops(build)
+    if target == "cpu":
+        forward, backward = fuse(build, forward, backward)
+    forward, backward = prune_dead_ops(frame.OUT, forward, backward)
     parts = {program: backward, f"{program}_forward": forward}
     return Lowered(parts, *place_buffers(forward + backward, dtype.itemsize, forward))
 

@@ -84,11 +84,6 @@ def test_device_arrays_are_refused_by_a_cpu_plan(given):
         nbprop.value_and_grad(plan, **given)
 
 
-def test_second_derivatives_are_refused(plan, given):
-    with pytest.raises(ValueError, match="hvp does not run on the device"):
-        nbprop.hvp(plan, given["params"], given["params"], given["x"], given["target"], given["grads"], given["work"])
-
-
 def test_a_layer_without_a_kernel_is_named():
     identity = nbprop.elementwise("identity_of_mine", lambda x: x, lambda x, y: 1.0)
     with pytest.raises(ValueError, match=r"layer 0\.identity_of_mine has no CUDA kernel for"):

@@ -6,7 +6,16 @@ Dimensions: n samples; size elements a sample, or a position of positions; rows 
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.toolkit import device_function, grid_size
 from nbprop.cuda.vectors import mapped
-from nbprop.numerics.copies import Columns, add_forward, add_into, copy, copy_columns, copy_within
+from nbprop.numerics.copies import (
+    Columns,
+    add_forward,
+    add_into,
+    copy,
+    copy_columns,
+    copy_or_zero,
+    copy_within,
+    parameters_or_zero,
+)
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
 
@@ -44,11 +53,11 @@ def cuda_kernels(cuda):
 
     @on_device(copy_within, blocks=lambda n, positions, size: grid_size(n * positions * size))
     def copied_within(y, x, n, positions, size, lengths_address, lengths_code):
-        """y = x up to the length of each sample, 0 beyond it. y OUT, x IN (n, positions, size)."""
+        """y = x up to the length of each sample, 0 beyond it; 0 if x is empty. y OUT, x IN (n, positions, size)."""
         for i in range(cuda.grid(1), n * positions * size, cuda.gridsize(1)):
             row = i // size
             counts = row % positions < length_at(lengths_address, lengths_code, row // positions, positions)
-            y[i] = x[i] if counts else like(y[0], 0.0)
+            y[i] = x[i] if counts and x.size > 0 else like(y[0], 0.0)
 
     @on_device(copy_columns, blocks=lambda n, rows, width: grid_size(n * rows * width))
     def columns_copied(y, x, n, columns: Columns):
@@ -61,4 +70,16 @@ def cuda_kernels(cuda):
             row, j = i // width, i % width
             y[row * columns.y_width + columns.y_first + j] = x[row * columns.x_width + columns.x_first + j]
 
-    return add, add_to, copied, copied_within, columns_copied
+    @on_device(copy_or_zero, blocks=elements)
+    def copied_or_zero(y, x, n, size):
+        """y = x, or 0 if x is empty. y OUT, x IN (n, size)."""
+        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
+            y[i] = x[i] if x.size > 0 else like(y[0], 0.0)
+
+    @on_device(parameters_or_zero, blocks=lambda y: grid_size(y))
+    def direction(y, v, n):
+        """y = v, or 0 if v is empty. y OUT, v IN (any,)."""
+        for i in range(cuda.grid(1), y.size, cuda.gridsize(1)):
+            y[i] = v[i] if v.size > 0 else like(y[0], 0.0)
+
+    return add, add_to, copied, copied_within, columns_copied, copied_or_zero, direction

@@ -47,13 +47,13 @@ def _products(number):
         return blocks_of(number, pixels, channels // groups, itemsize, groups * stride_h * stride_w)
 
     @on_device(conv_forward, blocks=of_output, **options)
-    def forward(y, x, w, b, n, filters, g: Windows):
-        """y = b + W * x, a convolution in NHWC.
+    def forward(y, x, w, b, n, filters, g: Windows, adding):
+        """y = b + W * x, a convolution in NHWC, or y += W * x with `adding`; an empty w counts as zero.
 
         y OUT (n, out_h, out_w, filters), x IN (n, height, width, channels), w IN (kernel_h, kernel_w, channels /
         groups, filters), b IN (filters,) or empty.
         """
-        convolve(y, x, w, b, n, filters, g)
+        convolve(y, x, w, b, n, filters, adding, g)
 
     @on_device(conv_backward_parameters, blocks=of_weight, **options, scratch=_weight_scratch)
     def parameters_in_pieces(partials, x, dz, n, filters, g: Windows):
@@ -65,13 +65,13 @@ def _products(number):
         by_weight(partials, x, dz, n, filters, g)
 
     @on_device(conv_backward_input, blocks=of_input, **options)
-    def backward_input(dx, dz, wt, n, filters, g: Windows):
-        """dx = the sum over all windows, each at its place, of dz W^T.
+    def backward_input(dx, dz, wt, n, filters, g: Windows, adding):
+        """dx = the sum over all windows, each at its place, of dz W^T; added to with `adding`.
 
         dx OUT (n, height, width, channels), dz IN (n, out_h, out_w, filters), wt IN (filters, taps * channels /
         groups).
         """
-        by_input(dx, dz, wt, n, filters, g)
+        by_input(dx, dz, wt, n, filters, adding, g)
 
     return forward, parameters_in_pieces, backward_input
 

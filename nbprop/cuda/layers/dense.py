@@ -5,13 +5,34 @@ Dimensions: n samples; rows rows a sample; n_in inputs and n_out outputs of the 
 
 from nbprop.cuda.groups import sum_of_slices
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.products import DTYPES, TILES, blocks_of, in_pieces, pieces, with_bias
-from nbprop.cuda.toolkit import device_function, grid_size
+from nbprop.cuda.products import DTYPES, TILES, blocks_of, in_pieces, pieces, two_products, with_bias
+from nbprop.cuda.toolkit import cuda, device_function, grid_size
 from nbprop.layers.activation import activation_inplace
-from nbprop.layers.dense.kernels import dense_backward_input, dense_backward_parameters, dense_forward, dense_transpose
+from nbprop.layers.dense.kernels import (
+    dense_backward_input,
+    dense_backward_parameters,
+    dense_forward,
+    dense_input_tangent,
+    dense_parameters_tangent,
+    dense_tangent,
+    dense_transpose,
+)
 from nbprop.layers.dense.sizes import DenseSizes
 from nbprop.numerics.activations import IDENTITY, value_of
 from nbprop.numerics.scalars import like
+
+
+@device_function
+def sum_pieces(dw, db, partials, n, n_in, n_out, w_again, b_again):
+    """dw and db = the sums of their pieces, in order, added to with `again`; as `parameters` has it."""
+    size, count = n_in * n_out, pieces(n_in, n_out, n, dw.itemsize)
+    for i in range(cuda.grid(1), size + db.size, cuda.gridsize(1)):
+        if i < size:
+            total = sum_of_slices(partials, i, size, count)
+            dw[i] = total + dw[i] if w_again > 0 else total
+        else:
+            total = sum_of_slices(partials, count * size + i - size, n_out, count)
+            db[i - size] = total + db[i - size] if b_again > 0 else total
 
 
 def cuda_kernels(cuda):
@@ -30,24 +51,17 @@ def cuda_kernels(cuda):
         dw OUT (n_in, n_out), db OUT (n_out,) or empty; added to where `w_accumulate`, `b_accumulate` or `accumulate`
         is 1; partials IN (pieces, n_in + 1, n_out): the weights of all pieces, then the biases.
         """
-        rows, n_in, n_out = sizes.rows, sizes.n_in, sizes.n_out
-        size, count = n_in * n_out, pieces(n_in, n_out, n * rows, dw.itemsize)
-        for i in range(cuda.grid(1), size + db.size, cuda.gridsize(1)):
-            if i < size:
-                total = sum_of_slices(partials, i, size, count)
-                dw[i] = total + dw[i] if w_accumulate + accumulate > 0 else total
-            else:
-                total = sum_of_slices(partials, count * size + i - size, n_out, count)
-                db[i - size] = total + db[i - size] if b_accumulate + accumulate > 0 else total
+        again = w_accumulate + accumulate, b_accumulate + accumulate
+        sum_pieces(dw, db, partials, n * sizes.rows, sizes.n_in, sizes.n_out, *again)
 
     @on_device(dense_transpose, blocks=lambda n_in, n_out: grid_size(n_in * n_out))
     def transposed(wt, w, n, sizes: DenseSizes):
-        """wt = W^T. wt OUT (n_out, n_in), w IN (n_in, n_out). One thread per element."""
+        """wt = W^T. wt OUT (n_out, n_in), w IN (n_in, n_out), or empty for zeros. One thread per element."""
         n_in, n_out = sizes.n_in, sizes.n_out
         for i in range(cuda.grid(1), n_in * n_out, cuda.gridsize(1)):
-            wt[i % n_out * n_in + i // n_out] = w[i]
+            wt[i % n_out * n_in + i // n_out] = w[i] if w.size > 0 else like(wt[0], 0.0)
 
-    return *found, parameters, transposed
+    return *found, parameters, transposed, *_cuda_tangents(cuda)
 
 
 def _cuda_products(number):
@@ -95,7 +109,7 @@ def _cuda_products(number):
         partials OUT (pieces, n_in + 1, n_out): the weights of all pieces, then the biases; x IN (n * rows, n_in), dz IN
         (n * rows, n_out).
         """
-        gradient(partials, x, dz, sizes.n_in, sizes.n_out, n * sizes.rows)
+        gradient(partials, x, dz, x, dz, sizes.n_in, sizes.n_out, n * sizes.rows)
 
     return forward, forward_activated, input_gradient, parameters_in_pieces
 
@@ -158,3 +172,64 @@ def _cuda_small_products(cuda):
                 db[col] = total + db[col] if b_accumulate + accumulate > 0 else total
 
     return small_forward, small_forward_activated, small_input_gradient, small_parameters
+
+
+def _cuda_tangents(cuda):
+    """The derivatives of the three products along a direction, in tiles as these."""
+    found = [kernel for number in range(len(TILES)) for kernel in _cuda_tangents_in_tiles(number)]
+
+    @on_device(dense_parameters_tangent, blocks=lambda n_in, n_out: grid_size((n_in + 1) * n_out))
+    def parameters_tangent(dw_dot, db_dot, partials, n, sizes: DenseSizes, w_accumulate, b_accumulate):
+        """(dW)' and (db)' = the sums of their pieces, in order. One thread per element.
+
+        dw_dot OUT (n_in, n_out), db_dot OUT (n_out,) or empty; added to where `w_accumulate`, `b_accumulate` is 1;
+        partials IN (pieces, n_in + 1, n_out): the weights of all pieces, then the biases.
+        """
+        again = w_accumulate, b_accumulate
+        sum_pieces(dw_dot, db_dot, partials, n * sizes.rows, sizes.n_in, sizes.n_out, *again)
+
+    return *found, parameters_tangent
+
+
+def _cuda_tangents_in_tiles(number):
+    shape = {"dtypes": DTYPES[number], "resident": 1}
+    times, gradient = two_products(TILES[number]), in_pieces(TILES[number], second=True)
+
+    def of_output(n, rows, n_out, itemsize):
+        return blocks_of(number, n * rows, n_out, itemsize)
+
+    def of_input(n, rows, n_in, itemsize):
+        return blocks_of(number, n * rows, n_in, itemsize)
+
+    def of_weight(n, rows, n_in, n_out, itemsize):
+        return blocks_of(number, n_in, n_out, itemsize, int(pieces(n_in, n_out, n * rows, itemsize)))
+
+    def in_all_pieces(n, rows, n_in, n_out, itemsize):
+        return int(pieces(n_in, n_out, n * rows, itemsize)) * (n_in + 1) * n_out
+
+    @on_device(dense_tangent, blocks=of_output, **shape)
+    def tangent(y_dot, x, x_dot, w, w_dot, b_dot, n, sizes: DenseSizes):
+        """y' = x W' + x' W + b'; an empty direction is zero.
+
+        y_dot OUT (n * rows, n_out), x and x_dot IN (n * rows, n_in), w and w_dot IN (n_in, n_out), b_dot IN (n_out,).
+        """
+        times(y_dot, x, w_dot, x_dot, w, b_dot, n * sizes.rows, sizes.n_out, sizes.n_in)
+
+    @on_device(dense_input_tangent, blocks=of_input, **shape)
+    def input_tangent(dx_dot, dz, dz_dot, wt, wt_dot, n, sizes: DenseSizes):
+        """(dx)' = dz' W^T + dz W'^T.
+
+        dx_dot OUT (n * rows, n_in), dz and dz_dot IN (n * rows, n_out), wt and wt_dot IN (n_out, n_in).
+        """
+        times(dx_dot, dz_dot, wt, dz, wt_dot, dz[:0], n * sizes.rows, sizes.n_in, sizes.n_out)
+
+    @on_device(dense_parameters_tangent, blocks=of_weight, **shape, scratch=in_all_pieces)
+    def tangent_in_pieces(partials, x, x_dot, dz, dz_dot, n, sizes: DenseSizes):
+        """Pieces of (dW)' = x^T dz' + x'^T dz and of (db)' = the sum of the rows of dz'.
+
+        partials OUT (pieces, n_in + 1, n_out): the weights of all pieces, then the biases; x and x_dot IN (n * rows,
+        n_in), x_dot may be empty; dz and dz_dot IN (n * rows, n_out).
+        """
+        gradient(partials, x, dz_dot, x_dot, dz, sizes.n_in, sizes.n_out, n * sizes.rows)
+
+    return tangent, input_tangent, tangent_in_pieces

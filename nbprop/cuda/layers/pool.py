@@ -13,6 +13,7 @@ from nbprop.layers.pool import (
     avg_pool_forward,
     max_pool_backward,
     max_pool_forward,
+    max_pool_tangent,
 )
 from nbprop.numerics.scalars import like
 
@@ -104,4 +105,17 @@ def cuda_kernels(cuda):
                     total += dy[((image * g.out_h + p) * g.out_w + q) * g.channels + c]
             dx[k] = total * scale
 
-    return max_forward, max_backward, avg_forward, avg_backward
+    @on_device(max_pool_tangent, blocks=outputs)
+    def max_tangent(y, argmax, x, n, g: Pools):
+        """y = the element of x at the argmax of each window.
+
+        y OUT, argmax IN (n, out_h, out_w, channels), x IN (n, height, width, channels).
+        """
+        for k in range(cuda.grid(1), n * g.out_h * g.out_w * g.channels, cuda.gridsize(1)):
+            image, p, q, c = place(k, g.out_h, g.out_w, g.channels)
+            tap = int(argmax[k])
+            row = p * g.stride_h - g.top + tap // g.kernel_w
+            column = q * g.stride_w - g.left + tap % g.kernel_w
+            y[k] = x[((image * g.height + row) * g.width + column) * g.channels + c]
+
+    return max_forward, max_backward, avg_forward, avg_backward, max_tangent

@@ -5,7 +5,7 @@ Dimensions: n samples of size elements.
 
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.toolkit import grid_size
-from nbprop.layers.positions import positions_backward, positions_forward
+from nbprop.layers.positions import positions_backward, positions_forward, positions_tangent
 from nbprop.numerics.scalars import like
 
 
@@ -30,4 +30,11 @@ def cuda_kernels(cuda):
                 total += dy[i * size + j]
             dp[j] = total
 
-    return forward, backward
+    @on_device(positions_tangent, blocks=lambda n, size: grid_size(n * size))
+    def tangent(y_dot, x_dot, p_dot, n, size):
+        """y' = x' + P'; a direction that is empty is zero. y_dot OUT, x_dot IN (n, size), p_dot IN (size,)."""
+        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
+            change = x_dot[i] if x_dot.size > 0 else like(y_dot[0], 0.0)
+            y_dot[i] = change + (p_dot[i % size] if p_dot.size > 0 else like(change, 0.0))
+
+    return forward, backward, tangent

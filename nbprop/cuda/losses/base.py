@@ -138,6 +138,40 @@ def cuda_weight_sum(cuda, loss):
     return weight_sum
 
 
+def cuda_curvature(cuda, curvature, second):
+    """The device kernels of dy' = second(y, t, d) y' w / (sum(w) rows size); d as in `cuda_elementwise`."""
+
+    second = njit(second)
+
+    @device_function
+    def work(dy_dot, y_dot, y, target, weights, partials, n, rows, size, delta):
+        for k in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
+            factor = row_factor(weights, partials, n, rows, k // size) / like(y[0], size)
+            dy_dot[k] = factor * second(y[k], target[k], delta) * y_dot[k]
+
+    if "delta_bits" in curvature.words:
+
+        @on_device(curvature, blocks=lambda n, rows, size: grid_size(n * rows * size))
+        def curved(dy_dot, y_dot, y, target, weights, partials, n, rows, size, delta_bits):
+            """dy' = H y'.
+
+            dy_dot OUT, y_dot, y and target IN (n * rows, size), weights IN (n,) or empty; partials IN (1,): sum(w).
+            """
+            work(dy_dot, y_dot, y, target, weights, partials, n, rows, size, real_of_word(y[0], delta_bits))
+
+    else:
+
+        @on_device(curvature, blocks=lambda n, rows, size: grid_size(n * rows * size))
+        def curved(dy_dot, y_dot, y, target, weights, partials, n, rows, size):
+            """dy' = H y'.
+
+            dy_dot OUT, y_dot, y and target IN (n * rows, size), weights IN (n,) or empty; partials IN (1,): sum(w).
+            """
+            work(dy_dot, y_dot, y, target, weights, partials, n, rows, size, like(y[0], 0.0))
+
+    return cuda_weight_sum(cuda, curvature), curved
+
+
 def cuda_elementwise(cuda, loss, value, derivative):
     """The device kernels of a loss that is a mean over each row of value(y, t, d); derivative is d value / dy.
 

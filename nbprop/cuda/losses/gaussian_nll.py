@@ -7,8 +7,8 @@ from nbprop.cuda.functions import exp as exponential
 from nbprop.cuda.groups import row_factor, rows_of, team_of, team_sum
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.losses.base import cuda_weight_sum
-from nbprop.cuda.toolkit import THREADS
-from nbprop.losses.gaussian_nll import gaussian_nll_kernel
+from nbprop.cuda.toolkit import THREADS, grid_size
+from nbprop.losses.gaussian_nll import gaussian_nll_curvature, gaussian_nll_fisher, gaussian_nll_kernel
 from nbprop.numerics.scalars import like
 
 
@@ -42,4 +42,38 @@ def cuda_kernels(cuda):
                         dy[mean] = factor * error * precision
                         dy[mean + size] = factor * half * (like(half, 1.0) - error * error * precision)
 
-    return cuda_weight_sum(cuda, gaussian_nll_kernel), losses_and_gradient
+    def elements(n, rows, size):
+        return grid_size(n * rows * size)
+
+    @on_device(gaussian_nll_curvature, blocks=elements)
+    def curvature(dy_dot, y_dot, y, target, weights, partials, n, rows, size):
+        """dy' = H y': with e = m - t and r = exp(-s), H = [[r, -e r], [-e r, e^2 r / 2]] for each target.
+
+        dy_dot OUT, y_dot and y IN (n * rows, 2 size), target IN (n * rows, size), weights IN (n,) or empty; partials IN
+        (1,): sum(w).
+        """
+        half = like(y[0], 0.5)
+        for k in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
+            row = k // size
+            mean = row * size + k
+            error, precision = y[mean] - target[k], exponential(-y[mean + size])
+            factor = row_factor(weights, partials, n, rows, row) / like(half, size)
+            of_mean, of_variance = y_dot[mean], y_dot[mean + size]
+            dy_dot[mean] = factor * precision * (of_mean - error * of_variance)
+            dy_dot[mean + size] = factor * precision * error * (half * error * of_variance - of_mean)
+
+    @on_device(gaussian_nll_fisher, blocks=elements)
+    def fisher(dy_dot, y_dot, y, weights, partials, n, rows, size):
+        """dy' = E[H] y': with r = exp(-s), E[H] = [[r, 0], [0, 1 / 2]].
+
+        dy_dot OUT, y_dot and y IN (n * rows, 2 size), weights IN (n,) or empty; partials IN (1,): sum(w).
+        """
+        for k in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
+            row = k // size
+            mean = row * size + k
+            factor = row_factor(weights, partials, n, rows, row) / like(y[0], size)
+            dy_dot[mean] = factor * exponential(-y[mean + size]) * y_dot[mean]
+            dy_dot[mean + size] = factor * like(factor, 0.5) * y_dot[mean + size]
+
+    sums = (cuda_weight_sum(cuda, loss) for loss in (gaussian_nll_kernel, gaussian_nll_curvature, gaussian_nll_fisher))
+    return *sums, losses_and_gradient, curvature, fisher

@@ -8,7 +8,7 @@ from nbprop.cuda.groups import row_factor, row_max, rows_of, team_of, team_sum
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.losses.base import cuda_weight_sum
 from nbprop.cuda.toolkit import THREADS
-from nbprop.losses.softmax_cross_entropy import softmax_cross_entropy_kernel
+from nbprop.losses.softmax_cross_entropy import softmax_cross_entropy_curvature, softmax_cross_entropy_kernel
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import integer_at
 
@@ -41,4 +41,28 @@ def cuda_kernels(cuda):
                         p = f.exp(y[start + j] - maximum) / total
                         dy[start + j] = factor * (p - like(p, 1.0) if j == chosen else p)
 
-    return cuda_weight_sum(cuda, softmax_cross_entropy_kernel), losses_and_gradient
+    @on_device(softmax_cross_entropy_curvature, blocks=lambda n, rows, classes: rows_of(n * rows, classes))
+    def curvature(dy_dot, y_dot, y, weights, partials, n, rows, classes):
+        """dy' = p (y' - sum(p y')) w / (sum(w) rows) in each row, with p = softmax(y).
+
+        dy_dot OUT, y_dot and y IN (n * rows, classes), weights IN (n,) or empty; partials IN (1,): sum(w).
+        """
+        space, team = cuda.shared.array(THREADS, y.dtype), team_of(classes)
+        for first in range(cuda.blockIdx.x * THREADS, n * rows * team, cuda.gridDim.x * THREADS):
+            row, lane = (first + cuda.threadIdx.x) // team, cuda.threadIdx.x % team
+            start, stop = row * classes, classes if row < n * rows else 0
+            maximum = row_max(space, y, start, stop, lane, team)
+            total, along = like(y[0], 0.0), like(y[0], 0.0)
+            for j in range(lane, stop, team):
+                p = f.exp(y[start + j] - maximum)
+                total += p
+                along += p * y_dot[start + j]
+            total, along = team_sum(space, total, lane, team), team_sum(space, along, lane, team)
+            if lane < stop:
+                factor = row_factor(weights, partials, n, rows, row) / total
+                for j in range(lane, stop, team):
+                    p = f.exp(y[start + j] - maximum)
+                    dy_dot[start + j] = factor * p * (y_dot[start + j] - along / total)
+
+    sums = (cuda_weight_sum(cuda, loss) for loss in (softmax_cross_entropy_kernel, softmax_cross_entropy_curvature))
+    return *sums, losses_and_gradient, curvature

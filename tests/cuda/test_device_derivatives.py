@@ -1,0 +1,125 @@
+"""hvp, jvp, the other products, Jacobians and samples' gradients on the device against the CPU."""
+
+import numpy as np
+import pytest
+from test_device_contract import CASES, ON_DEVICE, TOLERANCE, DeviceBuffers
+
+import nbprop
+import nbprop.cuda
+from nbprop.runtime.signatures import OUTPUTS, SIGNATURES
+from support.cases import close, data, kinked
+
+FUNCTIONS = [name for name, signature in SIGNATURES.items() if signature.beyond_gradients]
+# Each loss with all of them, biases left out, shared weights, a convolution, layers without tangents.
+IN_TEST = {f"loss_{name}": FUNCTIONS for name in ("mse", "gaussian_nll", "softmax_cross_entropy")}
+IN_TEST |= {
+    "loss_huber": ("hvp", "fisher_product"),
+    "loss_binary_cross_entropy": ("hvp",),
+    "dense_no_bias": ("hvp", "jacobian"),
+    "tied": ("jvp", "jacobian"),
+    "conv2d_pointwise": ("hvp",),
+    "attention": ("jvp",),
+    "dense_softmax": ("hvp",),
+}
+# What layers and losses have on the CPU alone.
+WITHOUT_KERNELS = {
+    *(
+        f"{kind}_tangent"
+        for kind in ("attention", "batchnorm", "fourier", "gru", "layernorm", "lstm", "multiply", "norm")
+    ),
+    *("prelu_tangent", "rnn_tangent", "focal_curvature", "hinge_curvature", "mae_curvature", "poisson_nll_curvature"),
+    *("log_cosh_curvature", "log_cosh_fisher_curvature"),
+}
+
+
+def arguments(plan, n, rng):
+    """Host arrays by name that any of the functions may take."""
+    params = (nbprop.init(plan.net, seed=3) + 0.1 * rng.standard_normal(plan.n_params)).astype(plan.dtype)
+    x, target, weights = data(plan, n, rng, ties=not kinked(plan.net))
+    found = {"params": params, "x": x, "target": target, "weights": weights.astype(plan.dtype)}
+    found["v"] = rng.standard_normal(plan.n_params).astype(plan.dtype)
+    found["dx"] = None if plan.x_classes else rng.standard_normal(x.shape).astype(plan.dtype)
+    return found
+
+
+def shape_of_out(plan, name, n):
+    return OUTPUTS[SIGNATURES[name].out][0](plan, n)
+
+
+def call(plan, name, given, out, work, state):
+    """out of a function, with those of the given arrays that it takes."""
+    takes = SIGNATURES[name].parameters
+    chosen = {key: value for key, value in given.items() if key in takes}
+    more = {} if state is None else {"state": state}
+    getattr(nbprop, name)(plan, **chosen, out=out, work=work, **more)
+    return out
+
+
+def both(case, name, dtype, n, **leave_out):
+    """(the device's, the CPU's) result."""
+    net, loss = case_of(case, name)
+    plan, device = (nbprop.plan(net, loss, n + 1, dtype, target=target) for target in ("cpu", "cuda"))
+    given = arguments(plan, n, np.random.default_rng(5)) | leave_out
+    buffers, shape = DeviceBuffers(), shape_of_out(plan, name, n)
+    state = nbprop.layer_state(plan) if plan.state_size else None
+    wanted = call(plan, name, given, np.full(shape, np.nan, dtype), nbprop.workspace(plan), state)
+    on_device = {key: buffers.array(value) for key, value in given.items()}
+    out, work = buffers.poisoned(shape, dtype), buffers.poisoned(device.work_size, dtype)
+    state = nbprop.layer_state(device) if plan.state_size else None
+    found = call(device, name, on_device, out, work, state).to_host()
+    buffers.check()
+    return found, wanted
+
+
+def case_of(case, name):
+    """(network, loss) of a case; where a function needs a loss and the case has none, the mean squared error."""
+    net, loss = CASES[case]
+    return net, "mse" if loss is None and "target" in SIGNATURES[name].parameters else loss
+
+
+def takes_part(case, name):
+    """Whether a function is for a case's network and loss, on the CPU."""
+    plan, signature = nbprop.plan(*case_of(case, name), 2), SIGNATURES[name]
+    if plan.n_params == 0:
+        return False
+    return plan.min_samples == 0 if signature.one_by_one else plan.without_tangents is None
+
+
+def of(case):
+    """The functions for a case, each a test; `more` for those that take too long together."""
+    found = [name for name in FUNCTIONS if takes_part(case, name)]
+    here = IN_TEST.get(case, ())
+    return [pytest.param(case, name, marks=() if name in here else pytest.mark.more) for name in found]
+
+
+@pytest.mark.parametrize(("case", "name"), [one for case in ON_DEVICE for one in of(case)])
+def test_the_device_agrees_with_the_cpu(case, name):
+    net, loss = case_of(case, name)
+    device = nbprop.plan(net, loss, 2, np.float32, target="cuda")
+    missing = [device.missing[program] for program in SIGNATURES[name].programs if program in device.missing]
+    if missing and not SIGNATURES[name].one_by_one:
+        assert {text.split()[-1] for text in missing} <= WITHOUT_KERNELS
+        with pytest.raises(ValueError, match=f"{name}: .* has no CUDA kernel for .*; make a plan without target"):
+            both(case, name, np.float32, 2)
+        return
+    for dtype, n in ((np.float32, 5), (np.float64, 2)):
+        found, wanted = both(case, name, dtype, n)
+        close(f"{name}, {np.dtype(dtype)}", found, wanted, 5 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("left_out", ["v", "dx"])
+def test_a_direction_that_is_left_out_is_zero(left_out):
+    found, wanted = both("loss_mse", "jvp", np.float64, 3, **{left_out: None})
+    close("jvp", found, wanted, TOLERANCE[np.float64])
+
+
+def test_both_directions_left_out_are_refused():
+    with pytest.raises(TypeError, match="v"):
+        both("loss_mse", "jvp", np.float64, 3, v=None, dx=None)
+
+
+def test_a_wrong_out_is_refused():
+    plan = nbprop.plan(*CASES["loss_mse"], 4, np.float32, target="cuda")
+    given = {name: nbprop.cuda.to_device(a) for name, a in arguments(plan, 3, np.random.default_rng(0)).items()}
+    with pytest.raises(ValueError, match="out"):
+        call(plan, "jacobian", given, nbprop.cuda.zeros((3, plan.n_params + 1)), nbprop.workspace(plan), None)
