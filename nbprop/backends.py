@@ -2,7 +2,7 @@
 
 A backend offers, as names of its module,
 
-    plan_class       the class of its plans, made with (net, loss, batch, dtype, threads, mode)
+    plan_class       the class of its plans, made with (net, loss, batch, dtype, threads, mode, precision=)
     prepare(plan)    what has to be loaded or started before a plan's first call
     training         the module that checks the data of `fit` and trains: check_vector, check_data, Job, ...
     objective        the class of what `nbprop.objective` returns

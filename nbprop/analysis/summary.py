@@ -28,7 +28,8 @@ def summary(net_or_plan: Network | Plan) -> str:
         FLOPs count the multiply-adds of matrix products, each as 2, without biases, activations and losses. If layers
         have state, one row per piece of it, with its elements (at full batch; for a network, at batch 1). For a plan
         also the program of value_and_grad (without a loss, of forward and backward) row by row, with the bytes that
-        each touches at full batch, and the workspace with its lower bound, the maximum of bytes live at once.
+        each touches at full batch, and the workspace with its lower bound, the maximum of bytes live at once; with a
+        precision, which layers it applies to.
 
     Raises
     ------
@@ -53,10 +54,13 @@ def summary(net_or_plan: Network | Plan) -> str:
         )
     plan = net_or_plan
     loss = plan.loss.kind if plan.loss else "none"
+    precision = f", products in {plan.precision}" if plan.precision else ""
+    threads = f"{plan.threads} thread{'s' * (plan.threads > 1)}"
     parts = [
-        f"loss {loss}, batch {plan.batch:,}, {plan.dtype.name}, {plan.threads} thread{'s' * (plan.threads > 1)}",
+        f"loss {loss}, batch {plan.batch:,}, {plan.dtype.name}{precision}, {threads}",
         layer_table(plan.net, plan.dtype.itemsize),
         *state_table(plan.state_parts),
+        *plan.notes(),
     ]
     shown = [table.VALUE_AND_GRAD] if plan.loss else [table.FORWARD, table.BACKWARD_INPUT]
     parts += [program_table(plan, program) for program in shown]

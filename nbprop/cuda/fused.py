@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbprop.cuda import fused_kernels, tile, toolkit
+from nbprop.cuda import fused_kernels, tensor_fused, tile, toolkit
 from nbprop.cuda.fused_kernels import SAMPLES, blocks_of, stride_of
 from nbprop.cuda.kernels import kernels_of
 from nbprop.cuda.tile import BIAS, CODE, KEEP, LAYER_WORDS, MOST_LAYERS, N_IN, N_OUT, WEIGHT, WIDEST, X, Y, Z
@@ -46,12 +46,28 @@ class Chain(NamedTuple):
     samples: int
     elements: int
 
+    @property
+    def kernel(self):
+        """That of its tiles."""
+        return kernels_of(fused_kernels)[1:][SAMPLES.index(self.samples)]
 
-def chain_of(net):
-    """The network as a `Chain`, or None if it does not qualify."""
+    @property
+    def numbers(self):
+        """Sizes of its launches, by name."""
+        return {"samples": self.samples, "elements": self.elements}
+
+
+# How many bfloat16 a number is the sum of.
+PLANES = {"bfloat16": 1, "bfloat16x3": 2}
+
+
+def chain_of(net, precision=None):
+    """The network as a `Chain`, with a precision as a `tensor_fused.Chain`; None if it does not qualify."""
     layers = _dense_layers(net)
     if not layers or len(layers) > MOST_LAYERS or max(max(n_in, n_out) for n_in, n_out, *_ in layers) > WIDEST:
         return None
+    if precision is not None:
+        return tensor_fused.chain_of(layers, PLANES[precision])
     widths = [layers[0][0]]
     for number, (_, n_out, _, _, code) in enumerate(layers, 1):
         widths += [n_out] * (2 if _apart(code, number == len(layers)) else 1)
@@ -108,9 +124,9 @@ class Fused:
     """The launches of a plan that qualifies, by program."""
 
     def __init__(self, plan, chain, append, words_at):
-        weight_sum, *tiles, reduced, mean = kernels_of(fused_kernels)
-        self.samples, self.stride = chain.samples, stride_of(plan.n_params)
-        work = tiles[SAMPLES.index(chain.samples)]
+        weight_sum, *_, reduced, mean = kernels_of(fused_kernels)
+        self.chain, self.samples, self.stride = chain, chain.samples, stride_of(plan.n_params)
+        work = chain.kernel
         buffers = {
             "params": Buffer(plan.n_params, frame.PARAMS, 0),
             "grads": Buffer(plan.n_params, frame.GRADS, 0),
@@ -126,8 +142,7 @@ class Fused:
             "delta_bits": sizes.get("delta_bits", 0),
             "n_params": plan.n_params,
             "stride": self.stride,
-            "samples": chain.samples,
-            "elements": chain.elements,
+            **chain.numbers,
         }
 
         def launches(kernels, gradient):
@@ -151,5 +166,5 @@ def fused(plan, append, append_words):
     """
     if plan.dtype != np.float32 or type(plan.loss) not in NUMBERS or plan.watch or plan.batch < FEWEST_SAMPLES:
         return None
-    chain = chain_of(plan.net)
+    chain = chain_of(plan.net, plan.precision)
     return None if chain is None else Fused(plan, chain, append, append_words(chain.words))

@@ -77,8 +77,9 @@ def in_global_memory(typingctx, arguments):
 class DeviceKernel:
     """One launch of an op, or of several ops at once; made by `on_device`."""
 
-    def __init__(self, function, replaces, blocks, scratch, dtypes, resident, apart, shared):
+    def __init__(self, function, replaces, blocks, scratch, dtypes, resident, apart, shared, threads):
         self.function, self.replaces, self.resident, self.apart = function, replaces, resident, apart
+        self.threads = threads
         self.dtypes = tuple(np.dtype(dtype) for dtype in dtypes)
         self.contract = Contract(function, NAMED_WORDS)
         self.arrays, self.words = self.contract.arrays, self.contract.words
@@ -95,7 +96,7 @@ class DeviceKernel:
 
         Without the second number, ptxas chooses an occupancy itself, and spilled registers to reach it.
         """
-        return THREADS, self.resident
+        return self.threads, self.resident
 
     def blocks(self, values):
         """Blocks of a launch, 0 for none; `values`: numbers by name, lengths of arrays by theirs."""
@@ -132,7 +133,7 @@ class DeviceKernel:
                 return simulated_arguments(self, dtype, frame_address, row_address)
             return frame_address, row_address
 
-        toolkit.launch(self.compiled(dtype), blocks, stream, arguments, shared)
+        toolkit.launch(self.compiled(dtype), blocks, stream, arguments, shared, self.threads)
 
 
 def _by_names(function):
@@ -141,7 +142,16 @@ def _by_names(function):
     return lambda values: function(*(values[name] for name in wanted))
 
 
-def on_device(*replaces, blocks, scratch=None, dtypes=(np.float32, np.float64), resident=3, apart=False, shared=None):
+def on_device(
+    *replaces,
+    blocks,
+    scratch=None,
+    dtypes=(np.float32, np.float64),
+    resident=3,
+    apart=False,
+    shared=None,
+    threads=THREADS,
+):
     """Decorate a function as a device kernel that stands for a kernel of a plan, or for several consecutive ones.
 
     blocks(...) : blocks of a launch; its parameters name sizes, or arrays, whose lengths it gets
@@ -150,8 +160,9 @@ def on_device(*replaces, blocks, scratch=None, dtypes=(np.float32, np.float64), 
     resident : blocks to be resident on a multiprocessor, which limits the registers of each
     apart : whether it needs so much shared memory that programs with it never run in one block (see oneblock.py)
     shared(...) : bytes of dynamic shared memory, cuda.shared.array(0, ...)
+    threads : of a block
     """
-    return lambda function: DeviceKernel(function, replaces, blocks, scratch, dtypes, resident, apart, shared)
+    return lambda function: DeviceKernel(function, replaces, blocks, scratch, dtypes, resident, apart, shared, threads)
 
 
 @njit

@@ -58,6 +58,12 @@ class DevicePlan(Plan):
 
     target = "cuda"
 
+    def __init__(self, net, loss, batch, dtype, threads, mode="training", watch="", penalty=None, precision=None):
+        self.precision = precision
+        if precision is not None:
+            toolkit.require_tensor_cores(precision)
+        super().__init__(net, loss, batch, dtype, threads, mode, watch, penalty)
+
     def _emit(self):
         self.device = toolkit.current_device()
         self._rows: list[tuple] = []
@@ -205,7 +211,9 @@ class DevicePlan(Plan):
         return found
 
     def in_one_block(self, n):
-        """Whether a program on n samples is small enough to run in one block (see oneblock.py)."""
+        """Whether a program on n samples is small enough to run in one block (see oneblock.py), without a precision."""
+        if self.precision is not None:
+            return False
         return not self._apart and self._widest * n <= oneblock.MOST_ELEMENTS * self.batch
 
     def walk(self, program, launches):
@@ -233,10 +241,12 @@ class DevicePlan(Plan):
         return memory.to_device(state)
 
     def __reduce__(self):
-        return DevicePlan, (self.net, self.loss, self.batch, self.dtype, self.threads, self.mode, self.watch)
+        given = self.net, self.loss, self.batch, self.dtype, self.threads, self.mode, self.watch, self.precision
+        return DevicePlan, given
 
     def __repr__(self):
-        return f'{super().__repr__()[:-1]}, target="cuda")'
+        precision = "" if self.precision is None else f', precision="{self.precision}"'
+        return f'{super().__repr__()[:-1]}, target="cuda"{precision})'
 
 
 def _kernels(ops):

@@ -98,18 +98,17 @@ def compile(function, signature=None, bounds=None):
 
 
 @answering
-def launch(kernel, blocks, stream, arguments, shared=0):
+def launch(kernel, blocks, stream, arguments, shared=0, threads=THREADS):
     """Enqueue kernel(*arguments()) on a stream or in a graph; where that is REHEARSAL, make it ready and no more.
 
     shared: bytes of shared memory beside what the kernel's code asks for.
     """
     if SIMULATED:
-        configured = kernel[blocks, THREADS, 0, shared]
-        _simulated_stream(stream).enqueue(lambda: configured(*arguments()))
+        _simulated_stream(stream).enqueue(lambda: kernel[blocks, threads, 0, shared](*arguments()))
         return
     _load(kernel, current_device(), shared > 0)
     if stream is not REHEARSAL:
-        _configured(kernel, blocks, stream, shared)(*arguments())
+        _configured(kernel, blocks, stream, shared, threads)(*arguments())
 
 
 @functools.cache
@@ -129,14 +128,14 @@ def _load(kernel, device, much_shared):
             driver.cuKernelSetAttribute(attribute, most, function.handle, function.device.id)
 
 
-def _configured(kernel, blocks, stream, shared):
-    """kernel[blocks, THREADS, stream, shared], without Numba's warning of few blocks: small work is meant."""
+def _configured(kernel, blocks, stream, shared, threads):
+    """kernel[blocks, threads, stream, shared], without Numba's warning of few blocks: small work is meant."""
     from numba.cuda import config
 
     of_launches: Any = config
     before, of_launches.CUDA_LOW_OCCUPANCY_WARNINGS = of_launches.CUDA_LOW_OCCUPANCY_WARNINGS, 0
     try:
-        return kernel[blocks, THREADS, stream, shared]
+        return kernel[blocks, threads, stream, shared]
     finally:
         of_launches.CUDA_LOW_OCCUPANCY_WARNINGS = before
 
@@ -262,6 +261,18 @@ def _copy_here(target, source, size):
 def current_device():
     """The number of the device that launches go to."""
     return 0 if SIMULATED else _cuda.get_current_device().id
+
+
+def require_tensor_cores(precision):
+    """Raise RuntimeError where the current device multiplies no bfloat16: before compute capability 8.0 (Ampere)."""
+    if SIMULATED:
+        return
+    found = _cuda.get_current_device().compute_capability
+    if found < (8, 0):
+        raise RuntimeError(
+            f"plan: precision={precision!r} needs tensor cores for bfloat16 (compute capability 8.0 or newer), and "
+            f"this device has {found[0]}.{found[1]}; leave precision out"
+        )
 
 
 def device_of(address):

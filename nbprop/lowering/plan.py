@@ -86,6 +86,7 @@ class Plan:
     """
 
     target = "cpu"
+    precision = None  # of products, where it is not that of dtype
 
     def __init__(self, net, loss, batch, dtype, threads_wanted, mode="training", watch="", penalty=None):
         self.net, self.batch, self.dtype, self.threads, self.mode = net, batch, dtype, threads_wanted, mode
@@ -214,6 +215,10 @@ class Plan:
         for kernel in kernels:
             kernel.load(self.numba_dtype)
 
+    def notes(self):
+        """What a summary says beside its tables, a paragraph each."""
+        return []
+
     def new_workspace(self):
         """What `nbprop.workspace` returns."""
         # On a cache line, as its buffers are: wide loads and stores that cross a line cost convolutions 3 %.
@@ -268,6 +273,7 @@ def _type_of_plan(plan, context):
 
 
 MODES = ("training", "inference", "decoding")
+PRECISIONS = ("bfloat16", "bfloat16x3")
 
 
 def plan(
@@ -281,6 +287,7 @@ def plan(
     l2: float = 0.0,
     l1: float = 0.0,
     penalized: NDArray[np.bool_] | None = None,
+    precision: Literal["bfloat16", "bfloat16x3"] | None = None,
 ) -> Plan:
     """Lower a network to the op table that the other functions walk.
 
@@ -313,6 +320,10 @@ def plan(
     penalized : (net.n_params,) bool array, or None
         Which parameters are penalized. None: weights, which are arrays of two axes and more, but not biases and gains.
         Numbers that layers are given (`trainable_mask`) never are.
+    precision : None, "bfloat16" or "bfloat16x3"
+        Of the factors of products on tensor cores, with target "cuda" and float32: rounded to bfloat16 (8 significant
+        bits), or each the sum of two bfloat16 (16 bits). Sums, parameters, gradients and all other arithmetic stay
+        float32. `summary` says which layers it applies to. None: that of dtype.
 
     Returns
     -------
@@ -324,7 +335,7 @@ def plan(
     ------
     ValueError, TypeError
         For an unknown loss or mode, a loss that does not fit the network's output, a network that cannot decode,
-        penalties without a loss.
+        penalties without a loss, a precision that the target or dtype does not have.
 
     Examples
     --------
@@ -347,9 +358,10 @@ def plan(
             else ("have no kernels on the device; leave target out, or use weight_decay of an optimizer")
         )
         raise ValueError(f"plan: l2 and l1 {why}")
-    loss = None if loss is None else loss_named(loss)
+    loss, real = None if loss is None else loss_named(loss), as_dtype(dtype)
+    _check_precision(precision, target, real)
     _warn_of_doubled(net, loss)
-    return _made(net, loss, batch, as_dtype(dtype), threads, mode, target, penalty)
+    return _made(net, loss, batch, real, threads, mode, target, penalty, precision)
 
 
 def _made(net, loss, *options):
@@ -365,8 +377,24 @@ def plan_like(plan, **changes):
     found = {"mode": plan.mode, "penalty": plan.penalty} | changes
     if (found["mode"], found["penalty"]) == (plan.mode, plan.penalty):
         return plan
-    options = plan.batch, plan.dtype, plan.threads, found["mode"], plan.target, found["penalty"]
+    options = plan.batch, plan.dtype, plan.threads, found["mode"], plan.target, found["penalty"], plan.precision
     return _made(plan.net, plan.loss, *options)
+
+
+def _check_precision(precision, target, dtype):
+    """Refuse a precision that a plan cannot have."""
+    if precision is None:
+        return
+    named(PRECISIONS)("plan: precision", precision)
+    if target != "cuda":
+        raise ValueError(
+            f'plan: precision={precision!r} needs target="cuda", got target={target!r}; leave precision out'
+        )
+    if dtype != np.float32:
+        raise ValueError(
+            f"plan: precision={precision!r} needs dtype=float32, got {dtype}; make the plan in float32, or leave "
+            "precision out"
+        )
 
 
 def _warn_of_doubled(net, loss):
@@ -382,11 +410,12 @@ def _warn_of_doubled(net, loss):
         warnings.warn(text, UserWarning, stacklevel=3)
 
 
-def _new_plan(net, loss, batch, dtype, threads_wanted, mode, target, penalty):
+def _new_plan(net, loss, batch, dtype, threads_wanted, mode, target, penalty, precision):
     plan_class, threads = (Plan, threads_wanted) if target == "cpu" else (backends.get(target).plan_class, 1)
+    options = {} if precision is None else {"precision": precision}
     try:
         with collector_paused():
-            return plan_class(net, loss, batch, dtype, threads, mode, penalty=penalty)
+            return plan_class(net, loss, batch, dtype, threads, mode, penalty=penalty, **options)
     except OverflowError:
         raise ValueError(
             f"plan: arrays of a batch of {batch:,} would have more than 2**63 elements; make batch smaller"

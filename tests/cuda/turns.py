@@ -2,8 +2,9 @@
 
 The simulator's own main thread polls for barriers and holds Python's lock for 5 ms at a time while it does: taking
 turns, the same kernels take a tenth of the time. The order of the turns is drawn anew at each barrier, so that a kernel
-in which a thread needs what another one has written has its barrier there, or fails sooner or later. The order of the
-blocks is drawn for each launch. support/races.py also delays what they write.
+in which a thread needs what another one has written has its barrier there, or fails sooner or later. Warps, too, take
+turns: one runs to the next barrier of the block before another begins. The order of the blocks is drawn for each
+launch. support/races.py also delays what they write.
 """
 
 import random
@@ -11,6 +12,8 @@ import threading
 
 import numpy as np
 from numba.cuda.simulator import kernel
+
+from nbprop.cuda.warps import LANES
 
 _RANDOM = random.Random(0)
 # Called with a block's threads whenever all of them have come to a barrier, or to their end.
@@ -32,11 +35,11 @@ class ShuffledBlocks:
 
 
 class Thread(kernel.BlockThread):
-    """A thread of a block. It runs between `step` and the barrier that it comes to, or its end."""
+    """A thread of a block. It runs between `step` and its end, or the barrier of its block or warp that it comes to."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self._begin, self._done, self.ended = threading.Lock(), threading.Lock(), False
+        self._begin, self._done, self.ended, self.in_warp = threading.Lock(), threading.Lock(), False, False
         self._begin.acquire()
         self._done.acquire()
 
@@ -52,8 +55,13 @@ class Thread(kernel.BlockThread):
         if self.abort:
             raise RuntimeError("another thread of the block has failed")
 
+    def syncwarp(self):
+        self.in_warp = True
+        self.syncthreads()
+
     def step(self):
         """Let it run."""
+        self.in_warp = False
         self._begin.release()
         self._done.acquire()
 
@@ -64,10 +72,20 @@ def run(block, grid_point, *arguments):
     threads = [Thread(lambda: block._f(*arguments), block, grid_point, point, block._debug) for point in points]
     for thread in threads:
         thread.start()
+    warps = [threads[k : k + LANES] for k in range(0, len(threads), LANES)]
     while threads:
-        _RANDOM.shuffle(threads)
-        for thread in threads:
-            thread.step()
+        _RANDOM.shuffle(warps)
+        for warp in warps:
+            running = [thread for thread in warp if not thread.ended]
+            while running:  # until all lanes are at a barrier of the block
+                _RANDOM.shuffle(running)
+                for thread in running:
+                    thread.step()
+                waiting = [thread for thread in running if thread.in_warp]
+                if any(thread.exception for thread in running):
+                    break
+                assert len(waiting) in (0, len(running)), "lanes of a warp are at different barriers"
+                running = waiting
         for hook in AT_BARRIERS:
             hook(threads)
         failed = [thread.exception for thread in threads if thread.exception]
