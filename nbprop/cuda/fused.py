@@ -18,7 +18,7 @@ import numpy as np
 
 from nbprop.cuda import fused_kernels, tensor_fused, tile, toolkit
 from nbprop.cuda.fused_kernels import SAMPLES, blocks_of, stride_of
-from nbprop.cuda.kernels import kernels_of
+from nbprop.cuda.kernels import PLANES, kernels_of
 from nbprop.cuda.tile import BIAS, CODE, KEEP, LAYER_WORDS, MOST_LAYERS, N_IN, N_OUT, WEIGHT, WIDEST, X, Y, Z
 from nbprop.cuda.tile_losses import NUMBERS
 from nbprop.cuda.toolkit import SIMULATED
@@ -55,10 +55,6 @@ class Chain(NamedTuple):
     def numbers(self):
         """Sizes of its launches, by name."""
         return {"samples": self.samples, "elements": self.elements}
-
-
-# How many bfloat16 a number is the sum of.
-PLANES = {"bfloat16": 1, "bfloat16x3": 2}
 
 
 def chain_of(net, precision=None):

@@ -46,6 +46,9 @@ FRAME_WORDS = 32
 
 SIGNATURE = types.void(types.int64, types.int64)  # frame, row
 
+# The precisions of products on tensor cores, and how many bfloat16 a factor is the sum of.
+PLANES = {"bfloat16": 1, "bfloat16x3": 2}
+
 _GLOBAL = 1  # the address space of global memory in NVVM's IR
 
 
@@ -77,9 +80,9 @@ def in_global_memory(typingctx, arguments):
 class DeviceKernel:
     """One launch of an op, or of several ops at once; made by `on_device`."""
 
-    def __init__(self, function, replaces, blocks, scratch, dtypes, resident, apart, shared, threads):
+    def __init__(self, function, replaces, blocks, scratch, dtypes, resident, apart, shared, threads, precision):
         self.function, self.replaces, self.resident, self.apart = function, replaces, resident, apart
-        self.threads = threads
+        self.threads, self.precision = threads, precision
         self.dtypes = tuple(np.dtype(dtype) for dtype in dtypes)
         self.contract = Contract(function, NAMED_WORDS)
         self.arrays, self.words = self.contract.arrays, self.contract.words
@@ -151,6 +154,7 @@ def on_device(
     apart=False,
     shared=None,
     threads=THREADS,
+    precision=None,
 ):
     """Decorate a function as a device kernel that stands for a kernel of a plan, or for several consecutive ones.
 
@@ -161,8 +165,11 @@ def on_device(
     apart : whether it needs so much shared memory that programs with it never run in one block (see oneblock.py)
     shared(...) : bytes of dynamic shared memory, cuda.shared.array(0, ...)
     threads : of a block
+    precision : of the plans that it is for, instead of kernels without one
     """
-    return lambda function: DeviceKernel(function, replaces, blocks, scratch, dtypes, resident, apart, shared, threads)
+    return lambda function: DeviceKernel(
+        function, replaces, blocks, scratch, dtypes, resident, apart, shared, threads, precision
+    )
 
 
 @njit
@@ -240,6 +247,10 @@ _MODULES = {
 }  # fmt: skip
 
 
+# CPU module: the module with its kernels for plans with a precision.
+_WITH_PRECISION = {"nbprop.layers.dense.kernels": "nbprop.cuda.layers.tensor_dense"}
+
+
 @functools.cache
 def _made(make, digest):
     """Made once per function; again when a user's function has changed."""
@@ -252,10 +263,18 @@ def all_kernels():
     return [kernel for name in sorted(names) for kernel in kernels_of(importlib.import_module(name))]
 
 
-def launches_of(*kernels):
-    """The launches that stand for the kernel of an op, or of several consecutive ops; None if there are none."""
-    module = sys.modules.get(kernels[0].function.__module__)
-    return [kernel for kernel in kernels_of(module) if _are(kernel.replaces, kernels)] or None
+def launches_of(*kernels, precision=None):
+    """The launches that stand for the kernel of an op, or of several consecutive ops; None if there are none.
+
+    For a precision that no kernel of theirs has, those without one.
+    """
+    name = kernels[0].function.__module__
+    if precision is not None and name in _WITH_PRECISION:
+        precise = kernels_of(importlib.import_module(_WITH_PRECISION[name]))
+        found = [k for k in precise if k.precision == precision and _are(k.replaces, kernels)]
+        if found:
+            return found
+    return [kernel for kernel in kernels_of(sys.modules.get(name)) if _are(kernel.replaces, kernels)] or None
 
 
 def _are(some, others):

@@ -106,14 +106,18 @@ class DevicePlan(Plan):
         found, position = [], 0
         while position < len(ops):
             pair = ops[position : position + 2]
-            fused = len(pair) == 2 and pair[1].operands[0] is pair[0].operands[0] and launches_of(*_kernels(pair))
+            fused = len(pair) == 2 and pair[1].operands[0] is pair[0].operands[0] and self._kernels_of(pair)
             group = pair if fused else pair[:1]
-            launches = launches_of(*_kernels(group))
+            launches = self._kernels_of(group)
             if launches is None:
                 raise NoKernelError(group[0])
             found += self._with_library(group, [self._launch(kernel, group) for kernel in launches])
             position += len(group)
         return found
+
+    def _kernels_of(self, ops):
+        """The device kernels that stand for some ops, of this plan's precision where there are such; None for none."""
+        return launches_of(*_kernels(ops), precision=self.precision)
 
     def _launch(self, kernel, ops):
         """The launch of a kernel for the ops that it stands for."""
@@ -122,6 +126,8 @@ class DevicePlan(Plan):
 
     def _with_library(self, ops, launches):
         """The launches of ops, and beside them cuBLASLt's, which replaces them for large products (see blas.py)."""
+        if self.precision is not None and any(launch.kernel.precision for launch in launches):
+            return launches
         buffers, numbers = _operands(ops)
         product = blas.product_launch(self, _kernels(ops), buffers, numbers, ops[0].label)
         if product is None:
@@ -233,6 +239,22 @@ class DevicePlan(Plan):
         from nbprop.cuda.calls import call
 
         return call(function, self, values, accumulate, step)
+
+    def notes(self):
+        """Which layers have products in the plan's precision, and what runs in float32."""
+        if self.precision is None:
+            return []
+        launches = [launch for program in self.programs.values() for launch in program]
+        labels = dict.fromkeys(launch.label for launch in launches)
+        with_products = dict.fromkeys(launch.label for launch in launches if launch.kernel.precision is not None)
+        others = [label for label in labels if label not in with_products]
+        lines = [
+            f"products in {self.precision}: {', '.join(with_products) or 'none'}",
+            f"all in float32: {', '.join(others) or 'none'}",
+        ]
+        if self.fused is not None:
+            lines.append(f"value and value_and_grad in one launch, with all products in {self.precision}")
+        return ["\n".join(lines)]
 
     def new_workspace(self):
         return memory.empty(self.work_size, self.dtype)

@@ -6,7 +6,7 @@ from bfloat16 import split, times
 
 import nbprop
 import nbprop.cuda
-from nbprop.cuda import fused, tensor_fused
+from nbprop.cuda import fused, kernels, tensor_fused
 from nbprop.cuda.plan import DevicePlan
 from nbprop.losses import loss_named
 from support.cases import close, same_bits
@@ -64,7 +64,7 @@ def data(net, loss, n, seed=4):
 def model(case, params, x, target, weights):
     """(loss, gradient) with factors rounded where the kernel rounds them, and all else in float64."""
     net, (_, loss, _, precision) = network(case), CASES[case]
-    planes, views = fused.PLANES[precision], nbprop.views(net, params)
+    planes, views = kernels.PLANES[precision], nbprop.views(net, params)
     kept, y = [], x
     for number, (layer, shape) in enumerate(zip(net.layers, net.shapes, strict=False)):
         weight, bias = (views.get(f"{number}.dense.{name}") for name in ("weight", "bias"))

@@ -1,0 +1,338 @@
+"""The matrix product with tensor cores: C (m, n) = A (m, k) B (k, n) in float32, with factors rounded to bfloat16.
+
+A thread block computes one tile of C, and each of its warps some rows times some columns of it in registers (mma.py).
+In steps over k the block reads a slice of A and one of B, and rounds them into shared memory while it multiplies the
+ones before, so that a step has one barrier. A is (m, k), or with `turned` the transpose of a (k, m): x W, dz W^T (with
+W^T stored) and x^T dz are the same code. With two planes, every factor is the sum of two bfloat16 (see tensor_tile.py).
+
+Summation order depends on the sizes alone.
+"""
+
+from typing import NamedTuple
+
+from numba import float32, uint32
+
+from nbprop.compiler.jit import njit
+from nbprop.cuda.mma import high_of, ldmatrix, ldmatrix_turned, low_of, mma, pack, put, unrolled
+from nbprop.cuda.tensor_tile import UNIT, clear
+from nbprop.cuda.toolkit import SIMULATED, cuda, device_function
+from nbprop.cuda.warps import LANES, thread_again
+from nbprop.numerics.activations import IDENTITY, value_of
+from nbprop.numerics.scalars import like
+
+
+class TensorTile(NamedTuple):
+    """A tile of C: the grid of warps, the units of rows and columns of a warp, and of a step over k."""
+
+    down: int
+    across: int
+    units_down: int
+    units_across: int
+    deep: int
+
+    @property
+    def rows(self):
+        return self.down * self.units_down * UNIT
+
+    @property
+    def columns(self):
+        return self.across * self.units_across * UNIT
+
+    @property
+    def depth(self):
+        return self.deep * UNIT
+
+    @property
+    def threads(self):
+        return self.down * self.across * LANES
+
+    @property
+    def registers(self):
+        """Of a thread, for C."""
+        return 8 * self.units_down * self.units_across
+
+    def a_lead(self, turned):
+        """Words from a row of A's slice to the next; an odd multiple of four, so that eight are in different banks."""
+        return (self.rows if turned else self.depth) // 2 + 4
+
+    @property
+    def b_lead(self):
+        """Words from a row of B's slice to the next."""
+        return self.columns // 2 + 4
+
+    def a_words(self, turned):
+        """Words of A's slice, a plane."""
+        return (self.depth if turned else self.rows) * self.a_lead(turned)
+
+    @property
+    def b_words(self):
+        """Words of B's slice, a plane."""
+        return self.depth * self.b_lead
+
+    def shared(self, planes):
+        """Bytes of shared memory: two slices of each factor, one being multiplied, the other being filled."""
+        return 4 * 2 * planes * (max(self.a_words(True), self.a_words(False)) + self.b_words)
+
+
+TILE = TensorTile(2, 1, 1, 1, 1) if SIMULATED else TensorTile(4, 2, 2, 2, 2)
+ROWS, COLUMNS, REGISTERS = TILE.rows, TILE.columns, TILE.registers
+WARPS_DOWN, UNITS_DOWN, UNITS_ACROSS = TILE.down, TILE.units_down, TILE.units_across
+clear_all = clear(REGISTERS)
+
+# A product with k cut into pieces aims at _BLOCKS blocks, each with at least _LEAST of k. Not measured.
+_BLOCKS, _LEAST = (3, 16) if SIMULATED else (264, 256)
+
+
+@njit
+def tiles(m, n):
+    """The number of tiles that cover C (m, n)."""
+    return ((m + ROWS - 1) // ROWS) * ((n + COLUMNS - 1) // COLUMNS)
+
+
+@njit
+def pieces(m, n, k, products=1):
+    """The number of pieces that k is cut into, by sizes alone; `products` products of these sizes run at once."""
+    count = tiles(m, n) * products
+    return max(1, min((_BLOCKS + count - 1) // count, k // _LEAST))
+
+
+def _filler(lead, wide, words, planes, plane):
+    """Device functions: a thread's words of a slice of `words` words, `wide` to a row, from memory and to the slice.
+
+    get(held, at, x, first, row_stride, rows, columns): held OUT: pairs of floats from `at` on; the slice begins at
+    x[first], and has `rows` rows of `columns` numbers, zeros beyond. put_all(held, at, space, place): round and store.
+    """
+    threads = TILE.threads
+    each = words // threads
+    assert each * threads == words
+
+    @device_function
+    def get_one(number, given):
+        held, at, x, first, row_stride, rows, columns, me = given
+        word = me + number * threads
+        row, col = word // wide, word % wide * 2
+        here, zero = first + row * row_stride + col, like(held[0], 0.0)
+        held[at + 2 * number] = x[here] if row < rows and col < columns else zero
+        held[at + 2 * number + 1] = x[here + 1] if row < rows and col + 1 < columns else zero
+
+    @device_function
+    def put_one(number, given):
+        held, at, space, place, me = given
+        word = me + number * threads
+        here, left, right = place + word // wide * lead + word % wide, held[at + 2 * number], held[at + 2 * number + 1]
+        rounded = pack(left, right)
+        put(space, here, rounded)
+        if planes == 2:
+            put(space, here + plane, pack(left - low_of(rounded), right - high_of(rounded)))
+
+    get_each, put_each = unrolled(each, get_one), unrolled(each, put_one)
+
+    @device_function
+    def get(held, at, x, first, row_stride, rows, columns):
+        get_each((held, at, x, first, row_stride, rows, columns, thread_again()))
+
+    @device_function
+    def put_all(held, at, space, place):
+        put_each((held, at, space, place, thread_again()))
+
+    return get, put_all, 2 * each
+
+
+def slice_product(planes, turned):
+    """A device function add(acc, left, right, space, a_place, b_place): a warp's C += A B for slices in shared memory.
+
+    acc INOUT, left, right scratch: registers.
+    """
+    a_lead, b_lead, a_plane, b_plane = TILE.a_lead(turned), TILE.b_lead, TILE.a_words(turned), TILE.b_words
+    load_a, units = ldmatrix_turned if turned else ldmatrix, UNITS_ACROSS
+
+    @device_function
+    def column(number, given):
+        acc, left, right, space, place, at = given
+        ldmatrix_turned(right, 0, space, place + 8 * number)
+        at += 8 * number
+        mma(acc, at, left, 0, right, 0)
+        mma(acc, at + 4, left, 0, right, 2)
+        if planes == 2:
+            mma(acc, at, left, 4, right, 0)
+            mma(acc, at + 4, left, 4, right, 2)
+            ldmatrix_turned(right, 0, space, place + 8 * number + b_plane)
+            mma(acc, at, left, 0, right, 0)
+            mma(acc, at + 4, left, 0, right, 2)
+
+    columns = unrolled(units, column)
+
+    @device_function
+    def step(number, given):
+        acc, left, right, space, a_place, b_place = given
+        deep, row = number // UNITS_DOWN, number % UNITS_DOWN
+        place = a_place + ((deep * 16 * a_lead + row * 8) if turned else (row * 16 * a_lead + deep * 8))
+        load_a(left, 0, space, place)
+        if planes == 2:
+            load_a(left, 4, space, place + a_plane)
+        columns((acc, left, right, space, b_place + deep * 16 * b_lead, 8 * units * row))
+
+    steps = unrolled(TILE.deep * UNITS_DOWN, step)
+
+    @device_function
+    def add(acc, left, right, space, a_place, b_place):
+        warp, lane = thread_again() // 32, thread_again() % 32
+        row, col = warp % WARPS_DOWN * UNITS_DOWN * 16, warp // WARPS_DOWN * units * 8
+        if turned:  # rows in memory are those of k
+            a_place += (lane // 16 * 8 + lane % 8) * a_lead + lane // 8 % 2 * 4 + row // 2
+        else:
+            a_place += (row + lane % 16) * a_lead + lane // 16 * 4
+        steps((acc, left, right, space, a_place, b_place + lane % 16 * b_lead + lane // 16 * 4 + col))
+
+    return add
+
+
+def multiplier(planes, turned, *, column_sums):
+    """A device function that adds A[:, first:last] B[first:last, :] to the accumulators of a block's threads.
+
+    multiply(acc, sums, space, a, b, m, n, k, i, j, first, last): acc INOUT: registers, in the layout of mma.py by units
+    of rows and columns; sums INOUT (2,): with column_sums, of B's columns j + 2 (thread % (columns / 2)) and the next,
+    over this thread's rows; space: dynamic shared memory; a IN (m, k), with `turned` (k, m), b IN (k, n); (i, j): first
+    row and column of the tile.
+    """
+    a_wide = (TILE.rows if turned else TILE.depth) // 2
+    a_rows, depth = (TILE.depth if turned else TILE.rows), TILE.depth
+    a_size, b_size = planes * TILE.a_words(turned), planes * TILE.b_words
+    get_a, put_a, a_held = _filler(TILE.a_lead(turned), a_wide, a_rows * a_wide, planes, TILE.a_words(turned))
+    get_b, put_b, b_held = _filler(TILE.b_lead, COLUMNS // 2, depth * COLUMNS // 2, planes, TILE.b_words)
+    all_held, left_size, add = a_held + b_held, 4 * planes, slice_product(planes, turned)
+
+    @device_function
+    def sum_one(number, given):
+        sums, held = given
+        sums[number % 2] += held[a_held + number]
+
+    sum_all = unrolled(b_held, sum_one)
+
+    @device_function
+    def get(held, sums, a, b, m, n, k, i, j, at, last):
+        if turned:
+            get_a(held, 0, a, at * m + i, m, last - at, m - i)
+        else:
+            get_a(held, 0, a, i * k + at, k, m - i, last - at)
+        get_b(held, a_held, b, at * n + j, n, last - at, n - j)
+        if column_sums:
+            sum_all((sums, held))
+
+    @device_function
+    def fill(held, space, half):
+        put_a(held, 0, space, half * (a_size + b_size))
+        put_b(held, a_held, space, half * (a_size + b_size) + a_size)
+
+    @device_function
+    def multiply(acc, sums, space, a, b, m, n, k, i, j, first, last):
+        held = cuda.local.array(all_held, float32)
+        left, right = cuda.local.array(left_size, uint32), cuda.local.array(4, uint32)
+        get(held, sums, a, b, m, n, k, i, j, first, last)
+        fill(held, space, 0)
+        cuda.syncthreads()
+        half = 0
+        for at in range(first, last, depth):
+            more = at + depth < last
+            if more:
+                get(held, sums, a, b, m, n, k, i, j, at + depth, last)
+            add(acc, left, right, space, half * (a_size + b_size), half * (a_size + b_size) + a_size)
+            half = 1 - half
+            if more:
+                fill(held, space, half)
+            cuda.syncthreads()
+
+    return multiply
+
+
+@device_function
+def place_of(number):
+    """(row, column) within a block's tile of register `number` of this thread."""
+    thread, tile, k = cuda.threadIdx.x, number // 8, number % 8
+    warp, lane = thread // 32, thread % 32
+    row = (warp % WARPS_DOWN * UNITS_DOWN + tile // UNITS_ACROSS) * 16 + lane // 4 + k % 4 // 2 * 8
+    return row, (warp // WARPS_DOWN * UNITS_ACROSS + tile % UNITS_ACROSS) * 16 + k // 4 * 8 + lane % 4 * 2 + k % 2
+
+
+def with_bias(planes):
+    """A device function: a block's tiles of y = f(a w + b).
+
+    times(y, a, w, b, m, n, k, code): y OUT (m, n), a IN (m, k), w IN (k, n), b IN (n,) or empty; f by its code.
+    """
+    multiply = multiplier(planes, False, column_sums=False)
+
+    @device_function
+    def store_one(number, given):
+        y, acc, b, m, n, i, j = given
+        row, col = place_of(number)
+        if i + row < m and j + col < n:
+            y[(i + row) * n + j + col] = acc[number] + (b[j + col] if b.size > 0 else like(acc[0], 0.0))
+
+    store = unrolled(REGISTERS, store_one)
+
+    @device_function
+    def times(y, a, w, b, m, n, k, code):
+        space, acc = cuda.shared.array(0, uint32), cuda.local.array(REGISTERS, float32)
+        none = cuda.local.array(2, float32)
+        wide = (n + COLUMNS - 1) // COLUMNS
+        for at in range(cuda.blockIdx.x, (m + ROWS - 1) // ROWS * wide, cuda.gridDim.x):
+            i, j = at // wide * ROWS, at % wide * COLUMNS
+            clear_all(acc)
+            multiply(acc, none, space, a, w, m, n, k, i, j, 0, k)
+            store((y, acc, b, m, n, i, j))
+            if code != IDENTITY:
+                for number in range(REGISTERS):
+                    row, col = place_of(number)
+                    if i + row < m and j + col < n:
+                        y[(i + row) * n + j + col] = value_of(y[(i + row) * n + j + col], code)
+
+    return times
+
+
+def in_pieces(planes):
+    """A device function: a block's tile of one piece of C = a^T b, and of the sums of b's columns, which are float32's.
+
+    gradient(partials, a, b, m, n, k): a IN (k, m), b IN (k, n); partials OUT (pieces, m, n), and after these
+    (pieces, n): the sums of b's columns.
+    """
+    multiply, threads, half = multiplier(planes, True, column_sums=True), TILE.threads, COLUMNS // 2
+
+    @device_function
+    def store_one(number, given):
+        partials, acc, m, n, i, j, piece = given
+        row, col = place_of(number)
+        if i + row < m and j + col < n:
+            partials[(piece * m + i + row) * n + j + col] = acc[number]
+
+    store = unrolled(REGISTERS, store_one)
+
+    @device_function
+    def store_sums(partials, sums, reals, first, n, j):
+        """Those of the threads, in order. Begins behind a barrier, and ends with one."""
+        me = cuda.threadIdx.x
+        reals[2 * me], reals[2 * me + 1] = sums[0], sums[1]
+        cuda.syncthreads()
+        if me < COLUMNS and j + me < n:
+            total = like(sums[0], 0.0)
+            for other in range(me // 2, threads, half):
+                total += reals[2 * other + me % 2]
+            partials[first + j + me] = total
+        cuda.syncthreads()
+
+    @device_function
+    def gradient(partials, a, b, m, n, k):
+        space, reals = cuda.shared.array(0, uint32), cuda.shared.array(0, float32)
+        acc, sums = cuda.local.array(REGISTERS, float32), cuda.local.array(2, float32)
+        wide, count = (n + COLUMNS - 1) // COLUMNS, pieces(m, n, k)
+        depth = (k + count - 1) // count
+        for block in range(cuda.blockIdx.x, (m + ROWS - 1) // ROWS * wide * count, cuda.gridDim.x):
+            at, piece = block // count, block % count
+            i, j = at // wide * ROWS, at % wide * COLUMNS
+            clear_all(acc)
+            sums[0], sums[1] = like(acc[0], 0.0), like(acc[0], 0.0)
+            multiply(acc, sums, space, a, b, m, n, k, i, j, piece * depth, min(k, (piece + 1) * depth))
+            store((partials, acc, m, n, i, j, piece))
+            if i == 0:
+                store_sums(partials, sums, reals, (count * m + piece) * n, n, j)
+
+    return gradient

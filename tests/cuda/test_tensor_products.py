@@ -1,0 +1,100 @@
+"""Products of dense layers with tensor cores (nbprop/cuda/tensor_products.py), and what `precision` applies to."""
+
+import pickle
+
+import numpy as np
+import pytest
+from bfloat16 import split, times
+
+import nbprop
+import nbprop.cuda
+from nbprop.cuda.kernels import PLANES
+from support.cases import close, same_bits
+
+# Several tiles each way, with rests, and in the simulator two pieces of the batch.
+SIZES = (35, 19, 18) if nbprop.cuda.simulated() else (1000, 300, 200)
+LIMITS = {"bfloat16": 1e-2, "bfloat16x3": 3e-5}
+
+
+def plan_of(net, batch, precision, loss=None):
+    return nbprop.plan(net, loss, batch, np.float32, target="cuda", precision=precision)
+
+
+@pytest.mark.parametrize("precision", list(PLANES))
+def test_products_of_a_dense_layer_agree_with_their_model(precision):
+    """Forward with the activation, both gradients; sums of dz are float32's. Accumulated, and the same bits twice."""
+    samples, n_in, n_out = SIZES
+    net = nbprop.network((n_in,), nbprop.dense(n_out, activation="tanh"))
+    rng, planes = np.random.default_rng(7), PLANES[precision]
+    params = (0.3 * rng.standard_normal(net.n_params)).astype(np.float32)
+    x, dy = (rng.standard_normal((samples, size)).astype(np.float32) for size in (n_in, n_out))
+    plan = plan_of(net, samples, precision)
+    there = [nbprop.cuda.to_device(a) for a in (params, x, dy)]
+    y, dx, grads = (nbprop.cuda.empty(shape) for shape in ((samples, n_out), (samples, n_in), net.n_params))
+    work = nbprop.cuda.to_device(np.full(plan.work_size, np.nan, np.float32))
+    nbprop.forward(plan, *there[:2], y, work)
+    nbprop.vjp(plan, *there, grads, dx, work)
+
+    weight, bias = nbprop.views(net, params).values()
+    x_parts, w_parts = split(x, planes), split(weight, planes)
+    wanted = np.tanh(times(x_parts, w_parts) + bias)
+    close("y", y.to_host(), wanted, 1e-6)
+    dz = (dy * (1 - y.to_host().astype(np.float32) ** 2)).astype(np.float32)
+    dz_parts = split(dz, planes)
+    wanted_dx, wanted_dw = times(dz_parts, [part.T for part in w_parts]), times([part.T for part in x_parts], dz_parts)
+    near = 1e-6 if planes == 1 else 1e-5
+    close("dx", dx.to_host(), wanted_dx, near)
+    found = nbprop.views(net, grads.to_host())
+    close("dw", found["0.dense.weight"], wanted_dw, near)
+    close("db", found["0.dense.bias"], dz.astype(np.float64).sum(0), 1e-6)
+
+    exact = [a.astype(np.float64) for a in (params, x, dy)]
+    host, dx64, grads64 = nbprop.plan(net, batch=samples), np.empty((samples, n_in)), np.empty(net.n_params)
+    nbprop.vjp(host, *exact, grads64, dx64, nbprop.workspace(host))
+    close("dx, float64", dx.to_host(), dx64, LIMITS[precision])
+    close("grads, float64", grads.to_host(), grads64, LIMITS[precision])
+    if precision == "bfloat16":
+        first = grads.to_host()
+        nbprop.vjp(plan, *there, grads, dx, work, accumulate=True)
+        close("accumulated", grads.to_host(), 2 * first.astype(np.float64), 1e-6)
+        nbprop.vjp(plan, *there, grads, dx, work)
+        same_bits("again", grads.to_host(), first)
+
+
+MIXED = nbprop.network((2, 3), nbprop.dense(4), nbprop.layernorm(), nbprop.flatten(), nbprop.dense(2, "gelu"))
+
+
+def test_a_summary_names_what_runs_in_float32():
+    text = nbprop.summary(plan_of(MIXED, 3, "bfloat16", "mse"))
+    assert "float32, products in bfloat16, 1 thread" in text
+    assert "products in bfloat16: 0.dense, 3.dense" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("all in float32: ")]
+    assert "1.layernorm" in line
+    assert "dense" not in line
+    assert "bfloat16" not in nbprop.summary(nbprop.plan(MIXED, "mse", 3, np.float32, target="cuda"))
+
+
+def test_a_plan_keeps_its_precision():
+    plan = plan_of(MIXED, 3, "bfloat16x3")
+    assert plan.precision == "bfloat16x3"
+    assert repr(plan).endswith('target="cuda", precision="bfloat16x3")')
+    assert pickle.loads(pickle.dumps(plan)).precision == "bfloat16x3"
+    assert plan_of(MIXED, 3, "bfloat16x3") is plan is not plan_of(MIXED, 3, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "bfloat16"}, "plan: precision='bfloat16' needs target=\"cuda\", got target='cpu'"),
+        ({"precision": "bfloat16x3", "target": "cuda"}, "needs dtype=float32, got float64"),
+        (
+            {"precision": "float16", "target": "cuda"},
+            "plan: precision: unknown name 'float16'; did you mean 'bfloat16'?",
+        ),
+        ({"precision": 1, "target": "cuda"}, "plan: precision"),
+    ],
+)
+def test_a_precision_that_does_not_apply_is_refused(options, message):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        nbprop.plan(MIXED, **options)
+    assert message in str(caught.value)
