@@ -144,35 +144,53 @@ def slice_product(planes, turned):
     acc INOUT, left, right scratch: registers.
     """
     a_lead, b_lead, a_plane, b_plane = TILE.a_lead(turned), TILE.b_lead, TILE.a_words(turned), TILE.b_words
-    load_a, units = ldmatrix_turned if turned else ldmatrix, UNITS_ACROSS
+    load_a, units, row_words = ldmatrix_turned if turned else ldmatrix, UNITS_ACROSS, 4 * planes
 
     @device_function
-    def column(number, given):
-        acc, left, right, space, place, at = given
-        ldmatrix_turned(right, 0, space, place + 8 * number)
-        at += 8 * number
-        mma(acc, at, left, 0, right, 0)
-        mma(acc, at + 4, left, 0, right, 2)
+    def load_row(row, given):
+        left, space, place = given
+        place += row * 8 if turned else row * 16 * a_lead
+        load_a(left, row_words * row, space, place)
         if planes == 2:
-            mma(acc, at, left, 4, right, 0)
-            mma(acc, at + 4, left, 4, right, 2)
-            ldmatrix_turned(right, 0, space, place + 8 * number + b_plane)
-            mma(acc, at, left, 0, right, 0)
-            mma(acc, at + 4, left, 0, right, 2)
+            load_a(left, row_words * row + 4, space, place + a_plane)
+
+    @device_function
+    def high_row(row, given):
+        acc, left, right, col = given
+        at = 8 * (units * row + col)
+        mma(acc, at, left, row_words * row, right, 0)
+        mma(acc, at + 4, left, row_words * row, right, 2)
+        if planes == 2:
+            mma(acc, at, left, row_words * row + 4, right, 0)
+            mma(acc, at + 4, left, row_words * row + 4, right, 2)
+
+    @device_function
+    def low_row(row, given):
+        acc, left, right, col = given
+        at = 8 * (units * row + col)
+        mma(acc, at, left, row_words * row, right, 0)
+        mma(acc, at + 4, left, row_words * row, right, 2)
+
+    load_rows, high_rows, low_rows = (unrolled(UNITS_DOWN, each) for each in (load_row, high_row, low_row))
+
+    @device_function
+    def column(col, given):
+        acc, left, right, space, place = given
+        ldmatrix_turned(right, 0, space, place + 8 * col)
+        high_rows((acc, left, right, col))
+        if planes == 2:
+            ldmatrix_turned(right, 0, space, place + 8 * col + b_plane)
+            low_rows((acc, left, right, col))
 
     columns = unrolled(units, column)
 
     @device_function
-    def step(number, given):
+    def step(deep, given):
         acc, left, right, space, a_place, b_place = given
-        deep, row = number // UNITS_DOWN, number % UNITS_DOWN
-        place = a_place + ((deep * 16 * a_lead + row * 8) if turned else (row * 16 * a_lead + deep * 8))
-        load_a(left, 0, space, place)
-        if planes == 2:
-            load_a(left, 4, space, place + a_plane)
-        columns((acc, left, right, space, b_place + deep * 16 * b_lead, 8 * units * row))
+        load_rows((left, space, a_place + (deep * 16 * a_lead if turned else deep * 8)))
+        columns((acc, left, right, space, b_place + deep * 16 * b_lead))
 
-    steps = unrolled(TILE.deep * UNITS_DOWN, step)
+    steps = unrolled(TILE.deep, step)
 
     @device_function
     def add(acc, left, right, space, a_place, b_place):
@@ -200,7 +218,7 @@ def multiplier(planes, turned, *, column_sums):
     a_size, b_size = planes * TILE.a_words(turned), planes * TILE.b_words
     get_a, put_a, a_held = _filler(TILE.a_lead(turned), a_wide, a_rows * a_wide, planes, TILE.a_words(turned))
     get_b, put_b, b_held = _filler(TILE.b_lead, COLUMNS // 2, depth * COLUMNS // 2, planes, TILE.b_words)
-    all_held, left_size, add = a_held + b_held, 4 * planes, slice_product(planes, turned)
+    all_held, left_size, add = a_held + b_held, 4 * planes * UNITS_DOWN, slice_product(planes, turned)
 
     @device_function
     def sum_one(number, given):

@@ -89,7 +89,7 @@ def test_a_plan_keeps_its_precision():
         ({"precision": "bfloat16x3", "target": "cuda"}, "needs dtype=float32, got float64"),
         (
             {"precision": "float16", "target": "cuda"},
-            "plan: precision: unknown name 'float16'; did you mean 'bfloat16'?",
+            "precision: unknown name 'float16'; did you mean 'bfloat16'?",
         ),
         ({"precision": 1, "target": "cuda"}, "plan: precision"),
     ],
