@@ -1,8 +1,9 @@
 """`make bench-gpu`: each row compared with a peer or with the machine's limit, stored with device and date.
 
 Times include the completion of the work: the stream is synchronized before and after. PyTorch, if installed, runs the
-same work in true float32 (TF32 off), captured as a CUDA graph. Compilation and warm-up are not counted. `--here` takes
-this checkout and what the interpreter has installed; `--json FILE` stores the table there.
+same work in true float32 (TF32 off), or beside bfloat16 with autocast to it, captured as a CUDA graph. Compilation and
+warm-up are not counted. `--here` takes this checkout and what the interpreter has installed; `--json FILE` stores the
+table there.
 """
 
 import datetime
@@ -49,18 +50,18 @@ def layers(widths):
     return nbprop.network((widths[0],), *(nbprop.dense(n, activation="tanh") for n in hidden), nbprop.dense(out))
 
 
-def our_step(widths, batch):
+def our_step(widths, batch, precision=None):
     """Seconds of one recorded Adam step."""
     # The step's own workspace, not the plan's: a fused plan needs no room for the layers' values.
     net, rng = layers(widths), np.random.default_rng(0)
-    plan = nbprop.plan(net, "mse", batch, np.float32, target="cuda")
+    plan = nbprop.plan(net, "mse", batch, np.float32, target="cuda", precision=precision)
     params = nbprop.cuda.to_device(nbprop.init(net, dtype=np.float32))
     x, target = (rng.standard_normal((batch, n)).astype(np.float32) for n in (widths[0], widths[-1]))
     step = nbprop.cuda.TrainingStep(plan, params, nbprop.cuda.to_device(x), nbprop.cuda.to_device(target))
     return seconds(step, lambda: nbprop.cuda.synchronize(step.stream))
 
 
-def torch_step(widths, batch):
+def torch_step(widths, batch, bfloat16=False):
     """The same in PyTorch, captured as a CUDA graph; None if PyTorch or its GPU is missing."""
     try:
         import torch
@@ -78,7 +79,10 @@ def torch_step(widths, batch):
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.mse_loss(model(x), target).backward()
+        # Without its cache, which would outlive the recording.
+        with torch.autocast("cuda", torch.bfloat16, enabled=bfloat16, cache_enabled=False):
+            loss = torch.nn.functional.mse_loss(model(x), target)
+        loss.backward()
         optimizer.step()
 
     side = torch.cuda.Stream()
@@ -201,6 +205,8 @@ WORKS = {
     "784-1024-1024-10, batch 4096": ((784, 1024, 1024, 10), 4096),
 }
 SMALL = {"3-4-2, batch 5": ((3, 4, 2), 5)}
+# precision -> what PyTorch runs beside it, of the first work: what comes nearest to its error.
+PRECISIONS = {"bfloat16": "PyTorch, autocast to bfloat16, CUDA graph", "bfloat16x3": "PyTorch, float32, CUDA graph"}
 
 
 def measure(simulated):
@@ -211,6 +217,11 @@ def measure(simulated):
         rows.append((f"{name}, Adam step", ours * 1e6, "us", theirs and theirs * 1e6, "PyTorch, CUDA graph"))
         samples = batch / ours / 1e6, theirs and batch / theirs / 1e6
         rows.append((f"{name}, samples trained", samples[0], "million/s", samples[1], "PyTorch, CUDA graph"))
+    name, (widths, batch) = next(iter((SMALL if simulated else WORKS).items()))
+    for precision, label in PRECISIONS.items():
+        ours, theirs = our_step(widths, batch, precision), torch_step(widths, batch, precision == "bfloat16")
+        samples = batch / ours / 1e6, theirs and batch / theirs / 1e6
+        rows.append((f"{name}, {precision}", samples[0], "million/s", samples[1], label))
     ours, copy = adam_bandwidth(20 if simulated else 10**8)
     rows.append(("Adam over 1e8 parameters", ours / 1e9, "GB/s", copy / 1e9, "device copy"))
     for name, layer in (("layernorm", nbprop.layernorm()), ("softmax", nbprop.activation("softmax"))):

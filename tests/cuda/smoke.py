@@ -150,7 +150,7 @@ def one_block_gradient():
     close("gradient", grads, wanted[1])
 
 
-def device_plan(net, samples, fused):
+def device_plan(net, samples, fused, precision=None):
     """A plan that is fused, or is not, and never one block's."""
     from nbprop.cuda import fused as module
     from nbprop.cuda import oneblock
@@ -160,7 +160,7 @@ def device_plan(net, samples, fused):
     before = module.FEWEST_SAMPLES, oneblock.MOST_ELEMENTS
     module.FEWEST_SAMPLES, oneblock.MOST_ELEMENTS = 1 if fused else 1 << 60, 0
     try:
-        plan = DevicePlan(net, loss_named("mse"), samples, np.dtype(np.float32), 1, "training")
+        plan = DevicePlan(net, loss_named("mse"), samples, np.dtype(np.float32), 1, "training", precision=precision)
         assert (plan.fused is not None) == fused
     finally:
         module.FEWEST_SAMPLES, oneblock.MOST_ELEMENTS = before
@@ -177,6 +177,29 @@ def fused_and_not():
         close(f"loss, fused: {fused}", [loss], wanted[0])
         close(f"gradient, fused: {fused}", grads, wanted[1])
         same("the second time", gradient("fused", plan)[1], grads)
+
+
+def with_tensor_cores(precision, tolerance):
+    """A step: a gradient with tensor cores, fused and not, each twice the same; and recorded steps."""
+
+    def step():
+        net, params, x, target = given("fused")
+        wanted = reference("fused")
+        for fused in (True, False):
+            plan = device_plan(net, len(x), fused, precision)
+            loss, grads = gradient("fused", plan)
+            close(f"loss, fused: {fused}", [loss], wanted[0], tolerance)
+            close(f"gradient, fused: {fused}", grads, wanted[1], tolerance)
+            same("the second time", gradient("fused", plan)[1], grads)
+        plan = device_plan(net, len(x), True, precision)
+        arrays = [nbprop.cuda.to_device(a) for a in (params, x, target)]
+        train, losses = nbprop.cuda.TrainingStep(plan, *arrays, lr=0.01), []
+        for _ in range(3 if _TINY else 300):
+            train()
+            losses.append(train.loss())
+        assert losses[-1] < losses[0], losses
+
+    return step
 
 
 def training_step():
@@ -274,6 +297,8 @@ STEPS = {
     "one kernel": one_kernel,
     "one-block gradient": one_block_gradient,
     "fused and not": fused_and_not,
+    "bfloat16": with_tensor_cores("bfloat16", 1e-2),
+    "bfloat16x3": with_tensor_cores("bfloat16x3", 1e-4),
     "training step": training_step,
     "fit with early stop": fit_with_early_stop,
     "torch and CuPy arrays": other_arrays,

@@ -15,7 +15,7 @@ def test_the_table_can_be_measured(monkeypatch):
     import gpu
 
     rows = gpu.measure(simulated=True)
-    units = ["us", "million/s", "GB/s", "GB/s", "GB/s", "million/s", "us"]
+    units = ["us", *["million/s"] * 3, "GB/s", "GB/s", "GB/s", "million/s", "us"]
     assert [unit for _, _, unit, _, _ in rows] == units
     assert all(figure > 0 for _, figure, *_ in rows)
     sys.modules.pop("gpu")
