@@ -248,7 +248,10 @@ _MODULES = {
 
 
 # CPU module: the module with its kernels for plans with a precision.
-_WITH_PRECISION = {"nbprop.layers.dense.kernels": "nbprop.cuda.layers.tensor_dense"}
+_WITH_PRECISION = {
+    "nbprop.layers.conv.kernels": "nbprop.cuda.layers.tensor_conv",
+    "nbprop.layers.dense.kernels": "nbprop.cuda.layers.tensor_dense",
+}
 
 
 @functools.cache

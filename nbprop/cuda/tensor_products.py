@@ -75,7 +75,7 @@ class TensorTile(NamedTuple):
 
 
 TILE = TensorTile(2, 1, 1, 1, 1) if SIMULATED else TensorTile(4, 2, 2, 2, 2)
-ROWS, COLUMNS, REGISTERS = TILE.rows, TILE.columns, TILE.registers
+ROWS, COLUMNS, REGISTERS, THREADS_OF_TILE = TILE.rows, TILE.columns, TILE.registers, TILE.threads
 WARPS_DOWN, UNITS_DOWN, UNITS_ACROSS = TILE.down, TILE.units_down, TILE.units_across
 clear_all = clear(REGISTERS)
 
@@ -96,7 +96,7 @@ def pieces(m, n, k, products=1):
     return max(1, min((_BLOCKS + count - 1) // count, k // _LEAST))
 
 
-def _filler(lead, wide, words, planes, plane):
+def filler(lead, wide, words, planes, plane):
     """Device functions: a thread's words of a slice of `words` words, `wide` to a row, from memory and to the slice.
 
     get(held, at, x, first, row_stride, rows, columns): held OUT: pairs of floats from `at` on; the slice begins at
@@ -216,8 +216,8 @@ def multiplier(planes, turned, *, column_sums):
     a_wide = (TILE.rows if turned else TILE.depth) // 2
     a_rows, depth = (TILE.depth if turned else TILE.rows), TILE.depth
     a_size, b_size = planes * TILE.a_words(turned), planes * TILE.b_words
-    get_a, put_a, a_held = _filler(TILE.a_lead(turned), a_wide, a_rows * a_wide, planes, TILE.a_words(turned))
-    get_b, put_b, b_held = _filler(TILE.b_lead, COLUMNS // 2, depth * COLUMNS // 2, planes, TILE.b_words)
+    get_a, put_a, a_held = filler(TILE.a_lead(turned), a_wide, a_rows * a_wide, planes, TILE.a_words(turned))
+    get_b, put_b, b_held = filler(TILE.b_lead, COLUMNS // 2, depth * COLUMNS // 2, planes, TILE.b_words)
     all_held, left_size, add = a_held + b_held, 4 * planes * UNITS_DOWN, slice_product(planes, turned)
 
     @device_function
@@ -307,13 +307,30 @@ def with_bias(planes):
     return times
 
 
+@device_function
+def store_sums(partials, sums, reals, first, n, j):
+    """The sums of B's columns (see `multiplier`) of all threads, in order, to partials[first + j] and on, up to n.
+
+    reals: shared memory, two numbers a thread. Begins behind a barrier, and ends with one.
+    """
+    me = cuda.threadIdx.x
+    reals[2 * me], reals[2 * me + 1] = sums[0], sums[1]
+    cuda.syncthreads()
+    if me < COLUMNS and j + me < n:
+        total = like(sums[0], 0.0)
+        for other in range(me // 2, THREADS_OF_TILE, COLUMNS // 2):
+            total += reals[2 * other + me % 2]
+        partials[first + j + me] = total
+    cuda.syncthreads()
+
+
 def in_pieces(planes):
     """A device function: a block's tile of one piece of C = a^T b, and of the sums of b's columns, which are float32's.
 
     gradient(partials, a, b, m, n, k): a IN (k, m), b IN (k, n); partials OUT (pieces, m, n), and after these
     (pieces, n): the sums of b's columns.
     """
-    multiply, threads, half = multiplier(planes, True, column_sums=True), TILE.threads, COLUMNS // 2
+    multiply = multiplier(planes, True, column_sums=True)
 
     @device_function
     def store_one(number, given):
@@ -323,19 +340,6 @@ def in_pieces(planes):
             partials[(piece * m + i + row) * n + j + col] = acc[number]
 
     store = unrolled(REGISTERS, store_one)
-
-    @device_function
-    def store_sums(partials, sums, reals, first, n, j):
-        """Those of the threads, in order. Begins behind a barrier, and ends with one."""
-        me = cuda.threadIdx.x
-        reals[2 * me], reals[2 * me + 1] = sums[0], sums[1]
-        cuda.syncthreads()
-        if me < COLUMNS and j + me < n:
-            total = like(sums[0], 0.0)
-            for other in range(me // 2, threads, half):
-                total += reals[2 * other + me % 2]
-            partials[first + j + me] = total
-        cuda.syncthreads()
 
     @device_function
     def gradient(partials, a, b, m, n, k):

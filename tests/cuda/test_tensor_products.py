@@ -61,6 +61,39 @@ def test_products_of_a_dense_layer_agree_with_their_model(precision):
         same_bits("again", grads.to_host(), first)
 
 
+CONVOLUTIONS = {
+    "bfloat16": (nbprop.conv2d(18, 3, stride=2, padding="same"), (2, 5, 4, 3)),
+    "bfloat16x3": (nbprop.conv2d(4, (2, 3), groups=2, dilation=2), (2, 5, 7, 4)),
+}
+
+
+@pytest.mark.parametrize("precision", list(PLANES))
+def test_convolutions_are_those_of_rounded_factors(precision):
+    """In float64, of factors that are rounded first: exactly those in bfloat16, but for the sums."""
+    layer, (samples, *shape) = CONVOLUTIONS[precision]
+    net, rng = nbprop.network(tuple(shape), layer), np.random.default_rng(8)
+    plan, host = plan_of(net, samples, precision), nbprop.plan(net, batch=samples)
+    sizes = net.n_params, (samples, *shape), (samples, *net.output_shape)
+    arrays = params, x, dy = [rng.standard_normal(size).astype(np.float32) for size in sizes]
+    there = [nbprop.cuda.to_device(a) for a in arrays]
+    y, dx, grads = (nbprop.cuda.empty(a.shape) for a in (dy, x, params))
+    work = nbprop.cuda.to_device(np.full(plan.work_size, np.nan, np.float32))
+    nbprop.forward(plan, *there[:2], y, work)
+    nbprop.vjp(plan, *there, grads, dx, work)
+    assert "products in " + precision + ": 0.conv2d" in nbprop.summary(plan)
+
+    rounded = params, x, dy = [sum(split(a, PLANES[precision])) for a in arrays]
+    bias = nbprop.views(net, params)["0.conv2d.bias"]
+    bias[:] = nbprop.views(net, arrays[0])["0.conv2d.bias"]
+    wanted_y, wanted_dx, wanted = np.empty(dy.shape), np.empty(x.shape), np.empty(net.n_params)
+    nbprop.forward(host, *rounded[:2], wanted_y, nbprop.workspace(host))
+    nbprop.vjp(host, *rounded, wanted, wanted_dx, nbprop.workspace(host))
+    nbprop.views(net, wanted)["0.conv2d.bias"][:] = arrays[2].astype(np.float64).sum((0, 1, 2))
+    limit = {"bfloat16": 1e-6, "bfloat16x3": 3e-5}[precision]
+    for name, found, right in (("y", y, wanted_y), ("dx", dx, wanted_dx), ("grads", grads, wanted)):
+        close(name, found.to_host(), right, limit)
+
+
 MIXED = nbprop.network((2, 3), nbprop.dense(4), nbprop.layernorm(), nbprop.flatten(), nbprop.dense(2, "gelu"))
 
 
