@@ -18,6 +18,7 @@ Every launch passes two addresses, that of the frame and that of the row in the 
 reads its operands from there with the same intrinsic as the CPU.
 """
 
+import copy
 import functools
 import importlib
 import inspect
@@ -92,6 +93,12 @@ class DeviceKernel:
 
     def __repr__(self):
         return f"<nbprop device kernel {self.name}>"
+
+    def with_precision(self, precision):
+        """This kernel, for plans with a precision, too."""
+        other = copy.copy(self)
+        other.precision = precision
+        return other
 
     @property
     def bounds(self):
@@ -249,6 +256,7 @@ _MODULES = {
 
 # CPU module: the module with its kernels for plans with a precision.
 _WITH_PRECISION = {
+    "nbprop.layers.attention.kernels": "nbprop.cuda.layers.tensor_attention",
     "nbprop.layers.conv.kernels": "nbprop.cuda.layers.tensor_conv",
     "nbprop.layers.dense.kernels": "nbprop.cuda.layers.tensor_dense",
 }

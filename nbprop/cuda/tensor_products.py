@@ -96,13 +96,12 @@ def pieces(m, n, k, products=1):
     return max(1, min((_BLOCKS + count - 1) // count, k // _LEAST))
 
 
-def filler(lead, wide, words, planes, plane):
+def filler(lead, wide, words, planes, plane, threads=THREADS_OF_TILE):
     """Device functions: a thread's words of a slice of `words` words, `wide` to a row, from memory and to the slice.
 
     get(held, at, x, first, row_stride, rows, columns): held OUT: pairs of floats from `at` on; the slice begins at
     x[first], and has `rows` rows of `columns` numbers, zeros beyond. put_all(held, at, space, place): round and store.
     """
-    threads = TILE.threads
     each = words // threads
     assert each * threads == words
 

@@ -66,6 +66,19 @@ def _sync_warp():
 sync_warp = _simulated_sync_warp if SIMULATED else device_function(_sync_warp)
 
 
+def _simulated_xor_lane(value, bit):
+    lane, given = exchange(value, list)
+    return given[lane ^ int(bit)]
+
+
+def _xor_lane(value, bit):
+    """The value of the lane whose number differs in `bit`."""
+    return cuda.shfl_xor_sync(0xFFFFFFFF, value, bit)
+
+
+xor_lane = _simulated_xor_lane if SIMULATED else device_function(_xor_lane)
+
+
 @intrinsic
 def _thread(typingctx):
     def codegen(context, builder, signature, arguments):

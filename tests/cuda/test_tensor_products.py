@@ -94,6 +94,32 @@ def test_convolutions_are_those_of_rounded_factors(precision):
         close(name, found.to_host(), right, limit)
 
 
+# (positions, features, heads, causal): in the simulator blocks of 32 rows and 16 columns, 16 features at a time.
+ATTENTION = {"bfloat16": (17, 8, 1, True), "bfloat16x3": (33, 18, 1, True)}
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("bfloat16x3", marks=pytest.mark.more)])
+def test_attention_agrees_with_float64(precision):
+    """Two samples, the second one shorter; with features of a head in two parts, and not."""
+    positions, width, heads, causal = ATTENTION[precision]
+    net, rng = nbprop.network((positions, width), nbprop.attention(heads, causal=causal)), np.random.default_rng(9)
+    plan, host = plan_of(net, 2, precision), nbprop.plan(net, batch=2)
+    params = (0.3 * rng.standard_normal(net.n_params)).astype(np.float32)
+    x, dy = (rng.standard_normal((2, positions, width)).astype(np.float32) for _ in range(2))
+    lengths = np.array([positions, positions // 2])
+    there = [nbprop.cuda.to_device(a) for a in (params, x, dy)]
+    y, dx, grads = (nbprop.cuda.empty(a.shape) for a in (dy, x, params))
+    work = nbprop.cuda.to_device(np.full(plan.work_size, np.nan, np.float32))
+    nbprop.forward(plan, *there[:2], y, work, lengths=nbprop.cuda.to_device(lengths))
+    nbprop.vjp(plan, *there, grads, dx, work, lengths=nbprop.cuda.to_device(lengths))
+    exact = [a.astype(np.float64) for a in (params, x, dy)]
+    wanted_y, wanted_dx, wanted = np.empty(dy.shape), np.empty(x.shape), np.empty(net.n_params)
+    nbprop.forward(host, *exact[:2], wanted_y, nbprop.workspace(host), lengths=lengths)
+    nbprop.vjp(host, *exact, wanted, wanted_dx, nbprop.workspace(host), lengths=lengths)
+    for name, found, right in (("y", y, wanted_y), ("dx", dx, wanted_dx), ("grads", grads, wanted)):
+        close(name, found.to_host(), right, LIMITS[precision])
+
+
 MIXED = nbprop.network((2, 3), nbprop.dense(4), nbprop.layernorm(), nbprop.flatten(), nbprop.dense(2, "gelu"))
 
 

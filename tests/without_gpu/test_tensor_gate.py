@@ -133,3 +133,19 @@ def test_products_compile_to_tensor_cores(ptxas, layer, precision):
         for found in compiled(ptxas, kernel).values():
             assert found["HMMA"] == multiplies * 16 * {1: 1, 2: 3}[planes], kernel
             assert found["LDSM"] == multiplies * 8 * planes, kernel
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("precision", ["bfloat16", "bfloat16x3"])
+def test_attention_compiles_to_tensor_cores(ptxas, precision):
+    """A block of 64 rows and 32 columns of scores, 64 features: 16 products a warp for each of its matrix products."""
+    from nbprop.cuda.kernels import PLANES
+    from nbprop.cuda.layers import tensor_attention
+
+    products = {"tensor_forward": 2, "deltas": 0, "tensor_keys_and_values": 4, "tensor_queries": 3}
+    kernels = [kernel for kernel in tensor_attention.CUDA_KERNELS if kernel.precision == precision]
+    assert len(kernels) == 4
+    for kernel in kernels:
+        wanted = 16 * products[kernel.name.rsplit(".", 1)[-1]] * {1: 1, 2: 3}[PLANES[precision]]
+        for found in compiled(ptxas, kernel, spilled=64).values():
+            assert found["HMMA"] == wanted, kernel
