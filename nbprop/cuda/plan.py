@@ -263,8 +263,8 @@ class DevicePlan(Plan):
         return memory.to_device(state)
 
     def __reduce__(self):
-        given = self.net, self.loss, self.batch, self.dtype, self.threads, self.mode, self.watch, self.precision
-        return DevicePlan, given
+        given = self.net, self.loss, self.batch, self.dtype, self.threads, self.mode, self.watch
+        return DevicePlan, (*given, self.penalty, self.precision)
 
     def __repr__(self):
         precision = "" if self.precision is None else f', precision="{self.precision}"'
