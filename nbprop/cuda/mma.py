@@ -27,8 +27,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
+from nbprop.compiler.jit import intrinsic
 from nbprop.cuda.toolkit import SIMULATED
 from nbprop.cuda.warps import exchange
 
@@ -126,7 +126,7 @@ def _loader(turned):
             operands = [_shared(context, builder, source_type, *arguments[2:])]
             # Volatile, and a clobber: it reads what has been stored before, and must stay behind barriers.
             found = _emit(builder, text, [_WORD] * 4, operands, "=r,=r,=r,=r,r,~{memory}", True)
-            places = _registers(context, builder, to_type, *arguments[:2], 4)
+            places = _registers(context, builder, to_type, arguments[0], arguments[1], 4)
             for place, word in zip(places, found, strict=True):
                 builder.store(word, place)
             return context.get_dummy_value()
@@ -144,9 +144,9 @@ def _mma(typingctx, acc, at, a, a_at, b, b_at):
 
     def codegen(context, builder, signature, arguments):
         acc_type, _, a_type, _, b_type, _ = signature.args
-        sums = _registers(context, builder, acc_type, *arguments[:2], 4)
-        words = _registers(context, builder, a_type, *arguments[2:4], 4)
-        words += _registers(context, builder, b_type, *arguments[4:], 2)
+        acc, at, a, a_at, b, b_at = arguments
+        sums = _registers(context, builder, acc_type, acc, at, 4)
+        words = _registers(context, builder, a_type, a, a_at, 4) + _registers(context, builder, b_type, b, b_at, 2)
         operands = [builder.load(place) for place in words + sums]
         for place, value in zip(sums, _emit(builder, text, [_REAL] * 4, operands, constraints), strict=True):
             builder.store(value, place)
@@ -252,11 +252,11 @@ def unrolled(count, body):
     """
     if SIMULATED:
 
-        def run(given):
+        def repeat(given):
             for number in range(count):
                 body(number, given)
 
-        return run
+        return repeat
 
     @intrinsic
     def run(typingctx, given):

@@ -65,7 +65,8 @@ class Shape(NamedTuple):
 
     def sums(self, layer):
         """Registers for a warp's tiles of a layer's weight gradient."""
-        rows, columns = tile.tiles_of_warp(*self.layers[layer][:2], self.warps)
+        down, across, _ = self.layers[layer]
+        rows, columns = tile.tiles_of_warp(down, across, self.warps)
         return 8 * rows * columns
 
     @property
@@ -174,10 +175,10 @@ def _chosen(functions):
     if not rest:
 
         @device_function
-        def run(number, layer, given):
+        def only(number, layer, given):
             first(layer, given)
 
-        return run
+        return only
 
     rest = _chosen(rest)
 

@@ -7,11 +7,12 @@ All lanes of a warp have to take part, as on a device.
 
 import functools
 import threading
+from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
+from nbprop.compiler.jit import intrinsic
 from nbprop.cuda.toolkit import SIMULATED, cuda, device_function
 
 LANES = 32
@@ -23,8 +24,8 @@ class _Warp:
     def __init__(self, lanes):
         self.barrier = threading.Barrier(lanes)
         # Two of them: a lane that is ahead may give for the next exchange while others still read this one.
-        self.given = [[None] * lanes for _ in range(2)]
-        self.made = [{}, {}]
+        self.given: list[list[Any]] = [[None] * lanes for _ in range(2)]
+        self.made: list[dict[str, Any]] = [{}, {}]
 
 
 def _warp_of(thread):
@@ -46,7 +47,7 @@ def _simulated_sync_warp():
 
 def exchange(value, make):
     """(number of this lane, make([what each lane gave])), made once for the whole warp; for the simulator alone."""
-    thread = threading.current_thread()
+    thread: Any = threading.current_thread()
     warp, turn = _warp_of(thread), getattr(thread, "exchanges", 0) % 2
     lane, thread.exchanges = thread.thread_id % LANES, turn + 1
     warp.given[turn][lane] = value
