@@ -67,7 +67,7 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize("precision", list(PLANES))
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("bfloat16x3", marks=pytest.mark.more)])
 def test_convolutions_are_those_of_rounded_factors(precision):
     """In float64, of factors that are rounded first: exactly those in bfloat16, but for the sums."""
     layer, (samples, *shape) = CONVOLUTIONS[precision]
