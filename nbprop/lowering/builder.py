@@ -182,11 +182,14 @@ class Builder:
         """The op that `emit` appends."""
         written = (*writes, *inplace)
         operands = (*written, *reads)
-        given = kernel.contract.checked((sizes,) if hasattr(sizes, "_fields") else sizes)
+        contract = kernel.contract
+        if type(sizes) is contract.whole:
+            given = (sizes,)
+        else:
+            given = tuple(sizes) if tuple(map(type, sizes)) == contract.types else contract.checked(sizes)
         if len(operands) != len(kernel.arrays) or given is None:
             raise TypeError(
-                f"{self.label}: kernel {kernel.name} takes {kernel.contract}, got {len(operands)} operands and sizes "
-                f"{sizes}"
+                f"{self.label}: kernel {kernel.name} takes {contract}, got {len(operands)} operands and sizes {sizes}"
             )
         if self.absent:
             operands = self._without_absent(kernel, operands)

@@ -30,6 +30,7 @@ class Contract:
     scalars : the names of its other parameters, in order
     sizes : those of `scalars` that come from the op's row
     tuples : the class of each of `sizes` that is a NamedTuple, by name
+    types : the class of each of `sizes`, or int; whole : the class if there is but one, a NamedTuple
     words : the names of the words of a row that hold the sizes
     """
 
@@ -48,6 +49,8 @@ class Contract:
             annotation = self._annotation(function, parameters[name])
             if isinstance(annotation, type) and issubclass(annotation, tuple) and hasattr(annotation, "_fields"):
                 self.tuples[name] = annotation
+        self.types = tuple(self.tuples.get(name, int) for name in self.sizes)
+        self.whole = self.types[0] if len(self.types) == 1 and self.tuples else None
         self.words = [word for name in self.sizes for word in self.words_of(name)]
         taken = [word for word in self.words if word in frame_words or word in RESERVED or self.words.count(word) > 1]
         if taken:
@@ -70,33 +73,24 @@ class Contract:
         return self.tuples[name]._fields if name in self.tuples else (name,)
 
     def checked(self, sizes):
-        """The sizes of an op, if they are what the kernel takes, with integers as int; else None."""
-        if len(sizes) != len(self.sizes):
+        """The sizes of an op as a kernel takes them, integers as int; None if they are others.
+
+        One NamedTuple stands for itself. Lowering calls this only where `types` differ, since it is slow.
+        """
+        if hasattr(sizes, "_fields"):
+            sizes = (sizes,)
+        if len(sizes) != len(self.types):
             return None
         found = []
-        for name, size in zip(self.sizes, sizes, strict=True):
-            wanted = self.tuples.get(name)
-            if isinstance(size, tuple):
-                if type(size) is not wanted:
-                    return None
-            elif wanted is not None:
-                return None
+        for wanted, size in zip(self.types, sizes, strict=True):
+            if wanted is int and not isinstance(size, tuple):
+                found.append(int(size))
+            elif type(size) is wanted:
+                found.append(size)
             else:
-                size = int(size)
-            found.append(size)
+                return None
         return tuple(found)
 
     def __str__(self):
         sizes = [f"{name}: {self.tuples[name].__name__}" if name in self.tuples else name for name in self.sizes]
         return f"arrays ({', '.join(self.arrays)}) and sizes ({', '.join(sizes)})"
-
-
-def row_words(sizes):
-    """Sizes as they stand in a row."""
-    words: list[int] = []
-    for size in sizes:
-        if isinstance(size, tuple):
-            words.extend(map(int, size))
-        else:
-            words.append(size)
-    return words

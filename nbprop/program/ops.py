@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 from nbprop.program import frame
-from nbprop.program.contract import row_words
 from nbprop.program.kernel import Kernel
 
 
@@ -54,9 +53,12 @@ class Op:
     @property
     def words(self):
         """The sizes as they stand in the row."""
-        return row_words(self.sizes)
+        found: list[int] = []
+        for size in self.sizes:
+            found += (size,) if type(size) is int else size
+        return found
 
     @property
     def numbers(self):
         """The same by name."""
-        return dict(zip(self.kernel.words, self.words, strict=True))
+        return dict(zip(self.kernel.words, map(int, self.words), strict=True))

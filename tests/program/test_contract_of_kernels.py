@@ -11,8 +11,9 @@ import pytest
 import nbprop
 from nbprop.compiler.registry import known_natives
 from nbprop.lowering.builder import Builder
-from nbprop.program.contract import Contract, row_words
+from nbprop.program.contract import Contract
 from nbprop.program.kernel import FRAME_WORDS, Kernel, kernel
+from nbprop.program.ops import Op
 from nbprop.program.sizes import Rows
 
 
@@ -35,7 +36,9 @@ def test_a_named_tuple_is_one_parameter_and_a_word_for_each_field():
     assert found.sizes == ["box", "code", "y_accumulate"]
     assert found.words == ["height", "width", "code", "y_accumulate"]
     assert found.checked((Box(width=3, height=2), np.int64(5), True)) == (Box(2, 3), 5, 1)
-    assert row_words((Box(width=3, height=np.int64(2)), 5)) == [2, 3, 5]
+    op = Op(Kernel(boxed, name="boxed"), (), (Box(width=3, height=np.int64(2)), 5, 0), (), "")
+    assert op.words == [2, 3, 5, 0]
+    assert op.numbers == {"height": 2, "width": 3, "code": 5, "y_accumulate": 0}
 
 
 @pytest.mark.parametrize(
