@@ -14,6 +14,9 @@ for the CPU's kernels), NamedTuples several of its sizes; a kernel takes those t
 the device: `partials`, scratch between the launches of one op, and `result`, of one element. Several launches that
 stand for one op run in the order of the list.
 
+Kernels of the device alone (fused steps, checks of data, optimizers) keep plain numbers: their rows are written from
+names, and nothing passes a number by its position.
+
 Every launch passes two addresses, that of the frame and that of the row in the device's copy of the table; the kernel
 reads its operands from there with the same intrinsic as the CPU.
 """
