@@ -3,8 +3,8 @@
     python examples/cluster/mpi_digits.py                     starts two processes itself
     mpiexec -n 4 python examples/cluster/mpi_digits.py        as a cluster does (srun in SLURM)
 
-Each process computes the gradients of its pieces of every batch; the pieces are summed in one tree, whose order does not
-depend on the processes. The training can be killed and resumed on another number of them.
+Each process computes the gradients of its pieces of every batch; the pieces are summed in one tree, whose order does
+not depend on the processes. The training can be killed and resumed on another number of them.
 """
 
 import argparse
