@@ -244,7 +244,7 @@ def fit(
     accumulate = check_integer("fit: accumulate", accumulate, 1, words.MOST_RATES // 2)
     check_progress("fit", progress)
     values = hyperparameters("fit", optimizer, lr, weight_decay, others)
-    average_start = min(check_integer("fit: average_start", average_start, 0, math.inf), epochs)
+    average_start = min(check_integer("fit: average_start", average_start, 0), epochs)
     averages = check_average(average, average_start, optimizer)
     if resume and checkpoint is None:
         raise ValueError("fit: resume=True needs checkpoint=, the path of the file to resume from")

@@ -8,7 +8,7 @@ import pytest
 
 import nbprop
 from nbprop import layers, losses
-from nbprop.networks.layer import REGISTRY
+from nbprop.networks.layer import REGISTRY, Layer
 
 DENSE = nbprop.dense(2)
 # Every constructor of a layer or a loss that takes arguments, with arguments that are right.
@@ -21,16 +21,27 @@ RIGHT = {
     "concat": {"branches": (DENSE, [DENSE])},
     "conv1d": {
         **{"filters": 4, "kernel": 3, "stride": 1, "padding": 1, "dilation": 1, "groups": 2},
-        **{"activation": "relu", "bias": True, "init": "normal"},
+        **{"activation": "relu", "bias": True, "init": "normal", "padding_mode": "reflect"},
     },
     "conv2d": {
         **{"filters": 4, "kernel": 3, "stride": 1, "padding": 1, "dilation": 1, "groups": 2},
-        **{"activation": "relu", "bias": True, "init": "normal"},
+        **{"activation": "relu", "bias": True, "init": "normal", "padding_mode": "reflect"},
+    },
+    **{
+        name: {
+            **{"filters": 4, "kernel": 3, "stride": 2, "padding": 1, "output_padding": 1, "dilation": 1, "groups": 2},
+            **{"activation": "relu", "bias": True, "init": "normal"},
+        }
+        for name in ("conv_transpose1d", "conv_transpose2d")
     },
     "ascending": {"size": 2},
+    "bidirectional": {"layer": nbprop.rnn(2)},
     "dense": {"units": 3, "activation": "relu", "bias": True, "init": "zeros", "share": "0.dense"},
     "dropout": {"rate": 0.5, "seed": 3},
     "embedding": {"vocabulary": 3, "units": 2, "init": "normal"},
+    "fourier_features": {"units": 2, "scale": 1.0, "trainable": True},
+    "glu": {"activation": "silu"},
+    "groupnorm": {"groups": 2, "epsilon": 0.1, "affine": True},
     "gru": {"units": 3, "output": "last", "carry": True},
     "huber": {"delta": 1.0, "missing": "ignore"},
     **{
@@ -49,6 +60,7 @@ RIGHT = {
     "max_pool2d": {"kernel": 2, "stride": 1, "padding": 1},
     "positions": {"init": "normal"},
     "rescale": {"trainable": True},
+    "prelu": {"slope": 0.5},
     "reshape": {"shape": (2, 3)},
     "residual": {"layers": (DENSE,)},
     "rmsnorm": {"epsilon": 0.1, "scale": True},
@@ -75,7 +87,9 @@ def kind_of(value):
         return INTEGER
     if isinstance(value, float):
         return NUMBER
-    return NAME if isinstance(value, str) else LAYERS if DENSE in value else INTEGER
+    if isinstance(value, str):
+        return NAME
+    return LAYERS if isinstance(value, Layer) or DENSE in value else INTEGER
 
 
 def call(name, arguments):
