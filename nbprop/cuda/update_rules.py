@@ -39,36 +39,50 @@ def _cuda_update(cuda, optimizer):
     take = device_function(_TAKE[len(optimizer.constants(np.float64(0), 0.0, padded)[1])])
 
     @device_function
+    def fetch(to, state, place, aligned):
+        """Four elements of state; behind the first slot they are aligned only if n allows it."""
+        if aligned:
+            load4(to, 0, state, place)
+        else:
+            for k in range(4):
+                to[k] = state[np.uint64(place + k)]
+
+    @device_function
+    def put(state, place, given, aligned):
+        if aligned:
+            store4(state, place, given, 0)
+        else:
+            for k in range(4):
+                state[np.uint64(place + k)] = given[k]
+
+    @device_function
     def in_fours(p, g, state, n, whole, decay, constants):
-        """The first `whole` parameters, four at a time; every parameter's state t is aligned only if n allows it."""
+        """The first `whole` parameters, four at a time."""
         new, given = cuda.local.array(4, p.dtype), cuda.local.array(4, p.dtype)
-        one, two = cuda.local.array(4, p.dtype), cuda.local.array(4, p.dtype)
+        s, t, u = cuda.local.array(4, p.dtype), cuda.local.array(4, p.dtype), cuda.local.array(4, p.dtype)
         aligned = n % 4 == 0
         for i in range(4 * cuda.grid(1), whole, 4 * cuda.gridsize(1)):
             load4(new, 0, p, i)
             load4(given, 0, g, i)
-            if slots > 0:
-                load4(one, 0, state, i)
-            if slots > 1:
-                if aligned:
-                    load4(two, 0, state, n + i)
-                else:
-                    for k in range(4):
-                        two[k] = state[np.uint64(n + i + k)]
             for k in range(4):
-                s, t = one[k] if slots > 0 else decay, two[k] if slots > 1 else decay
-                new[k], one[k], two[k] = rule(new[k], given[k], s, t, decay, constants)
+                s[k], t[k], u[k] = decay, decay, decay
+            if slots > 0:
+                load4(s, 0, state, i)
+            if slots > 1:
+                fetch(t, state, n + i, aligned)
+            if slots > 2:
+                fetch(u, state, 2 * n + i, aligned)
+            for k in range(4):
+                new[k], s[k], t[k], u[k] = rule(new[k], given[k], s[k], t[k], u[k], decay, constants)
             store4(p, i, new, 0)
             if slots > 0:
-                store4(state, i, one, 0)
+                store4(state, i, s, 0)
             if slots > 1:
-                if aligned:
-                    store4(state, n + i, two, 0)
-                else:
-                    for k in range(4):
-                        state[np.uint64(n + i + k)] = two[k]
+                put(state, n + i, t, aligned)
+            if slots > 2:
+                put(state, 2 * n + i, u, aligned)
 
-    @on_device(optimizer.kernel, blocks=lambda n: grid_size(n))
+    @on_device(optimizer.kernel, blocks=lambda n: grid_size(n), resident=2)
     def update(p, g, state, c, slices, n, count, stride, decay_mask, trainable, first_step, step):
         """One step of the rule; see nbprop/optimizers/update_rules.py for the equations.
 

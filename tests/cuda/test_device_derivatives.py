@@ -80,7 +80,7 @@ def case_of(case, name):
 def takes_part(case, name):
     """Whether a function is for a case's network and loss, on the CPU."""
     plan, signature = nbprop.plan(*case_of(case, name), 2), SIGNATURES[name]
-    if plan.n_params == 0:
+    if plan.n_params == 0 or (name == "fisher_product" and plan.loss.fisher is None):
         return False
     return plan.min_samples == 0 if signature.one_by_one else plan.without_tangents is None
 
