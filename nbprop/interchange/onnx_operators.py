@@ -10,6 +10,7 @@ from nbprop.interchange.orders import images_first
 from nbprop.layers.embedding import Embedding
 from nbprop.layers.layernorm import LayerNorm, RMSNorm
 from nbprop.layers.local_response_norm import LocalResponseNorm
+from nbprop.layers.prelu import PReLU
 from nbprop.numerics.activations import SELU_ALPHA, SELU_SCALE
 
 # -- products ----------------------------------------------------------------------------------------------------------
@@ -263,6 +264,11 @@ def clip(reader, node, attributes):
     return reader.step(node).activation(value, name)
 
 
+def prelu(reader, node, attributes):
+    value, step = reader.value(node.input[0], node), reader.step(node)
+    return step.layer(value, PReLU(), [step.vector(value, reader.weight(node.input[1], node))], perm=value.perm)
+
+
 def binary(reader, node, attributes):
     if len(node.input) != 2:
         raise reader.fail(node, f"has {len(node.input)} operands")
@@ -383,6 +389,7 @@ READERS = {
         ("Softsign", _activation("softsign")),
         ("MatMul", matmul),
         ("Neg", negative),
+        ("PRelu", prelu),
         ("Pad", pad),
         ("Pow", power),
         ("Reciprocal", reciprocal),
