@@ -144,7 +144,7 @@ def test_keyboard(site, page):
     page.key("Tab", 9)
     assert "Skip to main content" in page.js("document.activeElement.innerText")
     page.js("document.querySelector('.theme-change-button[data-mode=dark]').click()")
-    assert page.js("document.documentElement.dataset.theme") == "dark"
+    page.wait("document.documentElement.dataset.theme === 'dark' && localStorage.getItem('mode') === 'dark'")
     page.open((site / "tasks.html").as_uri())
-    assert page.js("document.documentElement.dataset.theme") == "dark"
+    page.wait("document.documentElement.dataset.theme === 'dark'")
     page.js("document.querySelector('.theme-change-button[data-mode=auto]').click()")
