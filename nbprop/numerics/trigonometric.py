@@ -11,7 +11,7 @@ pi / 2.
 
 import math
 
-from numpy import float32, float64, uint64
+from numpy import float32, float64, uint32, uint64
 
 from nbprop.compiler.jit import njit
 from nbprop.numerics.scalars import bits, by_precision, from_bits, like, scalar_function
@@ -29,6 +29,19 @@ _C1, _C2, _C3 = 4.16666666666666019037e-02, -1.38888888888741095749e-03, 2.48015
 _C4, _C5, _C6 = -2.75573143513906633035e-07, 2.08757232129817482790e-09, -1.13596475577881948265e-11
 
 _NO, _ONE, _TWO, _TO_SIGN = uint64(0), uint64(1), uint64(2), uint64(62)
+
+# The same for float32 alone: pi / 2 in parts of 11 bits, 11 bits and the rest; k is below 2**13.
+DEVICE_LIMIT = float32(8192.0)
+_ROUND_F32, _TWO_OVER_PI_F32, _NAN_F32 = float32(1.5 * 2.0**23), float32(0.6366197723675814), float32(math.nan)
+_FIRST_F32, _SECOND_F32, _THIRD_F32 = float32(1.5703125), float32(4.837512969970703e-04), float32(7.549789948768648e-08)
+_S1_F32, _S2_F32, _S3_F32 = float32(-1.6666654611e-01), float32(8.3321608736e-03), float32(-1.9515295891e-04)
+_C1_F32, _C2_F32, _C3_F32 = (
+    float32(4.166664568298827e-02),
+    float32(-1.388731625493765e-03),
+    float32(2.443315711809948e-05),
+)
+_WHOLE_F32, _HALF_F32 = float32(1.0), float32(0.5)
+_NO_32, _ONE_32, _TWO_32, _TO_SIGN_32 = uint32(0), uint32(1), uint32(2), uint32(30)
 
 
 @scalar_function
@@ -78,17 +91,57 @@ def cos(x):
     """The cosine, for |x| <= LIMIT; a finite number for any other finite x."""
 
 
+# -- on the device ---------------------------------------------------------------------------------------------
+#
+# A graphics processor computes in float64 at a sixty-fourth of float32's speed, and the C library's reduction of large
+# arguments needs local memory in every kernel. So float32 stays float32, up to DEVICE_LIMIT.
+
+
 @scalar_function
+def _quarter_turns_f32(x, turns):
+    """sin(x + turns pi / 2) in float32, for |x| <= DEVICE_LIMIT: as `_quarter_turns`, with the constants of Cephes."""
+    shifted = x * _TWO_OVER_PI_F32 + _ROUND_F32
+    k = shifted - _ROUND_F32
+    r = ((x - k * _FIRST_F32) - k * _SECOND_F32) - k * _THIRD_F32
+    z = r * r
+    sine = r + r * z * ((_S3_F32 * z + _S2_F32) * z + _S1_F32)
+    cosine = (_WHOLE_F32 - _HALF_F32 * z) + z * z * ((_C3_F32 * z + _C2_F32) * z + _C1_F32)
+    quarter = uint32(bits(shifted) + turns)  # Numba widens sums of uint32
+    value = cosine if (quarter & _ONE_32) != _NO_32 else sine
+    return from_bits(uint32(bits(value) ^ ((quarter & _TWO_32) << _TO_SIGN_32)))
+
+
+@scalar_function
+def _device_sin_f32(x):
+    return _quarter_turns_f32(x, _NO_32) if abs(x) <= DEVICE_LIMIT else x * _NAN_F32
+
+
+@scalar_function
+def _device_cos_f32(x):
+    return _quarter_turns_f32(x, _ONE_32) if abs(x) <= DEVICE_LIMIT else x * _NAN_F32
+
+
+@scalar_function
+def _device_sin_f64(x):
+    return sin(x) if abs(x) <= LIMIT else math.nan
+
+
+@scalar_function
+def _device_cos_f64(x):
+    return cos(x) if abs(x) <= LIMIT else math.nan
+
+
+@by_precision(_device_sin_f32, _device_sin_f64)
 def sin_or_nan(x):
-    """The sine for the device: NaN beyond LIMIT, since the C library's there needs local memory in every kernel."""
-    return sin(x) if abs(x) <= like(x, LIMIT) else like(x, math.nan)
+    """The sine on the device: NaN beyond DEVICE_LIMIT in float32, beyond LIMIT in float64."""
 
 
-@scalar_function
+@by_precision(_device_cos_f32, _device_cos_f64)
 def cos_or_nan(x):
-    """The cosine for the device, as `sin_or_nan`."""
-    return cos(x) if abs(x) <= like(x, LIMIT) else like(x, math.nan)
+    """The cosine on the device, as `sin_or_nan`."""
 
+
+# -- loops -----------------------------------------------------------------------------------------------------
 
 # Each function below has two loops: with the C library's in it, the first would not vectorise. `not <=` is true of NaN.
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
-from nbprop.compiler.jit import FLAGS
+from nbprop.compiler.jit import FLAGS, njit
 from nbprop.numerics import elementary as functions
+from nbprop.numerics import trigonometric
 
 DTYPES = (np.float32, np.float64)
 MP = mpmath.mp.clone()
@@ -181,3 +182,33 @@ def test_other_types_are_refused():
         LOOPS["tanh"](np.zeros(3), np.zeros(3, np.int64))
     with pytest.raises(TypeError, match="tanh is for compiled code"):
         functions.tanh(np.float32(0))
+
+
+@njit
+def _on_the_device(sine, cosine, x):
+    for i in range(x.size):
+        sine[i], cosine[i] = trigonometric.sin_or_nan(x[i]), trigonometric.cos_or_nan(x[i])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "limit", "most"), [(np.float32, 8192.0, 1.6 * 2.0**-24), (np.float64, 1e6, 2.0**-52)]
+)
+def test_the_devices_sine_stays_in_its_precision(dtype, limit, most):
+    """float32 without float64, to a limit beyond which it is NaN."""
+    rng = np.random.default_rng(0)
+    turns = np.arange(-5000, 5000) * (np.pi / 2)
+    x = np.concatenate([np.linspace(-limit, limit, 100_001), rng.normal(size=10_000), turns]).astype(dtype)
+    sine, cosine = np.empty_like(x), np.empty_like(x)
+    _on_the_device(sine, cosine, x)
+    exact = x.astype(np.float64)
+    assert np.abs(sine - np.sin(exact)).max() <= most
+    assert np.abs(cosine - np.cos(exact)).max() <= most
+    code = [
+        text for types, text in _on_the_device.inspect_llvm().items() if types[0].dtype.name == np.dtype(dtype).name
+    ]
+    assert (" double " in code[0]) == (dtype == np.float64)
+    beyond = np.array([limit * 1.01, -1e30, np.inf, np.nan], dtype)
+    sine, cosine = np.empty_like(beyond), np.empty_like(beyond)
+    _on_the_device(sine, cosine, beyond)
+    assert np.isnan(sine).all()
+    assert np.isnan(cosine).all()
