@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
-from nbprop.compiler.jit import FLAGS, njit
+from nbprop.compiler.jit import FLAGS
 from nbprop.numerics import elementary as functions
 from nbprop.numerics import trigonometric
 
@@ -184,7 +184,7 @@ def test_other_types_are_refused():
         functions.tanh(np.float32(0))
 
 
-@njit
+@numba.njit(**FLAGS)
 def _on_the_device(sine, cosine, x):
     for i in range(x.size):
         sine[i], cosine[i] = trigonometric.sin_or_nan(x[i]), trigonometric.cos_or_nan(x[i])

@@ -214,7 +214,7 @@ def test_every_result_of_least_squares_has_the_same_fields_and_is_of_params(meth
 def interrupt_evaluation(monkeypatch, number):
     import sys
 
-    module = sys.modules["nbprop.solvers.least_squares"]
+    module = sys.modules["nbprop.solvers.residuals"]
     found, calls = module.outputs, iter(range(10**6))
 
     def outputs(*arguments):
