@@ -168,13 +168,22 @@ MS = 1_000_000
 
 
 def test_a_walk_that_lost_too_much_is_followed_by_walks_alone(pool):
-    """Not by one that lost less than a third; for eight times what was lost, a second at most; then all try again."""
+    """Not by one that lost less than a third; for as long as was lost, then all try again, and for twice as long each
+    time that is lossy too, up to eight times and a second."""
     at = pool.address
     threads.judge(at, 2, MS, 30_000, 9_999)
     assert threads.admit(at, 2, MS) == 2
     threads.judge(at, 2, MS, 30_000, 10_001)
-    assert [threads.admit(at, 2, MS + wait) for wait in (0, 80_007, 80_008)] == [1, 1, 2]
-    assert pool.words[threads.UNTIL] == 0
+    for times in (1, 2, 4, 8, 8):
+        assert [threads.admit(at, 2, MS + wait) for wait in (0, times * 10_001 - 1, times * 10_001)] == [1, 1, 2]
+        assert pool.words[threads.UNTIL] == 0
+        threads.judge(at, 2, MS, 30_000, 10_001)
+    for _ in range(3):  # walks without a loss shorten the next rest
+        threads.judge(at, 2, MS, 30_000, 0)
+    threads.judge(at, 2, MS, 30_000, 10_001)
+    assert [threads.admit(at, 2, MS + wait) for wait in (0, 20_001, 20_002)] == [1, 1, 2]
+    for _ in range(3):
+        threads.judge(at, 2, MS, 30_000, 10_001)
     threads.judge(at, 2, MS, 10**12, 10**12)
     assert [threads.admit(at, 2, MS + wait) for wait in (0, 10**9 - 1, 10**9)] == [1, 1, 2]
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import LinearConstraint, NonlinearConstraint
 
 import nbprop
-from nbprop.solvers import lbfgs as solvers
+from nbprop.solvers import lbfgs_parts as solvers
 from nbprop.solvers import line_search, problem
 from nbprop.solvers import objective as scipy_bridge
 from nbprop.solvers.methods import METHODS
@@ -113,9 +113,7 @@ def test_refused(options, said):
         run(params, validation=X)
 
 
-LAYOUT = {
-    name: 2 + getattr(solvers, name) for name in ("_N", "_MEMORY", "_STORED", "_NEWEST", "_STARTED", "ITERATIONS")
-}
+LAYOUT = {name: 2 + getattr(solvers, name) for name in ("N", "MEMORY", "STORED", "NEWEST", "STARTED", "ITERATIONS")}
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.5, 1e7, 1e300, np.nan, np.inf, -1e12])
