@@ -35,7 +35,7 @@ def cuda_kernels(cuda):
     def inputs(n, height, width, channels):
         return grid_size(n * height * width * channels)
 
-    @on_device(max_pool_forward, blocks=outputs)
+    @on_device(max_pool_forward, blocks=outputs, resident=2)
     def max_forward(y, argmax, x, n, g: Pools):
         """y = the maximum of each window, argmax = the index of its pixel within the window.
 
@@ -55,7 +55,7 @@ def cuda_kernels(cuda):
             y[k] = best
             argmax[k] = like(best, tap)
 
-    @on_device(max_pool_backward, blocks=inputs)
+    @on_device(max_pool_backward, blocks=inputs, resident=2)
     def max_backward(dx, dy, argmax, n, g: Pools):
         """dx = the sum of dy over the windows whose maximum the pixel is.
 
