@@ -2,8 +2,9 @@
 
 What only a compiler knows: types that the simulator is lax about (a stray float64), registers, and arrays that were
 meant for registers and went to memory. nbprop's kernels go by PTX on a device, too; a user's kernels with networks
-inside go by LTO-IR and nvJitLink where that is installed. `make test-more` compiles all of them by both ways for
-compute_90a, as numba-cuda does on an H100; `make test` assembles one PTX, of compute_80, for both architectures.
+inside go by LTO-IR and nvJitLink where that is installed. `make test-long` compiles all of them by both ways for
+compute_90a, as numba-cuda does on an H100; `make test` assembles one PTX, of compute_80, for both architectures, and
+`make test-more` does so for the modules that take longest.
 """
 
 import importlib
@@ -25,6 +26,9 @@ MODULES = sorted(
     if re.search(r"^(def cuda_kernels\(cuda|@on_device\(|CUDA_KERNELS = )", path.read_text(), re.M)
     and not path.name.startswith("tensor_")  # test_tensor_gate.py has these
 )
+# Modules whose kernels take longest to compile, with products unrolled.
+SLOW = {f"nbprop.cuda.{name}" for name in ("fused_kernels", "layers.attention", "layers.conv", "layers.dense")}
+BY_TIME = [pytest.param(name, marks=[pytest.mark.more] if name in SLOW else []) for name in MODULES]
 ARCHITECTURES = ("sm_80", "sm_90a")
 
 
@@ -64,7 +68,7 @@ def check(name, kernel, assembled):
     assert assembled.registers <= 65536 // (THREADS * kernel.resident), f"{name}: {assembled.registers} registers"
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", BY_TIME)
 @pytest.mark.usefixtures("no_device")
 def test_kernels_compile(module, ptxas):
     for kernel in kernels_in(module):
@@ -85,6 +89,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.more
 @pytest.mark.parametrize("name", list(FIGURES))
 @pytest.mark.usefixtures("no_device")
 def test_inner_loops_are_arithmetic(name, ptxas):
@@ -102,7 +107,7 @@ def test_inner_loops_are_arithmetic(name, ptxas):
         assert assembled.registers <= registers
 
 
-@pytest.mark.more
+@pytest.mark.long
 @pytest.mark.parametrize("module", MODULES)
 @pytest.mark.usefixtures("no_device")
 def test_kernels_compile_by_both_ways_on_hopper(module, ptxas, nvjitlink):
