@@ -83,8 +83,12 @@ class JobOnRanks(Job):
         return digest({}, [text for part in self.ranks.gather(own) for text in part])
 
     def any(self, decision):
-        """Whether a decision holds on any rank."""
-        return self.ranks.any(decision)
+        """Whether a decision holds on any rank; not if a signal came first, which ends the training in its own way."""
+        try:
+            return self.ranks.any(decision)
+        except Interrupted as interrupted:
+            self.stopped = interrupted.number
+            return False
 
     def interrupted(self):
         """Whether a signal has reached any rank, as all ranks learnt at once."""
