@@ -196,7 +196,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 
     def predict(self, X):
         """The likeliest class of each sample, or the labels, 0 and 1."""
-        found = loss_named(self._loss_kind).classes_of(self._outputs(X))
+        outputs = self._outputs(X)
+        found = loss_named(self._loss_kind).classes_of(outputs)
         return found if self._labelled else self.classes_[found.reshape(len(found))]
 
     def predict_log_proba(self, X):

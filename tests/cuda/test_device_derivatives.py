@@ -6,6 +6,9 @@ from test_device_contract import CASES, ON_DEVICE, TOLERANCE, DeviceBuffers
 
 import nbprop
 import nbprop.cuda
+from nbprop.cuda.layers.activation import curvature
+from nbprop.cuda.toolkit import cuda, device_function
+from nbprop.numerics.activations import ACTIVATIONS, NEEDS_INPUT, derivative_of, value_of
 from nbprop.runtime.signatures import OUTPUTS, SIGNATURES
 from support.cases import close, data, kinked
 
@@ -123,3 +126,25 @@ def test_a_wrong_out_is_refused():
     given = {name: nbprop.cuda.to_device(a) for name, a in arguments(plan, 3, np.random.default_rng(0)).items()}
     with pytest.raises(ValueError, match="out"):
         call(plan, "jacobian", given, nbprop.cuda.zeros((3, plan.n_params + 1)), nbprop.workspace(plan), None)
+
+
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"softmax"}))
+def test_every_activation_has_its_second_derivative(name):
+    """A code that the device's function does not know would have f'' = 0."""
+    code, step, x = ACTIVATIONS[name], 1e-6, np.linspace(-4.1, 4.3, 30)
+    bend = device_function(curvature)
+
+    def known(x):
+        return x if code in NEEDS_INPUT else np.array([value_of(one, code) for one in x])
+
+    def slope(s):
+        return np.array([derivative_of(one, code) for one in s])
+
+    def kernel(out, s):
+        out[cuda.threadIdx.x] = bend(s[cuda.threadIdx.x], code)
+
+    out, s = nbprop.cuda.to_device(np.full_like(x, np.nan)), known(x)
+    cuda.jit(kernel)[1, len(s)](nbprop.cuda.as_numba(out), nbprop.cuda.as_numba(nbprop.cuda.to_device(s)))
+    # For a function of y, f'' is the derivative of f' by y, times f'.
+    found = out.to_host() * (1 if code in NEEDS_INPUT else slope(s))
+    close(name, found, (slope(known(x + step)) - slope(known(x - step))) / (2 * step), 1e-8)

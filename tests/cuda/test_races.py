@@ -9,11 +9,11 @@ import nbprop.cuda
 if not nbprop.cuda.simulated():
     pytest.skip("on a GPU compute-sanitizer looks for races (on_gpu.py)", allow_module_level=True)
 
-from test_device_contract import ON_DEVICE, TOLERANCE, on_device, on_host
+from test_device_contract import CASES, ON_DEVICE, TOLERANCE, on_device, on_host
 
 from nbprop.cuda import oneblock
 from nbprop.cuda.toolkit import THREADS, cuda
-from support.cases import CASES, close, data, kinked
+from support.cases import close, data, kinked
 from support.races import RaceError, late_stores
 
 IN_TEST = ("dense_wide", "layernorm", "attention", "batchnorm", "embedding", "conv2d")

@@ -24,9 +24,9 @@ from nbprop.numerics.scalars import like
 
 @njit
 def curvature(s, code):
-    """The derivative of f' by s, which is x for gelu, gelu_tanh and silu, else y."""
+    """The derivative of f' by s, which is x for the codes in NEEDS_INPUT, else y."""
     zero, one, two = like(s, 0.0), like(s, 1.0), like(s, 2.0)
-    if code == f.ELU:
+    if (code == f.ELU) | (code == f.SELU):
         return zero if s > zero else one
     if code == f.GELU:
         return f.gelu_second_derivative(s)
@@ -40,6 +40,14 @@ def curvature(s, code):
         return one - two * s
     if code == f.TANH:
         return -two * s
+    if code == f.MISH:
+        return f.mish_second_derivative(s)
+    if code == f.HARD_SWISH:
+        return f.hard_swish_second_derivative(s)
+    if code == f.SOFTSIGN:
+        return f.softsign_bend(s)
+    if code == f.SINE:
+        return -f.value_of(s, f.SINE)
     return zero
 
 
@@ -112,7 +120,7 @@ def cuda_kernels(cuda):
     def second(d_dot, d, s, s_dot, n, size, code):
         """d_dot = d_dot f' + d (f')', then d = d f'.
 
-        d_dot and d INOUT (n, size); s and s_dot IN (n, size): x and x' for gelu, gelu_tanh and silu, else y and y';
+        d_dot and d INOUT (n, size); s and s_dot IN (n, size): x and x' for the codes in NEEDS_INPUT, else y and y';
         code: which f.
         """
         for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
