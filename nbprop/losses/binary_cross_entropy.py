@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nbprop.losses.base import Loss, row_scale, total_weight
-from nbprop.losses.elementwise import ElementwiseLoss, kernels_of
+from nbprop.losses.elementwise import ElementwiseLoss, observed_kernels_of
 from nbprop.numerics.elementary import sigmoid, softplus
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like, scalar_function
@@ -77,7 +77,9 @@ class BinaryCrossEntropy(ElementwiseLoss):
     fisher = binary_cross_entropy_curvature
     target_range = (0.0, 1.0)
     applies = ("sigmoid", "softmax")
-    observed = kernels_of("binary_cross_entropy", cross_entropy, cross_entropy_derivative, cross_entropy_second)[2:]
+    observed = observed_kernels_of(
+        "binary_cross_entropy", cross_entropy, cross_entropy_derivative, cross_entropy_second
+    )
     observed_fisher = observed[1]
     has_classes = True
 

@@ -29,6 +29,21 @@ def kernels_of(kind, value, derivative, second, module=None):
 
     module: of a user's functions, whose code may change within a process.
     """
+    functions = value, derivative, second
+    return *_plain_kernels_of(kind, *functions, module), *observed_kernels_of(kind, *functions, module)
+
+
+def _named(kernels, suffixes, kind, module):
+    """Kernels with the names that files, packs and the devices' kernels know them by; each name is taken once."""
+    for made, suffix in zip(kernels, suffixes, strict=True):
+        made.name = f"{module or f'nbprop.losses.{kind}'}.{kind}_{suffix}"
+        if module is not None:
+            made.function.__module__ = module
+    return kernels
+
+
+def _plain_kernels_of(kind, value, derivative, second, module):
+    """Losses and gradient, product with the curvature."""
 
     @kernel
     def losses_and_gradient(losses, dy, y, target, weights, n, rows, size, delta_bits, part, parts):
@@ -68,6 +83,12 @@ def kernels_of(kind, value, derivative, second, module=None):
             y_row, t_row, change, out = y[here], target[here], y_dot[here], dy_dot[here]
             for j in range(size):
                 out[j] = factor * like(delta, second(y_row[j], t_row[j], delta)) * change[j]
+
+    return _named((losses_and_gradient, curvature), ("kernel", "curvature"), kind, module)
+
+
+def observed_kernels_of(kind, value, derivative, second, module=None):
+    """The same with factors; alone for a loss that has kernels of its own without."""
 
     @kernel
     def losses_and_gradient_observed(
@@ -115,12 +136,8 @@ def kernels_of(kind, value, derivative, second, module=None):
                 bend = like(delta, second(y[k], y[k] if absent else target[k], delta))
                 dy_dot[k] = zero if absent else scale * f * bend * y_dot[k]
 
-    found = (losses_and_gradient, curvature, losses_and_gradient_observed, curvature_observed)
-    for made, suffix in zip(found, ("kernel", "curvature", "observed_kernel", "observed_curvature"), strict=True):
-        made.name = f"{module or f'nbprop.losses.{kind}'}.{kind}_{suffix}"
-        if module is not None:
-            made.function.__module__ = module
-    return found
+    kernels = losses_and_gradient_observed, curvature_observed
+    return _named(kernels, ("observed_kernel", "observed_curvature"), kind, module)
 
 
 @kernel

@@ -8,7 +8,7 @@ import numpy as np
 
 from nbprop.compiler.intrinsics import double_of_word
 from nbprop.losses.base import Loss, row_scale, total_weight
-from nbprop.losses.elementwise import ElementwiseLoss, kernels_of
+from nbprop.losses.elementwise import ElementwiseLoss, observed_kernels_of
 from nbprop.numerics.partition import share
 from nbprop.numerics.scalars import like, scalar_function
 from nbprop.program.kernel import kernel
@@ -110,8 +110,8 @@ class Huber(ElementwiseLoss):
     kernel = huber_kernel
     curvature = huber_curvature
     fisher = huber_fisher
-    observed = kernels_of("huber", huber_value, huber_derivative, huber_second)[2:]
-    observed_fisher = kernels_of("huber_fisher", huber_value, huber_derivative, huber_expected_second)[3]
+    observed = observed_kernels_of("huber", huber_value, huber_derivative, huber_second)
+    observed_fisher = observed_kernels_of("huber_fisher", huber_value, huber_derivative, huber_expected_second)[1]
 
     def __post_init__(self):
         super().__post_init__()

@@ -5,7 +5,7 @@ from typing import Any
 
 from nbprop.compiler.jit import njit
 from nbprop.losses.base import Loss, row_scale, total_weight
-from nbprop.losses.elementwise import ElementwiseLoss, kernels_of
+from nbprop.losses.elementwise import ElementwiseLoss, observed_kernels_of
 from nbprop.numerics.partition import share
 from nbprop.numerics.reductions import row_squares_between
 from nbprop.numerics.scalars import like, scalar_function
@@ -118,7 +118,7 @@ class MeanSquaredError(ElementwiseLoss):
     kernel = mse_kernel
     curvature = mse_curvature
     fisher = mse_curvature
-    observed = kernels_of("mse", squared_error, squared_error_derivative, squared_error_second)[2:]
+    observed = observed_kernels_of("mse", squared_error, squared_error_derivative, squared_error_second)
     observed_fisher = observed[1]
 
     def sizes(self, output_shape):

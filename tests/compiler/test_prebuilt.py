@@ -12,6 +12,7 @@ import pytest
 
 from nbprop.cli import warming
 from nbprop.compiler import prebuilt
+from nbprop.compiler.registry import known_natives
 from nbprop.compiler.simd import VECTOR_BYTES, instruction_sets
 from support import ROOT
 
@@ -92,6 +93,13 @@ def packed(tmp_path_factory):
     shutil.copytree(ROOT / "nbprop", folder / "nbprop", ignore=shutil.ignore_patterns("__pycache__", "prebuilt"))
     assert len(python(folder, PACK)) == len(warming.targets())
     return folder
+
+
+def test_every_native_has_a_name_of_its_own():
+    """By which a pack finds it: of two with one name, a pack held the other."""
+    warming._natives()
+    names = [native.name for native in known_natives if native.name.startswith("nbprop.")]
+    assert [name for name in set(names) if names.count(name) > 1] == []
 
 
 @pytest.mark.more
