@@ -48,16 +48,13 @@ test-long: .venv/tools            ## hours: random tests at full length; history
 	.venv/bin/python -m pytest -n $(WORKERS) -q -m "long or scaled" --long
 	.venv/bin/python examples/history/results.py
 
-# Built from what is committed, in a folder of its own, so that nothing else gets in. The platform's tag is Numba's.
-wheel: .venv/tools                ## dist/: source and a wheel with prebuilt kernels, some ten minutes
-	@$(PIP) install -e ".[release]"
-	rm -rf build/wheel && mkdir -p build/wheel && git archive HEAD | tar -x -C build/wheel
-	cd build/wheel && ../../.venv/bin/python -m nbprop cache --pack nbprop/prebuilt
-	.venv/bin/python -m build --outdir dist build/wheel
-	.venv/bin/python -m wheel tags --remove --python-tag $$(.venv/bin/python -c \
-		'import sys; print("cp{}{}".format(*sys.version_info))') --platform-tag $$(.venv/bin/python -c \
-		'from importlib.metadata import files; print([f for f in files("numba") if f.name == "WHEEL"][0].read_text().split("Tag: ")[1].split()[0].split("-", 2)[2])') \
-		dist/nbprop-*-py3-none-any.whl
+wheel: .venv/release              ## dist/: source and a wheel with prebuilt kernels, some ten minutes
+	@.venv/bin/python release/archives.py
+
+.venv/release: .venv/made
+	@echo "installing what builds the package (once)"
+	@$(PIP) install -e ".[plot,progress,release]"
+	@touch $@
 
 docs: .venv/docs                  ## the site, build/docs/html/index.html; examples and notebooks are run
 	@.venv/bin/python docs/site/build.py

@@ -1,5 +1,6 @@
 """What tests share: tables of cases, slow references, hostile input, and a way to run one of them as a process."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -20,3 +21,11 @@ def run_module(name, *arguments, timeout=None, **options):
         check=False,
         **options,
     )
+
+
+def release_script(name):
+    """The module release/<name>.py."""
+    folder = str(ROOT / "release")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module(name)
