@@ -52,12 +52,13 @@ def replaced(path, pattern, text):
 
 def check(root, version):
     """Refuse what cannot be a release."""
+    wanted = numbers(version)
     if git(root, "status", "--porcelain"):
         raise Refused("there are changes that are not committed")
     if git(root, "tag", "--list", f"v{version}"):
         raise Refused(f"there is a tag v{version}")
     released = [numbers(tag[1:]) for tag in git(root, "tag", "--list", "v*.*.*").split()]
-    if released and numbers(version) <= max(released):
+    if released and wanted <= max(released):
         raise Refused(f"{version} is not after {'.'.join(map(str, max(released)))}")
     unreleased = re.search(
         r"^## \[.*\] - unreleased$(.*?)(?=^## |\Z)", (root / "CHANGELOG.md").read_text("utf-8"), re.M | re.S
