@@ -214,14 +214,23 @@ class Ranks:
 
     def rows(self, whole, counts):
         """Fill `whole` with the rows of all ranks: rank r has written its counts[r] rows, in order of rank."""
-        if self.size == 1:
-            return whole
+        if self.size > 1:
+            self.spread(whole.reshape(-1).view(np.uint8), [int(count) * whole[:1].nbytes for count in counts])
+        return whole
+
+    def spread(self, raw, sizes):
+        """Fill an array of bytes on all ranks: rank r has written its sizes[r] bytes, in order of rank."""
         from mpi4py import MPI
 
-        width = whole[:1].nbytes
-        sizes = [int(count) * width for count in counts]
-        starts = [sum(sizes[:rank]) for rank in range(self.size)]
-        self.comm.Allgatherv(MPI.IN_PLACE, [whole.reshape(-1).view(np.uint8), (sizes, starts), MPI.BYTE])
+        self.comm.Allgatherv(MPI.IN_PLACE, [raw, (sizes, _starts(sizes)), MPI.BYTE])
+
+    def collect(self, part, sizes):
+        """On rank 0, the bytes of all ranks, sizes[r] of rank r, in order of rank; None on the others."""
+        from mpi4py import MPI
+
+        whole = np.empty(sum(sizes), np.uint8) if self.rank == 0 else None
+        into = None if whole is None else [whole, (sizes, _starts(sizes)), MPI.BYTE]
+        self.comm.Gatherv(part.view(np.uint8), into)
         return whole
 
     # -- Ctrl-C and the scheduler's signals
@@ -245,6 +254,10 @@ class Ranks:
         finally:
             if ours:
                 signal.signal(signal.SIGINT, before)
+
+
+def _starts(sizes):
+    return [sum(sizes[:rank]) for rank in range(len(sizes))]
 
 
 def _one_line(error):

@@ -7,7 +7,7 @@ import numpy as np
 
 from nbprop.cluster.ranks import Ranks
 from nbprop.cluster.tree import ADD, SEND, Node, Tree, depth
-from nbprop.numerics.partition import share
+from nbprop.numerics.partition import share, share_blocks
 
 # In front of each vector travel four float64: the sum of losses, that of weights, how many ranks failed, and a spare.
 HEAD = 4
@@ -38,31 +38,43 @@ class Vector:
 class TreeSum:
     """Sums of vectors of `count` numbers over all pieces, the same bits for any number of ranks.
 
-    `first`, `stop`: the pieces of this rank.
+    `first`, `stop`: the pieces of this rank. scatters: cut short vectors into chunks, too, for `scattered`.
     """
 
-    def __init__(self, ranks: Ranks, count: int, dtype: Any):
+    def __init__(self, ranks: Ranks, count: int, dtype: Any, scatters: bool = False):
         self.ranks, self.count, self.dtype = ranks, count, np.dtype(dtype)
         pieces = ranks.pieces
         size = _HEAD_BYTES + count * self.dtype.itemsize
-        chunks = ranks.size if size >= ranks.size * _CHUNK_BYTES else 1
+        chunks = ranks.size if scatters or size >= ranks.size * _CHUNK_BYTES else 1
         self.tree = Tree(pieces, ranks.size, chunks)
         self.first, self.stop = share(pieces, ranks.rank, ranks.size)
         own = self.tree.own[ranks.rank]
         self._slots = [Vector(count, dtype) for _ in own]
         self._spare = [Vector(count, dtype) for _ in range(max(depth(node) for node in own))]
-        self._parts = [self._part(chunk) for chunk in range(chunks)]
+        self._parts = [share_blocks(count, chunk, chunks) for chunk in range(chunks)]
         self._received = None if ranks.size == 1 else Vector(count, dtype)
-
-    def _part(self, chunk):
-        """The range of the body that is chunk number `chunk`; chunk 0 has the head, too."""
-        return share(self.count, chunk, self.tree.chunks)
 
     def __call__(self, evaluate: Callable[[int, Vector], None]) -> Vector:
         """The sum of what evaluate(piece, vector) writes, over all pieces, on every rank; valid until the next call.
 
         evaluate writes all of vector.body and the first two of vector.head. If it raises on one rank, all raise.
         """
+        error = self._own(evaluate)
+        if self.ranks.size > 1:
+            self._across()
+            self._gather()
+        return self._checked(error)
+
+    def scattered(self, evaluate: Callable[[int, Vector], None]) -> Vector:
+        """As a call, except that of the body only the range `own_part` of each rank is the sum."""
+        error = self._own(evaluate)
+        if self.ranks.size > 1:
+            self._across()
+            self.ranks.comm.Bcast(self._slots[0].head, self.tree.results[0][0])
+        return self._checked(error)
+
+    def _own(self, evaluate):
+        """Sum the nodes of this rank alone; returns the error that ended it, or None."""
         error: BaseException | None = None
         for node, slot in zip(self.tree.own[self.ranks.rank], self._slots, strict=True):
             try:
@@ -73,12 +85,12 @@ class TreeSum:
             if error is not None:
                 slot.clear()
                 slot.head[FAILURES] = 1
-        if self.ranks.size == 1:
-            if error is not None:
-                raise error
-            return self._slots[0]
-        total = self._across()
-        if total.head[FAILURES] > 0:
+        return error
+
+    def _checked(self, error):
+        """The sum, if no rank has failed."""
+        total = self._slots[0]
+        if self.ranks.size > 1 and total.head[FAILURES] > 0:
             self.ranks.tell(error)
         if error is not None:
             raise error
@@ -98,7 +110,7 @@ class TreeSum:
     # -- across ranks
 
     def _across(self):
-        """Add the crossing nodes, and bring the finished chunks to every rank."""
+        """Add the crossing nodes; slot 0 then has the finished chunks of this rank."""
         comm, rank, waiting = self.ranks.comm, self.ranks.rank, []
         for move in self.tree.moves[rank]:
             slot = self._slots[move.slot]
@@ -112,13 +124,17 @@ class TreeSum:
         from mpi4py import MPI
 
         MPI.Request.Waitall(waiting)
-        out, waiting = self._slots[0], []
         for chunk, (owner, slot) in enumerate(self.tree.results):
             if owner == rank and slot != 0:
-                self._copy(out, self._slots[slot], chunk)
-            waiting.append(comm.Ibcast(self._bytes(out, chunk), owner))
-        MPI.Request.Waitall(waiting)
-        return out
+                self._bytes(self._slots[0], chunk)[:] = self._bytes(self._slots[slot], chunk)
+
+    def _gather(self):
+        """Bring the finished chunks to every rank."""
+        whole, chunks = self._slots[0], range(self.tree.chunks)
+        if self.tree.chunks == 1:
+            self.ranks.comm.Bcast(whole.raw, self.tree.results[0][0])
+        else:
+            self.ranks.spread(whole.raw, [self._bytes(whole, chunk).size for chunk in chunks])
 
     def _bytes(self, vector, chunk):
         """A chunk of a vector as a message; the head travels with chunk 0, which lies behind it."""
@@ -133,5 +149,10 @@ class TreeSum:
         body = vector.body[start:stop]
         np.add(body, other.body[start:stop], out=body)
 
-    def _copy(self, vector, other, chunk):
-        self._bytes(vector, chunk)[:] = self._bytes(other, chunk)
+
+def own_part(ranks: Ranks, count: int) -> slice:
+    """The part of a vector whose sum a rank has from `TreeSum.scattered`; it may be empty.
+
+    Whole blocks of elements, so that elementwise loops over it have the bits of those over the whole vector.
+    """
+    return slice(*share_blocks(count, ranks.rank, ranks.size))

@@ -51,7 +51,7 @@ class Tree:
 
     own : the largest nodes that lie on a rank alone, a tuple of `Node` a rank; node number i is summed into slot i
     moves : what each rank does afterwards, in order, a list of `Move` a rank
-    results : (rank, slot) of the finished sum of each chunk
+    results : (rank, slot) of the finished sum of each chunk; of several chunks, number c ends on rank c
     """
 
     def __init__(self, pieces, ranks, chunks):
@@ -73,22 +73,29 @@ class Tree:
             return [(low, len(self._own[low]) - 1)] * self.chunks
         left, right = node.halves
         edge = self._rank_of[left.stop - 1]  # the last rank with a piece of the left half
-        placed = []
+        placed: list[tuple[int, int]] = []
+        sends: list[tuple[int, Move]] = []
+        others: list[tuple[int, Move]] = []
         for chunk, (mine, other) in enumerate(zip(self._place(left), self._place(right), strict=True)):
-            turn = low + chunk % (high - low + 1)
+            turn = chunk if low <= chunk <= high else low + chunk % (high - low + 1)
             keeper, giver = (mine, other) if turn <= edge else (other, mine)
-            self._join(keeper, giver, chunk)
+            for rank, move in self._join(keeper, giver, chunk):
+                (sends if move.kind == SEND else others).append((rank, move))
             placed.append(keeper)
+        for rank, move in sends + others:  # both directions are in use at a time
+            self.moves[rank].append(move)
         return placed
 
     def _join(self, keeper, giver, chunk):
+        """The moves that add what the giver has to what the keeper has, with the ranks that make them."""
         (rank, slot), (sender, sent) = keeper, giver
         if rank == sender:
-            self.moves[rank].append(Move(ADD, chunk, slot, sent, -1))
-            return
+            return [(rank, Move(ADD, chunk, slot, sent, -1))]
         self._tags += 1
-        self.moves[sender].append(Move(SEND, chunk, sent, rank, self._tags))
-        self.moves[rank].append(Move(RECEIVE, chunk, slot, sender, self._tags))
+        return [
+            (sender, Move(SEND, chunk, sent, rank, self._tags)),
+            (rank, Move(RECEIVE, chunk, slot, sender, self._tags)),
+        ]
 
 
 def depth(node):

@@ -79,6 +79,7 @@ def fit(
     comm: Any = None,
     pieces: int = 64,
     data: str = "whole",
+    shard_update: bool = False,
     average: float | Literal["swa"] | None = None,
     average_start: int = 0,
     metrics: Sequence[str | Callable[..., float]] | None = None,
@@ -194,6 +195,9 @@ def fit(
     data : "whole" or "split"
         With comm, whether x, target, weights and validation hold all samples on each rank, or its part (`rank_rows`).
         The samples of a piece are then shuffled among themselves.
+    shard_update : bool
+        With comm, whether each rank updates a part of the parameters and holds this part of the optimizer's state
+        alone, with the same bits. `history.optimizer_state` is then None; a checkpoint has all of it.
     **others
         The optimizer's own arguments, such as beta1=0.8.
 
@@ -242,6 +246,9 @@ def fit(
     seconds = check_number("fit: checkpoint_seconds", checkpoint_seconds, ends="[]")
     called = check_callbacks(check_callable("fit: callback", callback, or_none=True), callbacks)
     accumulate = check_integer("fit: accumulate", accumulate, 1, words.MOST_RATES // 2)
+    sharded = check_flag("fit: shard_update", shard_update)
+    if sharded and comm is None:
+        raise ValueError("fit: shard_update=True is for several ranks; pass comm, such as MPI.COMM_WORLD")
     check_progress("fit", progress)
     values = hyperparameters("fit", optimizer, lr, weight_decay, others)
     average_start = min(check_integer("fit: average_start", average_start, 0), epochs)
@@ -288,8 +295,11 @@ def fit(
     make = place.Job
     if comm is not None:
         _check_for_ranks(comm, plan, layers, class_weight, measured, accumulate)
-        comm.agree(_settings_of(plan, params, epochs, seed, shuffle, optimizer, values, first_step, patience, clips))
-        make = functools.partial(JobOnRanks, comm, samples, offset)
+        if sharded:
+            _check_for_shards(optimizer, remembered)
+        agreed = _settings_of(plan, params, epochs, seed, shuffle, optimizer, values, first_step, patience, clips)
+        comm.agree(agreed | {"shard_update": sharded})
+        make = functools.partial(JobOnRanks, comm, samples, offset, sharded)
         progress = progress if comm.rank == 0 else False
     job = make(plan, params, columns, plan.batch, optimizer, values, *masks, remembered)
     if layers is not None:
@@ -351,6 +361,14 @@ def _check_for_ranks(ranks, plan, layers, class_weight, metrics, accumulate):
     if ranks.split and (metrics or class_weight is not None):
         name = "metrics" if metrics else "class_weight"
         raise ValueError(f"fit: {name} need all samples on each rank; pass data='whole'")
+
+
+def _check_for_shards(optimizer, state):
+    """Refuse what needs the optimizer's whole state on each rank."""
+    if optimizer == "schedule_free_adamw":
+        raise ValueError("fit: shard_update does not go with schedule_free_adamw, whose mean needs the whole state")
+    if state is not None:
+        raise ValueError("fit: shard_update does not go with optimizer_state; resume from a checkpoint instead")
 
 
 def _settings_of(plan, params, epochs, seed, shuffle, optimizer, values, first_step, patience, clips):

@@ -2,6 +2,7 @@
 
 import ctypes
 import inspect
+from typing import Any
 
 import numpy as np
 
@@ -126,6 +127,7 @@ class InOneProcess:
     """What a training asks of its job, where it runs in one process."""
 
     writes = True  # whether this process writes checkpoints
+    state: Any  # of the optimizer, for the parameters that this process updates
 
     def any(self, decision):
         """Whether a decision of the user's code counts."""
@@ -143,6 +145,34 @@ class InOneProcess:
         """A digest of data; None if none was given."""
         return identity.digest_of(self, *arrays)
 
+    def part_of(self, n):
+        """The range of n parameters that this process updates."""
+        return slice(0, n)
+
+    def common_steps(self, steps):
+        """How many of the steps that this process would take come before a checkpoint may be due."""
+        return steps
+
+    def time_for_checkpoint(self, due):
+        """Whether to write a checkpoint now, where this process finds it due."""
+        return due
+
+    def state_like(self):
+        """An array of the shape and dtype of the optimizer's whole state."""
+        return self.state
+
+    def whole_state(self):
+        """The optimizer's whole state, in a process that writes checkpoints."""
+        return self.state
+
+    def take_state(self, whole):
+        """Go on from a whole state of the optimizer."""
+        self.state[:] = whole
+
+    def state_of_history(self):
+        """The optimizer's whole state for the history, or None."""
+        return self.state
+
 
 class Job(InOneProcess):
     """The words and buffers of one training; `words` and `numbers` are its words as int64 and as float64."""
@@ -158,14 +188,20 @@ class Job(InOneProcess):
         self.average = None  # where the run averages its parameters
         self.rates = np.zeros(epochs.MOST_RATES)
         self.records = np.zeros((epochs.MOST_RECORDS, 2))
-        # The public step checks the masks, and compiles the update; on copies.
-        trial = optimizer_state(optimizer, params.size, params.dtype)
-        OPTIMIZERS[optimizer](params.copy(), self.grads, trial, 0, **values, decay_mask=decay_mask, trainable=trainable)
+        # The public step compiles the update, and tries it; on copies.
+        self.part, self.masks = self.part_of(params.size), (decay_mask, trainable)
+        masks = dict(zip(("decay_mask", "trainable"), map(self._own, self.masks), strict=True))
+        trial = optimizer_state(optimizer, self._own(params).size, params.dtype)
+        OPTIMIZERS[optimizer](self._own(params).copy(), self._own(self.grads), trial, 0, **values, **masks)
         trial[:] = 0
         self.state = trial if state is None else state
         self._fill_progress(batch)
         self._fill_call(batch)
-        self._fill_update(rules.RULES[optimizer], values, decay_mask, trainable)
+        self._fill_update(rules.RULES[optimizer], values)
+
+    def _own(self, vector):
+        """The elements of the parameters that this process updates, of an array of all of them, or None."""
+        return None if vector is None else vector[self.part]
 
     def scale_rates(self, factors, optimizer):
         """Multiply each parameter's learning rate by a factor, (n,)."""
@@ -174,7 +210,7 @@ class Job(InOneProcess):
             kernel = rules.RULES[optimizer].scaled_kernel
             kernel.load(self.plan.numba_dtype)
             self.words[epochs.UPDATE + table.KERNEL] = kernel.fingerprint(self.plan.numba_dtype)
-        self.words[epochs.UPDATED + rules.FACTORS] = factors.ctypes.data
+        self.words[epochs.UPDATED + rules.FACTORS] = self._own(factors).ctypes.data
 
     def accumulate(self, batches):
         """Update once for so many batches, by the weighted mean of their gradients, which clipping takes, too."""
@@ -303,13 +339,12 @@ class Job(InOneProcess):
         description = array.ctypes.data, array.ndim, address, elements.element_code(array.dtype), flags
         self.words[start : start + len(description)] = description
 
-    def _fill_update(self, rule, values, decay_mask, trainable):
-        self.masks = decay_mask, trainable  # kept alive
+    def _fill_update(self, rule, values):
         self._header(epochs.UPDATE, rule.kernel.fingerprint(self.plan.numba_dtype), rules.ROW)
-        vectors = self.params, self.grads, self.state, decay_mask, trainable
+        vectors = self._own(self.params), self._own(self.grads), self.state, *map(self._own, self.masks)
         row = self.words[epochs.UPDATED :]
         row[: len(vectors)] = [0 if vector is None else vector.ctypes.data for vector in vectors]
-        row[rules.N] = self.params.size
+        row[rules.N] = vectors[0].size
         penalty = self.plan.penalty
         self.proximal = penalty is not None and penalty.smooth
         if self.proximal:
@@ -322,15 +357,15 @@ class Job(InOneProcess):
         kernel, self._penalized = proximal.PROXIMAL[name], penalty.mask(self.params.size)
         kernel.load(self.plan.numba_dtype)
         self._header(epochs.UPDATE, kernel.fingerprint(self.plan.numba_dtype), proximal.ROW)
-        row[proximal.PENALIZED] = self._penalized.ctypes.data
+        row[proximal.PENALIZED] = self._own(self._penalized).ctypes.data
         row.view(np.float64)[proximal.L1] = penalty.l1
 
     def clip(self, native, fingerprint_word, row, limit):
         """Clip with a kernel of clipping.py."""
         native.load(self.plan.numba_dtype)
         self.words[fingerprint_word] = native.fingerprint(self.plan.numba_dtype)
-        trainable = self.masks[1]
-        self.words[row + clipping.ROW_GRADS] = self.words[epochs.UPDATED + rules.GRADS]
-        self.words[row + clipping.ROW_TRAINABLE] = 0 if trainable is None else trainable.ctypes.data
-        self.words[row + clipping.ROW_N] = self.grads.size
+        words = self.words
+        words[row + clipping.ROW_GRADS] = words[epochs.UPDATED + rules.GRADS]
+        words[row + clipping.ROW_TRAINABLE] = words[epochs.UPDATED + rules.TRAINABLE]
+        words[row + clipping.ROW_N] = words[epochs.UPDATED + rules.N]
         self.numbers[row + clipping.ROW_LIMIT] = limit

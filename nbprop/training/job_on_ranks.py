@@ -1,7 +1,9 @@
 """The job of a training on several ranks: each computes the gradients of its pieces of a batch, and all update alike.
 
 The update, the order of samples and all decisions are the same on all ranks, from the same numbers, so that parameters
-never travel: only the sum of the pieces' gradients does.
+never travel: only the sum of the pieces' gradients does. Or the update is sharded, with the optimizer's state, as in
+ZeRO-1 (Rajbhandari et al. 2020, section 5): each rank gets its part of the sum, updates its part of the parameters, and
+these travel instead of the other half of the gradient's way. An update is elementwise, so the bits are the same.
 """
 
 import signal
@@ -10,11 +12,13 @@ import numpy as np
 
 from nbprop.cluster.parts import shard, total_samples
 from nbprop.cluster.ranks import GRADIENT, LOSS, Interrupted
-from nbprop.cluster.sums import LOSSES, WEIGHTS, TreeSum
+from nbprop.cluster.sums import LOSSES, WEIGHTS, TreeSum, own_part
 from nbprop.compiler.jit import njit
 from nbprop.io.networks import digest
-from nbprop.numerics.partition import share
+from nbprop.numerics.partition import share, share_blocks
 from nbprop.numerics.random import SHUFFLE, bounded, stream
+from nbprop.optimizers import clipping
+from nbprop.optimizers import update_rules as rules
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.errors import refusal
 from nbprop.training import loop as epochs
@@ -45,14 +49,16 @@ def _order_of_piece(order, own, seed, key, shuffles, n, batch, piece, pieces, fi
 class JobOnRanks(Job):
     """As `Job`; what all ranks do in it, they do together."""
 
-    def __init__(self, ranks, samples, offset, plan, params, data, batch, *rest):
-        super().__init__(plan, params, data, batch, *rest)
-        self.ranks, self.pieces, self.offset = ranks, ranks.pieces, offset
+    def __init__(self, ranks, samples, offset, sharded, plan, params, data, batch, optimizer, *rest):
+        self.ranks, self.pieces, self.offset, self.sharded = ranks, ranks.pieces, offset, sharded
+        super().__init__(plan, params, data, batch, optimizer, *rest)
+        self.scatters = sharded  # whether a rank needs its own part of the gradient alone
+        self.slots = rules.RULES[optimizer].slots
         self.words[epochs.N] = samples
         self.writes = ranks.rank == 0
         self.stopped = None  # the signal that interrupted the ranks
         self._seed, self._shuffles = 0, False
-        self._sum = TreeSum(ranks, params.size, params.dtype)
+        self._sum = TreeSum(ranks, params.size, params.dtype, scatters=sharded)
         if ranks.split:
             super().shuffle(0)  # its samples are gathered by an order in any case
             self.order = np.zeros(samples, np.uint32)
@@ -93,6 +99,67 @@ class JobOnRanks(Job):
     def interrupted(self):
         """Whether a signal has reached any rank, as all ranks learnt at once."""
         return self.stopped is not None
+
+    # -- the sharded update
+
+    def part_of(self, n):
+        """As `InOneProcess.part_of`."""
+        return own_part(self.ranks, n) if self.sharded else slice(0, n)
+
+    def clip(self, native, fingerprint_word, row, limit):
+        """As `Job.clip`; a norm is that of the whole gradient, which all ranks then get."""
+        super().clip(native, fingerprint_word, row, limit)
+        self.scatters &= native is not clipping.CLIP_NORM
+        if self.sharded and not self.scatters:
+            trainable = self.masks[1]
+            for whole in (epochs.CLIP_VALUE_ROW, epochs.CLIP_NORM_ROW):
+                self.words[whole + clipping.ROW_GRADS] = self.grads.ctypes.data
+                self.words[whole + clipping.ROW_TRAINABLE] = 0 if trainable is None else trainable.ctypes.data
+                self.words[whole + clipping.ROW_N] = self.grads.size
+
+    def common_steps(self, steps):
+        """The same on all ranks if each has a part of what a checkpoint holds; none after a signal."""
+        if not self.sharded:
+            return steps
+        try:
+            return min(self.ranks.gather(steps))
+        except Interrupted as interrupted:
+            self.stopped = interrupted.number
+            return 0
+
+    def time_for_checkpoint(self, due):
+        """As `InOneProcess.time_for_checkpoint`: at the same time on all ranks if each has a part of it."""
+        return self.any(due) if self.sharded else due
+
+    def _bounds(self):
+        """The first parameter, and the one after the last, of all ranks' parts."""
+        return [share_blocks(self.params.size, rank, self.ranks.size) for rank in range(self.ranks.size)]
+
+    def _bytes(self):
+        return [(stop - first) * self.params.itemsize for first, stop in self._bounds()]
+
+    def state_like(self):
+        """As `InOneProcess.state_like`; it takes no memory."""
+        return np.broadcast_to(self.params[:1], self.slots * self.params.size) if self.sharded else self.state
+
+    def whole_state(self):
+        """As `InOneProcess.whole_state`; all ranks take part."""
+        if not self.sharded or self.ranks.size == 1:
+            return self.state
+        own = self.state.reshape(self.slots, -1) if self.slots else self.state
+        found = [self.ranks.collect(row, self._bytes()) for row in own]
+        return np.concatenate(found).view(self.params.dtype) if found and self.writes else self.state
+
+    def take_state(self, whole):
+        """As `InOneProcess.take_state`."""
+        n = self.params.size
+        for slot in range(self.slots):
+            own = self.state[slot * self._own(self.params).size :][: self._own(self.params).size]
+            own[:] = self._own(whole[slot * n : (slot + 1) * n])
+
+    def state_of_history(self):
+        """None if each rank has a part."""
+        return None if self.sharded else self.state
 
     # -- steps
 
@@ -149,17 +216,23 @@ class JobOnRanks(Job):
                 out.head[LOSSES], out.head[WEIGHTS] = weight * numbers[epochs.LOSS], weight
                 out.body *= self.params.dtype.type(weight)
 
-        try:
-            with self.ranks.round(GRADIENT, self.params):
-                total = self._sum(evaluate)
-        finally:
-            words[_GRADS] = self.grads.ctypes.data
-        weight = total.head[WEIGHTS]
-        numbers[epochs.WEIGHT] = weight
-        if weight > 0.0:
-            np.divide(total.body, self.params.dtype.type(weight), out=self.grads)
-            numbers[epochs.LOSS] = numbers[epochs.CALL + arg.RESULT] = total.head[LOSSES] / weight
-        return epochs.finish_step(self.address, n, rate)
+        with self.ranks.round(GRADIENT, self.params):
+            try:
+                total = (self._sum.scattered if self.scatters else self._sum)(evaluate)
+            finally:
+                words[_GRADS] = self.grads.ctypes.data
+            weight = total.head[WEIGHTS]
+            numbers[epochs.WEIGHT] = weight
+            if weight > 0.0:
+                here = self.part if self.scatters else slice(None)
+                np.divide(total.body[here], self.params.dtype.type(weight), out=self.grads[here])
+                numbers[epochs.LOSS] = numbers[epochs.CALL + arg.RESULT] = total.head[LOSSES] / weight
+            outcome, updates = epochs.update(self.address, n, rate)
+            if self.sharded and self.ranks.size > 1:
+                self.ranks.spread(self.params.view(np.uint8), self._bytes())
+        if outcome == epochs.GO_ON:
+            epochs.end_step(self.address, n, updates)
+        return outcome
 
     def _values(self):
         x, target, weights, lengths = self.data

@@ -284,27 +284,35 @@ def _one_step(job, rate):
     n = min(load(job, BATCH), load(job, N) - load(job, POSITION))
     if not _gradient(job, n, load(job, STEP)):
         return FAILED
-    return finish_step(job, n, rate)
+    outcome, updates = update(job, n, rate)
+    if outcome == GO_ON:
+        end_step(job, n, updates)
+    return outcome
 
 
 @njit
-def finish_step(job, n, rate):
-    """Update by the gradient of n samples; returns an outcome."""
-    weight, loss = load_double(job, WEIGHT), 0.0
-    if weight > 0.0:
-        loss = load_double(job, LOSS)
-        if not np.isfinite(loss):
-            return NOT_FINITE
+def update(job, n, rate):
+    """Update by the gradient of n samples; returns an outcome, and whether it was time for an update."""
+    weight = load_double(job, WEIGHT)
+    if weight > 0.0 and not np.isfinite(load_double(job, LOSS)):
+        return NOT_FINITE, False
     updates = _accumulated(job, n, weight)
     if updates and (weight > 0.0 or load(job, ACCUMULATES) > 0):
         if not _clip(job):
-            return NOT_FINITE
+            return NOT_FINITE, False
         store(job, UPDATED + rules.STEP, _update_number(job))
         store_double(job, UPDATED + rules.HYPERPARAMETERS, rate)
         large = load(job, UPDATED + rules.N) >= _SPLIT_PARAMS
         if _run_op(job, UPDATE, load(job, THREADS) if large else 1) != 0:
             store(job, STATUS, arg.FAILED)
-            return FAILED
+            return FAILED, False
+    return GO_ON, updates
+
+
+@njit
+def end_step(job, n, updates):
+    """What follows the update, of all parameters, by n samples."""
+    weight, loss = load_double(job, WEIGHT), load_double(job, LOSS)
     if weight > 0.0:
         store_double(job, LOSS_SUM, load_double(job, LOSS_SUM) + loss * weight)
         store_double(job, WEIGHT_SUM, load_double(job, WEIGHT_SUM) + weight)
@@ -312,7 +320,6 @@ def finish_step(job, n, rate):
         _average_step(job)
     store(job, POSITION, load(job, POSITION) + n)
     store(job, STEP, load(job, STEP) + 1)
-    return GO_ON
 
 
 @njit

@@ -41,6 +41,8 @@ from nbprop.validation import check_number
 # Seconds that a compiled call should take: well below 0.2, since the next call may be slower.
 _PACE = 0.08
 
+_STATE = "optimizer_state"
+
 
 @dataclasses.dataclass
 class Settings:
@@ -125,7 +127,7 @@ class Trainer:
 
     def resume(self, allowed):
         """Continue from a checkpoint, if there is one, once all of it has been checked."""
-        name, arrays, settings = self.settings.checkpoint, self._arrays(), self.settings
+        name, arrays, settings = self.settings.checkpoint, self._arrays(self.job.state_like()), self.settings
         found = read_checkpoint(name)
         if found is None:
             return
@@ -139,8 +141,9 @@ class Trainer:
             raise ValueError(
                 f"fit: {name} has {done} finished epochs, more than epochs={settings.epochs}; pass a larger number"
             )
-        for key, array in arrays.items():
-            array[:] = found.arrays[key]
+        self.job.take_state(found.arrays[_STATE])
+        for key in arrays.keys() - {_STATE}:
+            arrays[key][:] = found.arrays[key]
         words, numbers = self.job.words, self.job.numbers
         for word in PLACE:
             words[getattr(epochs, word)] = found.progress[word]
@@ -159,8 +162,9 @@ class Trainer:
             if key.isidentifier() and key not in FIELDS and not hasattr(History, key):
                 setattr(self.history, key, value)
 
-    def _arrays(self):
-        found = {"params": self.job.params, "optimizer_state": self.job.state} | self._layers() | self.job.kept()
+    def _arrays(self, state):
+        """What a checkpoint holds, with the optimizer's state."""
+        found = {"params": self.job.params, _STATE: state} | self._layers() | self.job.kept()
         return found if self.job.average is None else found | {"average": self.job.average.mean}
 
     def _layers(self):
@@ -169,7 +173,10 @@ class Trainer:
     def save(self):
         """Write a checkpoint, if asked for. A failure does not end the training: it warns, and is tried again later."""
         name = self.settings.checkpoint
-        if name is None or not self.job.writes:
+        if name is None:
+            return
+        state, self.saved = self.job.whole_state(), time.perf_counter()
+        if not self.job.writes:
             return
         words, numbers = self.job.words, self.job.numbers
         progress: dict[str, float] = {word: int(words[getattr(epochs, word)]) for word in PLACE}
@@ -179,7 +186,7 @@ class Trainer:
         if self.metrics is not None:
             history["metrics"] = self.history.metrics
         try:
-            arrays = self.job.host_arrays(self._arrays())
+            arrays = self.job.host_arrays(self._arrays(state))
             write_checkpoint(name, Checkpoint(self.identity, arrays, progress, history, self._added()))
             self.failure = ""
         except (OSError, MemoryError, TypeError, ValueError) as error:
@@ -248,7 +255,8 @@ class Trainer:
                     steps = self._go_on(steps, bar)
                 if self.interrupted():
                     self._interrupt()
-                if time.perf_counter() - self.saved >= self.settings.checkpoint_seconds:
+                due = time.perf_counter() - self.saved >= self.settings.checkpoint_seconds
+                if self.job.time_for_checkpoint(due):
                     self.save()
             self._settle()
             if self.interrupted():  # while the last checkpoint was written, or what was kept was measured
@@ -259,6 +267,7 @@ class Trainer:
         job, words = self.job, self.job.words
         first = int(words[epochs.STEP])
         steps = min(self._whole_updates(self._until_called(steps, first)), self.last - first, epochs.MOST_RATES)
+        steps = job.common_steps(steps)
         if self.rate_of is not None:
             job.rates[:steps] = [self._rate(step) for step in range(first, first + steps)]
         began = time.perf_counter()
@@ -393,7 +402,7 @@ class Trainer:
         job, history = self.job, self.history
         if history.stopped != "diverged" and not self._is_finite():
             self._stop("diverged", f"the parameters are not finite after step {history.next_step - 1}")
-        history.optimizer_state = job.state
+        history.optimizer_state = job.state_of_history()
         if history.stopped == "diverged":
             self._restore_after_divergence()
         else:

@@ -60,12 +60,16 @@ def trainings():
     """`fit`, with what changes its steps."""
     x, t, w = (array.astype(np.float32) for array in (X, T, W))
     rows, held = (nbprop.rank_rows(COMM, len(X), PIECES, batch) for batch in (50, None))
-    net = nbprop.network((3,), nbprop.dense(8, "tanh"), nbprop.dropout(0.1), nbprop.dense(1))
+    net = nbprop.network((3,), nbprop.dense(60, "tanh"), nbprop.dropout(0.1), nbprop.dense(1))
     found = []
     for kinds in (
         {},
         {"shuffle": False, "validation": "held", "patience": 3},
         {"clip_norm": 0.1, "schedule": "cosine", "optimizer": "adamw", "threads": 2},
+        {"shard_update": True},
+        {"shard_update": True, "clip_norm": 0.1, "schedule": "cosine", "optimizer": "adamw"},
+        {"shard_update": True, "clip_value": 0.05, "l1": 1e-3, "average": 0.9, "optimizer": "momentum"},
+        {"clip_value": 0.05, "l1": 1e-3, "average": 0.9, "optimizer": "momentum"},
     ):
         for data, here, there in (("whole", slice(None), slice(None)), ("split", rows, held)):
             options = dict(kinds)
@@ -77,6 +81,8 @@ def trainings():
             )
             assert history.loss[-1] < history.loss[0]
             found += digest(params, history.loss, history.validation_loss)
+    starts = [6 * k for k in range(7)]
+    assert [found[k : k + 6] for k in (starts[3:6])] == [found[k : k + 6] for k in (0, starts[2], starts[6])]
     return found
 
 
@@ -133,6 +139,7 @@ def training(folder):
         *(NET, params, X, T, "mse"),
         **{"epochs": 6, "batch": 50, "checkpoint": os.path.join(folder, "run.safetensors"), "resume": True},
         **{"checkpoint_seconds": 0.0, "callback": callback},
+        **{"shard_update": bool(os.environ.get("SHARDED"))},
         **RANKS,
     )
     return digest(params, history.loss)

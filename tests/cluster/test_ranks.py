@@ -99,12 +99,23 @@ def test_what_one_rank_finds_wrong_all_ranks_say():
 
 
 @pytest.mark.more
-def test_a_killed_training_resumes_on_another_number_of_ranks(tmp_path):
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("1", "1"), ("1", "")])
+def test_a_killed_training_resumes_on_another_number_of_ranks(tmp_path, before, after):
+    """Before and after the kill, the update is sharded or not."""
     whole = result(1, "training", tmp_path / "..")
     (tmp_path / "../run.safetensors").unlink()
-    done = run(2, "training", tmp_path, STOP=json.dumps([int(signal.SIGKILL), 1, 3]))
+    done = run(2, "training", tmp_path, STOP=json.dumps([int(signal.SIGKILL), 1, 3]), SHARDED=before)
     assert done.returncode != 0
     assert (tmp_path / "run.safetensors").exists()
+    assert result(3, "training", tmp_path, SHARDED=after) == whole
+
+
+@pytest.mark.more
+def test_a_signal_to_a_sharded_training_writes_all_of_its_state(tmp_path):
+    whole = result(2, "training", tmp_path / "..")
+    (tmp_path / "../run.safetensors").unlink()
+    done = run(4, "training", tmp_path, STOP=json.dumps([int(signal.SIGUSR1), 2, 2]), SHARDED="1")
+    assert done.returncode == 75
     assert result(3, "training", tmp_path) == whole
 
 

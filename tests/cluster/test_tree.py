@@ -71,7 +71,12 @@ def test_each_rank_of_a_power_of_two_sends_a_vector_once():
     """Recursive halving: half of the vector, a quarter, ...: 7 chunks of 8 from each of 8 ranks."""
     tree = Tree(64, 8, 8)
     assert [sum(move.kind == SEND for move in moves) for moves in tree.moves] == [7] * 8
-    assert [rank for rank, _ in tree.results] == list(range(8))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8, 13])
+def test_each_rank_ends_with_its_chunk(ranks):
+    tree = Tree(64, ranks, ranks)
+    assert [rank for rank, _ in tree.results] == list(range(ranks))
 
 
 @pytest.mark.parametrize(("samples", "batch"), [(301, None), (301, 50), (10, 64), (64, 64), (1000, 128)])
