@@ -24,6 +24,10 @@ from nbprop.autodiff.gradients import (
     value as value,
     value_and_grad as value_and_grad,
 )
+from nbprop.autodiff.on_ranks import (
+    data_on_ranks as data_on_ranks,
+    value_and_grad_on_ranks as value_and_grad_on_ranks,
+)
 from nbprop.autodiff.operators import (
     gauss_newton_operator as gauss_newton_operator,
     hessian as hessian,

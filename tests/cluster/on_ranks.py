@@ -86,6 +86,53 @@ def trainings():
     return found
 
 
+def compiled():
+    """`value_and_grad_on_ranks` and a search in @njit code, over numba-mpi."""
+    import numba
+
+    @numba.njit
+    def search(plan, data, theta, grads, work, state):
+        loss = nbprop.value_and_grad_on_ranks(plan, data, theta, grads, work)
+        for _ in range(20):
+            if nbprop.lbfgs_step(state, theta, loss, grads) != 0:
+                break
+            loss = nbprop.value_and_grad_on_ranks(plan, data, theta, grads, work)
+        return loss
+
+    plan, found = nbprop.plan(NET, loss="mse", batch=16), []
+    work, grads = nbprop.workspace(plan), np.empty(plan.n_params)
+    for x, t, w, data in both():
+        for weights in (w, None):
+            rest = RANKS | {"data": data}
+            held = nbprop.data_on_ranks(plan, x, t, weights, **rest)
+            loss = nbprop.value_and_grad_on_ranks(plan, held, P0, grads, work)
+            expected = nbprop.objective(plan, x, t, weights, **rest)(P0)
+            assert digest(loss, grads) == digest(*expected)
+            theta, state = P0.copy(), nbprop.lbfgs_state(P0.size)
+            last = search(plan, held, theta, grads, work, state)
+            assert last < loss / 2
+            found.append(digest(theta, last))
+    assert found[:2] == found[2:]
+    wrong = P0 if COMM.rank < COMM.size - 1 else P0[:-1]  # the last rank's arguments do not fit: all say so
+    try:
+        nbprop.value_and_grad_on_ranks(plan, held, wrong, grads, work)
+    except ValueError as error:
+        assert "do not fit the plan, on this rank or another" in str(error)
+    else:
+        raise AssertionError("no error")
+    for error, call in (
+        ("comm must be MPI.COMM_WORLD", lambda: nbprop.data_on_ranks(plan, X, T, comm=COMM.Split(0, -COMM.rank))),
+        ("comm must be MPI.COMM_WORLD", lambda: nbprop.data_on_ranks(plan, X, T)),
+    ):
+        try:
+            call()
+        except ValueError as caught:
+            assert error in str(caught)
+        else:
+            assert COMM.size == 1
+    return found[0] + found[1]
+
+
 def refusals():
     """Errors that one rank finds, and every rank raises."""
     plan, last, found = nbprop.plan(NET, loss="mse", batch=50), COMM.rank == COMM.size - 1, []

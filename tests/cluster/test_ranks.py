@@ -44,6 +44,14 @@ def test_bits_are_the_same_on_1_2_and_4_ranks(what):
 
 
 @pytest.mark.more
+def test_gradients_in_compiled_code_have_the_bits_of_an_objective_on_any_number_of_ranks():
+    pytest.importorskip("numba_mpi")
+    alone = result(1, "compiled")
+    assert result(2, "compiled") == alone
+    assert result(3, "compiled") == alone
+
+
+@pytest.mark.more
 def test_bits_are_the_same_on_3_ranks():
     assert result(3, "solvers") == result(1, "solvers")
     assert result(3, "trainings") == result(1, "trainings")

@@ -813,7 +813,10 @@ CALLS |= {
 # Public names that take nothing to check here, each with the reason.
 CALLS |= _onnx_calls()
 LEFT_OUT = {
-    "rank_rows": "needs a communicator; tests/cluster has its arguments",
+    **dict.fromkeys(
+        ("rank_rows", "data_on_ranks", "value_and_grad_on_ranks"),
+        "needs a communicator; tests/cluster has its arguments",
+    ),
     **{name: "needs onnx" for name in ("to_onnx", "from_onnx") if name not in CALLS},
     **dict.fromkeys(
         ("Bounds", "Contributions", "Explanation", "History", "Network", "Plan", "RankError", "RoundingError", "Trace"),
