@@ -168,6 +168,9 @@ class JobOnRanks(Job):
         words = self.words
         words[epochs.DONE] = words[epochs.RECORD_COUNT] = 0
         try:
+            if self.pieces == 1 and not self.ranks.split:  # on one rank: there is nothing to sum
+                self.ranks.meet(GRADIENT)
+                return super().run_steps(steps)
             for i in range(steps):
                 if words[epochs.SHUFFLES] and words[epochs.SHUFFLED] < words[epochs.N]:
                     self._order()
@@ -205,16 +208,16 @@ class JobOnRanks(Job):
 
         def evaluate(piece, out):
             first, last = share(n, piece, self.pieces)
-            out.clear()
-            if first == last:
-                return
             words[_GRADS] = out.body.ctypes.data
-            if not epochs.gradient_of(self.address, first, last - first, step + piece):
+            numbers[epochs.WEIGHT] = 0.0
+            if first < last and not epochs.gradient_of(self.address, first, last - first, step + piece):
                 raise refusal("fit", self.plan, self._values(), int(words[epochs.STATUS]))
             weight = numbers[epochs.WEIGHT]
             if weight > 0.0:
                 out.head[LOSSES], out.head[WEIGHTS] = weight * numbers[epochs.LOSS], weight
                 out.body *= self.params.dtype.type(weight)
+            else:
+                out.clear()
 
         with self.ranks.round(GRADIENT, self.params):
             try:

@@ -5,8 +5,10 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
 from mpi4py import MPI
 
 import nbprop
@@ -86,6 +88,65 @@ def trainings():
     return found
 
 
+def everything():
+    """Each network of the contract tests, each solver and each optimizer, on 1, 2 and 4 ranks of this job of 4."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from nbprop.optimizers.api import OPTIMIZERS
+    from nbprop.solvers.least_squares import _METHODS
+    from nbprop.solvers.methods import METHODS
+    from support import cases
+
+    comms = MPI.COMM_SELF, COMM.Split(COMM.rank // 2, COMM.rank), COMM
+    compared = []
+
+    def same(name, run):
+        found = [run(comm) for comm in comms]
+        assert found[0] == found[1] == found[2], f"{name}: {found}"
+        compared.append(name)
+
+    for number, (name, (net, loss)) in enumerate(cases.CASES.items()):
+        modal = any(layer.modal for _, layer in net.nodes)  # the loss must be one function of the parameters
+        plan = nbprop.plan(net, loss=loss or "mse", batch=2, mode="inference" if modal else "training")
+        rng = np.random.default_rng(number)
+        x, target, weights = cases.data(plan, 9, rng, ties=False)
+        params, state = nbprop.init(net, seed=number), cases.state_of(plan)
+
+        def gradient(comm, plan=plan, given=(x, target, weights, state), params=params):
+            return digest(*nbprop.objective(plan, *given, comm=comm, pieces=4)(params))
+
+        same(name, gradient)
+
+    plan = nbprop.plan(NET, loss="mse", batch=50)
+    for method, row in METHODS.items():
+        limit = {"maxiter": 3} if "maxiter" in row.options else {"maxfun": 9}
+
+        def search(comm, method=method, limit=limit):
+            params = P0.copy()
+            result = nbprop.minimize(plan, params, X, T, method, weights=W, comm=comm, pieces=4, **limit)
+            return digest(params, result.fun)
+
+        same(method, search)
+    for method in _METHODS:
+
+        def squares(comm, method=method):
+            params = P0.copy()
+            result = nbprop.least_squares(plan, params, X, T, method, max_nfev=4, comm=comm, pieces=4)
+            return digest(params, result.cost)
+
+        same(method, squares)
+    for optimizer in OPTIMIZERS:
+        for sharded in (False, True)[: 1 if optimizer == "schedule_free_adamw" else 2]:
+
+            def train(comm, optimizer=optimizer, sharded=sharded):
+                params = P0.copy()
+                options = {"epochs": 2, "batch": 150, "pieces": 4, "shard_update": sharded}
+                history = nbprop.fit(NET, params, X, T, "mse", optimizer, comm=comm, **options)
+                return digest(params, history.loss)
+
+            same(optimizer, train)
+    return compared
+
+
 def compiled():
     """`value_and_grad_on_ranks` and a search in @njit code, over numba-mpi."""
     import numba
@@ -114,22 +175,13 @@ def compiled():
             found.append(digest(theta, last))
     assert found[:2] == found[2:]
     wrong = P0 if COMM.rank < COMM.size - 1 else P0[:-1]  # the last rank's arguments do not fit: all say so
-    try:
+    with pytest.raises(ValueError, match="do not fit the plan, on this rank or another"):
         nbprop.value_and_grad_on_ranks(plan, held, wrong, grads, work)
-    except ValueError as error:
-        assert "do not fit the plan, on this rank or another" in str(error)
-    else:
-        raise AssertionError("no error")
-    for error, call in (
-        ("comm must be MPI.COMM_WORLD", lambda: nbprop.data_on_ranks(plan, X, T, comm=COMM.Split(0, -COMM.rank))),
-        ("comm must be MPI.COMM_WORLD", lambda: nbprop.data_on_ranks(plan, X, T)),
-    ):
-        try:
-            call()
-        except ValueError as caught:
-            assert error in str(caught)
-        else:
-            assert COMM.size == 1
+    with pytest.raises(ValueError, match="comm must be MPI"):
+        nbprop.data_on_ranks(plan, X, T)
+    if COMM.size > 1:
+        with pytest.raises(ValueError, match="comm must be MPI"):
+            nbprop.data_on_ranks(plan, X, T, comm=COMM.Split(0, -COMM.rank))
     return found[0] + found[1]
 
 

@@ -43,6 +43,12 @@ def test_bits_are_the_same_on_1_2_and_4_ranks(what):
     assert result(4, what) == alone
 
 
+def test_bits_of_all_networks_solvers_and_optimizers_are_the_same_on_1_2_and_4_ranks():
+    compared = result(4, "everything")
+    assert len(compared) > 100
+    assert {"dense", "lstm", "L-BFGS", "marquardt", "adam"} <= set(compared)
+
+
 @pytest.mark.more
 def test_gradients_in_compiled_code_have_the_bits_of_an_objective_on_any_number_of_ranks():
     pytest.importorskip("numba_mpi")
