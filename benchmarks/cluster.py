@@ -108,7 +108,10 @@ def compare(folder: str, quick: bool) -> tuple[dict[str, Spread], dict[str, floa
         timers["gloo"] = gloo.timer(**work)
     times = rotate(timers, rotations)
     sums = [ranks.ask(work="sum", count=1_000_000, steps=5 if quick else 40) for _ in range(rotations)]
-    times |= {name: [found[name] for found in sums] for name in sums[0]}
+    overlap = {"work": "overlap", "widths": LARGE, "batch": BATCH, "steps": 3 if quick else 30}
+    ranks.ask(**overlap)
+    overlaps = [ranks.ask(**overlap) for _ in range(2 if quick else 7)]
+    times |= {name: [found[name] for found in all_of] for all_of in (sums, overlaps) for name in all_of[0]}
     for group in groups:
         group.close()
     figures = {
@@ -116,6 +119,8 @@ def compare(folder: str, quick: bool) -> tuple[dict[str, Spread], dict[str, floa
         "2 ranks, sharded / 2 threads": ratio(times, "2 ranks, sharded", "2 threads"),
         "comm of one rank / none": ratio(times, "comm of one rank", "one process"),
         "comm of one rank, 2 pieces / none": ratio(times, "comm of one rank, 2 pieces", "one process"),
+        "message during / after the gradient": ratio(times, "message during", "message after"),
+        "message by a thread / after the gradient": ratio(times, "by a thread", "message after"),
         "sum of 4 MB / Allreduce of mpich": ratio(times, "sum", "allreduce"),
     }
     if gloo is not None:
@@ -158,7 +163,7 @@ def main() -> None:
     for name, figure in figures.items():
         most = AT_MOST.get(name)
         said = "" if most is None else f"  (at most {most}: {'yes' if figure.median <= most else 'NO'})"
-        print(f"{name:36} {figure.median:.3f} [{figure.q25:.3f}, {figure.q75:.3f}]{said}")
+        print(f"{name:42} {figure.median:.3f} [{figure.q25:.3f}, {figure.q75:.3f}]{said}")
     stored = {
         **{"machine": machine.describe(), "versions": machine.versions(), "commit": machine.commit()},
         **{"time": machine.now(), "quick": arguments.quick},

@@ -74,19 +74,15 @@ def step(network, machine, ranks, latency=LATENCY, bandwidth=BANDWIDTH, batch=BA
 
 def table(networks, machine):
     """Where it stops to pay, as Markdown."""
-    lines = [
-        "| network | parameters | one process | half of the processes' time is used up to | fastest with |",
-        "|---|---|---|---|---|",
-    ]
+    header = "network", "parameters", "one process", "half of the time is used up to", "fastest with", "speed then"
+    lines = [header, ("---",) * len(header)]
     for name, network in networks.items():
         times = {ranks: step(network, machine, ranks) for ranks in RANKS}
         efficient = max(ranks for ranks in RANKS if times[1] / times[ranks] / ranks >= 0.5)
         best = min(RANKS, key=times.__getitem__)
-        lines.append(
-            f"| {name} | {network['bytes'] // 4:,} | {times[1] * 1e3:.1f} ms | {efficient} | {best}, {times[1] / times[best]:.0f} "
-            "times as fast |"
-        )
-    return "\n".join(lines)
+        count, alone, speed = network["bytes"] // 4, times[1] * 1e3, times[1] / times[best]
+        lines.append((name, f"{count:,}", f"{alone:.1f} ms", str(efficient), str(best), f"{speed:.0f}"))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def draw(networks, machine, stored, path):

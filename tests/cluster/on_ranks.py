@@ -144,6 +144,18 @@ def everything():
                 return digest(params, history.loss)
 
             same(optimizer, train)
+
+    def few(comm):
+        """Three samples in four pieces: on four ranks, one has none."""
+        params, (x, target) = P0.copy(), (X[:3], T[:3])
+        nbprop.fit(NET, params, x, target, "mse", epochs=2, comm=comm, pieces=4, shard_update=True)
+        return digest(params, *nbprop.objective(plan, x, target, comm=comm, pieces=4)(P0))
+
+    same("few samples", few)
+    alone, plain = P0.copy(), P0.copy()
+    nbprop.fit(NET, alone, X, T, "mse", epochs=2, comm=MPI.COMM_SELF, pieces=1)
+    nbprop.fit(NET, plain, X, T, "mse", epochs=2)
+    assert digest(alone) == digest(plain)  # one rank and one piece are no other training
     return compared
 
 
@@ -221,8 +233,21 @@ def refusals():
     batchnorm = nbprop.network((3,), nbprop.dense(4), nbprop.batchnorm(), nbprop.dense(1))
     state = nbprop.layer_state(nbprop.plan(batchnorm, "mse", 64))
     caught(lambda: nbprop.fit(batchnorm, nbprop.init(batchnorm), X, T, "mse", batch=64, state=state, **RANKS))
+    caught(lambda: nbprop.fit(NET, P0.copy(), X, T, "mse", seed=COMM.rank, **RANKS))
+    caught(lambda: nbprop.fit(NET, P0.copy(), X, T, "mse", shard_update=COMM.rank == 0, **RANKS))
+    state = nbprop.optimizer_state("adam", P0.size)
+    caught(lambda: nbprop.fit(NET, P0.copy(), X, T, "mse", optimizer_state=state, shard_update=True, **RANKS))
+    own = slice(0, 3 - 3 * last)  # of three samples, the last rank holds none
+    caught(lambda: nbprop.objective(plan, X[own], T[own], data="split", **RANKS))
     assert np.isfinite(fun(P0)[0])  # after all this the ranks are still in step
     return found
+
+
+def hang(folder):
+    """A training of which one rank never comes back from its callback."""
+    Path(folder, str(os.getpid())).touch()
+    wait = (lambda history: signal.pause()) if COMM.rank == 1 else None
+    nbprop.fit(NET, P0.copy(), X, T, "mse", callback=wait, **RANKS)
 
 
 def training(folder):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,29 +19,33 @@ pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec")
 SCRIPT = Path(__file__).with_name("on_ranks.py")
 
 
-def run(size, *arguments, timeout=240, **environment):
-    """Run a function of on_ranks.py on so many ranks; the finished process."""
-    return subprocess.run(
-        [MPIEXEC, "-n", str(size), sys.executable, str(SCRIPT), *map(str, arguments)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+def run(size, *arguments, timeout=600, mpiexec=(MPIEXEC,), **environment):
+    """Run a function of on_ranks.py on so many ranks; the finished process. After the time-out, all ranks are ended."""
+    command = [*mpiexec, "-n", str(size), sys.executable, str(SCRIPT), *map(str, arguments)]
+    environment = {**os.environ, **environment}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as started:
+        try:
+            said = started.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            started.terminate()  # mpiexec ends its ranks; killed, it would leave them
+            started.communicate()
+            raise
+    return subprocess.CompletedProcess(command, started.returncode, *said)
 
 
-def result(size, *arguments, **environment):
-    done = run(size, *arguments, **environment)
+def result(size, *arguments, **options):
+    done = run(size, *arguments, **options)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("what", ["solvers", "trainings"])
-def test_bits_are_the_same_on_1_2_and_4_ranks(what):
+def test_bits_are_the_same_on_1_and_2_ranks(what):
     alone = result(1, what)
     assert len(set(alone)) > 5
     assert result(2, what) == alone
-    assert result(4, what) == alone
 
 
 def test_bits_of_all_networks_solvers_and_optimizers_are_the_same_on_1_2_and_4_ranks():
@@ -58,9 +63,58 @@ def test_gradients_in_compiled_code_have_the_bits_of_an_objective_on_any_number_
 
 
 @pytest.mark.more
-def test_bits_are_the_same_on_3_ranks():
-    assert result(3, "solvers") == result(1, "solvers")
-    assert result(3, "trainings") == result(1, "trainings")
+@pytest.mark.parametrize("what", ["solvers", "trainings"])
+def test_bits_are_the_same_on_3_and_4_ranks(what):
+    alone = result(1, what)
+    assert result(3, what) == alone
+    assert result(4, what) == alone
+
+
+def openmpi():
+    """(mpiexec and its options, environment) of Debian's Open MPI, or of another with that name; skips without."""
+    found = shutil.which("mpiexec.openmpi")
+    if found is None:
+        pytest.skip("no mpiexec.openmpi: apt install openmpi-bin")
+    libraries = sorted(Path(os.path.realpath(found)).parents[1].glob("lib/*/libmpi.so.40"))
+    if not libraries:
+        pytest.skip("no libmpi.so.40 beside mpiexec.openmpi")
+    # The wheel of mpi4py has an extension for each of the two binary interfaces.
+    environment = {"MPI4PY_MPIABI": "openmpi", "MPI4PY_LIBMPI": str(libraries[0])}
+    as_root = dict.fromkeys(("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"), "1")
+    return {"mpiexec": (found, "--oversubscribe"), **environment, **as_root}
+
+
+@pytest.mark.more
+def test_debian_s_open_mpi_gives_the_bits_of_mpich(tmp_path):
+    other = openmpi()
+    for what in ("solvers", "trainings"):
+        assert result(3, what, **other) == result(1, what)
+    assert result(2, "refusals", **other) == result(2, "refusals")
+    whole = result(1, "training", tmp_path / "..")
+    (tmp_path / "../run.safetensors").unlink()
+    done = run(2, "training", tmp_path, STOP=json.dumps([int(signal.SIGKILL), 1, 3]), **other)
+    assert done.returncode != 0
+    assert result(3, "training", tmp_path, **other) == whole
+
+
+@pytest.mark.more
+def test_a_rank_that_hangs_ends_with_the_job_s_time(tmp_path):
+    """As at a scheduler's wall time: mpiexec gets SIGTERM, and no rank is left."""
+    with pytest.raises(subprocess.TimeoutExpired):
+        run(2, "hang", tmp_path, timeout=60)
+    ranks = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(ranks) == 2
+    deadline = time.monotonic() + 20
+    while any(map(_runs, ranks)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(_runs, ranks))
+
+
+def _runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_what_one_rank_finds_wrong_all_ranks_say():
@@ -110,6 +164,17 @@ def test_what_one_rank_finds_wrong_all_ranks_say():
     other, own = next(found)
     assert other == own
     assert "1.batchnorm computes statistics over a batch" in other
+    for words in ("seed differs between ranks: 0 on rank 0, 1 on rank 1", "shard_update differs between ranks"):
+        other, own = next(found)
+        assert other == own
+        assert other.startswith(f"RankError: fit: {words}")
+    other, own = next(found)
+    assert other == own
+    assert "shard_update does not go with optimizer_state" in other
+    other, own = next(found)
+    assert own.startswith("ValueError: objective: x")
+    assert "rank 1 failed: ValueError: objective: x" in other
+    assert next(found, None) is None
 
 
 @pytest.mark.more
@@ -148,6 +213,22 @@ def test_ctrl_c_on_one_rank_stops_all(tmp_path):
     done = run(2, "training", tmp_path, STOP=json.dumps([int(signal.SIGINT), 1, 2]))
     assert done.returncode != 0
     assert done.stderr.count("KeyboardInterrupt: fit was interrupted after") == 2
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples/cluster/mpi_digits.py"
+
+
+@pytest.mark.more
+def test_the_example_starts_two_processes_and_says_if_there_is_no_mpiexec():
+    command = [sys.executable, str(EXAMPLE), "--epochs", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2 processes, 1 epochs: loss")
+    without = f"import runpy, shutil, sys; shutil.which = lambda *a, **k: None; sys.argv = {command[1:]}"
+    program = f"{without}; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1
+    assert done.stderr == "there is no mpiexec; install an MPI, for example with `pip install mpich`\n"
 
 
 @pytest.mark.parametrize("comm", [1, "world", object()])

@@ -1,10 +1,12 @@
 """The sum over ranks, carried out here in one process: the same bits for any number of ranks and chunks."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
 
+import nbprop
 from nbprop.cluster.parts import rows_of, shard
 from nbprop.cluster.tree import ADD, RECEIVE, SEND, Node, Tree
 from nbprop.numerics.partition import share
@@ -93,6 +95,37 @@ def test_shards_are_what_a_piece_takes_of_all_batches(samples, batch):
         for ranks in range(1, pieces + 1):
             bounds = [rows_of(rank, ranks, samples, pieces, batch) for rank in range(ranks)]
             assert [a for a, _ in bounds[1:]] == [b for _, b in bounds[:-1]]
+
+
+def test_without_mpi4py_comm_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    net = nbprop.network((2,), nbprop.dense(1))
+    plan, params = nbprop.plan(net, "mse", 4), nbprop.init(net)
+    x, target = np.ones((4, 2)), np.ones((4, 1))
+    for call in (
+        lambda: nbprop.fit(net, params, x, target, "mse", comm=object()),
+        lambda: nbprop.objective(plan, x, target, comm=object()),
+        lambda: nbprop.minimize(plan, params, x, target, comm=object()),
+        lambda: nbprop.least_squares(plan, params, x, target, comm=object()),
+        lambda: nbprop.data_on_ranks(plan, x, target, comm=object()),
+        lambda: nbprop.rank_rows(object(), 4),
+    ):
+        with pytest.raises(TypeError, match=r"comm must be a communicator of mpi4py.*pip install nbprop\[mpi\]"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"shard_update": True}, "shard_update=True is for several ranks; pass comm"),
+        ({"data": "split"}, "data='split' is for several ranks; pass comm"),
+        ({"pieces": 0}, "pieces"),
+    ],
+)
+def test_what_is_for_several_ranks_needs_comm(options, words):
+    net = nbprop.network((2,), nbprop.dense(1))
+    with pytest.raises(ValueError, match=words):
+        nbprop.fit(net, nbprop.init(net), np.ones((4, 2)), np.ones((4, 1)), "mse", **options)
 
 
 def test_a_tree_needs_as_many_pieces_as_ranks():

@@ -4,6 +4,7 @@ cluster_worker.py ranks PATH                       under mpiexec
 cluster_worker.py gloo PATH RANK SIZE RENDEZVOUS   of torch.distributed
 """
 
+import concurrent.futures
 import itertools
 import json
 import socket
@@ -55,16 +56,64 @@ class Ranks:
                 np.zeros(count, np.float32),
             )
         ours, sent, received = self.before[count]
-        spent = np.zeros(2)
+        calls = {"sum": lambda: ours(lambda piece, out: None), "allreduce": lambda: self.comm.Allreduce(sent, received)}
+        return self._in_turns(calls, steps)
+
+    def overlap(self, widths, batch, steps):
+        """Seconds of a gradient and of half of it going to the other of two ranks: one after the other, or at a time.
+
+        What a reduction by layers, during the backward pass, could win at most: here all of the message may travel from
+        the beginning on, moved by MPI as it likes, or by a thread that waits for it.
+        """
+        import nbprop
+
+        own = batch // 2
+        net = _network(nbprop, widths)
+        plan, (x, labels) = nbprop.plan(net, "softmax_cross_entropy", own, np.float32), data(widths, own)
+        params = nbprop.init(net, seed=0, dtype=np.float32)
+        grads, work, message = np.zeros_like(params), nbprop.workspace(plan), np.zeros(params.size // 2, np.float32)
+        mine, received = np.zeros_like(message), np.zeros_like(message)
+        other = 1 - self.comm.Get_rank()
+
+        def compute():
+            nbprop.value_and_grad(plan, params, x[:own], labels[:own], grads, work)
+
+        def begin():
+            return self.comm.Irecv(received, other), self.comm.Isend(message, other)
+
+        def end(requests):
+            for request in requests:
+                request.Wait()
+            np.add(mine, received, out=mine)
+
+        def after():
+            compute()
+            end(begin())
+
+        def during():
+            requests = begin()
+            compute()
+            end(requests)
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+
+            def by_thread():
+                waiting = pool.submit(lambda: end(begin()))
+                compute()
+                waiting.result()
+
+            return self._in_turns({"message after": after, "message during": during, "by a thread": by_thread}, steps)
+
+    def _in_turns(self, calls, steps):
+        """{name: median seconds} of calls that all ranks begin together."""
+        times = {name: [] for name in calls}
         for _ in range(steps):
-            for k, run in enumerate(
-                (lambda: ours(lambda piece, out: None), lambda: self.comm.Allreduce(sent, received))
-            ):
+            for name, call in calls.items():
                 self.comm.Barrier()
                 begin = time.perf_counter()
-                run()
-                spent[k] += time.perf_counter() - begin
-        return dict(zip(("sum", "allreduce"), (spent / steps).tolist(), strict=True))
+                call()
+                times[name].append(time.perf_counter() - begin)
+        return {name: float(np.median(found)) for name, found in times.items()}
 
     def parts(self, widths, steps):
         """Seconds of the parts of a step in one process: gradients, by their samples, and the update."""
