@@ -1,6 +1,8 @@
 """The time of a step on many processes, from what benchmarks/cluster.py measured: the figure of docs/cluster.md.
 
-    python benchmarks/cluster_model.py [RESULT] [--picture docs/cluster.svg]
+    python benchmarks/cluster_model.py [RESULT]
+
+It writes the figures into docs/cluster.md, between its markers, and draws docs/cluster.svg.
 
 A step of R ranks, with one piece each and a sharded update, is modelled as
 
@@ -22,6 +24,8 @@ import math
 from pathlib import Path
 
 import numpy as np
+from cluster import AT_MOST
+from document import between
 from scipy.optimize import nnls
 
 from harness.places import REPOSITORY, RESULTS
@@ -109,24 +113,38 @@ def draw(networks, machine, stored, path):
         figure.savefig(path, metadata={"Date": None})
 
 
+def section(stored):
+    """What docs/cluster.md says of a result, as Markdown."""
+    networks, machine = model(stored)
+    first = stored["machine"]
+    lines = [f"On {first['cores']} cores ({first['processor']}), the processes over shared memory:\n"]
+    if stored["quick"]:
+        lines.append("*A first run, of few slices, on a machine that was not idle: it shows what is measured.*\n")
+    lines += ["| figure | median [quartiles] | at most |", "|---|---|---|"]
+    for name, (median, low, high) in stored["figures"].items():
+        lines.append(f"| {name} | {median:.3g} [{low:.3g}, {high:.3g}] | {AT_MOST.get(name, '')} |")
+    lines += ["", "The parts of a step in one process, from which the model is made:\n"]
+    lines += ["| network | gradient of n samples | its fit within | update |", "|---|---|---|---|"]
+    for name, network in networks.items():
+        gradient = f"{network['fixed'] * 1e6:.1f} us + n {network['work'] * 1e6:.2f} us"
+        lines.append(f"| {name} | {gradient} | {network['error']:.0%} | {network['update'] * 1e6:.0f} us |")
+    links = f"{machine['software'] * 1e6:.1f} us a message and {machine['bandwidth'] / 1e9:.1f} GB/s"
+    lines.append(f"\nBetween processes, fitted to sums of 64 bytes to 8 MB: {links} (within {machine['error']:.0%}).\n")
+    lines.append(f"With {BATCH:,} samples a batch, over InfiniBand HDR:\n")
+    return "\n".join([*lines, table(networks, machine)]) + "\n"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", nargs="?", type=Path, default=RESULTS / "cluster.json")
-    parser.add_argument("--picture", type=Path, default=REPOSITORY / "docs" / "cluster.svg")
-    arguments = parser.parse_args()
-    stored = json.loads(arguments.result.read_text())
-    networks, machine = model(stored)
-    for name, network in networks.items():
-        print(
-            f"{name}: a gradient of n samples takes {network['fixed'] * 1e6:.1f} us + n {network['work'] * 1e6:.2f} us "
-            f"(within {network['error']:.0%}), the update {network['update'] * 1e6:.0f} us"
-        )
-    print(
-        f"between processes here: {machine['software'] * 1e6:.1f} us a message, {machine['bandwidth'] / 1e9:.1f} GB/s "
-        f"(within {machine['error']:.0%})\n"
-    )
-    print(table(networks, machine))
-    draw(networks, machine, stored, arguments.picture)
+    stored = json.loads(parser.parse_args().result.read_text())
+    document, text = REPOSITORY / "docs" / "cluster.md", section(stored)
+    found = between("cluster").subn(lambda match: match[1] + text + match[3], document.read_text(encoding="utf-8"))
+    if found[1] != 1:
+        raise SystemExit(f"{document} must have one pair of markers `bench cluster`, and has {found[1]}")
+    document.write_text(found[0], encoding="utf-8")
+    draw(*model(stored), stored, REPOSITORY / "docs" / "cluster.svg")
+    print(text)
 
 
 if __name__ == "__main__":
