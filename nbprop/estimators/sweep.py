@@ -48,6 +48,8 @@ class SweepCV(MetaEstimatorMixin, BaseEstimator):
         Fit the best candidate to all data: `best_estimator_`, which `predict` and others use.
     threads : int
         Threads that divide the networks; the bits do not depend on it.
+    n_jobs : int or None
+        Workers of joblib that divide the networks, as `nbprop.fit_many` takes it; they share the threads.
 
     Attributes
     ----------
@@ -73,13 +75,14 @@ class SweepCV(MetaEstimatorMixin, BaseEstimator):
     0.0001
     """
 
-    def __init__(self, estimator, param_grid, *, scoring=None, cv=5, refit=True, threads=1):
+    def __init__(self, estimator, param_grid, *, scoring=None, cv=5, refit=True, threads=1, n_jobs=None):
         self.estimator = estimator
         self.param_grid = param_grid
         self.scoring = scoring
         self.cv = cv
         self.refit = refit
         self.threads = threads
+        self.n_jobs = n_jobs
 
     def fit(self, X, y, *, groups=None, sample_weight=None):
         """Fit all candidates to all folds, score them, and refit the best. Returns self."""
@@ -171,6 +174,7 @@ class SweepCV(MetaEstimatorMixin, BaseEstimator):
             first._search(),
             first.epochs,
             threads=self.threads,
+            n_jobs=self.n_jobs,
             weights=weights,
             samples=samples,
             data=np.tile(np.arange(len(sets)), len(models)),

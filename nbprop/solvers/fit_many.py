@@ -6,51 +6,34 @@ evaluated so far.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 from numpy.typing import NDArray
 
 from nbprop.arrays import as_array, check_kinds, check_memory, described
-from nbprop.autodiff.derivatives import jacobian
-from nbprop.autodiff.gradients import forward, value_and_grad
-from nbprop.compiler.jit import FLAGS, njit
 from nbprop.losses.base import Loss
-from nbprop.losses.penalty import penalty_of
 from nbprop.lowering.plan import plan as make_plan
-from nbprop.lowering.plan import plan_like, workspace
 from nbprop.messages import ALIASED, DTYPE, failure
 from nbprop.networks.network import Network
-from nbprop.numerics.reductions import row_sum
-from nbprop.optimizers.api import adam, optimizer_state
 from nbprop.runtime.datasets import check_column, check_layers, check_weights
-from nbprop.runtime.pieces import Pace, in_threads
 from nbprop.solvers import lbfgs as solvers
 from nbprop.solvers import levenberg_marquardt as marquardt
-from nbprop.solvers.lbfgs import lbfgs_state, lbfgs_step
-from nbprop.solvers.levenberg_marquardt import lm_state, lm_step
+from nbprop.solvers.fleet import INTERRUPTED, Fleet
+from nbprop.solvers.fleet_jobs import fit_in_jobs, job_count
+from nbprop.solvers.fleet_pieces import NOT_FINITE
 from nbprop.validation import check_integer, check_number, choose, shown
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
 
-_LBFGS_ITERATIONS, _NOT_FINITE = solvers.ITERATIONS, solvers.NOT_FINITE
-_LM_ITERATIONS, _LM_EVALUATIONS = marquardt.ITERATIONS, marquardt.EVALUATIONS
-_SMALL_STEP, _NO_STEP = marquardt.SMALL_STEP, marquardt.NO_STEP
-
 METHODS = ("L-BFGS", "marquardt", "adam")
-INTERRUPTED = -1  # the status of a model whose fit Ctrl-C interrupted
 # Statuses of a fit that met a criterion; the only one of Adam is the number of steps.
 _SUCCESS = {
     "L-BFGS": (solvers.GRADIENT, solvers.SLOW),
     "marquardt": (marquardt.GRADIENT, marquardt.SMALL_STEP, marquardt.SLOW),
     "adam": (0,),
 }
-# The position of a thread: the current model, and its step.
-_MODEL, _STEP = 0, 1
 
 
 @dataclass(frozen=True)
@@ -72,190 +55,6 @@ class FleetResult:
     reasons: dict
 
 
-@njit
-def _is_finite(loss, grads, theta):
-    return np.isfinite(loss) and np.isfinite(row_sum(grads)) and np.isfinite(row_sum(theta))
-
-
-@njit
-def _update_best(losses, thetas, model, loss, theta):
-    """Store a point that is better than the best so far of its model."""
-    if loss < losses[model] or np.isnan(losses[model]):
-        losses[model] = loss
-        thetas[model] = theta
-
-
-@njit
-def _data_of(fleet, model):
-    """(x, target, weights) of a model: views of those of its data set, up to its number of samples."""
-    xs, ys, weights, data, samples = fleet
-    row = data[model]
-    n = samples[row]
-    return xs[row][:n], ys[row][:n], _weights_of(weights, row, n)
-
-
-def _weights_of(weights, row, n):
-    """The first n weights of a row; None without weights."""
-    raise TypeError("runs in compiled code only")
-
-
-@overload(_weights_of, jit_options=FLAGS, strict=False)
-def _weights_of_compiled(weights, row, n):
-    if isinstance(weights, types.Array):
-        return lambda weights, row, n: weights[row][:n]
-    return lambda weights, row, n: None
-
-
-@njit
-def _lbfgs_piece(
-    plan, fleet, thetas, losses, iterations, status, models, at, last, maxiter, start, state, theta, grads, work, most
-):
-    """Up to `most` evaluations, of models at[_MODEL] to last, by L-BFGS; returns their number. start: a new state."""
-    for done in range(most):
-        if at[_MODEL] >= last:
-            return done
-        model = models[at[_MODEL]]
-        if at[_STEP] == 0:
-            state[:] = start
-            theta[:] = thetas[model]
-        at[_STEP] += 1
-        x, y, w = _data_of(fleet, model)
-        loss = value_and_grad(plan, theta, x, y, grads, work, w)
-        if not _is_finite(loss, grads, theta):
-            loss = np.inf
-        _update_best(losses, thetas, model, loss, theta)
-        outcome = lbfgs_step(state, theta, loss, grads)
-        iterations[model] = state[_LBFGS_ITERATIONS]
-        if outcome != 0 or iterations[model] >= maxiter:
-            status[model] = outcome
-            at[_MODEL], at[_STEP] = at[_MODEL] + 1, 0
-    return most
-
-
-@njit
-def _adam_piece(
-    plan, fleet, thetas, losses, iterations, status, models, at, last, maxiter, lr, state, theta, grads, work, most
-):
-    """Up to `most` evaluations, of models at[_MODEL] to last, by full-batch Adam; returns their number."""
-    for done in range(most):
-        if at[_MODEL] >= last:
-            return done
-        model, step = models[at[_MODEL]], at[_STEP]
-        if step == 0:
-            state[:] = 0
-            theta[:] = thetas[model]
-        x, y, w = _data_of(fleet, model)
-        loss = value_and_grad(plan, theta, x, y, grads, work, w)
-        finite = _is_finite(loss, grads, theta)
-        _update_best(losses, thetas, model, loss if finite else np.inf, theta)
-        if finite and step < maxiter:
-            adam(theta, grads, state, step, lr)
-            iterations[model] = at[_STEP] = step + 1
-        else:
-            status[model] = 0 if finite else _NOT_FINITE
-            at[_MODEL], at[_STEP] = at[_MODEL] + 1, 0
-    return most
-
-
-@njit
-def _total_weight(w, n):
-    """sum(w); n without weights."""
-    return float(n) if w is None else row_sum(w)
-
-
-@njit
-def _residuals(flat, outputs, y, w, theta, penalized, factor):
-    """flat = sqrt(w) (outputs - y), then factor theta of each penalized parameter; returns their sum of squares.
-
-    outputs is the beginning of flat.
-    """
-    target, total = y.reshape(-1), 0.0
-    count, each = target.size, target.size // y.shape[0]
-    for i in range(count):
-        flat[i] -= target[i]
-        if w is not None:
-            flat[i] *= np.sqrt(w[i // each])
-    for i in range(penalized.size):
-        flat[count + i] = factor * theta[penalized[i]]
-    for i in range(count + penalized.size):
-        total += flat[i] * flat[i]
-    return total
-
-
-@njit
-def _rows_of(matrix, count, w, penalized, factor):
-    """The rows of a Jacobian by those of the outputs, its first `count`: times sqrt(w), then the penalty's."""
-    if w is not None:
-        each = count // w.size
-        for i in range(count):
-            matrix[i] *= np.sqrt(w[i // each])
-    for i in range(penalized.size):
-        matrix[count + i] = 0.0
-        matrix[count + i, penalized[i]] = factor
-
-
-@njit
-def _lm_piece(
-    plan,
-    fleet,
-    thetas,
-    losses,
-    iterations,
-    status,
-    models,
-    at,
-    last,
-    maxiter,
-    start,
-    state,
-    theta,
-    matrix,
-    work,
-    outputs,
-    flat,
-    penalized,
-    l2,
-    most,
-):
-    """Up to `most` evaluations, of models at[_MODEL] to last, by Levenberg-Marquardt; returns their number.
-
-    flat holds residuals, those of the data first, where `outputs` lies; `matrix` their Jacobian; at[_STEP] is what
-    lm_step wants next. The cost is sum(w) times the outputs of a sample, halved, times the loss.
-    """
-    for done in range(most):
-        if at[_MODEL] >= last:
-            return done
-        model = models[at[_MODEL]]
-        if at[_STEP] == 0:
-            state[:] = start
-            theta[:] = thetas[model]
-            at[_STEP] = 1
-        x, y, w = _data_of(fleet, model)
-        n, cost = y.shape[0], 0.0
-        count = outputs.size // outputs.shape[0] * n
-        total = _total_weight(w, n) * (count // n)
-        factor = np.sqrt(0.5 * l2 * total)
-        residuals = flat[: count + penalized.size]
-        if at[_STEP] == 1:
-            forward(plan, theta, x, outputs[:n], work)
-            cost = _residuals(residuals, outputs, y, w, theta, penalized, factor)
-            if not (np.isfinite(cost) and np.isfinite(row_sum(theta))):
-                cost = residuals[0] = np.inf
-            _update_best(losses, thetas, model, cost / total, theta)
-        else:
-            jacobian(plan, theta, x, matrix[:count], work)
-            _rows_of(matrix, count, w, penalized, factor)
-        want = lm_step(state, theta, residuals, matrix[: residuals.size])
-        if want == _SMALL_STEP and cost == np.inf:
-            want = _NO_STEP  # the step is small because no point farther away is finite
-        at[_STEP] = want
-        iterations[model] = state[_LM_ITERATIONS]
-        if want > 2 or state[_LM_EVALUATIONS] >= maxiter:
-            status[model] = want if want > 2 else 0
-            at[_MODEL], at[_STEP] = at[_MODEL] + 1, 0
-    return most
-
-
 def fit_many(
     net: Network,
     thetas: NDArray[Any],
@@ -274,6 +73,7 @@ def fit_many(
     l2: float | NDArray[Any] = 0.0,
     l1: float | NDArray[Any] = 0.0,
     penalized: NDArray[np.bool_] | None = None,
+    n_jobs: int | None = None,
 ) -> "OptimizeResult":
     """Fit many networks of one architecture, each to its own data, in place.
 
@@ -295,6 +95,9 @@ def fit_many(
     data : (models,) integers, the set that each model is fitted to, or None: as many sets as models, one each
     l2, l1 : penalties as `plan` takes them, for all models or a (models,) float64 array; l1 for method="L-BFGS" alone
     penalized : (n_params,) bool or None, as `plan` takes it
+    n_jobs : number of joblib's workers that divide the models, on the backend that `joblib.parallel_config` has set;
+        -1 for as many as that has. None is the number that `parallel_config` has set, or else this process alone. Each
+        worker has its share of `threads`, at least one; the bits depend on none of that.
 
     Returns
     -------
@@ -306,6 +109,8 @@ def fit_many(
     ------
     TypeError, ValueError
         For an argument that does not fit, in any model, named with its value; nothing has been written then.
+    RuntimeError
+        If a worker fails, with the numbers of the models that it had; the finished ones are written.
 
     Examples
     --------
@@ -350,7 +155,6 @@ def fit_many(
     if models == 0 or sets == 0 or n == 0:
         raise ValueError(f"fit_many: there must be at least one model and one sample, got xs of shape {xs.shape}")
     counts = _indices("samples", samples, sets, 1, n, np.full(sets, n))
-    fleet = xs, ys, weights, _indices("data", data, models, 0, sets - 1, np.arange(models)), counts
     for model in range(models):
         check_column("fit_many", f"thetas[{model}]", thetas[model], None, (), plan.dtype)
     for row, count in enumerate(counts.tolist()):
@@ -360,66 +164,21 @@ def fit_many(
         if weights is not None:
             column = check_column("fit_many", f"weights[{row}]", weights[row, :count], None, (), plan.dtype)
             check_weights(f"fit_many: weights[{row}]", column)
-    groups = _groups(plan, method, models, l2, l1, penalized)
-    order = np.concatenate([group for group, _ in groups])
-    losses, iterations = np.full(models, np.nan), np.zeros(models, np.int64)
-    status = np.full(models, INTERRUPTED)
-    results = thetas, losses, iterations, status, order
-
-    def fit_range(first, last, stopped):
-        begin = 0
-        for group, own in groups:
-            at, stop, pace = np.array([max(first, begin), 0]), min(last, begin + len(group)), Pace()
-            begin += len(group)
-            if at[_MODEL] < stop:
-                piece, buffers = _piece(method, own, gtol, ftol, lr)
-            while at[_MODEL] < stop and not stopped():
-                most = pace.begin()
-                pace.end(piece(own, fleet, *results, at, stop, maxiter, *buffers, most))
-
-    try:
-        in_threads(fit_range, [(0, 1)])  # compile everything before other threads start
-        if models > 1:
-            bounds = np.linspace(1, models, min(threads, models - 1) + 1).astype(int).tolist()
-            in_threads(fit_range, list(pairwise(bounds)))
-    except KeyboardInterrupt:
-        pass  # the status of the unfinished models says so
+    penalties = [_numbers(name, given, models) for name, given in (("l2", l2), ("l1", l1))]
+    if method != "L-BFGS" and penalties[1].any():
+        raise ValueError(f"fit_many: method {method} takes no l1; use L-BFGS")
+    data = _indices("data", data, models, 0, sets - 1, np.arange(models))
+    fleet = Fleet(
+        *(plan, thetas, xs, ys, weights, data, counts, *penalties, penalized, method, maxiter, (gtol, ftol, lr))
+    )
+    workers = job_count("fit_many", n_jobs)
+    outcome = fleet.fit(threads) if workers == 1 else fit_in_jobs(fleet, n_jobs, workers, threads)
     reasons = marquardt.REASONS if method == "marquardt" else dict(enumerate(solvers.REASONS))
     if method == "adam":
-        reasons = {_NOT_FINITE: "the loss or its gradient became infinite or NaN; the best parameters so far are kept"}
+        reasons = {NOT_FINITE: "the loss or its gradient became infinite or NaN; the best parameters so far are kept"}
     reasons = {**reasons, 0: f"maximum number of iterations reached ({maxiter})", INTERRUPTED: "interrupted"}
-    return FleetResult(losses, iterations, status, np.isin(status, _SUCCESS[method]), reasons)
-
-
-def _groups(plan, method, models, l2, l1, penalized):
-    """[(numbers of models, their plan)]: the models with the same penalties, which belong to a plan."""
-    factors = [_numbers(name, given, models) for name, given in (("l2", l2), ("l1", l1))]
-    if method != "L-BFGS" and factors[1].any():
-        raise ValueError(f"fit_many: method {method} takes no l1; use L-BFGS")
-    pairs, numbers = np.unique(np.stack(factors, axis=1), axis=0, return_inverse=True)
-    found = []
-    for k, (own_l2, own_l1) in enumerate(pairs.tolist()):
-        penalty = penalty_of("fit_many", plan.net, own_l2, own_l1, penalized)
-        found.append((np.flatnonzero(numbers.reshape(-1) == k), plan_like(plan, penalty=penalty)))
-    return found
-
-
-def _piece(method, plan, gtol, ftol, lr):
-    """What a thread works with: (the method's piece, buffers of its own)."""
-    n, work, penalty = plan.n_params, workspace(plan), plan.penalty
-    theta, penalized = np.empty(n), np.zeros(n, bool) if penalty is None else penalty.mask(n)
-    if method == "L-BFGS":
-        l1 = None if penalty is None or penalty.l1 == 0 else penalty.l1 * penalized
-        start = lbfgs_state(n, gtol=gtol, ftol=ftol, l1=l1)
-        return _lbfgs_piece, (start, start.copy(), theta, np.empty(n), work)
-    if method == "adam":
-        return _adam_piece, (lr, optimizer_state("adam", n), theta, np.empty(n), work)
-    start, held = lm_state(n, gtol=gtol, ftol=ftol), np.flatnonzero(penalized)
-    count = plan.batch * plan.unit_size
-    flat = np.empty(count + held.size)
-    outputs, matrix = flat[:count].reshape(plan.batch, *plan.output_shape), np.empty((flat.size, n))
-    l2 = 0.0 if penalty is None else penalty.l2
-    return _lm_piece, (start, start.copy(), theta, matrix, work, outputs, flat, held, l2)
+    success = np.isin(outcome.status, _SUCCESS[method])
+    return FleetResult(outcome.losses, outcome.iterations, outcome.status, success, reasons)
 
 
 def _indices(name, array, size, least, most, default):

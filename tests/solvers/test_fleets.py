@@ -6,7 +6,8 @@ import pytest
 import nbprop
 from nbprop.runtime.pieces import Pace
 from nbprop.solvers import lbfgs as solvers
-from nbprop.solvers.fit_many import METHODS, _is_finite
+from nbprop.solvers.fit_many import METHODS
+from nbprop.solvers.fleet_pieces import is_finite
 
 NET = nbprop.network((2,), nbprop.dense(6, activation="tanh"), nbprop.dense(1))
 RNG = np.random.default_rng(0)
@@ -136,11 +137,11 @@ def test_a_model_whose_loss_overflows_keeps_its_best_finite_point(method):
 def test_parameters_that_overflow_are_no_result_though_their_loss_is_finite():
     """At infinite weights a tanh is saturated: loss and gradient are finite, the parameters are not."""
     grads, theta = np.zeros(20), np.ones(20)
-    assert _is_finite(0.0, grads, theta)
+    assert is_finite(0.0, grads, theta)
     for bad in (np.inf, -np.inf, np.nan):
-        assert not _is_finite(bad, grads, theta)
-        assert not _is_finite(0.0, changed(grads, 19, bad), theta)
-        assert not _is_finite(0.0, grads, changed(theta, 3, bad))
+        assert not is_finite(bad, grads, theta)
+        assert not is_finite(0.0, changed(grads, 19, bad), theta)
+        assert not is_finite(0.0, grads, changed(theta, 3, bad))
 
 
 def interrupt_a_piece(monkeypatch, number):

@@ -577,6 +577,7 @@ CALLS |= {
             "threads": 1,
             "weights": np.ones((1, len(data()["x"]))),
             "penalized": np.ones(cases.REGRESSOR.n_params, bool),
+            "n_jobs": 1,
         },
         {
             "net": Made(),
@@ -591,6 +592,7 @@ CALLS |= {
             "threads": Integer(),
             "weights": Array(optional=True, finite=True),
             "penalized": Array(optional=True),
+            "n_jobs": Integer(-1, 1, optional=True),
         },
     ),
     "generate": Call(
