@@ -44,6 +44,7 @@ from nbprop.interchange.onnx_import import from_onnx as from_onnx
 from nbprop.interchange.safetensors_import import from_safetensors as from_safetensors
 from nbprop.interchange.sklearn_import import from_sklearn as from_sklearn
 from nbprop.interchange.torch_import import from_torch as from_torch
+from nbprop.io.chunk_files import file_chunks as file_chunks
 from nbprop.io.networks import load as load, load_state as load_state, save as save
 from nbprop.layers import (
     activation as activation,

@@ -24,7 +24,7 @@ _FAULTS = (
 
 
 @contextlib.contextmanager
-def _file_errors(path, what):
+def file_errors(path, what):
     """Convert whatever the contents of a file raise into ArrayFileError."""
     try:
         yield
@@ -42,6 +42,31 @@ def _without_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def read_header(stream):
+    """(shape, whether it is by column, dtype) of an array, from the beginning of an .npy stream."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"its format {version} is not for arrays of numbers or text")
+    with _without_warnings():
+        shape, by_column, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never unpickled")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its header promises the shape {shape}")
+    return shape, by_column, dtype
+
+
+def fill(stream, piece):
+    """Read an array from a stream; ValueError if it ends before."""
+    view, filled = memoryview(piece.reshape(-1).view(np.uint8)), 0
+    while filled < len(view):
+        count = stream.readinto(view[filled : filled + (1 << 20)])
+        if not count:
+            raise ValueError(f"it ends {len(view) - filled} bytes early")
+        filled += count
 
 
 class ArrayFileError(ValueError):
@@ -71,7 +96,7 @@ class _Mapped(StoredArray):
     """The array of an .npy file, as a memory map."""
 
     def __init__(self, path, name):
-        with _file_errors(path, "not a readable .npy file"), _without_warnings():
+        with file_errors(path, "not a readable .npy file"), _without_warnings():
             self.array = np.lib.format.open_memmap(path, mode="r")
         super().__init__(path, name, self.array.shape, self.array.dtype, False)
 
@@ -86,20 +111,13 @@ class _Member(StoredArray):
     def __init__(self, path, name, member):
         self.member = member
         with (
-            _file_errors(path, f"{name} is damaged"),
+            file_errors(path, f"{name} is damaged"),
             zipfile.ZipFile(path) as archive,
             archive.open(member) as stream,
         ):
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            if version not in ((1, 0), (2, 0)):
-                raise ValueError(f"its format {version} is not for arrays of numbers or text")
-            with _without_warnings():
-                shape, by_column, dtype = read(stream)
+            shape, by_column, dtype = read_header(stream)
             info, size = archive.getinfo(member), math.prod(shape) * dtype.itemsize
-            if dtype.hasobject:
-                raise ValueError("it holds Python objects, which are never unpickled")
-            if min(shape, default=0) < 0 or info.file_size != stream.tell() + size:
+            if info.file_size != stream.tell() + size:
                 raise ValueError(
                     f"its header promises {size} bytes (shape {shape}, {dtype}), but {info.file_size - stream.tell()} "
                     "are stored"
@@ -119,22 +137,14 @@ class _Member(StoredArray):
 
     def _read(self, shape, rows):
         archive = zipfile.ZipFile(self.path)
-        with _file_errors(self.path, f"{self.name} is damaged"), archive, archive.open(self.member) as stream:
+        with file_errors(self.path, f"{self.name} is damaged"), archive, archive.open(self.member) as stream:
             stream.read(archive.getinfo(self.member).file_size - self.nbytes)  # the header
             for start in range(0, shape[0], rows):
                 piece = np.empty((min(rows, shape[0] - start), *shape[1:]), self.dtype)
-                self._fill(stream, piece)
+                fill(stream, piece)
                 yield piece
             if stream.read(1):  # read to the end, where the checksum is verified
                 raise ValueError("it has extra bytes")
-
-    def _fill(self, stream, piece):
-        view, filled = memoryview(piece.reshape(-1).view(np.uint8)), 0
-        while filled < len(view):
-            count = stream.readinto(view[filled : filled + (1 << 20)])
-            if not count:
-                raise ValueError(f"it ends {len(view) - filled} bytes early")
-            filled += count
 
 
 def open_arrays(path, names):
@@ -143,7 +153,7 @@ def open_arrays(path, names):
     Raises ArrayFileError for a file that is damaged or lacks an array, OSError for one that cannot be opened.
     """
     refuse_streams(path)
-    with _file_errors(path, "not a readable .npz file"), zipfile.ZipFile(path) as archive:
+    with file_errors(path, "not a readable .npz file"), zipfile.ZipFile(path) as archive:
         members = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
     found = {}
     for wanted, spellings in names.items():

@@ -5,6 +5,7 @@ of the one before. Windows and the order in them depend on the samples and the s
 so that a resumed run, which skips the windows that it has had, ends with the bits of the whole one.
 """
 
+import contextlib
 import math
 import os
 import time
@@ -24,6 +25,7 @@ from nbprop.training import checkpoint as checkpoints
 from nbprop.training import identity as identities
 from nbprop.training.fit import fit
 from nbprop.training.history import History
+from nbprop.training.read_ahead import read_ahead as ahead
 from nbprop.validation import check_callable, check_flag, check_integer, check_number, check_seed, choose, shown
 
 # What `fit` has, and a run over windows has not: it lasts longer than one call, or needs all data.
@@ -51,6 +53,7 @@ def fit_chunks(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 60.0,
     resume: bool = False,
+    read_ahead: bool = False,
     **others: Any,
 ) -> History:
     """Train on an iterator of chunks, larger than memory, in place.
@@ -61,7 +64,7 @@ def fit_chunks(
         As for `fit`.
     chunks : list of (x, target) or (x, target, weights), or a function that returns an iterator of them
         Arrays as for `fit`, of any number of samples each. The function is called for each epoch, and has to give the
-        same samples in the same order.
+        same samples in the same order. `file_chunks` makes one that reads files.
     epochs : int
         Passes over all chunks.
     window : int
@@ -75,6 +78,9 @@ def fit_chunks(
     checkpoint, checkpoint_seconds, resume
         A file for the state after a window, written as often at most, and at the end of each epoch; whether to continue
         from it. The chunks are then asked for again, and passed over up to that window.
+    read_ahead : bool
+        Whether a thread asks chunks for the next window while this one is trained on; the bits are the same. Four
+        windows are in memory then, and three otherwise.
     **others
         Of `fit`: lr, clip_norm, clip_value, weight_decay, decay_mask, trainable, threads, state, metrics, class_weight
         (an array), lr_scale, and the optimizer's own.
@@ -112,6 +118,7 @@ def fit_chunks(
         raise ValueError("fit_chunks: optimizer schedule_free_adamw is for fit, whose end turns its state into params")
     epochs, window = check_integer("fit_chunks: epochs", epochs), check_integer("fit_chunks: window", window)
     seed, resume = check_seed("fit_chunks: seed", seed), check_flag("fit_chunks: resume", resume)
+    read_ahead = check_flag("fit_chunks: read_ahead", read_ahead)
     check_callable("fit_chunks: schedule", schedule, or_none=True)
     check_callable("fit_chunks: callback", callback, or_none=True)
     seconds = check_number("fit_chunks: checkpoint_seconds", checkpoint_seconds, ends="[]")
@@ -121,7 +128,7 @@ def fit_chunks(
         raise TypeError(f"fit_chunks: chunks must be a list, or a function of an iterator, got {type(chunks).__name__}")
     options = {"loss": loss, "optimizer": optimizer, "batch": batch, "schedule": schedule, **others}
     path = checkpoints.file_to_write("fit_chunks", "checkpoint", checkpoint)
-    run = _Run(net, params, chunks, options, validation, window, seed)
+    run = _Run(net, params, chunks, options, validation, window, seed, read_ahead)
     if path is not None:
         run.identify(path)
     if resume:
@@ -170,9 +177,9 @@ def _joined(parts):
 class _Run:
     """A training over windows: what passes from one to the next."""
 
-    def __init__(self, net, params, chunks, options, validation, window, seed):
+    def __init__(self, net, params, chunks, options, validation, window, seed, reads_ahead):
         self.net, self.params, self.chunks, self.options, self.validation = net, params, chunks, options, validation
-        self.window, self.seed = window, seed
+        self.window, self.seed, self.reads_ahead = window, seed, reads_ahead
         self.state = None  # of the optimizer
         self.history, self.before = History(), 0.0
         self.number, self.loss, self.samples = 0, 0.0, 0.0  # windows of this epoch, and the sums of their losses
@@ -236,17 +243,18 @@ class _Run:
         began = saved = time.perf_counter()
         while self.history.epochs < epochs and not self.history.stopped:
             following, skipped = None, self.number
-            for index, window in enumerate(windows_of(self.chunks, self.window)):
-                self._check_same(index, window)
-                if index >= skipped:
-                    if following is not None:
-                        self._train_window(following, last=False)
-                        if time.perf_counter() - saved >= seconds:
-                            self.save()
-                            saved = time.perf_counter()
-                    following = window
-                if self.history.stopped:
-                    break
+            with contextlib.closing(self._windows()) as windows:
+                for index, window in enumerate(windows):
+                    self._check_same(index, window)
+                    if index >= skipped:
+                        if following is not None:
+                            self._train_window(following, last=False)
+                            if time.perf_counter() - saved >= seconds:
+                                self.save()
+                                saved = time.perf_counter()
+                        following = window
+                    if self.history.stopped:
+                        break
             if following is not None and not self.history.stopped:
                 self._train_window(following, last=True)
             if self.samples == 0:
@@ -260,6 +268,10 @@ class _Run:
         if not self.history.stopped:
             self.history.stopped, self.history.message = "epochs", f"ran all {self.history.epochs} epochs"
         return self.history
+
+    def _windows(self):
+        windows = windows_of(self.chunks, self.window)
+        return ahead(windows) if self.reads_ahead else windows
 
     def _check_same(self, index, window):
         """Refuse chunks that begin with other samples than those of the epoch, or the run, before."""

@@ -530,9 +530,10 @@ CALLS |= {
             "chunks": [tuple(data().values())],
             "window": 9,
             "schedule": None,
+            "read_ahead": False,
         },
         {**{name: FIT_KINDS[name] for name in _CHUNKED}, "chunks": Choice(), "window": Integer()}
-        | {"schedule": Function(optional=True)},
+        | {"schedule": Function(optional=True), "read_ahead": Flag()},
     ),
     "minimize": Call(
         nbprop.minimize,

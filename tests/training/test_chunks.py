@@ -1,12 +1,16 @@
 """Training on chunks: windows, the order in them, resumed runs."""
 
 import itertools
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 
 import nbprop
 from nbprop.training.chunks import windows_of
+from nbprop.training.read_ahead import read_ahead
 from support.cases import same_bits
 from support.runs import LOSS, NET, Stopped, X, Y, start
 
@@ -119,3 +123,117 @@ def test_what_is_refused(chunks, options, words):
     with pytest.raises((TypeError, ValueError), match=words):
         run(chunks, params, **options)
     same_bits("params", params, start())
+
+
+# -- reading ahead -------------------------------------------------------------------------------------------
+
+
+def reading():
+    return [thread for thread in threading.enumerate() if thread.name == "read ahead"]
+
+
+def test_reading_ahead_changes_no_bit(tmp_path):
+    """From lists and functions, and from a file; also resumed, where windows are passed over."""
+    whole, history = run([(X, Y)], epochs=3)
+    paths = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(paths[0], X), np.save(paths[1], Y)
+    path = tmp_path / "run"
+    for chunks in ([(X, Y)], cut(SIZES, X, Y), nbprop.file_chunks(paths, rows=50)):
+        again, other = run(chunks, epochs=3, read_ahead=True)
+        same_bits("params", again, whole)
+        assert other.loss == history.loss
+    part, _ = run(cut(SIZES, X, Y), epochs=3, checkpoint=path, callback=lambda history: True, read_ahead=True)
+    same_bits("params", run(cut(SIZES, X, Y), part, epochs=3, checkpoint=path, resume=True, read_ahead=True)[0], whole)
+    assert not reading()
+
+
+def test_an_error_of_the_reading_thread_is_the_callers(tmp_path):
+    """After as many windows as without the thread; of a file, with its name."""
+    seen = []
+
+    def failing():
+        yield from itertools.islice(cut([30] * 10, X, Y)(), 9)
+        raise Stopped
+
+    for ahead in (False, True):
+        params = start()
+        with pytest.raises(Stopped):
+            run(failing, params, read_ahead=ahead)
+        seen.append(params)
+    same_bits("params", *seen)
+    paths = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(paths[0], X), np.save(paths[1], Y)
+    chunks = nbprop.file_chunks(paths, rows=50)
+    with open(paths[0], "r+b") as file:
+        file.truncate(paths[0].stat().st_size // 2)
+    with pytest.raises(ValueError, match=r"x\.npy: damaged: it ends \d+ bytes early"):
+        run(chunks, read_ahead=True)
+    assert not reading()
+
+
+def test_one_window_is_read_ahead_and_no_more():
+    taken, at_most = [], []
+
+    def chunks():
+        for k in range(10):
+            taken.append(k)
+            yield X[:30], Y[:30]
+
+    for _ in read_ahead(chunks()):
+        deadline = time.monotonic() + 0.3
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+        at_most.append(len(taken))
+        if len(at_most) == 3:
+            break
+    assert at_most == [2, 3, 4]
+    assert not reading()
+
+
+def test_an_interrupt_ends_the_thread():
+    calls = []
+
+    def interrupted(history):
+        calls.append(reading())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([(X, Y)] * 9, callback=interrupted, read_ahead=True, epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        run([(X, Y)] * 9, schedule=interrupted, read_ahead=True)
+    assert calls[1], "the second interrupt came while the thread was there"
+    assert not reading()
+
+
+# A limit of 90 MB above what the process has before it trains on 200 MB: four windows of 4.5, and the thread's stack.
+LIMITED = """
+import pathlib, resource
+import numpy as np, nbprop
+
+net = nbprop.network((16,), nbprop.dense(1))
+params = nbprop.init(net, dtype=np.float32)
+paths = "x.npy", "y.npy"
+for path, width in zip(paths, (16, 1)):
+    np.lib.format.open_memmap(path, "w+", np.float32, (10_000, width))
+options = {"lr": 0.01, "batch": 4096, "window": 65536, "read_ahead": True}
+nbprop.fit_chunks(net, params, nbprop.file_chunks(paths), "mse", **options)
+samples = 3_000_000
+for path, width in zip(paths, (16, 1)):
+    np.lib.format.open_memmap(path, "w+", np.float32, (samples, width))
+status = pathlib.Path("/proc/self/status").read_text()
+held = 1024 * int(status.partition("VmData:")[2].split()[0])
+resource.setrlimit(resource.RLIMIT_DATA, (held + 90_000_000, resource.RLIM_INFINITY))
+chunks = nbprop.file_chunks(paths)
+history = nbprop.fit_chunks(net, params, chunks, "mse", **options)
+assert history.steps == 45 * 16 + 13, history.steps
+try:
+    np.ones(samples * 16, np.float32)
+except MemoryError:
+    print("limited")
+"""
+
+
+@pytest.mark.more
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_bounded(script):
+    assert "limited" in script(LIMITED)
