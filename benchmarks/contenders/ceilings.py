@@ -16,7 +16,8 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from harness.work import Work
-from workloads.rows import BY_NAME, Row, aligned
+from workloads.growth import row_named
+from workloads.rows import Row, aligned
 
 # independent accumulators: a latency of 4-5 on two units needs 10; 12 and two operands fit 16 registers
 CHAINS = 12
@@ -24,7 +25,7 @@ COPY_BYTES = 128 * 2**20  # an array of this size exceeds every cache
 
 
 def build(library: str, name: str, threads: int) -> Work:
-    row = BY_NAME[name]
+    row = row_named(name)
     return {"fma": fma_work, "copy": copy_work, "blas": blas_work}[library](row, threads)
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import nbprop
 from harness.places import module
 from harness.work import Work
-from workloads.rows import BY_NAME, CHECK_STEPS, RATE, SOLVER_OPTIONS, Row, aligned
+from workloads.growth import row_named
+from workloads.rows import CHECK_STEPS, RATE, SOLVER_OPTIONS, Row, aligned
 
 
 def build(library: str, name: str, threads: int) -> Work:
-    row = BY_NAME[name]
+    row = row_named(name)
     compiled = library == "nbprop-njit"
     if row.kind == "gemm":
         return matrix_product(row)

@@ -16,13 +16,14 @@ from collections.abc import Callable
 import numpy as np
 
 from harness.work import Work
-from workloads.rows import BY_NAME, CHECK_STEPS, RATE, SOLVER_OPTIONS, Row
+from workloads.growth import row_named
+from workloads.rows import CHECK_STEPS, RATE, SOLVER_OPTIONS, Row
 
 SCAN_STEPS = {"tiny_step": 200, "medium_step": 20, "large_step": 2}
 
 
 def build(library: str, name: str, threads: int) -> Work:
-    row = BY_NAME[name]
+    row = row_named(name)
     return {"torch": torch_work, "jax-jit": jax_work, "jax-scan": jax_scan_work, "sklearn": sklearn_work}[library](
         row, threads
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from regressions import find_steps, regressions
 
+from dashboard.growth import fit, growth
 from harness.history import Point, Series
 from workloads.rows import BY_NAME, target
 
@@ -32,6 +33,7 @@ def figures(series: Sequence[Series], results: Path) -> dict:
         "ratios": ratios(here),
         "roofline": roofline(here),
         "scaling": scaling(here),
+        "growth": growth(results),
         "histories": histories(here),
         "regressions": [regression(step) for step in regressions(here)],
     }
@@ -147,17 +149,6 @@ def scaling(series: Sequence[Series]) -> list[dict]:
             }
         )
     return charts
-
-
-def fit(sizes: Sequence[float], times: Sequence[float]) -> dict:
-    """time = factor * size^exponent by least squares on logarithms, over the larger half of the sizes: the small ones
-    measure the overhead of a call. A single size has no exponent."""
-    half = min(len(sizes) // 2, len(sizes) - 3) if len(sizes) > 3 else 0
-    if len(sizes) < 2:
-        return {"exponent": None, "factor": None, "fitted_from": None}
-    x, y = np.log(sizes[half:]), np.log(times[half:])
-    exponent, constant = np.polyfit(x, y, 1)
-    return {"exponent": float(exponent), "factor": float(np.exp(constant)), "fitted_from": float(sizes[half])}
 
 
 def histories(series: Sequence[Series]) -> list[dict]:

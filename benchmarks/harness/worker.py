@@ -22,7 +22,7 @@ from collections.abc import Callable
 from harness.chosen import kernels
 from harness.contender import MODULES
 from harness.work import Work
-from workloads.rows import BY_NAME
+from workloads.growth import row_named
 
 WARM_SHARE = 0.2  # of a slice runs untimed first: the others' slices have emptied the caches and lowered the clock
 SETTLE = 0.01  # seconds of sleep before a slice, in which the last one's idle threads (OpenMP's) stop spinning
@@ -33,13 +33,13 @@ def build(library: str, name: str, threads: int) -> Work:
 
     The machine's limits need only a row's sizes, so contenders/ceilings.py builds them for every row.
     """
-    module = "" if MODULES[library] == "ceilings" else BY_NAME[name].module
+    module = "" if MODULES[library] == "ceilings" else row_named(name).module
     if not module:
         return importlib.import_module(f"contenders.{MODULES[library]}").build(library, name, threads)
     function = getattr(importlib.import_module(f"workloads.{module}"), library.replace("-", "_"), None)
     if function is None:
         raise NotImplementedError(f"workloads/{module}.py has nothing for {library}")
-    return function(BY_NAME[name], threads)
+    return function(row_named(name), threads)
 
 
 def pin(threads: int) -> None:

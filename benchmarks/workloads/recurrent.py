@@ -22,17 +22,22 @@ def weights() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return w, u, b
 
 
+def positions(row: Row) -> int:
+    """Of a row that says how many, in growth.py; POSITIONS otherwise."""
+    return row.widths[0] if row.widths else POSITIONS
+
+
 def data(row: Row) -> tuple[np.ndarray, np.ndarray]:
     """x (batch, steps, features) and its target (batch, steps, units)."""
     rng = np.random.default_rng(1)
-    x = rng.standard_normal((row.batch, POSITIONS, FEATURES)).astype(np.float32)
-    return aligned(x), aligned(rng.uniform(-1, 1, (row.batch, POSITIONS, UNITS)).astype(np.float32))
+    x = rng.standard_normal((row.batch, positions(row), FEATURES)).astype(np.float32)
+    return aligned(x), aligned(rng.uniform(-1, 1, (row.batch, positions(row), UNITS)).astype(np.float32))
 
 
 def nbprop(row: Row, threads: int) -> Work:
     import nbprop as nb
 
-    net = nb.network((POSITIONS, FEATURES), nb.lstm(UNITS))
+    net = nb.network((positions(row), FEATURES), nb.lstm(UNITS))
     plan = nb.plan(net, "mse", row.batch, np.float32, threads)
     params, (x, target) = aligned(np.concatenate([part.ravel() for part in weights()])), data(row)
     grads, work = np.empty_like(params), aligned(nb.workspace(plan))

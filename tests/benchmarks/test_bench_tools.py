@@ -11,6 +11,7 @@ from table import Line, quantity, ratio_lines, render
 
 from dashboard.asv_pages import localised
 from dashboard.figures import figures, fit
+from dashboard.growth import curves, growth
 from harness.contender import Contender
 from harness.history import read
 from harness.machine import untuned
@@ -18,6 +19,7 @@ from harness.paired import Spread, difference, ratio, rotate
 from harness.places import BENCHMARKS, REPOSITORY, RESULTS, peers_python
 from harness.session import Session
 from support import bench_history
+from workloads.growth import AXES, row_named
 from workloads.rows import BY_NAME, ROWS, comparisons, target
 
 HAVE_PEERS = pytest.mark.skipif(not peers_python().exists(), reason=f"no peers' environment at {peers_python()}")
@@ -87,6 +89,51 @@ def test_fit_finds_the_exponent():
     sizes = np.array([1, 2, 4, 8, 16, 32])
     assert fit(sizes, 3e-6 * sizes**1.5)["exponent"] == pytest.approx(1.5)
     assert fit([4], [1.0])["exponent"] is None
+
+
+def test_knees_are_what_only_ours_has(tmp_path):
+    bench_history.write_growth(tmp_path)
+    batch, threads = growth(tmp_path)
+    assert [curve["library"] for curve in batch["curves"]] == ["nbprop", "torch", "jax-jit"]
+    assert [knee[:2] for knee in batch["own_knees"]] == [[4, 16]]
+    assert [knee[:2] for knee in batch["curves"][0]["knees"]] == [[4, 16], [64, 256]]
+    assert threads["own_knees"] == []
+    assert growth(tmp_path / "none") == []
+    slower = {"name": "threads", "title": "threads", "libraries": {"nbprop": [[k, k, k, k, 5.0] for k in (1, 2)]}}
+    assert curves(slower)["own_knees"] == [[1, 2, 1.0]]
+
+
+def test_growth_varies_one_size():
+    """Each row is what the axis says, and is found again by its name in the contenders' processes."""
+    for axis in AXES:
+        for row, sizes in axis.rows(cores=2).items():
+            found = row_named(row.name)
+            assert (found.widths, found.batch, found.kind, found.module) == (
+                row.widths,
+                row.batch,
+                row.kind,
+                row.module,
+            )
+            if axis.name == "threads":
+                assert sizes == row.threads == (1, 2, 4)
+            elif axis.name in ("width", "parameters", "positions", "batch"):
+                assert sizes[0] in (*row.widths, row.batch)
+            else:
+                assert len(row.widths) == sizes[0] + 2
+    assert row_named("tiny_step") is BY_NAME["tiny_step"]
+
+
+@pytest.mark.more
+@HAVE_PEERS
+def test_growth_is_measured_quickly(tmp_path):
+    """Two axes at their ends, by the script itself: all three libraries, and what the dashboard reads."""
+    import growth as script
+
+    assert script.main(["--quick", "--axes", "depth", "threads", "--output", str(tmp_path / "growth.json")]) == 0
+    depth, threads = growth(tmp_path)
+    assert {curve["library"] for curve in depth["curves"]} == {"nbprop", "torch", "jax-jit"}
+    assert all(len(curve["sizes"]) == 2 and curve["exponent"] > 0.1 for curve in depth["curves"])
+    assert threads["curves"][0]["sizes"][0] == 1
 
 
 def test_figures_are_plain_json(tmp_path):

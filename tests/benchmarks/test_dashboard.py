@@ -37,6 +37,7 @@ def built(tmp_path_factory):
     repository.mkdir()
     commits = bench_history.real_commits(repository, COMMITS)
     results = bench_history.write_results(folder, commits, planted={PLANTED: (PLANTED_AT, 1.3)})
+    bench_history.write_growth(results)
     output = folder / "pages"
     build_dashboard.build(results, output, repository)
     return output, commits
@@ -70,6 +71,19 @@ def test_every_chart_has_points(page):
     assert min(counts) >= 1
     history = page.js("Number(document.querySelector('#ratio-chart').dataset.points)")
     assert history == COMMITS
+
+
+def test_growth_names_exponents_and_knees(page):
+    """A knee that torch has at the same place is nobody's; a curve for each library, with all of its points."""
+    captions = page.js("[...document.querySelectorAll('#growth-charts figcaption')].map(cell => cell.innerText)")
+    assert len(captions) == 2
+    assert captions[0].startswith("batch: exponents nbprop 1.4")
+    assert captions[0].endswith("a knee that no peer has: 4 to 16")
+    assert captions[1].endswith("no knee that a peer has not")
+    points = page.js(
+        "[...document.querySelectorAll('#growth-charts .chart')].map(chart => Number(chart.dataset.points))"
+    )
+    assert points == [15, 3]
 
 
 def test_charts_are_painted(page):

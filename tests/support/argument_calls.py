@@ -1,8 +1,10 @@
 """A valid call of every public function, with the kinds of its arguments; see any_argument.py."""
 
 import atexit
+import functools
 import importlib.util
 import math
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -224,6 +226,16 @@ def fit_arguments():
         "lr_scale": np.ones(REGRESSION.n_params),
         "callbacks": None,
     }
+
+
+@functools.cache
+def _files():
+    """Two .npy files, which last as long as the process."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    for name, array in zip(("x", "target"), data().values(), strict=True):
+        np.save(folder / name, array)
+    return folder / "x.npy", folder / "target.npy"
 
 
 _CHUNKED = ("net", "params", "loss", "optimizer", "batch", "epochs", "seed", "callback", "checkpoint", "resume")
@@ -535,6 +547,11 @@ CALLS |= {
         {**{name: FIT_KINDS[name] for name in _CHUNKED}, "chunks": Choice(), "window": Integer()}
         | {"schedule": Function(optional=True), "read_ahead": Flag()},
     ),
+    "file_chunks": Call(
+        nbprop.file_chunks,
+        lambda: {"files": _files(), "rows": 9, "dtype": np.float32},
+        {"rows": Integer(), "dtype": Dtype(optional=True)},
+    ),
     "minimize": Call(
         nbprop.minimize,
         _problem(method="L-BFGS", maxiter=1),
@@ -593,7 +610,7 @@ CALLS |= {
             "threads": Integer(),
             "weights": Array(optional=True, finite=True),
             "penalized": Array(optional=True),
-            "n_jobs": Integer(-1, 1, optional=True),
+            "n_jobs": Integer(1, 1, optional=True),
         },
     ),
     "generate": Call(

@@ -68,6 +68,23 @@ def write_results(folder, commits, noise=0.02, seed=0, planted=None, spikes=None
     return results
 
 
+def write_growth(results):
+    """Write growth.json as benchmarks/growth.py does, with a knee of nbprop's alone and one that torch has, too."""
+    sizes = [1, 4, 16, 64, 256]
+
+    def points(factor, *knees):
+        times = [factor * (size + 1) * 4.0 ** sum(size >= knee for knee in knees) for size in sizes]
+        return [[size, t, 0.98 * t, 1.03 * t, 100.0 * size] for size, t in zip(sizes, times, strict=True)]
+
+    batch = {"nbprop": points(1e-6, 16, 256), "torch": points(3e-6, 256), "jax-jit": points(2e-6)}
+    threads = {"nbprop": [[k, t, t, t, 1e9] for k, t in ((1, 4e-3), (2, 2.1e-3), (4, 2.2e-3))]}
+    axes = [
+        {"name": "batch", "title": "batch", "libraries": batch, "missing": {}},
+        {"name": "threads", "title": "threads", "libraries": threads, "missing": {}},
+    ]
+    (results / "growth.json").write_text(json.dumps({"axes": axes}))
+
+
 def _change(columns, name, row, commit, rng, noise, planted, spikes):
     """Noise on one benchmark's figures, and what was planted: values and quartiles move together."""
     where = {column: columns.index(column) for column in ("result", "params", "stats_q_25", "stats_q_75")}

@@ -132,6 +132,30 @@ const Charts = (() => {
     });
   }
 
+  /* Log-log growth: a curve for each library. */
+  function growth(element, { label, curves }) {
+    draw(element, (into) => {
+      const x = [...new Set(curves.flatMap((curve) => curve.sizes))].sort((a, b) => a - b);
+      const data = [x];
+      const series = [{ label, value: (u, v) => (v === null ? "–" : String(v)) }];
+      curves.forEach((curve, i) => {
+        const at = new Map(curve.sizes.map((size, k) => [size, curve.times[k]]));
+        data.push(x.map((size) => at.get(size) ?? null));
+        series.push({ label: curve.library, stroke: palette(i), width: 2, spanGaps: true, points: { show: true, size: 6 }, value: (u, v) => quantity(v, "seconds") });
+      });
+      plot(into, {
+        label: `time over ${label}, ${curves.map((curve) => curve.library).join(", ")}`,
+        height: 240,
+        series,
+        scales: { x: { time: false, distr: 3 }, y: { distr: 3 } },
+        axes: [
+          axis({ values: (u, ticks) => ticks.map((v) => (v === null ? "" : digits(v))) }),
+          axis({ size: room, values: (u, ticks) => ticks.map((v) => (v === null ? "" : quantity(v, "seconds"))) }),
+        ],
+      }, data);
+    });
+  }
+
   /* Roofline: a line for each ceiling, a colour for each library. */
   function roofline(element, { work, peaks, bandwidth }) {
     draw(element, (into) => {
@@ -177,5 +201,5 @@ const Charts = (() => {
     resizing = setTimeout(redrawAll, 150);
   });
 
-  return { history, scaling, roofline, redrawAll, quantity, digits };
+  return { history, scaling, growth, roofline, redrawAll, quantity, digits };
 })();

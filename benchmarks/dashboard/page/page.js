@@ -220,6 +220,17 @@
     }
   }
 
+  function growth() {
+    const into = byId("growth-charts");
+    if (!data.growth.length) into.append(empty("Not measured: python benchmarks/growth.py."));
+    for (const axis of data.growth) {
+      const laws = axis.curves.map((c) => `${c.library} ${c.exponent === null ? "–" : c.exponent.toFixed(2)}`).join(", ");
+      const knees = axis.own_knees.map(([low, high]) => `${digits(low)} to ${digits(high)}`).join(", ");
+      Charts.growth(figure(into, [make("b", {}, axis.title), `: exponents ${laws}; `, knees ? make("span", { class: "bad" }, `a knee that no peer has: ${knees}`) : "no knee that a peer has not"]),
+        { label: axis.title, curves: axis.curves });
+    }
+  }
+
   function histories(kind) {
     const into = byId(`${kind}-charts`);
     const entries = data.histories.filter((h) => h.kind === kind);
@@ -272,6 +283,7 @@
   if (first) choose(first.key, false);
   roofline();
   scaling();
+  growth();
   histories("compiling");
   histories("memory");
   machine();
