@@ -84,7 +84,9 @@ from nbprop.layers import (
     rmsnorm as rmsnorm,
     rnn as rnn,
     slicing as slicing,
+    spectral_norm as spectral_norm,
     standardize as standardize,
+    weight_norm as weight_norm,
 )
 from nbprop.losses import (
     beta_nll as beta_nll,
@@ -132,6 +134,7 @@ from nbprop.optimizers.api import (
     sgd as sgd,
 )
 from nbprop.optimizers.clipping import clip_norm as clip_norm, clip_value as clip_value
+from nbprop.optimizers.max_norm import max_norm as max_norm, weight_matrices as weight_matrices
 from nbprop.prediction import predict as predict
 from nbprop.rollouts import rollout as rollout, rollout_adjoint as rollout_adjoint, rollout_buffers as rollout_buffers
 from nbprop.solvers.fit_many import fit_many as fit_many

@@ -263,6 +263,10 @@ class Job(on_host.InOneProcess):
         """Refused: the device's updates take no factors."""
         raise ValueError("fit: lr_scale is not available on the device; leave it out")
 
+    def project(self, limit):
+        """Refused: the device's updates end without a projection."""
+        raise ValueError("fit: max_norm is not available on the device; leave it out, or use weight_norm")
+
     def empty(self, shape):
         """A new array of the job's dtype."""
         return memory.empty(shape, self.plan.dtype)

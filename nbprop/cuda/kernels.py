@@ -244,7 +244,7 @@ _MODULES = {
             for name in (
                 "activation", "batchnorm", "bidirectional", "dropout", "embedding", "fourier", "glu", "groupnorm",
                 "gru", "image", "layernorm", "local_response_norm", "lstm", "pool", "positions", "prelu", "recurrent",
-                "rnn", "scaling", "slicing",
+                "rnn", "scaling", "slicing", "spectral_norm", "weight_norm",
             )
         },
         **{

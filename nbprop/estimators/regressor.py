@@ -42,7 +42,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
     l2, l1 : float
         Penalties on weights, not on biases, which belong to the loss (see `nbprop.plan`) with any solver: l2 / 2 times
         the sum of squares plus l1 times that of magnitudes. scikit-learn's alpha is l2 / 2 times the number of samples
-        for "mse", and l2 times it for classifiers. For l1 an optimizer with proximal steps (not rprop, not lion), or
+        for "mse", and l2 times it for classifiers. For l1 an optimizer (not schedule_free_adamw) or
         "lbfgs"; weights then become 0.
     batch, epochs : int
         Samples a step, and how often each is seen; epochs are iterations of the methods that take all data at once.

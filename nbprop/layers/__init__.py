@@ -26,6 +26,8 @@ from nbprop.layers.reshape import flatten, reshape
 from nbprop.layers.rnn import rnn
 from nbprop.layers.scaling import rescale, standardize
 from nbprop.layers.slicing import slicing
+from nbprop.layers.spectral_norm import spectral_norm
+from nbprop.layers.weight_norm import weight_norm
 from nbprop.numerics.activations import ACTIVATIONS
 
 __all__ = [
@@ -67,5 +69,7 @@ __all__ = [
     "rmsnorm",
     "rnn",
     "slicing",
+    "spectral_norm",
     "standardize",
+    "weight_norm",
 ]

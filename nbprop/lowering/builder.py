@@ -39,6 +39,7 @@ class Builder:
     watched: dict = field(default_factory=dict)  # a layer's path, or path and number of a value: Watched
     unwatched: int = 0  # ops before this one have their values watched
     flops: int = 0  # of the layer being lowered, a sample, where values are watched
+    derived: dict = field(default_factory=dict)  # a parameter that layers see as computed from it: see `derive`
     target: str = "cpu"  # what the ops will run on; or "cuda", or "c": what they are exported to
 
     def value(self, shape):
@@ -50,7 +51,9 @@ class Builder:
         return Buffer(int(size))
 
     def parameter(self, path):
-        """The operand of a parameter, by its name in `views`."""
+        """The operand of a parameter, by its name in `views`, or of what `derive` has put in its place."""
+        if path in self.derived:
+            return self.derived[path].buffer
         slot = self.net.slots[path]
         return Buffer(slot.size, frame.PARAMS, slot.offset, path)
 
@@ -59,6 +62,8 @@ class Builder:
 
         Where `stride` is above 0, that of the first sample; the others' follow at this distance.
         """
+        if path in self.derived:
+            return self._derived_gradient(path), 1
         slot = self.net.slots[path]
         seen = path in self.written
         self.written.add(path)
@@ -67,15 +72,43 @@ class Builder:
 
     def direction(self, path):
         """The operand of a parameter's part of the direction v; absent in a `jvp` that gives none (see `emit`)."""
+        if path in self.derived:
+            return self.tangents[id(self.derived[path].buffer)]
         slot = self.net.slots[path]
         return Buffer(slot.size, frame.TANGENT, slot.offset, path)
 
     def parameter_tangent(self, path):
         """As `parameter_gradient`, for the derivative of that gradient along v."""
+        if path in self.derived:
+            return self.tangents[id(self._derived_gradient(path))], 1
         slot, key = self.net.slots[path], f"{path}'"
         seen = key in self.written
         self.written.add(key)
         return Buffer(slot.size, frame.OUT, slot.offset, path), int(seen)
+
+    def derive(self, path, buffer, rule):
+        """Let layers take `buffer`, which ops have computed from a parameter, in the parameter's place.
+
+        ``rule(gradient)`` is called in the backward pass, once all of them have added to the gradient of `buffer`. With
+        tangents, `buffer` has one.
+        """
+        value = self.derived[path] = Value((buffer.size,), buffer)
+
+        def pass_on(gradient):
+            del self.derived[path]
+            rule(gradient)
+
+        self.rules.append((self.label, value, pass_on))
+
+    def _derived_gradient(self, path):
+        """The gradient of what stands in a parameter's place, from zeros, and so its tangent."""
+        value = self.derived[path]
+        if value.gradient is None:
+            value.gradient = self.buffer(value.size)
+            self.emit(parameters_or_zero, (value.gradient,), (None,))
+            if self.with_tangents:
+                self.emit(parameters_or_zero, (self.new_tangent(value.gradient),), (None,))
+        return value.gradient
 
     def new_tangent(self, buffer):
         """A new buffer for the derivative of a buffer along the direction."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from nbprop.networks.layer import INITIALIZERS, Parameter
-from nbprop.networks.network import Network
+from nbprop.networks.layer import INITIALIZERS, Layer, Parameter
+from nbprop.networks.network import Network, views
 from nbprop.numerics.random import fill_normal, fill_uniform
 from nbprop.validation import as_dtype, check_seed
 
@@ -34,6 +34,12 @@ def init(net: Network, seed: int = 0, dtype: DTypeLike = np.float64) -> NDArray[
     params = np.empty(net.n_params, np.float64)
     for index, slot in enumerate(net.slots.values()):
         draw(params[slot.offset : slot.stop], slot.parameter, seed, index)
+    dependent = [node for node in net.nodes if type(node[1]).set_initial is not Layer.set_initial]
+    if dependent:
+        parts = views(net, params)
+        for path, layer in dependent:
+            own = {name.removeprefix(f"{path}."): parts[name] for name in net.parameter_names[path]}
+            layer.set_initial(own, {name: part for name, part in parts.items() if name.startswith(f"{path}.")})
     return params.astype(dtype, copy=False)
 
 

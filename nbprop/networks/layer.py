@@ -95,6 +95,12 @@ class Layer:
         """(name, layer, its input shape) of the layers inside this one."""
         return ()
 
+    def set_initial(self, own, parts):
+        """Set initial values that depend on others'.
+
+        own: the layer's own parameters by name; parts: those of the layers inside it by path; views.
+        """
+
     def flops(self, input_shape):
         """Floating-point operations of the layer's own products, forward, one sample: multiply-adds count as 2."""
         return 0

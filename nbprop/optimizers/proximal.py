@@ -5,6 +5,10 @@ l1 |x| added, the minimiser is q with its magnitude lowered by r l1, or 0 (Parik
 6.5.2). r is the rule's own for each parameter, the displacement per unit of a constant gradient, so that steps end
 where the penalized loss is stationary: where |gradient| = l1, or at 0 where it is less.
 
+rprop, lion and adadelta have no such rate: their steps hardly depend on the gradient's size. They take orthant-wise
+steps (Andrew and Gao 2007, section 3): the rule gets the pseudo-gradient, the loss's plus l1 sign(p), or at p = 0 what
+of the loss's exceeds l1, and a parameter that would cross 0 becomes 0. Both kinds of step rest at the same points.
+
 Where a rule divides by the root of a running mean of squared gradients, that root is taken to be at least l1, for the
 displacement, too: otherwise r, and so the threshold, would have no bound for a parameter whose gradients are small.
 """
@@ -19,7 +23,7 @@ from nbprop.compiler.native import Native
 from nbprop.numerics.partition import share_blocks
 from nbprop.numerics.scalars import like, scalar_function
 from nbprop.optimizers import update_rules as rules
-from nbprop.optimizers.update_rules import RULES, kernel_signature
+from nbprop.optimizers.update_rules import RULES, kernel_signature, nadam_constants, radam_constants
 
 # The row of a kernel: that of the rule, then l1 as a float64, and the address of a mask (0: all are penalized).
 L1, PENALIZED = rules.ROW, rules.ROW + 1
@@ -98,6 +102,27 @@ def _adam_reach_constants(zero, step, h):
     return like(zero, h[0]), like(zero, 1.0 / math.sqrt(1.0 - h[2] ** (step + 1.0))), like(zero, h[3])
 
 
+@scalar_function
+def _radam_reach_constants(zero, step, h):
+    """(lr, 0, 1) in the first steps, then (lr times the rectification, the bias correction of the root, eps)."""
+    _, (rate, counts, floor, _, _, _, _) = radam_constants(0.0, step, h)
+    rate = rate * (1.0 - h[1] ** (step + 1.0))
+    if counts == 0.0:
+        return like(zero, rate), like(zero, 0.0), like(zero, 1.0)
+    root = math.sqrt(1.0 - h[2] ** (step + 1.0))
+    return like(zero, rate / root), like(zero, 1.0 / root), like(zero, floor / root)
+
+
+@scalar_function
+def _nadam_reach_constants(zero, step, h):
+    """(the rates of a constant gradient and of its running mean, the bias correction of the root, eps)."""
+    _, (rate_g, rate_m, root, eps, _, _, _, _) = nadam_constants(0.0, step, h)
+    return like(zero, rate_g + rate_m * (1.0 - h[1] ** (step + 1.0))), like(zero, root), like(zero, eps)
+
+
+# Rules whose steps do not grow with the gradient: orthant-wise.
+_ORTHANT_WISE = ("rprop", "lion", "adadelta")
+
 _REACHES = {
     "sgd": (_constant_reach, _sgd_reach_constants),
     "momentum": (_constant_reach, _momentum_reach_constants),
@@ -107,7 +132,28 @@ _REACHES = {
     "adam": (_reach_of_second, _adam_reach_constants),
     "adamw": (_reach_of_second, _adam_reach_constants),
     "amsgrad": (_reach_of_third, _adam_reach_constants),
+    "radam": (_reach_of_second, _radam_reach_constants),
+    "nadam": (_reach_of_second, _nadam_reach_constants),
 }
+
+
+@scalar_function
+def pseudo_gradient(p, g, l1):
+    """The subgradient of loss + l1 |p| of the least size, for the loss's gradient g; NaN for NaN."""
+    if p > 0:
+        return g + l1
+    if p < 0:
+        return g - l1
+    if g > l1:
+        return g - l1
+    return g + l1 if g < -l1 else g - g
+
+
+@scalar_function
+def within_orthant(x, p, g):
+    """x, or 0 where it is not on the side of 0 that p is on, or for p = 0 the descent along g; NaN for NaN."""
+    side = p if p != 0 else -g
+    return x - x if (x > 0 and side <= 0) or (x < 0 and side >= 0) else x
 
 
 @scalar_function
@@ -124,8 +170,8 @@ def _mask_at(row, word, n, first, last):
     return array_at(as_frame(0, np.uint8), load(row, word), n)[first:last], load(row, word) == 0
 
 
-def _proximal_update(rule, constants, slots, reach, reach_constants):
-    """The kernel of a rule with `slots` state elements per parameter, and its proximal step."""
+def _proximal_update(rule, constants, slots, reach, reach_constants, orthant_wise):
+    """The kernel of a rule with `slots` state elements per parameter, and its proximal or orthant-wise step."""
 
     def update(frame, row, part, parts):
         """One step of the rule on the arrays of a row: PARAMS INOUT (n,), GRADS IN (n,), STATE INOUT (slots, n).
@@ -162,9 +208,12 @@ def _proximal_update(rule, constants, slots, reach, reach_constants):
         for i in range(p.size):
             if every_trains or trainable[i] != 0:
                 own_decay = decay if every_decays or decay_mask[i] != 0 else zero
-                new_p, new_s, new_t, new_u = rule(p[i], g[i], s[i], t[i], u[i], own_decay, c)
-                factor = one if even else factors[i]
-                if every_counts or penalized[i] != 0:
+                factor, counts = one if even else factors[i], every_counts or penalized[i] != 0
+                given_g = pseudo_gradient(p[i], g[i], l1) if orthant_wise and counts else g[i]
+                new_p, new_s, new_t, new_u = rule(p[i], given_g, s[i], t[i], u[i], own_decay, c)
+                if orthant_wise and counts:
+                    p[i] = within_orthant(p[i] + factor * (new_p - p[i]), p[i], given_g)
+                elif counts:
                     rate, taken = reach(new_s, new_t, new_u, k, l1)
                     p[i] = soft_threshold(p[i] + factor * taken * (new_p - p[i]), factor * rate * l1)
                 else:
@@ -182,8 +231,10 @@ def _proximal_update(rule, constants, slots, reach, reach_constants):
 
 def _kernel(name):
     found = RULES[name]
-    function = _proximal_update(found.rule, found.constants, found.slots, *_REACHES[name])
+    orthant_wise = name in _ORTHANT_WISE
+    reaches = (_constant_reach, _sgd_reach_constants) if orthant_wise else _REACHES[name]  # not used where orthant-wise
+    function = _proximal_update(found.rule, found.constants, found.slots, *reaches, orthant_wise)
     return Native(function, kernel_signature, name=f"nbprop.optimizers.{name}.proximal")
 
 
-PROXIMAL = {name: _kernel(name) for name in _REACHES}
+PROXIMAL = {name: _kernel(name) for name in (*_REACHES, *_ORTHANT_WISE)}

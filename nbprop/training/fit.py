@@ -90,6 +90,7 @@ def fit(
     l2: float = 0.0,
     l1: float = 0.0,
     penalized: NDArray[np.bool_] | None = None,
+    max_norm: float | None = None,
     **others: Any,
 ) -> History:
     """Train a network by mini-batches; updates `params` in place.
@@ -183,8 +184,12 @@ def fit(
     l2, l1, penalized
         Penalties, which belong to the loss as `plan` has them: losses of training data in the history have them, too.
         l2's gradient is part of the gradient, as weight decay is (not as that of adamw). l1 is no part of it: each
-        update ends in a proximal step, which sets parameters to 0 (optimizers/proximal.py; not for rprop and lion,
-        whose steps do not depend on the gradient's size).
+        update ends in a proximal step, which sets parameters to 0 (optimizers/proximal.py; orthant-wise for rprop,
+        lion and adadelta, whose steps do not depend on the gradient's size). Not with schedule_free_adamw.
+    max_norm : float or None
+        After each update, scale the incoming weights of each unit so that their norm is at most this
+        (`nbprop.max_norm`); units of which a weight is not trained are left alone. Not with schedule_free_adamw, and
+        not on a device.
     comm : communicator of mpi4py, or None
         Several processes train together (docs/cluster.md): all ranks make the same call, each computes its pieces of
         every batch, and all end with the same parameters. SIGTERM and SIGUSR1 write a checkpoint, if there is one, and
@@ -310,6 +315,10 @@ def fit(
         if optimizer == "schedule_free_adamw":
             raise ValueError("fit: lr_scale does not go with schedule_free_adamw, whose state depends on lr")
         job.scale_rates(rate_factors(net, params.dtype, lr_scale), optimizer)
+    if max_norm is not None:
+        if optimizer == "schedule_free_adamw":
+            raise ValueError("fit: max_norm does not go with schedule_free_adamw, which averages what is not projected")
+        job.project(check_number("fit: max_norm", max_norm, ends="()"))
     if shuffle:
         job.shuffle(seed)
     _clip(job, clips)
@@ -328,6 +337,8 @@ def fit(
             known |= {"average": average, "average_start": average_start}
         if accumulate > 1:
             known["accumulate"] = accumulate
+        if max_norm is not None:
+            known["max_norm"] = max_norm
         if lr_scale is not None:
             known["lr_scale"] = identities.digest_of(job, job.factors)
         trainer.identify(_identity(job, known, held_out, masks))
@@ -398,7 +409,10 @@ def _with_proximal_steps(plan, optimizer):
         return plan
     if optimizer not in PROXIMAL:
         able = ", ".join(PROXIMAL)
-        raise ValueError(f"fit: optimizer {optimizer} has no proximal step, which l1 needs; use one of {able}")
+        raise ValueError(
+            f"fit: l1 does not go with {optimizer}, which returns a mean of its steps, so that no parameter would be "
+            f"exactly 0; use one of {able}"
+        )
     return plan_like(plan, penalty=replace(plan.penalty, smooth=True))
 
 

@@ -10,7 +10,7 @@ from nbprop.arrays import check_vector
 from nbprop.lowering.plan import workspace
 from nbprop.messages import ALIASED, failure
 from nbprop.networks.network import trained_of
-from nbprop.optimizers import clipping, proximal
+from nbprop.optimizers import clipping, max_norm, proximal
 from nbprop.optimizers import update_rules as rules
 from nbprop.optimizers.api import OPTIMIZERS, optimizer_state
 from nbprop.optimizers.step import check_hyperparameter
@@ -61,6 +61,7 @@ _FIT_ARGUMENTS = (
     "accumulate",
     "lr_scale",
     "class_weight",
+    "max_norm",
 )
 
 
@@ -222,6 +223,17 @@ class Job(InOneProcess):
         row[averaging.ROW_N] = self.grads.size
         self.words[epochs.ACCUMULATES] = min(batches, -(-len(self.data[0]) // self.plan.batch))
         self.words[epochs.UPDATED + rules.GRADS] = self.gradient.ctypes.data
+
+    def project(self, limit):
+        """End each update with the projection of max_norm.py."""
+        max_norm.MAX_NORM.load(self.plan.numba_dtype)
+        self._header(epochs.PROJECT, max_norm.MAX_NORM.fingerprint(self.plan.numba_dtype), max_norm.ROW)
+        self.matrices = max_norm.weight_matrices(self.plan.net)  # kept alive
+        row, trainable = self.words[epochs.PROJECTED :], self.masks[1]
+        row[max_norm.ROW_PARAMS], row[max_norm.ROW_MATRICES] = self.params.ctypes.data, self.matrices.ctypes.data
+        row[max_norm.ROW_TRAINABLE] = 0 if trainable is None else trainable.ctypes.data
+        row[max_norm.ROW_COUNT] = len(self.matrices)
+        self.numbers[epochs.PROJECTED + max_norm.ROW_LIMIT] = limit
 
     def empty(self, shape):
         """A new array of the job's dtype."""

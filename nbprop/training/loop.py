@@ -26,7 +26,7 @@ from nbprop.compiler.native import CompiledEntry
 from nbprop.compiler.registry import find
 from nbprop.numerics.partition import share
 from nbprop.numerics.random import SHUFFLE, bounded, stream
-from nbprop.optimizers import clipping, proximal
+from nbprop.optimizers import clipping, max_norm, proximal
 from nbprop.optimizers import update_rules as rules
 from nbprop.program import elements, table
 from nbprop.runtime import arguments as arg
@@ -70,7 +70,10 @@ SUM = MEAN_RATE + 1
 SUMMED = SUM + table.OPERANDS
 ACCUMULATES, SUM_WEIGHT = SUMMED + averaging.ROW, SUMMED + averaging.ROW + 1
 WEIGHT = SUM_WEIGHT + 1  # of the samples that `gradient_of` took (float64)
-WORDS = WEIGHT + 1
+# A row that projects weights after each update (max_norm.py); its kernel is 0 for none.
+PROJECT = WEIGHT + 1
+PROJECTED = PROJECT + table.OPERANDS
+WORDS = PROJECTED + max_norm.ROW
 
 MOST_RECORDS = 4096  # epochs in one call; two float64 each: mean loss, learning rate
 MOST_RATES = 16384  # steps in one call
@@ -317,6 +320,9 @@ def end_step(job, n, updates):
         store_double(job, LOSS_SUM, load_double(job, LOSS_SUM) + loss * weight)
         store_double(job, WEIGHT_SUM, load_double(job, WEIGHT_SUM) + weight)
     if updates:
+        if load(job, PROJECT + table.KERNEL) != 0 and (weight > 0.0 or load(job, ACCUMULATES) > 0):
+            large = load(job, UPDATED + rules.N) >= _SPLIT_PARAMS
+            _run_op(job, PROJECT, load(job, THREADS) if large else 1)
         _average_step(job)
     store(job, POSITION, load(job, POSITION) + n)
     store(job, STEP, load(job, STEP) + 1)

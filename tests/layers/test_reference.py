@@ -23,22 +23,22 @@ def step(plan, arrays, dy):
     work = buffers.poisoned((plan.work_size,), dtype)
     grads = [buffers.poisoned(params.shape, dtype) for _ in range(3)]
     y, dx = buffers.poisoned((n, *plan.output_shape), dtype), buffers.poisoned(x.shape, dtype)
-    states = [state_of(plan) for _ in range(2)]
-    loss = nbprop.value_and_grad(plan, params, x, target, grads[0], work, weights, False, states[0])
-    out = {"loss": loss, "grad": grads[0]} | ({} if states[0] is None else {"state": states[0]})
+    state = state_of(plan)
+    loss = nbprop.value_and_grad(plan, params, x, target, grads[0], work, weights, False, state)
+    out = {"loss": loss, "grad": grads[0]} | ({} if state is None else {"state": state})
     work[:] = np.nan
-    assert nbprop.value(plan, params, x, target, work, weights, states[1]) == out["loss"]
+    assert nbprop.value(plan, params, x, target, work, weights, state_of(plan)) == out["loss"]
     work[:] = np.nan
-    nbprop.forward(plan, params, x, y, work, states[1])
-    nbprop.backward(plan, params, x, dy, grads[1], dx, work, False, states[1])
+    nbprop.forward(plan, params, x, y, work, state_of(plan))
+    nbprop.backward(plan, params, x, dy, grads[1], dx, work, False, state_of(plan))
     out |= {"output": y, "backward": grads[1], "x_grad": dx}
     work[:] = np.nan
-    nbprop.forward(plan, params, x, y, work, states[1])
-    nbprop.backward(plan, params, x, dy, grads[2], None, work, False, states[1])
+    nbprop.forward(plan, params, x, y, work, state_of(plan))
+    nbprop.backward(plan, params, x, dy, grads[2], None, work, False, state_of(plan))
     same_bits("backward without dx", grads[2], grads[1])
     accumulated = grads[2]
     work[:] = np.nan
-    assert nbprop.value_and_grad(plan, params, x, target, accumulated, work, weights, True, states[1]) == loss
+    assert nbprop.value_and_grad(plan, params, x, target, accumulated, work, weights, True, state_of(plan)) == loss
     out["accumulated"] = accumulated
     buffers.check()
     return out

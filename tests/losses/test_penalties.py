@@ -237,7 +237,13 @@ RATES = {
     "adam": 0.01,
     "adamw": 0.01,
     "amsgrad": 0.03,
+    "radam": 0.01,
+    "nadam": 0.01,
+    "rprop": 0.01,
+    "lion": 0.01,
+    "adadelta": 1.0,
 }
+CONSTANT = ("sgd", "momentum", "nesterov", "adagrad", "rprop", "adadelta")
 
 
 @pytest.mark.parametrize(
@@ -247,9 +253,7 @@ def test_proximal_steps_end_at_the_lasso(optimizer):
     """Every rule with its own rates, on all data at once: the same zeros, not small numbers in their places."""
     l1, params = 0.2, START + 0.1
     wanted, options = lasso(l1), {"weight_decay": 0.0} if optimizer == "adamw" else {}
-    schedule = (
-        (lambda step: RATES[optimizer] * 0.999**step) if optimizer in ("rmsprop", "adam", "adamw", "amsgrad") else None
-    )
+    schedule = None if optimizer in CONSTANT else (lambda step: RATES[optimizer] * 0.999**step)
     history = nbprop.fit(
         LINEAR,
         params,
@@ -333,8 +337,8 @@ def test_what_cannot_have_them_says_so():
         nbprop.least_squares(plan, START.copy(), X, Y)
     with pytest.raises(ValueError, match="loss='huber' would apply to the penalty"):
         nbprop.least_squares(nbprop.plan(LINEAR, "mse", N, l2=1.0), START.copy(), X, Y, loss="huber")
-    with pytest.raises(ValueError, match="lion has no proximal step"):
-        nbprop.fit(LINEAR, START.copy(), X, Y, "mse", "lion", l1=0.1)
+    with pytest.raises(ValueError, match="l1 does not go with schedule_free_adamw, which returns a mean"):
+        nbprop.fit(LINEAR, START.copy(), X, Y, "mse", "schedule_free_adamw", l1=0.1)
     with pytest.raises(ValueError, match="method adam takes no l1"):
         nbprop.fit_many(LINEAR, START[None].copy(), X[None], Y[None], method="adam", l1=0.1)
     with pytest.raises(ValueError, match="l1 must hold finite numbers, none below 0"):

@@ -36,6 +36,8 @@ RIGHT = {
     },
     "ascending": {"size": 2},
     "bidirectional": {"layer": nbprop.rnn(2)},
+    "spectral_norm": {"layer": DENSE},
+    "weight_norm": {"layer": DENSE},
     "dense": {"units": 3, "activation": "relu", "bias": True, "init": "zeros", "share": "0.dense"},
     "dropout": {"rate": 0.5, "seed": 3},
     "embedding": {"vocabulary": 3, "units": 2, "init": "normal"},

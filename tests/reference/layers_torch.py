@@ -82,7 +82,40 @@ def run_bidirectional(layer, x, parameters):
     return y
 
 
+def effective_weight(layer, v, g=None):
+    """The weight that PyTorch's parametrization makes of v (..., inputs, units), a leaf, and of g."""
+    matrix = v.reshape(-1, v.shape[-1]).T
+    module = torch.nn.Linear(*matrix.shape[::-1], bias=False).double()
+    name = "parametrizations.weight.original"
+    if layer["type"] == "weight_norm":
+        torch.nn.utils.parametrizations.weight_norm(module)
+        weights = {f"{name}0": g.reshape(-1, 1), f"{name}1": matrix}
+    else:
+        torch.nn.utils.parametrizations.spectral_norm(module)
+        u = torch.full((len(matrix),), len(matrix) ** -0.5, dtype=torch.float64)
+        weights = {f"{name}": matrix, "parametrizations.weight.0._u": u}
+        weights["parametrizations.weight.0._v"] = F.normalize(matrix.detach().T @ u, dim=0)
+        module.eval()  # takes no step of the power iteration
+    eye = torch.eye(matrix.shape[1], dtype=torch.float64)
+    return torch.func.functional_call(module, weights, (eye,)).reshape(v.shape)
+
+
+def run_reparametrized(layer, x, parameters):
+    inner = layer["layer"]
+    units = inner.get("units", inner.get("filters"))
+    g = parameters.take(units) if layer["type"] == "weight_norm" else None
+    if inner["type"] == "dense":
+        w, b = effective_weight(layer, parameters.take(x.shape[-1], units), g), parameters.take(units)
+        return ACTIVATIONS[inner.get("activation", "identity")](x @ w + b)
+    kernel = pair(inner, "kernel", None)
+    w = effective_weight(layer, parameters.take(*kernel, x.shape[-1], units), g)
+    z = F.conv2d(channels_first(x), w.permute(3, 2, 0, 1), parameters.take(units))
+    return ACTIVATIONS[inner.get("activation", "identity")](channels_last(z, x))
+
+
 networks_torch.LAYERS |= {
+    "weight_norm": run_reparametrized,
+    "spectral_norm": run_reparametrized,
     "prelu": run_prelu,
     "glu": run_glu,
     "groupnorm": run_groupnorm,
@@ -132,6 +165,10 @@ def networks():
         "conv_transpose1d": ((5, 3), [layer("conv_transpose1d", stride=2, padding=1, **up), dense(2)]),
         "bidirectional_lstm": ((6, 3), [layer("bidirectional", layer=layer("lstm", units=4)), dense(2)]),
         "bidirectional_last": ((5, 2), [layer("bidirectional", layer=layer("rnn", units=3, output="last")), dense(2)]),
+        "weight_norm": ((3,), [layer("weight_norm", layer=dense(7, "tanh")), dense(2)]),
+        "weight_norm_images": ((4, 3, 2), [layer("weight_norm", layer=layer("conv2d", **conv)), dense(2)]),
+        "spectral_norm": ((5,), [layer("spectral_norm", layer=dense(4, "tanh")), dense(2)]),
+        "spectral_norm_images": ((3, 4, 3), [layer("spectral_norm", layer=layer("conv2d", **conv)), dense(3)]),
     }
 
 

@@ -224,6 +224,7 @@ def fit_arguments():
         "metrics": None,
         "accumulate": 1,
         "lr_scale": np.ones(REGRESSION.n_params),
+        "max_norm": 1.0,
         "callbacks": None,
     }
 
@@ -270,6 +271,7 @@ FIT_KINDS = {
     "metrics": Choice(optional=True),
     "accumulate": Integer(1, 8192),
     "lr_scale": Array(optional=True, finite=True),
+    "max_norm": Number(above=True, optional=True),
     "callbacks": Choice(optional=True),
 }
 
@@ -440,6 +442,16 @@ CALLS |= {
         lambda: {"grads": np.ones(5), "limit": 1.0, "trainable": np.ones(5, bool)},
         {"grads": WRITTEN, "limit": Number(above=True, infinite=True), "trainable": _MASK},
     ),
+    "max_norm": Call(
+        nbprop.max_norm,
+        lambda: {"params": np.ones(8), "matrices": np.array([[0, 3, 2]]), "limit": 1.0},
+        {
+            "params": Array(written=True, free=True, kinds=("f8", "f4")),
+            "matrices": Array(kinds=("i8",)),
+            "limit": Number(above=True),
+        },
+    ),
+    "weight_matrices": Call(nbprop.weight_matrices, lambda: {"net": cases.REGRESSOR}, {"net": Made()}),
     "lbfgs_state": Call(
         nbprop.lbfgs_state,
         lambda: {"n_params": 3, "memory": 4, "gtol": 1e-8, "ftol": 0.0},

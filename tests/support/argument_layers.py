@@ -35,6 +35,8 @@ LAYERS = {
     "avg_pool1d": ((7, 2), _POOL, _WINDOW),
     "avg_pool2d": ((7, 7, 2), _POOL, _WINDOW),
     "bidirectional": ((4, 2), {"layer": nbprop.rnn(3)}, {"layer": Choice()}),
+    "spectral_norm": ((4,), {"layer": nbprop.dense(3)}, {"layer": Choice()}),
+    "weight_norm": ((4,), {"layer": nbprop.dense(3)}, {"layer": Choice()}),
     "batchnorm": ((3,), {"momentum": 0.1, "epsilon": 1e-5}, {"momentum": Number(), "epsilon": Number(above=True)}),
     "conv1d": ((7, 2), _CONV | {"init": None}, _CONV_KINDS),
     "conv2d": ((7, 7, 2), _CONV | {"init": None}, _CONV_KINDS),

@@ -18,8 +18,8 @@ def _layer(description, path_of):
         return nbprop.residual(*(_layer(inner, path_of) for inner in description["layers"]))
     if kind == "concat":
         return nbprop.concat(*([_layer(inner, path_of) for inner in branch] for branch in description["branches"]))
-    if kind == "bidirectional":
-        return nbprop.bidirectional(_layer(description["layer"], path_of))
+    if kind in ("bidirectional", "weight_norm", "spectral_norm"):
+        return getattr(nbprop, kind)(_layer(description["layer"], path_of))
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in description.items()}
     return getattr(nbprop, options.pop("type"))(**options)
 

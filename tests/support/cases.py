@@ -109,6 +109,14 @@ NETWORKS = {
     ),
     "conv_transpose1d": nbprop.network((4, 2), nbprop.conv_transpose1d(3, 2, stride=3, activation="gelu"), dense(2)),
     "ascending": nbprop.network((2, 3), dense(6, activation="tanh"), nbprop.ascending(3), dense(3)),
+    "weight_norm": nbprop.network((3,), nbprop.weight_norm(dense(5, activation="tanh")), dense(2)),
+    "weight_norm_images": nbprop.network(
+        (4, 3, 2), nbprop.weight_norm(nbprop.conv2d(3, 2, padding=1, activation="tanh")), nbprop.conv2d(2, 2)
+    ),
+    "spectral_norm": nbprop.network((3,), nbprop.spectral_norm(dense(5, activation="tanh")), dense(2)),
+    "spectral_norm_images": nbprop.network(
+        (7, 2), dense(3), nbprop.spectral_norm(nbprop.conv1d(4, 3, 2, activation="tanh")), dense(2)
+    ),
     "no_parameters": nbprop.network((5,), nbprop.activation("tanh")),
 }
 NETWORKS |= {f"fused_{name}": nbprop.network((3,), dense(5, activation=name), dense(3)) for name in ACTIVATIONS}
