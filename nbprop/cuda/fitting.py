@@ -11,12 +11,13 @@ import numpy as np
 from nbprop.arrays import check_kinds, check_shape, described
 from nbprop.cuda import clipping, memory, toolkit
 from nbprop.cuda import functions as f
+from nbprop.cuda.averaging import Mean, add_mean
 from nbprop.cuda.groups import block_sum
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.optimizers import Update, optimizer_state
 from nbprop.cuda.sequence import Sequence
 from nbprop.cuda.toolkit import THREADS, cuda
-from nbprop.cuda.training import PAGE, WORD, Batches, Step
+from nbprop.cuda.training import PAGE, WORD, Batches, NoUpdate, Step
 from nbprop.messages import CLASS_RANGE, LENGTH_RANGE, READ_ONLY, failure
 from nbprop.numerics.random import permutation
 from nbprop.numerics.scalars import like
@@ -31,6 +32,7 @@ from nbprop.training import loop as epochs
 from nbprop.training.job import check_last_batch
 
 TARGET = "cuda"
+MOST = 1 << 40  # above the number of any step
 
 
 # -- checks --------------------------------------------------------------------------------------------------
@@ -218,6 +220,52 @@ class Average:
         return self.mean, job.layers
 
 
+class StepAverage:
+    """The mean of the parameters, and of running statistics, after steps or epochs: (parameters, then layer state)."""
+
+    def __init__(self, job, how, rate, first_step, first_epoch):
+        self.job, self.how, self.rate, self.first = job, how, rate, (first_step, first_epoch)
+        self.n, self.mean = job.params.size, job.snapshot()
+        self._pairs = [(self.mean[: self.n], job.params, True)]
+        if job.layers is not None:
+            kept = sum(buffer.size for _, buffer, _ in job.plan.state_parts if buffer.name)
+            for part, averaged in ((slice(0, kept), True), (slice(kept, job.layers.size), False)):
+                if part.stop > part.start:
+                    there = self.mean[self.n + part.start : self.n + part.stop]
+                    self._pairs.append((there, job.layers[part], averaged))
+        self._move = Mean(self._pairs)
+
+    def add_to(self, sequence):
+        """Append the launches that follow each update."""
+        for mean, p, averaged in self._pairs:
+            add_mean(sequence, mean, p, self.rate if averaged else 1.0, self._until)
+
+    def _until(self):
+        """The number of the first update at which the mean is no longer the parameters themselves."""
+        words, several = self.job.words, int(self.job.words[epochs.ACCUMULATES])
+        if several == 0:
+            return self.first[0] + 1
+        return MOST if words[epochs.STEP] - self.first[0] < several else 0
+
+    def after_step(self):
+        """Move the mean after a step without an update."""
+        if self.how == averaging.EACH_STEP:
+            began = self.job.words[epochs.STEP] > self.first[0]
+            self._move(self.rate if began else 1.0, self.job.stream)
+
+    def end_epoch(self):
+        """Move the mean at the end of an epoch."""
+        if self.how == averaging.EACH_EPOCH:
+            ends = int(self.job.words[epochs.EPOCH]) - self.first[1] + 1
+            self._move(1.0 / max(1, ends), self.job.stream)
+
+    def parts(self):
+        """(parameters, layer state or None), as they are to be used now."""
+        if self.how == averaging.EACH_EPOCH and self.job.words[epochs.EPOCH] <= self.first[1]:
+            self._move(1.0, self.job.stream)
+        return self.mean[: self.n], None if self.job.layers is None else self.mean[self.n :]
+
+
 class Job(on_host.InOneProcess):
     """One training on the device, with the interface of job.Job, its counterpart on the host."""
 
@@ -233,8 +281,8 @@ class Job(on_host.InOneProcess):
         self.layers = self.average = None  # layer state, where the network has some; the mean of parameters
         self.state = optimizer_state(optimizer, params.size, params.dtype) if state is None else state
         self.values = values
-        given = params, self.grads, self.state, decay_mask, trainable, PAGE, plan.slices_in(self.work)
-        self.update = Update(optimizer, *given)
+        self._update = {"name": optimizer, "decay_mask": decay_mask, "trainable": trainable, "page": PAGE}
+        self._renew_update(grads=self.grads, slices=plan.slices_in(self.work))
         self.trainable, self.clips, self.seed, self._steps = trainable, [], None, {}
         self.batches = Batches(data, batch)
         self.weights = None if data[2] is None else data[2].to_host().astype(np.float64)
@@ -243,25 +291,38 @@ class Job(on_host.InOneProcess):
         self._order = np.arange(len(data[0]), dtype=np.uint32)
         self._epoch_begun = -1
 
+    def _renew_update(self, **changes):
+        """Make the update again, with other arrays."""
+        self._update |= changes
+        self.update = Update(params=self.params, state=self.state, **self._update)
+
     def take_average(self, how, rate, first_step, first_epoch):
-        """As on the host, for the mean that an optimizer keeps itself."""
-        if how != averaging.BY_OPTIMIZER:
-            raise ValueError(
-                "fit: average is not available on the device; leave it out, or train with schedule_free_adamw"
-            )
-        self.average = Average(self)
+        """As on the host."""
+        if how == averaging.BY_OPTIMIZER:
+            self.average = Average(self)
+            return
+        self.average = average = StepAverage(self, how, rate, first_step, first_epoch)
+        if how == averaging.EACH_STEP:
+            self.update.append(average.add_to)
 
     def in_use(self):
         """As on the host."""
         return (self.params, self.layers) if self.average is None else self.average.parts()
 
     def accumulate(self, batches):
-        """Refused: a recorded step is an update."""
-        raise ValueError("fit: accumulate is not available on the device; leave it out, or use a larger batch")
+        """As on the host. Steps are recorded without an update, and with one for the last batch of several."""
+        self.words[epochs.ACCUMULATES] = min(batches, -(-len(self.data[0]) // self.plan.batch))
+        self.gradient, self._sum_rate = memory.zeros(self.grads.size, self.grads.dtype), 1.0
+        self._sum = Sequence()
+        add_mean(self._sum, self.gradient, self.grads, lambda: self._sum_rate)
+        self._sum.place()
+        self._no_update = NoUpdate()
+        self._renew_update(grads=self.gradient, slices=None)
 
     def scale_rates(self, factors, optimizer):
-        """Refused: the device's updates take no factors."""
-        raise ValueError("fit: lr_scale is not available on the device; leave it out")
+        """As on the host."""
+        self.factors = factors
+        self._renew_update(factors=memory.to_device(factors))
 
     def project(self, limit):
         """Refused: the device's updates end without a projection."""
@@ -283,9 +344,10 @@ class Job(on_host.InOneProcess):
         return found
 
     def _take(self, snapshot):
-        snapshot[: self.params.size][:] = self.params
-        if self.layers is not None:
-            snapshot[self.params.size :][:] = self.layers
+        params, layers = self.in_use()
+        snapshot[: self.params.size][:] = params
+        if layers is not None:
+            snapshot[self.params.size :][:] = layers
 
     def kept(self):
         """{name: snapshot}."""
@@ -304,7 +366,7 @@ class Job(on_host.InOneProcess):
     def clip(self, native, word, row, limit):
         """Clip before each update."""
         name = "clip_value" if native is host_clipping.CLIP_VALUE else "clip_norm"
-        self.clips.append(clipping.clip(name, self.grads, limit, self.trainable))
+        self.clips.append(clipping.clip(name, self._update["grads"], limit, self.trainable))
 
     def host_arrays(self, arrays):
         """Copies in host memory, for a checkpoint."""
@@ -339,26 +401,66 @@ class Job(on_host.InOneProcess):
         self._epoch_begun = int(words[epochs.EPOCH])
 
     def _run_page(self, n, count, done):
-        """Run `count` steps of n samples and read their losses."""
+        """Run `count` steps of n samples, or one where several make an update, and read their losses."""
         words, first = self.words, int(self.words[epochs.STEP])
-        begin = int(words[epochs.POSITION])
+        begin, count = int(words[epochs.POSITION]), 1 if words[epochs.ACCUMULATES] else count
         weight_sums = [self._weight_sum(begin + k * n, n) for k in range(count)]
-        if n not in self._steps:
-            columns = [None if buffer is None else buffer[:n] for buffer in self.batches.buffers]
-            given = self.plan, self.params, columns, self.grads, self.work, self.layers
-            self._steps[n] = Step(*given, self.update, self.stream, self.batches, self.clips)
-        step = self._steps[n]
+        updates = self._accumulated(n, weight_sums[0])
         values = [[*(self.values | {"lr": rate}).values()] for rate in self.rates[done : done + count]]
         if all(weight_sums):
-            step.prepare(first, values)
+            step = self._step_of(n, updates)
+            step.prepare(first, values, self._update_number())
             for _ in range(count):
                 step.run()
         elif weight_sums[0]:
             return self._run_page(n, weight_sums.index(0.0), done)
         else:  # a batch whose weights are all zero has no mean: skip its step
             count, weight_sums = 1, weight_sums[:1]
+            self._finish_without_gradient(updates, values)
         losses = step.read_losses(first, count) if weight_sums[0] else np.zeros(1)
         return self._note(n, losses, weight_sums)
+
+    def _step_of(self, n, updates):
+        """The recorded step of n samples, with an update or without."""
+        if (n, updates) not in self._steps:
+            columns = [None if buffer is None else buffer[:n] for buffer in self.batches.buffers]
+            given = self.plan, self.params, columns, self.grads, self.work, self.layers
+            sums = [self._sum] if self.words[epochs.ACCUMULATES] else []
+            update, clips = (self.update, self.clips) if updates else (self._no_update, [])
+            self._steps[n, updates] = Step(*given, update, self.stream, self.batches, [*sums, *clips])
+        return self._steps[n, updates]
+
+    def _accumulated(self, n, weight):
+        """Count a batch among those of one update, with the rate of its gradient; whether the update follows."""
+        words, numbers, several = self.words, self.numbers, int(self.words[epochs.ACCUMULATES])
+        if several == 0:
+            return True
+        place = int(words[epochs.POSITION] // words[epochs.BATCH]) % several
+        total = weight + (numbers[epochs.SUM_WEIGHT] if place > 0 else 0.0)
+        numbers[epochs.SUM_WEIGHT], self._sum_rate = total, weight / total if total > 0.0 else 0.0
+        last = place == several - 1 or words[epochs.POSITION] + n == words[epochs.N]
+        return bool(total > 0.0 and last)
+
+    def _update_number(self):
+        """As `loop._update_number`; None where each step is an update."""
+        words, several = self.words, int(self.words[epochs.ACCUMULATES])
+        if several == 0:
+            return None
+        batches = -(-int(words[epochs.N]) // int(words[epochs.BATCH]))
+        number = int(words[epochs.POSITION] // words[epochs.BATCH]) // several
+        return int(words[epochs.EPOCH]) * -(-batches // several) + number
+
+    def _finish_without_gradient(self, updates, values):
+        """What a batch without weight leaves to do: the update that others have been waiting for, and the average."""
+        if self.words[epochs.ACCUMULATES] and updates:
+            self.update.count = 0
+            self.update.prepare(self._update_number(), values[:1], self.stream)
+            for part in self.clips:
+                part.write(0, self.stream)
+                part.enqueue(self.stream)
+            self.update.enqueue(self.stream)
+        elif updates and isinstance(self.average, StepAverage):
+            self.average.after_step()
 
     def _weight_sum(self, begin, n):
         return float(n) if self.weights is None else float(self.weights[self._order[begin : begin + n]].sum())
@@ -382,6 +484,8 @@ class Job(on_host.InOneProcess):
         loss = numbers[epochs.LOSS_SUM] / numbers[epochs.WEIGHT_SUM]
         self.records[words[epochs.RECORD_COUNT]] = loss, rate
         words[epochs.RECORD_COUNT] += 1
+        if isinstance(self.average, StepAverage):
+            self.average.end_epoch()
         kept = self._kept
         if "begun" in kept:
             if loss < numbers[epochs.LOWEST]:

@@ -27,10 +27,11 @@ class Update:
     """An optimizer bound to device arrays: `enqueue` launches the step that its frame names.
 
     slices: those in the workspace of a fused plan, with their stride (see fused.py). Unless `count` is 0, `count` of
-    them are summed into the gradient.
+    them are summed into the gradient. factors: of each parameter's learning rate, or None. What `append` adds is
+    launched after the update.
     """
 
-    def __init__(self, name, params, grads, state, decay_mask=None, trainable=None, page=1, slices=None):
+    def __init__(self, name, params, grads, state, decay_mask=None, trainable=None, page=1, slices=None, factors=None):
         self.arrays = check(name, params, grads, state, decay_mask, trainable)
         self.name, self.first, (p, g, state, *masks) = name, 0, self.arrays
         self.dtype, self.constants = p.dtype, memory.empty(page * rules.CONSTANTS, p.dtype)
@@ -39,15 +40,22 @@ class Update:
         self._sequence = Sequence()
         slices, stride = (g, 0) if slices is None else slices
         arrays = {"p": p, "g": g, "state": state, "c": self.constants, "slices": slices}
+        arrays["factors"] = p if factors is None else factors
         self.count = 0
         numbers = {
             "count": lambda: self.count,
             "stride": stride,
             "decay_mask": decay_mask,
             "trainable": trainable,
+            "scaled": int(factors is not None),
             "first_step": lambda: self.first,
         }
         self._sequence.add(kernel, p.dtype, arrays, p.size, **numbers)
+        self.frame_address = self._sequence.place().frame_address
+
+    def append(self, add):
+        """Let `add(sequence)` append launches, before the first step."""
+        add(self._sequence)
         self.frame_address = self._sequence.place().frame_address
 
     def prepare(self, first, values_of_steps, stream):

@@ -80,6 +80,20 @@ class Batches:
         toolkit.write(self.epoch.address, np.array([first_step], np.int64), stream)
 
 
+class NoUpdate:
+    """In the place of an update, for a batch that only adds to the gradient of several."""
+
+    def __init__(self):
+        self.count, self._frame = 0, Sequence().place()
+        self.frame_address = self._frame.frame_address
+
+    def prepare(self, first, values_of_steps, stream):
+        """Nothing to write."""
+
+    def enqueue(self, stream):
+        """Nothing to launch."""
+
+
 class Step:
     """One training step with all arguments bound: `prepare` a page of steps, then `run` each.
 
@@ -108,12 +122,15 @@ class Step:
         self._note.place()
         self._capture: Any = None
 
-    def prepare(self, first, values_of_steps):
-        """Write the frames for the steps from `first`, at most a page, with each step's hyperparameters."""
+    def prepare(self, first, values_of_steps, update=None):
+        """Write the frames for the steps from `first`, at most a page, with each step's hyperparameters.
+
+        update: the number of the first update, where that is not `first`.
+        """
         self.bound.words[frame.STEP] = first
         self.bound.write_frame(self.stream)
         self.update.count = self._slices
-        self.update.prepare(first, values_of_steps, self.stream)
+        self.update.prepare(first if update is None else update, values_of_steps, self.stream)
         for sequence in (self._gather, self._note, *self.clips):
             sequence.write(first, self.stream)
         if self._capture is None:

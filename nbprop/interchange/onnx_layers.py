@@ -77,6 +77,17 @@ def _conv(writer, x, layer, path):
     return writer.activation(Value(y, layer.output_shape(x.shape), True), layer.activation, path)
 
 
+def _reparametrized(writer, x, layer, path):
+    """A layer whose weight is computed, once: the file holds the weight in use."""
+    inside, own = f"{path}.{layer.layer.kind}", {}
+    for name, array in (writer.parts | writer.statistics).items():
+        if name.rpartition(".")[0] == path:
+            own[name.rpartition(".")[2]] = array
+    weight = writer.parts[f"{inside}.weight"]
+    writer.parts[f"{inside}.weight"] = layer.computed(weight, own).astype(weight.dtype)
+    return writer.layer(x, layer.layer, inside)
+
+
 def _conv_transpose(writer, x, layer, path):
     axes = layer.axes
     x, weight = writer.first(x, path), writer.parts[f"{path}.weight"]
@@ -342,5 +353,7 @@ LAYERS = {
     "rmsnorm": _rmsnorm,
     "rnn": _recurrent,
     "slicing": _slicing,
+    "spectral_norm": _reparametrized,
     "standardize": _scaling,
+    "weight_norm": _reparametrized,
 }

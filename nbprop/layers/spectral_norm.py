@@ -13,6 +13,8 @@ Backward, with k = sum(dw W) / sigma^3:  dW = dw / sigma - k t (u / |u|)^T.
 
 import math
 
+import numpy as np
+
 from nbprop.layers.reparametrized import Reparametrized
 from nbprop.networks.layer import Layer
 from nbprop.numerics.partition import share, share_blocks
@@ -127,6 +129,12 @@ def spectral_second(
 class SpectralNorm(Reparametrized):
     kind = "spectral_norm"
     modal = True
+
+    def computed(self, weight, own):
+        """The weight that the layer inside takes, by NumPy in float64; own: the pieces of layer state by name."""
+        u = own["singular_vector"].astype(np.float64)
+        sigma = np.linalg.norm(weight.reshape(-1, weight.shape[-1]) @ u) / np.linalg.norm(u)
+        return weight / sigma
 
     def lower_weight(self, build, weight, names, rows, units):
         """Emit the weight over its estimated largest singular value."""

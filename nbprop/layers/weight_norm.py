@@ -83,8 +83,8 @@ def weight_norm_backward(
 ):
     """dg = d;  dv = a (dw - v d / |v|) with a = g / |v|, of each column.
 
-    dv OUT, dw and v IN (rows, units); dg OUT, along, norms and g IN (units,), along is d. dv is added to where `v_accumulate`
-    or `accumulate` is 1, dg where `g_accumulate` or `accumulate` is.
+    dv OUT, dw and v IN (rows, units); dg OUT, along, norms and g IN (units,), along is d. dv is added to where
+    `v_accumulate` or `accumulate` is 1, dg where `g_accumulate` or `accumulate` is.
     """
     first, last = share_blocks(units, part, parts)
     for j in range(first, last):
@@ -135,6 +135,11 @@ class WeightNorm(Reparametrized):
         """Begin with the lengths of the directions, so that the weight is what the layer inside would begin with."""
         (weight,) = (part for name, part in parts.items() if name.endswith(".weight"))
         own["scale"][:] = np.linalg.norm(weight.reshape(-1, weight.shape[-1]), axis=0)
+
+    def computed(self, weight, own):
+        """The weight that the layer inside takes, by NumPy in float64; own: the layer's parameters by name."""
+        columns = weight.reshape(-1, weight.shape[-1]).astype(np.float64)
+        return (own["scale"] / np.linalg.norm(columns, axis=0) * columns).reshape(weight.shape)
 
     def lower_weight(self, build, weight, names, rows, units):
         """Emit the weight in the place of its direction."""

@@ -9,6 +9,12 @@ trainable : (n,) bool or uint8, or None
     Parameters to update; the bits of the others, and of their state, stay as they are.
 threads : int
     How many threads share the update; the bits do not depend on it.
+l1 : float
+    A penalty l1 sum(|p|), which the gradients leave out: the update ends in its proximal step, at the rule's own rate
+    for each parameter, so that parameters become 0 (proximal.py; orthant-wise for rprop, lion and adadelta).
+    schedule_free_adamw has none: what it returns is a mean of its steps, in which no parameter would be exactly 0.
+penalized : (n,) bool or uint8, or None
+    Parameters that l1 counts; all when None.
 
 Each raises TypeError or ValueError for an argument that does not fit (in @njit a wrong dtype or order is a typing
 error), and nothing has been written then.
@@ -50,6 +56,8 @@ def sgd(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
+    l1: float = 0.0,
+    penalized: NDArray[Any] | None = None,
 ) -> None:
     """Gradient descent, in place: p -= lr (g + weight_decay p). `state` is (0,).
 
@@ -60,7 +68,9 @@ def sgd(
     >>> params.round(6)
     array([0.95, 2.05])
     """
-    take_step("sgd", params, grads, state, step, decay_mask, trainable, threads, lr, weight_decay)
+    take_step(
+        "sgd", params, grads, state, step, decay_mask, trainable, threads, lr, weight_decay, l1=l1, penalized=penalized
+    )
 
 
 def momentum(
@@ -75,6 +85,8 @@ def momentum(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
+    l1: float = 0.0,
+    penalized: NDArray[Any] | None = None,
 ) -> None:
     """Gradient descent with momentum, in place: v = momentum v + g; p -= lr v. `state` is (n,), the velocities.
 
@@ -101,6 +113,8 @@ def momentum(
         momentum,
         weight_decay,
         rumelhart,
+        l1=l1,
+        penalized=penalized,
     )
 
 
@@ -115,6 +129,8 @@ def nesterov(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
+    l1: float = 0.0,
+    penalized: NDArray[Any] | None = None,
 ) -> None:
     """Nesterov's momentum, in place: v = momentum v + g; p -= lr (g + momentum v). `state` is (n,), the velocities.
 
@@ -127,7 +143,21 @@ def nesterov(
     >>> params.round(6)
     array([0.905, 2.095])
     """
-    take_step("nesterov", params, grads, state, step, decay_mask, trainable, threads, lr, momentum, weight_decay)
+    take_step(
+        "nesterov",
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        lr,
+        momentum,
+        weight_decay,
+        l1=l1,
+        penalized=penalized,
+    )
 
 
 def rmsprop(
@@ -142,6 +172,8 @@ def rmsprop(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
+    l1: float = 0.0,
+    penalized: NDArray[Any] | None = None,
 ) -> None:
     """RMSprop, in place: v = decay v + (1 - decay) g^2; p -= lr g / (sqrt(v) + eps). `state` is (n,), the v.
 
@@ -154,7 +186,22 @@ def rmsprop(
     >>> params.round(6)
     array([0., 3.])
     """
-    take_step("rmsprop", params, grads, state, step, decay_mask, trainable, threads, lr, decay, eps, weight_decay)
+    take_step(
+        "rmsprop",
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        lr,
+        decay,
+        eps,
+        weight_decay,
+        l1=l1,
+        penalized=penalized,
+    )
 
 
 def adagrad(
@@ -168,6 +215,8 @@ def adagrad(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
+    l1: float = 0.0,
+    penalized: NDArray[Any] | None = None,
 ) -> None:
     """AdaGrad, in place: v += g^2; p -= lr g / (sqrt(v) + eps). `state` is (n,), the sums v.
 
@@ -180,7 +229,21 @@ def adagrad(
     >>> params.round(6)
     array([0.9, 2.1])
     """
-    take_step("adagrad", params, grads, state, step, decay_mask, trainable, threads, lr, eps, weight_decay)
+    take_step(
+        "adagrad",
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        lr,
+        eps,
+        weight_decay,
+        l1=l1,
+        penalized=penalized,
+    )
 
 
 def adam(
@@ -196,6 +259,8 @@ def adam(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
+    l1: float = 0.0,
+    penalized: NDArray[Any] | None = None,
 ) -> None:
     """One step of Adam, in place.
 
@@ -216,6 +281,9 @@ def adam(
         Which parameters decay, and which are updated at all; None means all.
     threads : int
         How many threads share the update; the bits do not depend on it.
+    l1, penalized : float, (n,) bool or uint8 array or None
+        A penalty l1 sum(|p|) on all parameters, or those of a mask, by a proximal step after the update, which makes
+        parameters 0. The gradients leave it out: their plan has no l1.
 
     Raises
     ------
@@ -244,6 +312,8 @@ def adam(
         beta2,
         eps,
         weight_decay,
+        l1=l1,
+        penalized=penalized,
     )
 
 
@@ -260,6 +330,8 @@ def adamw(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
+    l1: float = 0.0,
+    penalized: NDArray[Any] | None = None,
 ) -> None:
     """Adam with decoupled weight decay, in place: p -= lr weight_decay p first, then `adam`'s step. `state` is (2n,).
 
@@ -286,6 +358,8 @@ def adamw(
         beta2,
         eps,
         weight_decay,
+        l1=l1,
+        penalized=penalized,
     )
 
 
@@ -303,6 +377,8 @@ def rprop(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
+    l1: float = 0.0,
+    penalized: NDArray[Any] | None = None,
 ) -> None:
     """Rprop, in place, for full-batch gradients: p -= sign(g) size, with a step size for each parameter.
 
@@ -332,6 +408,8 @@ def rprop(
         smallest,
         largest,
         weight_decay,
+        l1=l1,
+        penalized=penalized,
     )
 
 
@@ -347,6 +425,8 @@ def lion(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
+    l1: float = 0.0,
+    penalized: NDArray[Any] | None = None,
 ) -> None:
     """Lion, in place: p -= lr (sign(beta1 m + (1 - beta1) g) + weight_decay p); m = beta2 m + (1 - beta2) g.
 
@@ -359,7 +439,22 @@ def lion(
     >>> params.round(6)
     array([0.9, 2.1])
     """
-    take_step("lion", params, grads, state, step, decay_mask, trainable, threads, lr, beta1, beta2, weight_decay)
+    take_step(
+        "lion",
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        lr,
+        beta1,
+        beta2,
+        weight_decay,
+        l1=l1,
+        penalized=penalized,
+    )
 
 
 def amsgrad(
@@ -375,6 +470,8 @@ def amsgrad(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
+    l1: float = 0.0,
+    penalized: NDArray[Any] | None = None,
 ) -> None:
     """Adam with the largest v so far in the place of v, in place. `state` is (3n,): m, v and the largest v.
 
@@ -400,6 +497,8 @@ def amsgrad(
         beta2,
         eps,
         weight_decay,
+        l1=l1,
+        penalized=penalized,
     )
 
 
@@ -416,6 +515,8 @@ def radam(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
+    l1: float = 0.0,
+    penalized: NDArray[Any] | None = None,
 ) -> None:
     """Rectified Adam, in place: no division by sqrt(v) in the first steps, until its variance is known.
 
@@ -442,6 +543,8 @@ def radam(
         beta2,
         eps,
         weight_decay,
+        l1=l1,
+        penalized=penalized,
     )
 
 
@@ -459,6 +562,8 @@ def nadam(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
+    l1: float = 0.0,
+    penalized: NDArray[Any] | None = None,
 ) -> None:
     """Adam with Nesterov's momentum, in place. `state` is (2n,): m, then v.
 
@@ -486,6 +591,8 @@ def nadam(
         eps,
         momentum_decay,
         weight_decay,
+        l1=l1,
+        penalized=penalized,
     )
 
 
@@ -501,6 +608,8 @@ def adadelta(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
+    l1: float = 0.0,
+    penalized: NDArray[Any] | None = None,
 ) -> None:
     """Adadelta, in place: v = decay v + (1 - decay) g^2; d = g sqrt(w + eps) / sqrt(v + eps); p -= lr d.
 
@@ -526,6 +635,8 @@ def adadelta(
         decay,
         eps,
         weight_decay,
+        l1=l1,
+        penalized=penalized,
     )
 
 

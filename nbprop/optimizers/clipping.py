@@ -199,7 +199,7 @@ def _clip(name, grads, limit, trainable):
         found_grads, found_mask = without_memmap(grads), without_memmap(trainable)
         if found_grads is not grads or found_mask is not trainable:
             return _clip(name, found_grads, limit, found_mask)
-        raise steps.refusal(name, [None, grads, None, None, trainable, None, None, limit], status)
+        raise steps.refusal(name, [None, grads, None, None, trainable, None, None, None, limit], status)
     return norm
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from numba import types
+from numba.core.errors import TypingError
 from numba.extending import overload
 
 from nbprop import backends
 from nbprop import messages as said
 from nbprop.arrays import not_numpy, without_memmap
-from nbprop.compiler.argument_types import check_array_type, check_integer_type
+from nbprop.compiler.argument_types import check_array_type, check_integer_type, is_absent
 from nbprop.compiler.fingerprint import python_function
 from nbprop.compiler.intrinsics import (
     indirect_call,
@@ -29,6 +30,7 @@ from nbprop.compiler.jit import FLAGS, njit
 from nbprop.compiler.native import CompiledEntry
 from nbprop.compiler.registry import find
 from nbprop.messages import HYPERPARAMETER, MASK_DTYPE, NEGATIVE, NO_KERNEL, NOT_POSITIVE, REAL_DTYPE, failure
+from nbprop.optimizers import proximal
 from nbprop.optimizers import update_rules as rules
 from nbprop.optimizers.update_rules import RULES
 from nbprop.program import elements, table
@@ -41,17 +43,19 @@ from nbprop.validation import as_integer, as_number, interval, shown
 
 # Arguments, in the order of their descriptions in a call's block; then scalars. A status is argument * 64 + problem,
 # where the argument is the place of its name in NAMES.
-PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE = range(5)
-STEP, THREADS, LIMIT = 5, 6, 7
+PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE, PENALIZED = range(6)
+STEP, THREADS, LIMIT, L1 = range(6, 10)
 _HYPERPARAMETERS = tuple(dict.fromkeys(name for rule in RULES.values() for name in rule.hyperparameters))
-NAMES = ("params", "grads", "state", "decay_mask", "trainable", "step", "threads", "limit", *_HYPERPARAMETERS)
+NAMES = ("params", "grads", "state", "decay_mask", "trainable", "penalized")
+NAMES += ("step", "threads", "limit", "l1", *_HYPERPARAMETERS)
 # What a hyperparameter must be, by its kind.
 WANTED = ("", interval(), interval(0, 1), interval(ends="()"), interval(1), "True or False")
 SCALARS = arg.ARGUMENTS * arg.DESCRIPTION
 _STEP, _THREADS = SCALARS, SCALARS + 1
-_HYPER = SCALARS + 2
+_L1 = SCALARS + 2
+_HYPER = SCALARS + 3
 _BLOCK = _HYPER + rules.MOST_HYPERPARAMETERS
-_DESCRIPTION, _ROW = arg.DESCRIPTION, table.OPERANDS + rules.ROW
+_DESCRIPTION, _ROW = arg.DESCRIPTION, table.OPERANDS + proximal.ROW
 
 _entry_signature = types.int64(types.int64, types.int64, types.int64, types.int64, types.int64)
 _call_entry = indirect_call(_entry_signature)
@@ -105,7 +109,7 @@ def _check_vectors(block, slots):
     """All arrays of a step. A loop: unrolled, Numba would compile the checks again for each."""
     code = load(block, arg.CODE)
     status, n = 0, -1
-    for argument in range(5):
+    for argument in range(6):
         if status == 0 and argument < DECAY_MASK:
             length = slots * n if argument == STATE else n
             status = check_real(block, argument, code, length, argument != GRADS)
@@ -139,6 +143,8 @@ def _check_scalars(block, hyperparameters):
         packed = (hyperparameters >> 10 * k) & 1023
         if packed != 0 and not _fits(packed & 15, load_double(block, _HYPER + k)):
             return (packed >> 4) * 64 + HYPERPARAMETER + (packed & 15)
+    if not _fits(rules.NOT_NEGATIVE, load_double(block, _L1)):
+        return L1 * 64 + HYPERPARAMETER + rules.NOT_NEGATIVE
     if load(block, _STEP) < 0:
         return STEP * 64 + NEGATIVE
     return THREADS * 64 + NOT_POSITIVE if load(block, _THREADS) < 1 else 0
@@ -146,7 +152,10 @@ def _check_scalars(block, hyperparameters):
 
 @njit
 def step_entry(block, float32, float64, slots, hyperparameters):
-    """Check a call and run a rule's kernel: `float32` and `float64` are the fingerprints of its two versions."""
+    """Check a call and run a rule's kernel: `float32` and `float64` are the fingerprints of its two versions.
+
+    With l1 it is the kernel that ends in a proximal step.
+    """
     status = _check_vectors(block, slots)
     if status == 0:
         status = _check_scalars(block, hyperparameters)
@@ -165,6 +174,8 @@ def step_entry(block, float32, float64, slots, hyperparameters):
     store(row, table.OPERANDS + rules.STEP, load(block, _STEP))
     for k in range(rules.MOST_HYPERPARAMETERS):
         store(row, table.OPERANDS + rules.HYPERPARAMETERS + k, load(block, _HYPER + k))
+    store(row, table.OPERANDS + proximal.L1, load(block, _L1))
+    store(row, table.OPERANDS + proximal.PENALIZED, load(block, PENALIZED * _DESCRIPTION + arg.DATA))
     walk(0, row, row + 8 * _ROW, symbol_address("nbprop_pool"), load(block, _THREADS), 0)
     return 0
 
@@ -183,10 +194,15 @@ def _pack(rule):
     return sum(word << 10 * index for index, word in enumerate(packed))
 
 
-def _prepare(name):
+def _kernel_of(name, with_l1):
+    """The kernel of a rule, or the one that ends in a proximal step of l1."""
+    return proximal.PROXIMAL[name] if with_l1 else RULES[name].kernel
+
+
+def _prepare(name, with_l1=False):
     """(fingerprint for float32, for float64, slots, packed hyperparameters) of a rule."""
     rule = RULES[name]
-    return *fingerprints(rule.kernel), rule.slots, _pack(rule)
+    return *fingerprints(_kernel_of(name, with_l1)), rule.slots, _pack(rule)
 
 
 # -- from Python ---------------------------------------------------------------------------------------------
@@ -214,27 +230,69 @@ def _call(prepared, params, grads, state, decay_mask, trainable, step, wanted, h
     return _call_entry(load(prepared, 0), (block, *rule))[1]
 
 
+@njit
+def _call_with_l1(prepared, params, grads, state, decay_mask, trainable, penalized, step, wanted, l1, h):
+    """As `_call`, with l1 and the mask of the parameters that it counts; h: six hyperparameters."""
+    block = stack_words(_BLOCK)
+    objects, ndarray = (params, grads, state, decay_mask, trainable, penalized), load(prepared, _NDARRAY_WORD)
+    status = 0
+    for argument in range(6):
+        if status == 0 and argument < DECAY_MASK:
+            status = arg.describe_object(block, argument, objects[argument], ndarray)
+        elif status == 0:
+            status = describe_mask(block, argument, objects[argument], ndarray)
+    if status != 0:
+        return status
+    store(block, _STEP, step)
+    store(block, _THREADS, wanted)
+    store_double(block, _L1, l1)
+    for k in range(rules.MOST_HYPERPARAMETERS):
+        store_double(block, _HYPER + k, h[k])
+    rule = (load(prepared, 1), load(prepared, 2), load(prepared, 3), load(prepared, 4))
+    return _call_entry(load(prepared, 0), (block, *rule))[1]
+
+
 _NDARRAY_WORD = 5
 
 
 class _Prepared:
     """What the steps of one optimizer and dtype share: the addresses of the entry and of `np.ndarray`, `_prepare`."""
 
-    def __init__(self, name, dtype):
+    def __init__(self, name, dtype, with_l1=False):
         """Compile, or load from the disk cache, what a step needs; the entry refuses a dtype that does not fit."""
         _ENTRY.load()
         for numba_type in (types.float32, types.float64):
             if dtype == np.dtype(numba_type.name):
-                RULES[name].kernel.load(numba_type)
-        self._words = np.array([_ENTRY.address, *_prepare(name), NDARRAY], np.int64)
+                _kernel_of(name, with_l1).load(numba_type)
+        self._words = np.array([_ENTRY.address, *_prepare(name, with_l1), NDARRAY], np.int64)
         self.address = self._words.ctypes.data
 
 
 _prepared: dict[tuple, _Prepared] = {}
 
 
-def take_step(name, params, grads, state, step, decay_mask, trainable, threads, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0):
+def take_step(
+    name,
+    params,
+    grads,
+    state,
+    step,
+    decay_mask,
+    trainable,
+    threads,
+    h0,
+    h1,
+    h2=0.0,
+    h3=0.0,
+    h4=0.0,
+    h5=0.0,
+    l1=0.0,
+    penalized=None,
+):
     """One step of the optimizer `name`; h0 ... are its hyperparameters in the order of its rule."""
+    if penalized is not None or type(l1) is not float or l1 != 0.0:
+        vectors = params, grads, state, decay_mask, trainable, penalized
+        return _take_step_with_l1(name, vectors, step, threads, l1, (h0, h1, h2, h3, h4, h5))
     key = name, getattr(params, "dtype", None)
     prepared = _prepared.get(key)
     if prepared is None and _on_device(params):
@@ -267,8 +325,26 @@ def take_step(name, params, grads, state, step, decay_mask, trainable, threads, 
         if any(new is not old for new, old in zip(values, vectors, strict=True)):
             params, grads, state, decay_mask, trainable = values
             return take_step(name, params, grads, state, step, decay_mask, trainable, threads, *hyper)
-        raise refusal(name, [*values, step, threads, None, *hyper], status)
+        raise refusal(name, [*values, None, step, threads, None, l1, *hyper], status)
     return None
+
+
+def _take_step_with_l1(name, vectors, step, threads, l1, hyper):
+    """As `take_step`, ending in a proximal step; `vectors` end in the mask of penalized parameters."""
+    vectors = [without_memmap(value) for value in vectors]
+    l1, hyper = as_number(f"{name}: l1", l1, WANTED[rules.NOT_NEGATIVE]), _as_floats(name, hyper)
+    step, threads = _as_word(name, "step", step), _as_word(name, "threads", threads)
+    if _on_device(vectors[PARAMS]):
+        raise ValueError(f"{name}: l1 is not available on the device; leave l1 and penalized out")
+    key = name, getattr(vectors[PARAMS], "dtype", None), True
+    if key not in _prepared:
+        _prepared[key] = _Prepared(*key)
+    if threads > 1:
+        workers.ensure(threads)
+    addresses = [0 if value is None and k >= DECAY_MASK else id(value) for k, value in enumerate(vectors)]
+    status = _call_with_l1(_prepared[key].address, *addresses, step, threads, l1, tuple(hyper))
+    if status != 0:
+        raise refusal(name, [*vectors, step, threads, None, l1, *hyper], status)
 
 
 def _on_device(params):
@@ -315,7 +391,9 @@ def refusal(function, values, status):
         return failure(problem, f"{function}:")
     name = NAMES[argument]
     if problem > HYPERPARAMETER:
-        value = values[len(values) - rules.MOST_HYPERPARAMETERS + list(RULES[function].hyperparameters).index(name)]
+        value = values[argument]
+        if argument > L1:
+            value = values[len(values) - rules.MOST_HYPERPARAMETERS + list(RULES[function].hyperparameters).index(name)]
         return ValueError(f"{function}: {name} must be {WANTED[problem - HYPERPARAMETER]}, got {shown(value)}")
     value = values[argument]
     got = f"{value.dtype} array of shape {value.shape}" if isinstance(value, np.ndarray) else shown(value)
@@ -369,24 +447,66 @@ def describer(*places):
     return describe_arguments(places, arg.DESCRIPTION, code_of)
 
 
+def _is_zero(found):
+    """Whether a number was left out where 0 is usual."""
+    return isinstance(found, types.Omitted) or (isinstance(found, float) and found == 0.0)
+
+
 @overload(take_step, jit_options=FLAGS, strict=False, prefer_literal=True)
 def _take_step(
-    name, params, grads, state, step, decay_mask, trainable, threads, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0
+    name,
+    params,
+    grads,
+    state,
+    step,
+    decay_mask,
+    trainable,
+    threads,
+    h0,
+    h1,
+    h2=0.0,
+    h3=0.0,
+    h4=0.0,
+    h5=0.0,
+    l1=0.0,
+    penalized=None,
 ):
     if not isinstance(name, types.StringLiteral):
         return None
     function = name.literal_value
     given = [("params", params, "written"), ("grads", grads, "read"), ("state", state, "written")]
-    check_types(function, params, [*given, ("decay_mask", decay_mask, "mask"), ("trainable", trainable, "mask")])
+    given += [("decay_mask", decay_mask, "mask"), ("trainable", trainable, "mask"), ("penalized", penalized, "mask")]
+    check_types(function, params, given)
     for label, number in (("step", step), ("threads", threads)):
         check_integer_type(f"nbprop.{function}: {label}", number)
-    describe = describer(PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE)
-    RULES[function].kernel.load(params.dtype)
-    float32, float64, slots, hyperparameters = _prepare(function)
+    describe = describer(PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE, PENALIZED)
+    with_l1 = not (_is_zero(l1) and is_absent(penalized))
+    if not isinstance(l1, (float, types.Float, types.Integer, types.Omitted)):
+        raise TypingError(f"nbprop.{function}: l1 must be a number, got {l1}")
+    _kernel_of(function, with_l1).load(params.dtype)
+    float32, float64, slots, hyperparameters = _prepare(function, with_l1)
 
-    def run(name, params, grads, state, step, decay_mask, trainable, threads, h0, h1, h2=0.0, h3=0.0, h4=0.0, h5=0.0):
+    def run(
+        name,
+        params,
+        grads,
+        state,
+        step,
+        decay_mask,
+        trainable,
+        threads,
+        h0,
+        h1,
+        h2=0.0,
+        h3=0.0,
+        h4=0.0,
+        h5=0.0,
+        l1=0.0,
+        penalized=None,
+    ):
         block = stack_words(_BLOCK)
-        describe(block, (params, grads, state, decay_mask, trainable))
+        describe(block, (params, grads, state, decay_mask, trainable, penalized))
+        store_double(block, _L1, l1 * 1.0)
         store(block, _STEP, step)
         store(block, _THREADS, threads)
         # Times 1.0: Numba does not convert a bool to a float.

@@ -9,13 +9,14 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nbprop.arrays import as_array, check_vector
+from nbprop.callbacks import Callback, check_callbacks
 from nbprop.io.networks import digest
 from nbprop.losses import Loss
 from nbprop.networks.network import Network
@@ -30,8 +31,8 @@ from nbprop.validation import check_callable, check_flag, check_integer, check_n
 
 # What `fit` has, and a run over windows has not: it lasts longer than one call, or needs all data.
 _REFUSED = (
-    *("accumulate", "allow_changed", "average", "average_start", "callbacks", "comm", "first_step", "lengths"),
-    *("optimizer_state", "patience", "shuffle", "weights"),
+    *("accumulate", "allow_changed", "average", "average_start", "comm", "first_step", "lengths"),
+    *("optimizer_state", "shuffle", "weights"),
 )
 # What may differ in a resumed run: no number depends on it, or it cannot be told.
 _NOT_COMPARED = ("metrics", "schedule", "state", "threads")
@@ -54,6 +55,8 @@ def fit_chunks(
     checkpoint_seconds: float = 60.0,
     resume: bool = False,
     read_ahead: bool = False,
+    patience: int | None = None,
+    callbacks: Sequence[Callback | Callable[[History], Any]] | None = None,
     **others: Any,
 ) -> History:
     """Train on an iterator of chunks, larger than memory, in place.
@@ -81,9 +84,16 @@ def fit_chunks(
     read_ahead : bool
         Whether a thread asks chunks for the next window while this one is trained on; the bits are the same. Four
         windows are in memory then, and three otherwise.
+    patience : int or None
+        Stop after this many epochs without a lower validation loss; params, and the layer state, are then those of the
+        best epoch, as they are however a run with patience ends. Needs `validation`.
+    callbacks : list of `callbacks.Callback` or functions, or None
+        As for `fit`: `epoch` is called after each pass over the chunks, `step` every so many steps of the whole run.
     **others
         Of `fit`: lr, clip_norm, clip_value, weight_decay, decay_mask, trainable, threads, state, metrics, class_weight
-        (an array), lr_scale, and the optimizer's own.
+        (an array), lr_scale, max_norm, l2, l1, penalized, and the optimizer's own. Not: `average` and
+        schedule_free_adamw, whose means would begin anew in each window; `accumulate`, since a window need not hold
+        whole updates (take a larger batch); `shuffle`, `weights` and `lengths`, which are data's own.
 
     Returns
     -------
@@ -120,7 +130,11 @@ def fit_chunks(
     seed, resume = check_seed("fit_chunks: seed", seed), check_flag("fit_chunks: resume", resume)
     read_ahead = check_flag("fit_chunks: read_ahead", read_ahead)
     check_callable("fit_chunks: schedule", schedule, or_none=True)
-    check_callable("fit_chunks: callback", callback, or_none=True)
+    called = check_callbacks(check_callable("fit_chunks: callback", callback, or_none=True), callbacks)
+    if patience is not None:
+        patience = check_integer("fit_chunks: patience", patience, high=math.inf)
+        if validation is None:
+            raise ValueError("fit_chunks: patience needs validation=, the data whose loss it watches")
     seconds = check_number("fit_chunks: checkpoint_seconds", checkpoint_seconds, ends="[]")
     if resume and checkpoint is None:
         raise ValueError("fit_chunks: resume=True needs checkpoint=, the path of the file to resume from")
@@ -128,12 +142,19 @@ def fit_chunks(
         raise TypeError(f"fit_chunks: chunks must be a list, or a function of an iterator, got {type(chunks).__name__}")
     options = {"loss": loss, "optimizer": optimizer, "batch": batch, "schedule": schedule, **others}
     path = checkpoints.file_to_write("fit_chunks", "checkpoint", checkpoint)
-    run = _Run(net, params, chunks, options, validation, window, seed, read_ahead)
+    run = _Run(net, params, chunks, options, validation, window, seed, read_ahead, patience)
     if path is not None:
         run.identify(path)
     if resume:
         run.resume(epochs)
-    return run.train(epochs, callback, seconds)
+    run.callbacks = called
+    for one in called:
+        one.begin(run.history)
+    try:
+        return run.train(epochs, seconds)
+    finally:
+        for one in called:
+            one.end(run.history)
 
 
 def windows_of(chunks, size):
@@ -174,12 +195,21 @@ def _joined(parts):
     return x, target, weights[0] if weights else None
 
 
+class _Steps(Callback):
+    """The steps of a window, for a callback of the whole run."""
+
+    def __init__(self, callback):
+        self.every, self.step = callback.every, callback.step
+
+
 class _Run:
     """A training over windows: what passes from one to the next."""
 
-    def __init__(self, net, params, chunks, options, validation, window, seed, reads_ahead):
+    def __init__(self, net, params, chunks, options, validation, window, seed, reads_ahead, patience):
         self.net, self.params, self.chunks, self.options, self.validation = net, params, chunks, options, validation
-        self.window, self.seed, self.reads_ahead = window, seed, reads_ahead
+        self.window, self.seed, self.reads_ahead, self.patience = window, seed, reads_ahead, patience
+        self.callbacks = []
+        self.best = {} if patience is None else {f"best_{k}": a.copy() for k, a in self._trained().items()}
         self.state = None  # of the optimizer
         self.history, self.before = History(), 0.0
         self.number, self.loss, self.samples = 0, 0.0, 0.0  # windows of this epoch, and the sums of their losses
@@ -194,10 +224,12 @@ class _Run:
         self.path, kind = path, {"kind": "fit_chunks", "network": self.net.to_config(), "dtype": str(self.params.dtype)}
         self.identity = identities.as_stored(kind | {"window": self.window, "seed": self.seed} | plain | digests)
 
-    def _arrays(self):
+    def _trained(self):
         layers = self.options.get("state")
-        found = {"params": self.params, "optimizer_state": self.state}
-        return found if layers is None else found | {"layer_state": layers}
+        return {"params": self.params} | ({} if layers is None else {"layer_state": layers})
+
+    def _arrays(self):
+        return self._trained() | {"optimizer_state": self.state} | self.best
 
     def save(self):
         """Write a checkpoint, if asked for."""
@@ -232,12 +264,15 @@ class _Run:
         self.history, self.before = History(**found.history), found.history["seconds"][-1] if done else 0.0
         self.number, self.history.steps = progress["WINDOW"], progress["STEP"]
         self.loss, self.samples, self.first_digest = progress["LOSS"], progress["SAMPLES"], found.added["first"]
+        for epoch, loss in enumerate(self.history.validation_loss):
+            if loss < self.history.best_loss:
+                self.history.best_loss, self.history.best_epoch = loss, epoch
 
     def _make_state(self):
         if self.state is None:
             self.state = optimizer_state(self.options["optimizer"], self.net.n_params, self.params.dtype)
 
-    def train(self, epochs, callback, seconds):
+    def train(self, epochs, seconds):
         """All windows of all epochs that are left."""
         self._make_state()
         began = saved = time.perf_counter()
@@ -262,9 +297,10 @@ class _Run:
             if not self.history.stopped:
                 self._end_epoch(self.before + time.perf_counter() - began)
                 self.save()
-                if callback is not None and callback(self.history) is True:
-                    self.history.stopped = "callback"
-                    self.history.message = f"the callback asked to stop after epoch {self.history.epochs - 1}"
+                self._heed_callbacks()
+        if self.best and self.history.best_epoch is not None:
+            for name, array in self._trained().items():
+                array[:] = self.best[f"best_{name}"]
         if not self.history.stopped:
             self.history.stopped, self.history.message = "epochs", f"ran all {self.history.epochs} epochs"
         return self.history
@@ -272,6 +308,17 @@ class _Run:
     def _windows(self):
         windows = windows_of(self.chunks, self.window)
         return ahead(windows) if self.reads_ahead else windows
+
+    def _heed_callbacks(self):
+        """Call what is to be called after an epoch, and stop if it asks for that, or patience is over."""
+        history = self.history
+        answers = [one.epoch(history) for one in self.callbacks]
+        if any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers):
+            history.stopped = "callback"
+            history.message = f"the callback asked to stop after epoch {history.epochs - 1}"
+        elif self.patience is not None and history.epochs - 1 - (history.best_epoch or 0) >= self.patience:
+            history.stopped = "patience"
+            history.message = f"no lower validation loss in {self.patience} epochs; the best was {history.best_epoch}"
 
     def _check_same(self, index, window):
         """Refuse chunks that begin with other samples than those of the epoch, or the run, before."""
@@ -304,11 +351,12 @@ class _Run:
             optimizer_state=self.state,
             first_step=self.history.steps,
             progress=False,
+            callbacks=[_Steps(one) for one in self.callbacks if one.every],
             **options,
         )
         self.history.steps += history.steps
-        if history.stopped == "diverged":
-            self.history.stopped, self.history.message = "diverged", history.message
+        if history.stopped in ("diverged", "callback"):
+            self.history.stopped, self.history.message = history.stopped, history.message
             return
         mass = float(len(x)) if weights is None else float(weights.sum(dtype=np.float64))
         self.loss, self.samples, self.number = self.loss + mass * history.loss[0], self.samples + mass, self.number + 1
@@ -323,6 +371,9 @@ class _Run:
         history.loss.append(self.loss / self.samples)
         history.lr.append(self.rate)
         history.seconds.append(seconds)
-        if history.validation_loss and history.validation_loss[-1] < (history.best_loss or math.inf):
+        if history.validation_loss and history.validation_loss[-1] < history.best_loss:
             history.best_loss, history.best_epoch = history.validation_loss[-1], history.epochs - 1
+            for name, array in self._trained().items():
+                if self.best:
+                    self.best[f"best_{name}"][:] = array
         self.number, self.loss, self.samples = 0, 0.0, 0.0

@@ -163,7 +163,7 @@ def fit(
     average : float, "swa" or None
         Use the mean of the parameters instead of the last ones: it is what is measured, kept as best and returned. A
         decay such as 0.999: a = decay a + (1 - decay) p after each step. "swa": the mean over the ends of epochs, for a
-        rate that stays high. Running statistics are averaged, too. Not on a device.
+        rate that stays high. Running statistics are averaged, too.
     average_start : int
         Epochs before the mean begins.
     metrics : list of str or functions, or None
@@ -174,10 +174,10 @@ def fit(
         Factors of the samples' weights in training, by their class; "balanced": n / (classes * count of each).
     accumulate : int
         Batches whose gradients make one update, by their weighted mean, as one batch of all would, in the memory of
-        one. The steps of schedules, callbacks and dropout count batches. Not on a device.
+        one. The steps of schedules, callbacks and dropout count batches.
     lr_scale : dict, (net.n_params,) array or None
         Factors of the learning rate, by the beginning of names in `views`, as in {"0.dense": 0.1, "0.dense.bias": 1.0}
-        (the longest counts), or of each parameter. Not with schedule_free_adamw, and not on a device.
+        (the longest counts), or of each parameter. Not with schedule_free_adamw.
     callbacks : list of `callbacks.Callback` or functions, or None
         Called after epochs, and as often as they ask between (`nbprop.callbacks`, with loggers to TensorBoard, MLflow
         and Weights & Biases).

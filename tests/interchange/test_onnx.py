@@ -20,7 +20,7 @@ HANDFUL = (
     *("rnn_last", "lstm", "lstm_last", "gru", "attention", "alone_gelu", "fused_softmax", "alone_silu"),
 )
 # Layers without a form in the file.
-NO_FORM = ("elementwise", "groupnorm", "fourier_features", "bidirectional", "weight_norm", "spectral_norm")
+NO_FORM = ("elementwise", "groupnorm", "fourier_features", "bidirectional")
 REST = tuple(case for case in CASES if case not in HANDFUL and CASES[case][1] is None and not case.startswith(NO_FORM))
 # Attention has a form in ONNX that is not read; of an even window, the sum as a product; borders of an image's pixels.
 WRITTEN_ALONE = {"ascending", "attention", "attention_not_causal", "local_response_norm"}

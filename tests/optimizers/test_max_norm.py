@@ -68,10 +68,10 @@ def test_a_resumed_run_knows_its_projection(tmp_path):
     x, path = np.ones((4, 3)), tmp_path / "run"
     net = nbprop.network((3,), nbprop.dense(1))
     options = {"loss": "mse", "max_norm": 1.0, "checkpoint": path}
-    nbprop.fit(net, nbprop.init(net), x, x[:, :1], epochs=1, **options)
-    nbprop.fit(net, nbprop.init(net), x, x[:, :1], epochs=2, resume=True, **options)
+    nbprop.fit(net, nbprop.init(net), x, x[:, :1].copy(), epochs=1, **options)
+    nbprop.fit(net, nbprop.init(net), x, x[:, :1].copy(), epochs=2, resume=True, **options)
     with pytest.raises(ValueError, match="of another run: its max_norm"):
-        nbprop.fit(net, nbprop.init(net), x, x[:, :1], epochs=2, resume=True, **options | {"max_norm": 2.0})
+        nbprop.fit(net, nbprop.init(net), x, x[:, :1].copy(), epochs=2, resume=True, **options | {"max_norm": 2.0})
 
 
 def test_what_is_refused():

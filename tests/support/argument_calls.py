@@ -129,12 +129,14 @@ def optimizer_call(name):
     def make():
         state = nbprop.optimizer_state(name, 7)
         masks = {"decay_mask": np.ones(7, bool), "trainable": np.ones(7, bool)}
+        masks |= {} if name == "schedule_free_adamw" else {"l1": 0.1, "penalized": np.ones(7, bool)}
         numbers = {k: v for k, v in OPTIMIZER_DEFAULTS[name].items()}
         return {"params": np.ones(7), "grads": np.ones(7), "state": state, "step": 0, **numbers, **masks, "threads": 1}
 
     mask = Array(optional=True, kinds=(bool, np.uint8))
     kinds = {"params": WRITTEN, "grads": PARAMS, "state": WRITTEN, "step": Integer(0), "threads": Integer()}
     kinds |= {k: NUMBER_KINDS[k] for k in OPTIMIZER_DEFAULTS[name]} | {"decay_mask": mask, "trainable": mask}
+    kinds |= {} if name == "schedule_free_adamw" else {"l1": Number(), "penalized": mask}
     return Call(getattr(nbprop, name), make, kinds)
 
 

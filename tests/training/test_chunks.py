@@ -102,6 +102,56 @@ def test_a_callback_stops():
     assert (history.stopped, history.epochs, seen) == ("callback", 2, [1, 2])
 
 
+class _Count(nbprop.callbacks.Callback):
+    """Notes what is called; asks to stop at a step."""
+
+    every = 3
+
+    def __init__(self, last=99):
+        self.seen, self.last = [], last
+
+    def begin(self, history):
+        self.seen.append(("begin", history.epochs))
+
+    def step(self, step, loss, lr):
+        self.seen.append(("step", step))
+        return step >= self.last
+
+    def epoch(self, history):
+        self.seen.append(("epoch", history.epochs))
+
+    def end(self, history):
+        self.seen.append(("end", history.epochs))
+
+
+def test_callbacks_see_one_run():
+    """Its steps are numbered on across windows; epochs are passes over the chunks."""
+    called = _Count()
+    run([(X, Y)], callbacks=[called])
+    steps = [("step", step) for step in range(3, 20, 3)]
+    assert called.seen == [("begin", 0), *steps[:3], ("epoch", 1), *steps[3:], ("epoch", 2), ("end", 2)]
+    called = _Count(last=6)
+    _, history = run([(X, Y)], callbacks=[called])
+    assert (history.stopped, history.steps, called.seen[-2:]) == ("callback", 6, [("step", 6), ("end", 0)])
+
+
+def test_patience_ends_with_the_best_epoch(tmp_path):
+    """Also of a run that was resumed after it."""
+    options = {"validation": (X[:50], Y[:50]), "lr": 0.3, "optimizer": "momentum", "patience": 2, "epochs": 30}
+    params, history = run([(X, Y)], **options)
+    losses = history.validation_loss
+    assert history.stopped == "patience"
+    assert history.best_epoch == int(np.argmin(losses)) == len(losses) - 3
+    assert history.best_loss == min(losses)
+    best, _ = run([(X, Y)], **options | {"patience": None, "epochs": history.best_epoch + 1})
+    same_bits("params", params, best)
+    path = tmp_path / "run"
+    run([(X, Y)], **options | {"epochs": history.best_epoch + 2}, checkpoint=path)
+    resumed, again = run([(X, Y)], **options, checkpoint=path, resume=True)
+    same_bits("resumed", resumed, best)
+    assert (again.stopped, again.best_epoch, again.validation_loss) == ("patience", history.best_epoch, losses)
+
+
 @pytest.mark.parametrize(
     ("chunks", "options", "words"),
     [
@@ -112,6 +162,8 @@ def test_a_callback_stops():
         ([(X, Y), (X.astype(float), Y)], {"window": 400}, "one dtype"),
         ([(X.tolist(), Y)], {}, "chunks: x must be a NumPy array"),
         ([(X, Y)], {"average": 0.9}, "there is no average"),
+        ([(X, Y)], {"patience": 2}, "patience needs validation="),
+        ([(X, Y)], {"callbacks": [3]}, "callbacks must be Callbacks or functions, got int"),
         ([(X, Y)], {"schedule": "cosine"}, "schedule must be a function"),
         ([(X, Y)], {"window": 0}, "window must be a positive integer"),
         ([(X, Y)], {"optimizer": "schedule_free_adamw"}, "schedule_free_adamw is for fit"),
