@@ -12,7 +12,7 @@ import sys
 import warnings
 
 from nbprop.cli.data_options import add_data_arguments, choices_of
-from nbprop.cli.values import folds, fraction, positive_integer, positive_number, seed, shape
+from nbprop.cli.values import folds, fraction, positive_integer, positive_number, seed, shape, whole_number
 from nbprop.io.pictures import picture_path
 
 _EXAMPLES = """examples:
@@ -129,6 +129,13 @@ def _add_train(commands):
         default=0.2,
         metavar="SHARE",
         help="share kept for testing (default %(default)s)",
+    )
+    command.add_argument(
+        "--embed",
+        type=whole_number,
+        metavar="N",
+        help="learn N numbers for each category of a column, an embedding; 0: ones and zeros (default: half as many as "
+        "there are categories, for columns of more than 20, unless --net is given)",
     )
     command.add_argument("--cv", type=folds, metavar="K", help="also cross-validate, with K folds")
     command.add_argument(

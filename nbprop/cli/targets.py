@@ -21,6 +21,7 @@ class Task:
 
     def __init__(self, net, loss, source, data, dtype):
         self.net, self.loss, self.source, self.data = net, loss, source, data
+        self.embedded: list[Any] = []  # columns of categories that the network embeds
         dtype = dtype if dtype.kind == "f" else np.dtype(np.float32)
         self.plan = plan = nbprop.plan(net, loss, 1, dtype)
         self.y = _target_for(plan, loss, source, data)

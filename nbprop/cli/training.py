@@ -7,6 +7,7 @@ import numpy as np
 
 import nbprop
 from nbprop.cli import scores
+from nbprop.cli.embedding import embeddings, leave_unscaled, network_with_embeddings
 from nbprop.cli.networks import read_network
 from nbprop.cli.places import Failed, check_place, say
 from nbprop.cli.predicting import BATCH, columns_note
@@ -51,8 +52,10 @@ def train(arguments):
     data = source.read(np.dtype(arguments.dtype), limit)
     print(*source.lines_after(), sep="\n", flush=True)
     loss = arguments.loss or usual_loss(net, data, arguments.task)
-    net = _network(arguments, source, data, net, loss)
+    embedded = embeddings(source, arguments.embed, arguments.net is None)
+    net = _network(arguments, source, data, net, loss, embedded)
     task = Task(net, loss, source, data, data.x.dtype)
+    task.embedded = embedded
     print(f"target: {', '.join(source.target_names)}, {task.described()}")
     metrics = scores.metrics_for(arguments.metric, task.of_classes) if task.scored or arguments.metric else []
     order = np.random.default_rng(arguments.seed).permutation(len(data.x))
@@ -83,8 +86,8 @@ def train(arguments):
         raise Failed(trained.failure)
 
 
-def _network(arguments, source, data, net, loss):
-    """The network to train: the one that was asked for, or one for this target, with scaling as asked for."""
+def _network(arguments, source, data, net, loss, embedded):
+    """The network to train: the one that was asked for, or one for this target; with scaling and embeddings."""
     scale, words = arguments.scale, arguments.net
     kind = loss_named(loss)
     if net is None:
@@ -96,15 +99,17 @@ def _network(arguments, source, data, net, loss):
             outputs = 1
         outputs = 2 * outputs if kind.kind == "gaussian_nll" else outputs
         words = f"{'flatten ' if len(source.sample_shape) > 1 else ''}{_HIDDEN} dense:{outputs}"
-    elif not scale:
+    elif not scale and not embedded:
         return net
     if scale:
-        plain = read_network(words, source.sample_shape)
+        plain = network_with_embeddings(words, source.sample_shape, embedded)
         rescaled = not kind.has_classes and kind.target(plain.output_shape)[0] == plain.output_shape
         words = f"standardize {words}" + (" rescale" if rescaled else "")
     if arguments.net is None:
         print(f"network: {words} (--net takes another)")
-    return read_network(words, source.sample_shape)
+    for one in embedded:
+        print(f"embedding: {one.name}, {one.categories} categories as {one.units} numbers (--embed 0: ones and zeros)")
+    return network_with_embeddings(words, source.sample_shape, embedded)
 
 
 # -- training ------------------------------------------------------------------------------------------------
@@ -116,6 +121,7 @@ def _train_network(task, x, y, arguments):
     params = nbprop.init(net, arguments.seed, x.dtype if x.dtype.kind == "f" else np.dtype(arguments.dtype))
     if not nbprop.trainable_mask(net).all():  # a network that is given numbers: those of scaling
         nbprop.fit_scaling(net, params, x, y)
+        leave_unscaled(net, params, task.embedded)
     train = _minimize if arguments.optimizer in METHODS else _fit
     return train(net, params, x, y, task.loss, arguments)
 

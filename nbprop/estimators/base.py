@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 import nbprop
+from nbprop.callbacks import Callback
 from nbprop.layers.scaling import Rescale, Standardize
 from nbprop.losses.penalty import weights_of
 from nbprop.optimizers.update_rules import RULES
@@ -112,7 +113,8 @@ class NetworkEstimator(BaseEstimator):
         if self.validation_fraction is not None:
             check_number(f"{name}: validation_fraction", self.validation_fraction, 0.0, 1.0, "()")
         for callback in self.callbacks or ():
-            check_callable(f"{name}: callbacks", callback)
+            if not isinstance(callback, Callback):
+                check_callable(f"{name}: callbacks", callback)
         self._check_search()
 
     def _check_search(self):
@@ -247,7 +249,6 @@ class NetworkEstimator(BaseEstimator):
 
     def _by_batches(self, net, params, loss, data, validation, epochs, patience):
         x, target, weights = data
-        callbacks = list(self.callbacks or ())
         batch = min(self.batch, len(x))
         if self._state is None:
             plan = nbprop.plan(net, loss=loss, batch=batch, dtype=params.dtype)
@@ -272,7 +273,7 @@ class NetworkEstimator(BaseEstimator):
             l1=self.l1,
             threads=self.threads,
             patience=patience,
-            callback=(lambda history: any([called(history) for called in callbacks])) if callbacks else None,
+            callbacks=list(self.callbacks or ()),
             progress=bool(self.verbose),
             state=self._state,
             optimizer_state=self._optimizer_state,

@@ -114,6 +114,58 @@ def test_what_was_taken_for_what_is_printed(run, tmp_path):
     assert "(missing)/Biscoe/Dream/Torgersen, west, f/m" in out
 
 
+def streets(n=600, count=30):
+    """A target that depends on the product of a number and one of each street's own."""
+    rng = np.random.default_rng(3)
+    street, area = rng.integers(0, count, n), rng.uniform(1, 2, n)
+    own = rng.uniform(1, 3, count)
+    names = np.array([f"street {k % count:02d}" for k in range(count)])
+    return pandas.DataFrame({"area": area, "street": names[street], "floor": street % 2, "rent": area * own[street]})
+
+
+def test_many_categories_are_embedded(run, tmp_path):
+    """Trained, saved, read and predicted; rows of the table are learned without the scaling of ones and zeros."""
+    table, model = streets(), tmp_path / "m.safetensors"
+    table.to_csv(tmp_path / "d.csv", index=False)
+    code, out, err = run("train", tmp_path / "d.csv", "-o", model, "--epochs", 60)
+    assert code == 0, err
+    assert "embedding: column 2 'street', 30 categories as 15 numbers" in out
+    assert float(re.search(r"held-out r2: (\S+)", out)[1]) > 0.9, out
+    net, params = nbprop.load(model)
+    parts = nbprop.views(net, params)
+    assert parts["1.concat.1.1.dense.weight"].shape == (30, 15)
+    assert (parts["0.standardize.std"][1:31] == 1).all()
+    assert (parts["0.standardize.mean"][1:31] == 0).all()
+    assert parts["0.standardize.std"][0] < 0.5
+    table[["street", "floor", "area"]].to_csv(tmp_path / "new.csv", index=False)
+    code, predicted, err = run("predict", model, tmp_path / "new.csv")
+    assert code == 0, err
+    rows = np.array(predicted.split(), float)
+    assert np.corrcoef(rows, table["rent"])[0, 1] > 0.95
+
+
+def test_embeddings_as_asked_for(run, tmp_path):
+    table, model = streets(80, 3), tmp_path / "m.safetensors"
+    table[["street", "rent"]].to_csv(tmp_path / "d.csv", index=False)
+    cases = {
+        (): "dense(64, activation='relu')",
+        ("--embed", "2"): "dense(2, bias=False, init='normal')",
+        ("--embed", "2", "--net", "dense:1"): "dense(2, bias=False, init='normal')",
+        ("--net", "dense:1"): "dense(1)",
+        ("--embed", "0"): "dense(64, activation='relu')",
+    }
+    for options, wanted in cases.items():
+        code, out, err = run("train", tmp_path / "d.csv", "-o", model, "--epochs", 1, *options)
+        assert code == 0, err
+        net = nbprop.load(model)[0]
+        first = next(layer for layer in net.layers if layer.kind != "standardize")
+        assert repr(first) == wanted
+        assert ("embedding: column 1 'street', 3 categories as 2 numbers" in out) == ("2" in options)
+    code, _, err = run("train", tmp_path / "d.csv", "--embed", "-1")
+    assert code == 2
+    assert "must be at least 0" in err
+
+
 def test_an_unknown_category_is_named(run, tmp_path):
     prices().to_csv(tmp_path / "d.csv", index=False)
     assert run("train", tmp_path / "d.csv", "-o", tmp_path / "m.safetensors", "--epochs", 1)[0] == 0

@@ -102,6 +102,8 @@ def test_max_norm_is_refused():
     params = device(nbprop.init(NET, dtype=np.float32))
     with pytest.raises(ValueError, match="fit: max_norm is not available on the device"):
         nbprop.fit(NET, params, device(X), device(TARGET), "mse", epochs=1, max_norm=1.0)
+    with pytest.raises(ValueError, match="adam: l1 is not available on the device"):
+        nbprop.adam(params, params, nbprop.cuda.optimizer_state("adam", NET.n_params), 0, l1=0.1)
     same_bits("params", params.to_host(), nbprop.init(NET, dtype=np.float32))
 
 

@@ -181,6 +181,17 @@ def test_validation_patience_and_callbacks():
     model = NetworkRegressor(callbacks=[seen.append, lambda history: history.epochs == 5], **SMALL).fit(X, y)
     assert len(seen) == model.n_iter_ == 5
     assert model.validation_loss_curve_ is None
+
+    class Watch(nbprop.callbacks.Callback):
+        every = 1
+
+        def step(self, step, loss, lr):
+            seen.append(step)
+            return step == 3
+
+    seen.clear()
+    NetworkRegressor(callbacks=[Watch()], **SMALL).fit(X, y)
+    assert seen == [1, 2, 3]
     X, y = blobs()
     model = NetworkClassifier(solver="lbfgs", epochs=30, patience=2, validation_fraction=0.25, **SMALL)
     with warnings.catch_warnings():
