@@ -1,11 +1,9 @@
 """Means on the device: of parameters along a training (training/averaging.py), and of several batches' gradients."""
 
-import numpy as np
-
 from nbprop.cuda import functions as f
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.sequence import Sequence
-from nbprop.cuda.toolkit import cuda, grid_size
+from nbprop.cuda.toolkit import bits_of, cuda, grid_size
 from nbprop.numerics.scalars import like
 from nbprop.program import frame
 
@@ -20,11 +18,6 @@ def move_toward(mean, p, n, count, rate_bits, until, step):
     copies = step < until or rate == like(rate, 1.0)
     for i in range(cuda.grid(1), count, cuda.gridsize(1)):
         mean[i] = p[i] if copies else mean[i] + rate * (p[i] - mean[i])
-
-
-def bits_of(number, dtype):
-    """The bits of a number in a dtype, as the word that kernels take."""
-    return int(np.array(number, dtype).view(np.int32 if dtype == np.float32 else np.int64))
 
 
 def add_mean(sequence, mean, p, rate, until=0):

@@ -6,7 +6,7 @@ Dimensions: n gradients. trainable: address of n bytes, 0 for all; limit_bits: t
 import numpy as np
 
 from nbprop.cuda import functions as f
-from nbprop.cuda import memory
+from nbprop.cuda import memory, toolkit
 from nbprop.cuda.groups import block_sum, team_max
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.sequence import Sequence
@@ -84,7 +84,7 @@ def clip(name, grads, limit, trainable=None):
     """The launches that clip gradients on the device: "clip_value" or "clip_norm"."""
     partials = memory.empty(MOST_BLOCKS + 1, grads.dtype)
     arrays = {"g": grads, "partials": partials}
-    bits = int(np.array(limit, grads.dtype).view(np.int32 if grads.dtype == np.float32 else np.int64))
+    bits = toolkit.bits_of(limit, grads.dtype)
     mask, sequence = 0 if trainable is None else trainable.address, Sequence()
     for kernel in KERNELS[name]:
         sequence.add(kernel, grads.dtype, arrays, grads.size, trainable=mask, limit_bits=bits)

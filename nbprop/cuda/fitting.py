@@ -14,6 +14,7 @@ from nbprop.cuda import functions as f
 from nbprop.cuda.averaging import Mean, add_mean
 from nbprop.cuda.groups import block_sum
 from nbprop.cuda.kernels import on_device
+from nbprop.cuda.max_norm import project
 from nbprop.cuda.optimizers import Update, optimizer_state
 from nbprop.cuda.sequence import Sequence
 from nbprop.cuda.toolkit import THREADS, cuda
@@ -22,6 +23,7 @@ from nbprop.messages import CLASS_RANGE, LENGTH_RANGE, READ_ONLY, failure
 from nbprop.numerics.random import permutation
 from nbprop.numerics.scalars import like
 from nbprop.optimizers import clipping as host_clipping
+from nbprop.optimizers import max_norm
 from nbprop.program import elements
 from nbprop.program.elements import integer_at, length_at
 from nbprop.runtime import arguments as arg
@@ -282,6 +284,8 @@ class Job(on_host.InOneProcess):
         self.state = optimizer_state(optimizer, params.size, params.dtype) if state is None else state
         self.values = values
         self._update = {"name": optimizer, "decay_mask": decay_mask, "trainable": trainable, "page": PAGE}
+        if plan.penalty is not None and plan.penalty.smooth:
+            self._update["l1"] = plan.penalty.l1, memory.to_device(plan.penalty.mask(params.size))
         self._renew_update(grads=self.grads, slices=plan.slices_in(self.work))
         self.trainable, self.clips, self.seed, self._steps = trainable, [], None, {}
         self.batches = Batches(data, batch)
@@ -325,8 +329,16 @@ class Job(on_host.InOneProcess):
         self._renew_update(factors=memory.to_device(factors))
 
     def project(self, limit):
-        """Refused: the device's updates end without a projection."""
-        raise ValueError("fit: max_norm is not available on the device; leave it out, or use weight_norm")
+        """As on the host."""
+        matrices = max_norm.weight_matrices(self.plan.net)
+        if len(matrices):
+            self._matrices = memory.to_device(matrices)  # kept alive
+            numbers = {"columns": int(matrices[:, 2].sum()), "matrices": self._matrices.address}
+            numbers["trainable"] = 0 if self.trainable is None else self.trainable.address
+            numbers["limit_bits"], n = toolkit.bits_of(limit, self.params.dtype), self.params.size
+            self.update.append(
+                lambda sequence: sequence.add(project, self.params.dtype, {"p": self.params}, n, **numbers)
+            )
 
     def empty(self, shape):
         """A new array of the job's dtype."""

@@ -162,5 +162,7 @@ def fused(plan, append, append_words):
     """
     if plan.dtype != np.float32 or type(plan.loss) not in NUMBERS or plan.watch or plan.batch < FEWEST_SAMPLES:
         return None
+    if plan.penalty is not None:
+        return None
     chain = chain_of(plan.net, plan.precision)
     return None if chain is None else Fused(plan, chain, append, append_words(chain.words))

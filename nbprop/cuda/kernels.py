@@ -238,6 +238,8 @@ _MODULES = {
         "layers.dense.pieces": "layers.dense_pieces",
         "layers.dense.sample_gradients": "layers.sample_gradients",
         "layers.dense.tied": "layers.tied",
+        "losses.penalty": "losses.penalty",
+        "optimizers.proximal": "proximal",
         "optimizers.update_rules": "update_rules",
         **{
             f"layers.{name}": f"layers.{name}"

@@ -11,10 +11,11 @@ from nbprop.arrays import check_kinds, check_shape
 from nbprop.cuda import memory, toolkit
 from nbprop.cuda.kernels import kernels_of
 from nbprop.cuda.sequence import Sequence
+from nbprop.optimizers import proximal
 from nbprop.optimizers import update_rules as rules
 from nbprop.optimizers.api import optimizer_state as of_host
 from nbprop.optimizers.step import check_hyperparameter
-from nbprop.validation import check_integer
+from nbprop.validation import check_integer, check_number
 
 
 def optimizer_state(optimizer, n_params, dtype=np.float32):
@@ -28,14 +29,28 @@ class Update:
 
     slices: those in the workspace of a fused plan, with their stride (see fused.py). Unless `count` is 0, `count` of
     them are summed into the gradient. factors: of each parameter's learning rate, or None. What `append` adds is
-    launched after the update.
+    launched after the update. l1: (l1, the mask of penalized parameters or None), for proximal steps; None without.
     """
 
-    def __init__(self, name, params, grads, state, decay_mask=None, trainable=None, page=1, slices=None, factors=None):
+    def __init__(
+        self,
+        name,
+        params,
+        grads,
+        state,
+        decay_mask=None,
+        trainable=None,
+        page=1,
+        slices=None,
+        factors=None,
+        l1=None,
+    ):
         self.arrays = check(name, params, grads, state, decay_mask, trainable)
         self.name, self.first, (p, g, state, *masks) = name, 0, self.arrays
-        self.dtype, self.constants = p.dtype, memory.empty(page * rules.CONSTANTS, p.dtype)
-        kernel = next(k for k in kernels_of(rules) if k.replaces == (rules.RULES[name].kernel,))
+        place, native = (rules, rules.RULES[name].kernel) if l1 is None else (proximal, proximal.PROXIMAL[name])
+        self.dtype, self._rows_of = p.dtype, place.constants_of
+        self.constants = memory.empty(page * place.CONSTANTS, p.dtype)
+        kernel = next(k for k in kernels_of(place) if k.replaces == (native,))
         decay_mask, trainable = (0 if mask is None else mask.address for mask in masks)
         self._sequence = Sequence()
         slices, stride = (g, 0) if slices is None else slices
@@ -50,6 +65,10 @@ class Update:
             "scaled": int(factors is not None),
             "first_step": lambda: self.first,
         }
+        if l1 is not None:
+            number, self._penalized = l1  # the mask is kept alive
+            numbers["penalized"] = 0 if self._penalized is None else self._penalized.address
+            numbers["l1_bits"] = toolkit.bits_of(number, p.dtype)
         self._sequence.add(kernel, p.dtype, arrays, p.size, **numbers)
         self.frame_address = self._sequence.place().frame_address
 
@@ -60,7 +79,7 @@ class Update:
 
     def prepare(self, first, values_of_steps, stream):
         """Write the constants of the steps from `first` on; values_of_steps: the hyperparameters of each, in order."""
-        rows = [rules.constants_of(self.name, self.dtype, first + k, v) for k, v in enumerate(values_of_steps)]
+        rows = [self._rows_of(self.name, self.dtype, first + k, v) for k, v in enumerate(values_of_steps)]
         self.first = first
         toolkit.write(self.constants.address, np.concatenate(rows), stream)
         self._sequence.write(first, stream)
@@ -70,15 +89,29 @@ class Update:
         self._sequence.enqueue(stream)
 
 
-def take_step(name, params, grads, state, step, decay_mask, trainable, hyper):
+def take_step(name, params, grads, state, step, decay_mask, trainable, hyper, l1=None, penalized=None):
     """One step of an optimizer on device arrays; arguments as those of the public functions in optimizers/api.py."""
     given = list(rules.RULES[name].hyperparameters.items())
     values = [check_hyperparameter(name, *kind, value) for kind, value in zip(given, hyper, strict=False)]
-    step = check_integer(f"{name}: step", step, 0)
-    update, stream = Update(name, params, grads, state, decay_mask, trainable), memory.current_stream()
+    step, proximal_step = check_integer(f"{name}: step", step, 0), None
+    if l1 is not None:
+        penalized = _mask(name, "penalized", penalized, memory.as_array(f"{name}: params", params).size)
+        proximal_step = check_number(f"{name}: l1", l1), penalized
+    update = Update(name, params, grads, state, decay_mask, trainable, l1=proximal_step)
+    stream = memory.current_stream()
     update.prepare(step, [values], stream)
     update.enqueue(stream)
     toolkit.synchronize(stream)
+
+
+def _mask(name, label, mask, n):
+    """A mask of n bytes on the device, or None."""
+    if mask is None:
+        return None
+    mask = memory.as_array(f"{name}: {label}", mask)
+    check_kinds(f"{name}: {label}", mask, (bool, np.uint8))
+    check_shape(f"{name}: {label}", mask, (n,))
+    return mask
 
 
 def check(name, params, grads, state, decay_mask, trainable):
@@ -92,11 +125,6 @@ def check(name, params, grads, state, decay_mask, trainable):
         check_kinds(f"{name}: {label}", array, params.dtype)
         check_shape(f"{name}: {label}", array, (size,))
         found.append(array)
-    for label, mask in (("decay_mask", decay_mask), ("trainable", trainable)):
-        mask = None if mask is None else memory.as_array(f"{name}: {label}", mask)
-        if mask is not None:
-            check_kinds(f"{name}: {label}", mask, (bool, np.uint8))
-            check_shape(f"{name}: {label}", mask, (n,))
-        found.append(mask)
+    found += [_mask(name, *named, n) for named in (("decay_mask", decay_mask), ("trainable", trainable))]
     memory.check_separate(name, {"params": params, "state": found[2]}, {"grads": found[1]})
     return found

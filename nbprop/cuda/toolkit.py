@@ -155,6 +155,11 @@ def grid_size(total, each=THREADS):
 # -- memory --------------------------------------------------------------------------------------------------
 
 
+def bits_of(number, dtype):
+    """The bits of a number in a dtype, as the word that kernels take."""
+    return int(np.array(number, dtype).view(np.int32 if dtype == np.float32 else np.int64))
+
+
 def host_array(address, size, dtype):
     """The array at an address of this process; empty at 0."""
     dtype = np.dtype(dtype)

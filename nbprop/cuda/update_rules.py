@@ -33,10 +33,14 @@ def cuda_kernels(cuda):
     return tuple(_cuda_update(cuda, rule) for rule in RULES.values())
 
 
+def constants_taker(name):
+    """The device function (c, k) of the tuple of a rule's constants, from element k of c on."""
+    found = RULES[name].constants(np.float64(0), 0.0, (0.5,) * MOST_HYPERPARAMETERS)[1]
+    return device_function(_TAKE[len(found)])
+
+
 def _cuda_update(cuda, optimizer):
-    padded = (0.5,) * MOST_HYPERPARAMETERS
-    rule, slots = optimizer.rule, optimizer.slots
-    take = device_function(_TAKE[len(optimizer.constants(np.float64(0), 0.0, padded)[1])])
+    rule, slots, take = optimizer.rule, optimizer.slots, constants_taker(optimizer.name)
 
     @device_function
     def fetch(to, state, place, aligned):

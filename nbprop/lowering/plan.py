@@ -351,13 +351,8 @@ def plan(
     if mode == "decoding" and loss is not None:
         raise ValueError('plan: mode="decoding" only runs forward; leave the loss out')
     penalty = penalty_of("plan", net, l2, l1, penalized)
-    if penalty is not None and (loss is None or target != "cpu"):
-        why = (
-            "belong to a loss; pass loss="
-            if loss is None
-            else ("have no kernels on the device; leave target out, or use weight_decay of an optimizer")
-        )
-        raise ValueError(f"plan: l2 and l1 {why}")
+    if penalty is not None and loss is None:
+        raise ValueError("plan: l2 and l1 belong to a loss; pass loss=")
     loss, real = None if loss is None else loss_named(loss), as_dtype(dtype)
     _check_precision(precision, target, real)
     _warn_of_doubled(net, loss)

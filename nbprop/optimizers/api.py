@@ -9,7 +9,7 @@ trainable : (n,) bool or uint8, or None
     Parameters to update; the bits of the others, and of their state, stay as they are.
 threads : int
     How many threads share the update; the bits do not depend on it.
-l1 : float
+l1 : float or None
     A penalty l1 sum(|p|), which the gradients leave out: the update ends in its proximal step, at the rule's own rate
     for each parameter, so that parameters become 0 (proximal.py; orthant-wise for rprop, lion and adadelta).
     schedule_free_adamw has none: what it returns is a mean of its steps, in which no parameter would be exactly 0.
@@ -56,7 +56,7 @@ def sgd(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
-    l1: float = 0.0,
+    l1: float | None = None,
     penalized: NDArray[Any] | None = None,
 ) -> None:
     """Gradient descent, in place: p -= lr (g + weight_decay p). `state` is (0,).
@@ -85,7 +85,7 @@ def momentum(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
-    l1: float = 0.0,
+    l1: float | None = None,
     penalized: NDArray[Any] | None = None,
 ) -> None:
     """Gradient descent with momentum, in place: v = momentum v + g; p -= lr v. `state` is (n,), the velocities.
@@ -129,7 +129,7 @@ def nesterov(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
-    l1: float = 0.0,
+    l1: float | None = None,
     penalized: NDArray[Any] | None = None,
 ) -> None:
     """Nesterov's momentum, in place: v = momentum v + g; p -= lr (g + momentum v). `state` is (n,), the velocities.
@@ -172,7 +172,7 @@ def rmsprop(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
-    l1: float = 0.0,
+    l1: float | None = None,
     penalized: NDArray[Any] | None = None,
 ) -> None:
     """RMSprop, in place: v = decay v + (1 - decay) g^2; p -= lr g / (sqrt(v) + eps). `state` is (n,), the v.
@@ -215,7 +215,7 @@ def adagrad(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
-    l1: float = 0.0,
+    l1: float | None = None,
     penalized: NDArray[Any] | None = None,
 ) -> None:
     """AdaGrad, in place: v += g^2; p -= lr g / (sqrt(v) + eps). `state` is (n,), the sums v.
@@ -259,7 +259,7 @@ def adam(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
-    l1: float = 0.0,
+    l1: float | None = None,
     penalized: NDArray[Any] | None = None,
 ) -> None:
     """One step of Adam, in place.
@@ -330,7 +330,7 @@ def adamw(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
-    l1: float = 0.0,
+    l1: float | None = None,
     penalized: NDArray[Any] | None = None,
 ) -> None:
     """Adam with decoupled weight decay, in place: p -= lr weight_decay p first, then `adam`'s step. `state` is (2n,).
@@ -377,7 +377,7 @@ def rprop(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
-    l1: float = 0.0,
+    l1: float | None = None,
     penalized: NDArray[Any] | None = None,
 ) -> None:
     """Rprop, in place, for full-batch gradients: p -= sign(g) size, with a step size for each parameter.
@@ -425,7 +425,7 @@ def lion(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
-    l1: float = 0.0,
+    l1: float | None = None,
     penalized: NDArray[Any] | None = None,
 ) -> None:
     """Lion, in place: p -= lr (sign(beta1 m + (1 - beta1) g) + weight_decay p); m = beta2 m + (1 - beta2) g.
@@ -470,7 +470,7 @@ def amsgrad(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
-    l1: float = 0.0,
+    l1: float | None = None,
     penalized: NDArray[Any] | None = None,
 ) -> None:
     """Adam with the largest v so far in the place of v, in place. `state` is (3n,): m, v and the largest v.
@@ -515,7 +515,7 @@ def radam(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
-    l1: float = 0.0,
+    l1: float | None = None,
     penalized: NDArray[Any] | None = None,
 ) -> None:
     """Rectified Adam, in place: no division by sqrt(v) in the first steps, until its variance is known.
@@ -562,7 +562,7 @@ def nadam(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
-    l1: float = 0.0,
+    l1: float | None = None,
     penalized: NDArray[Any] | None = None,
 ) -> None:
     """Adam with Nesterov's momentum, in place. `state` is (2n,): m, then v.
@@ -608,7 +608,7 @@ def adadelta(
     decay_mask: NDArray[Any] | None = None,
     trainable: NDArray[Any] | None = None,
     threads: int = 1,
-    l1: float = 0.0,
+    l1: float | None = None,
     penalized: NDArray[Any] | None = None,
 ) -> None:
     """Adadelta, in place: v = decay v + (1 - decay) g^2; d = g sqrt(w + eps) / sqrt(v + eps); p -= lr d.

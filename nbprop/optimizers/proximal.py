@@ -238,3 +238,40 @@ def _kernel(name):
 
 
 PROXIMAL = {name: _kernel(name) for name in (*_REACHES, *_ORTHANT_WISE)}
+
+
+# -- the device ----------------------------------------------------------------------------------------------
+
+# Width of a row of constants that a device's update reads: those of the rule, then up to three of the reach.
+CONSTANTS = rules.CONSTANTS + 3
+
+
+def is_orthant_wise(name):
+    """Whether a rule takes orthant-wise steps."""
+    return name in _ORTHANT_WISE
+
+
+def reach_of(name):
+    """(reach, (c, k) -> the tuple of its constants from element k of c on) of a rule."""
+    reach, constants = _REACHES.get(name, (_constant_reach, _sgd_reach_constants))
+    return reach, _one_constant if len(
+        constants(np.float64(0), 1.0, (0.5,) * rules.MOST_HYPERPARAMETERS)
+    ) == 1 else _three_constants
+
+
+@scalar_function
+def _one_constant(c, k):
+    return (c[k],)
+
+
+@scalar_function
+def _three_constants(c, k):
+    return c[k], c[k + 1], c[k + 2]
+
+
+def constants_of(name, dtype, step, values):
+    """As `update_rules.constants_of`, (CONSTANTS,), with the constants of the reach."""
+    padded = (*map(float, values), *[0.0] * (rules.MOST_HYPERPARAMETERS - len(values)))
+    found = () if is_orthant_wise(name) else _REACHES[name][1](np.dtype(dtype).type(0), float(step), padded)
+    reach = np.array([*found, *[0] * (3 - len(found))], dtype)
+    return np.concatenate([rules.constants_of(name, dtype, step, values), reach])

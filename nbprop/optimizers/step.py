@@ -50,6 +50,7 @@ NAMES = ("params", "grads", "state", "decay_mask", "trainable", "penalized")
 NAMES += ("step", "threads", "limit", "l1", *_HYPERPARAMETERS)
 # What a hyperparameter must be, by its kind.
 WANTED = ("", interval(), interval(0, 1), interval(ends="()"), interval(1), "True or False")
+NEEDS_L1 = "needs l1, the penalty whose parameters it names"
 SCALARS = arg.ARGUMENTS * arg.DESCRIPTION
 _STEP, _THREADS = SCALARS, SCALARS + 1
 _L1 = SCALARS + 2
@@ -286,11 +287,11 @@ def take_step(
     h3=0.0,
     h4=0.0,
     h5=0.0,
-    l1=0.0,
+    l1=None,
     penalized=None,
 ):
     """One step of the optimizer `name`; h0 ... are its hyperparameters in the order of its rule."""
-    if penalized is not None or type(l1) is not float or l1 != 0.0:
+    if l1 is not None or penalized is not None:
         vectors = params, grads, state, decay_mask, trainable, penalized
         return _take_step_with_l1(name, vectors, step, threads, l1, (h0, h1, h2, h3, h4, h5))
     key = name, getattr(params, "dtype", None)
@@ -325,17 +326,20 @@ def take_step(
         if any(new is not old for new, old in zip(values, vectors, strict=True)):
             params, grads, state, decay_mask, trainable = values
             return take_step(name, params, grads, state, step, decay_mask, trainable, threads, *hyper)
-        raise refusal(name, [*values, None, step, threads, None, l1, *hyper], status)
+        raise refusal(name, [*values, None, step, threads, None, None, *hyper], status)
     return None
 
 
 def _take_step_with_l1(name, vectors, step, threads, l1, hyper):
     """As `take_step`, ending in a proximal step; `vectors` end in the mask of penalized parameters."""
+    if l1 is None:
+        raise ValueError(f"{name}: penalized {NEEDS_L1}")
     vectors = [without_memmap(value) for value in vectors]
     l1, hyper = as_number(f"{name}: l1", l1, WANTED[rules.NOT_NEGATIVE]), _as_floats(name, hyper)
     step, threads = _as_word(name, "step", step), _as_word(name, "threads", threads)
     if _on_device(vectors[PARAMS]):
-        raise ValueError(f"{name}: l1 is not available on the device; leave l1 and penalized out")
+        params, grads, state, *masks, penalized = vectors
+        return _device_step(name, params, grads, state, step, *masks, hyper, l1, penalized)
     key = name, getattr(vectors[PARAMS], "dtype", None), True
     if key not in _prepared:
         _prepared[key] = _Prepared(*key)
@@ -345,6 +349,7 @@ def _take_step_with_l1(name, vectors, step, threads, l1, hyper):
     status = _call_with_l1(_prepared[key].address, *addresses, step, threads, l1, tuple(hyper))
     if status != 0:
         raise refusal(name, [*vectors, step, threads, None, l1, *hyper], status)
+    return None
 
 
 def _on_device(params):
@@ -391,8 +396,9 @@ def refusal(function, values, status):
         return failure(problem, f"{function}:")
     name = NAMES[argument]
     if problem > HYPERPARAMETER:
-        value = values[argument]
-        if argument > L1:
+        if argument == L1:
+            value = values[L1]
+        else:
             value = values[len(values) - rules.MOST_HYPERPARAMETERS + list(RULES[function].hyperparameters).index(name)]
         return ValueError(f"{function}: {name} must be {WANTED[problem - HYPERPARAMETER]}, got {shown(value)}")
     value = values[argument]
@@ -447,9 +453,14 @@ def describer(*places):
     return describe_arguments(places, arg.DESCRIPTION, code_of)
 
 
-def _is_zero(found):
-    """Whether a number was left out where 0 is usual."""
-    return isinstance(found, types.Omitted) or (isinstance(found, float) and found == 0.0)
+def _or_zero(l1):
+    """The number, or 0 for None."""
+    raise TypeError("runs in compiled code only")
+
+
+@overload(_or_zero, jit_options=FLAGS)
+def _or_zero_compiled(l1):
+    return (lambda l1: 0.0) if is_absent(l1) else (lambda l1: l1 * 1.0)
 
 
 @overload(take_step, jit_options=FLAGS, strict=False, prefer_literal=True)
@@ -468,7 +479,7 @@ def _take_step(
     h3=0.0,
     h4=0.0,
     h5=0.0,
-    l1=0.0,
+    l1=None,
     penalized=None,
 ):
     if not isinstance(name, types.StringLiteral):
@@ -480,9 +491,11 @@ def _take_step(
     for label, number in (("step", step), ("threads", threads)):
         check_integer_type(f"nbprop.{function}: {label}", number)
     describe = describer(PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE, PENALIZED)
-    with_l1 = not (_is_zero(l1) and is_absent(penalized))
-    if not isinstance(l1, (float, types.Float, types.Integer, types.Omitted)):
+    with_l1 = not is_absent(l1)
+    if with_l1 and not isinstance(l1, (types.Float, types.Integer)):
         raise TypingError(f"nbprop.{function}: l1 must be a number, got {l1}")
+    if not with_l1 and not is_absent(penalized):
+        raise TypingError(f"nbprop.{function}: penalized {NEEDS_L1}")
     _kernel_of(function, with_l1).load(params.dtype)
     float32, float64, slots, hyperparameters = _prepare(function, with_l1)
 
@@ -501,12 +514,12 @@ def _take_step(
         h3=0.0,
         h4=0.0,
         h5=0.0,
-        l1=0.0,
+        l1=None,
         penalized=None,
     ):
         block = stack_words(_BLOCK)
         describe(block, (params, grads, state, decay_mask, trainable, penalized))
-        store_double(block, _L1, l1 * 1.0)
+        store_double(block, _L1, _or_zero(l1))
         store(block, _STEP, step)
         store(block, _THREADS, threads)
         # Times 1.0: Numba does not convert a bool to a float.

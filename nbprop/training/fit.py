@@ -188,8 +188,7 @@ def fit(
         lion and adadelta, whose steps do not depend on the gradient's size). Not with schedule_free_adamw.
     max_norm : float or None
         After each update, scale the incoming weights of each unit so that their norm is at most this
-        (`nbprop.max_norm`); units of which a weight is not trained are left alone. Not with schedule_free_adamw, and
-        not on a device.
+        (`nbprop.max_norm`); units of which a weight is not trained are left alone. Not with schedule_free_adamw.
     comm : communicator of mpi4py, or None
         Several processes train together (docs/cluster.md): all ranks make the same call, each computes its pieces of
         every batch, and all end with the same parameters. SIGTERM and SIGUSR1 write a checkpoint, if there is one, and

@@ -8,12 +8,14 @@ import nbprop
 import nbprop.cuda
 from nbprop.cuda import clipping
 from nbprop.optimizers.api import OPTIMIZERS
+from nbprop.optimizers.proximal import PROXIMAL
 from support.cases import close, same_bits
 
 NET = nbprop.network((3,), nbprop.dense(5, activation="tanh"), nbprop.dense(2))
 RNG = np.random.default_rng(5)
 X, TARGET = RNG.standard_normal((7, 3)).astype(np.float32), RNG.standard_normal((7, 2)).astype(np.float32)
 CLASSES, WEIGHTS = RNG.integers(0, 2, 7), np.array([1, 0, 0, 0, 2, 0.5, 1], np.float32)
+ONE_OF_EACH, MORE = ("sgd", "adam", "lion"), pytest.mark.more
 RATES = {"0.dense": 0.5, "1.dense.bias": 2.0}
 device = nbprop.cuda.to_device
 
@@ -63,6 +65,12 @@ FITS = {
     ),
     "average": ("mse", TARGET, {"average": 0.6, "average_start": 1, "validation": (X, TARGET), "lr_scale": RATES}),
     "swa": ("mse", TARGET, {"average": "swa", "patience": 2, "weights": WEIGHTS, "shuffle": False, "epochs": 3}),
+    "max norm": (
+        "mse",
+        TARGET,
+        {"max_norm": 0.7, "average": 0.5, "trainable": np.arange(NET.n_params) != 3, "optimizer": "sgd"},
+    ),
+    "penalties": ("mse", TARGET, {"l2": 0.1, "l1": 0.05, "patience": 2, "lr_scale": RATES}),
     "accumulate": ("mse", TARGET, {"accumulate": 2, "average": 0.5, "clip_norm": 0.3}),
     "accumulate weights": ("mse", TARGET, {"accumulate": 2, "weights": WEIGHTS, "shuffle": False, "lr_scale": RATES}),
     "class weights": (
@@ -98,13 +106,41 @@ def test_fit_is_the_cpus(case):
         assert getattr(found, name) == getattr(wanted, name)
 
 
-def test_max_norm_is_refused():
-    params = device(nbprop.init(NET, dtype=np.float32))
-    with pytest.raises(ValueError, match="fit: max_norm is not available on the device"):
-        nbprop.fit(NET, params, device(X), device(TARGET), "mse", epochs=1, max_norm=1.0)
-    with pytest.raises(ValueError, match="adam: l1 is not available on the device"):
-        nbprop.adam(params, params, nbprop.cuda.optimizer_state("adam", NET.n_params), 0, l1=0.1)
-    same_bits("params", params.to_host(), nbprop.init(NET, dtype=np.float32))
+@pytest.mark.parametrize("name", [name if name in ONE_OF_EACH else pytest.param(name, marks=MORE) for name in PROXIMAL])
+def test_proximal_steps_are_the_cpus(name):
+    rng, n = np.random.default_rng(3), 11
+    for dtype, tolerance in ((np.float32, 1e-5), (np.float64, 1e-13)):
+        params, state = 0.05 * rng.standard_normal(n).astype(dtype), nbprop.optimizer_state(name, n, dtype)
+        on_device, device_state = device(params), nbprop.cuda.optimizer_state(name, n, dtype)
+        counts, trains = rng.random(n) < 0.7, rng.random(n) < 0.7
+        for step in range(4):
+            grads = rng.standard_normal(n).astype(dtype)
+            options = {"lr": 0.05, "l1": 4.0}
+            OPTIMIZERS[name](params, grads, state, step, penalized=counts, trainable=trains, **options)
+            masks = {"penalized": device(counts), "trainable": device(trains)}
+            OPTIMIZERS[name](on_device, device(grads), device_state, step, **masks, **options)
+        close("params", on_device.to_host(), params, tolerance)
+        close("state", device_state.to_host(), state, tolerance)
+        assert (params == 0).any()
+        assert np.array_equal(params == 0, on_device.to_host() == 0)
+
+
+def test_penalties_are_the_cpus():
+    """In values, gradients and products with second derivatives; more parameters than a block of sums has."""
+    net = nbprop.network((70,), nbprop.dense(65, activation="tanh"), nbprop.dense(2))
+    rng, out = np.random.default_rng(6), []
+    params, v = 0.1 * rng.standard_normal((2, net.n_params))
+    x, target = rng.standard_normal((3, 70)), rng.standard_normal((3, 2))
+    params[:4] = 0.0
+    for target_of, give in (("cpu", lambda a: a), ("cuda", device)):
+        plan = nbprop.plan(net, "mse", 3, l2=0.3, l1=0.05, target=target_of)
+        given = give(params), give(x), give(target)
+        grads, product, work = give(np.zeros(net.n_params)), give(np.zeros(net.n_params)), nbprop.workspace(plan)
+        losses = [nbprop.value(plan, *given, work), nbprop.value_and_grad(plan, *given, grads, work)]
+        nbprop.hvp(plan, given[0], give(v), *given[1:], product, work)
+        out.append([np.array(losses), *(a if target_of == "cpu" else a.to_host() for a in (grads, product))])
+    for name, found, wanted in zip(("losses", "grads", "hvp"), out[1], out[0], strict=True):
+        close(name, found, wanted, 1e-12)
 
 
 def test_callbacks_see_the_losses_of_steps():

@@ -304,10 +304,8 @@ def test_public_optimizers_take_the_steps_of_fit():
     close("lion", one, other, 1e-15)
     nbprop.sgd(one, grads, np.empty(0), 0, lr=0.1, l1=1e6)
     assert not one.any()
-    for wrong, message in (
-        ({"l1": -1.0}, "adam: l1 must be"),
-        ({"penalized": np.ones(3, bool)}, "adam: penalized must"),
-    ):
+    wrongs = {"adam: l1 must be": {"l1": -1.0}, "adam: penalized needs l1": {"penalized": weights}}
+    for message, wrong in (wrongs | {"penalized must": {"l1": 1.0, "penalized": np.ones(3, bool)}}).items():
         with pytest.raises(ValueError, match=message):
             nbprop.adam(called, grads, state, 0, **wrong)
 

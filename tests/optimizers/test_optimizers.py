@@ -12,6 +12,7 @@ from nbprop.optimizers import api as optimizers
 from nbprop.optimizers import clipping
 from nbprop.optimizers import update_rules as rules
 from nbprop.optimizers.api import OPTIMIZERS
+from nbprop.optimizers.proximal import PROXIMAL
 from nbprop.runtime import workers
 from support import naive, stored
 
@@ -340,8 +341,10 @@ def test_tables_agree():
     """Each public function has the hyperparameters of its rule, in its order."""
     for name, function in OPTIMIZERS.items():
         parameters = list(inspect.signature(function).parameters)
-        assert parameters[4:-3] == list(rules.RULES[name].hyperparameters)
-        assert parameters[-3:] == ["decay_mask", "trainable", "threads"]
+        more = ["l1", "penalized"] if name in PROXIMAL else []
+        own = list(rules.RULES[name].hyperparameters)
+        assert parameters[4:] == [*own, "decay_mask", "trainable", "threads", *more]
+    assert set(OPTIMIZERS) - set(PROXIMAL) == {"schedule_free_adamw"}
 
 
 def test_number_types_compile_nothing_new():

@@ -136,7 +136,7 @@ def optimizer_call(name):
     mask = Array(optional=True, kinds=(bool, np.uint8))
     kinds = {"params": WRITTEN, "grads": PARAMS, "state": WRITTEN, "step": Integer(0), "threads": Integer()}
     kinds |= {k: NUMBER_KINDS[k] for k in OPTIMIZER_DEFAULTS[name]} | {"decay_mask": mask, "trainable": mask}
-    kinds |= {} if name == "schedule_free_adamw" else {"l1": Number(), "penalized": mask}
+    kinds |= {} if name == "schedule_free_adamw" else {"l1": Number(optional=True), "penalized": mask}
     return Call(getattr(nbprop, name), make, kinds)
 
 

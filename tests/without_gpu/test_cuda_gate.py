@@ -27,7 +27,8 @@ MODULES = sorted(
     and not path.name.startswith("tensor_")  # test_tensor_gate.py has these
 )
 # Modules whose kernels take longest to compile, with products unrolled.
-SLOW = {f"nbprop.cuda.{name}" for name in ("fused_kernels", "layers.attention", "layers.conv", "layers.dense")}
+SLOW = {"fused_kernels", "layers.attention", "layers.conv", "layers.dense", "proximal"}
+SLOW = {f"nbprop.cuda.{name}" for name in SLOW}
 BY_TIME = [pytest.param(name, marks=[pytest.mark.more] if name in SLOW else []) for name in MODULES]
 ARCHITECTURES = ("sm_80", "sm_90a")
 
