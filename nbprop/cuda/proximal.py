@@ -29,7 +29,8 @@ def cuda_kernels(cuda):
 
 def _cuda_update(cuda, name):
     rule, slots, orthant_wise = RULES[name].rule, RULES[name].slots, is_orthant_wise(name)
-    take, reach, take_reach = constants_taker(name), *reach_of(name)
+    take = constants_taker(name)
+    reach, take_reach = reach_of(name)
 
     @device_function
     def moved(p, new_p, g, s, t, u, factor, k, l1):

@@ -13,7 +13,7 @@ def _weighted(argument, layer):
     """Check the layer whose weight is to be computed."""
     if not isinstance(layer, (Dense, Convolution)):
         raise TypeError(f"{argument} must be a dense, conv1d or conv2d, got {shown(layer)}")
-    if getattr(layer, "share", None) is not None:
+    if isinstance(layer, Dense) and layer.share is not None:
         raise ValueError(f"{argument} must have a weight of its own, got share={layer.share!r}")
     if layer.init == "zeros":
         raise ValueError(
@@ -42,6 +42,10 @@ class Reparametrized(Layer):
     def weight(self, input_shape):
         """The parameter of the layer inside."""
         return self.layer.parameters(input_shape)[0]
+
+    def lower_weight(self, build, weight, names, rows, units):
+        """Emit the weight, and let the layer inside take it: `build.derive`. weight: the parameter's name."""
+        raise NotImplementedError(f"{self.kind} does not implement lower_weight")
 
     def lower(self, build, x, path, names):
         inner, units = f"{path}.{self.layer.kind}", self.weight(x.shape).shape[-1]

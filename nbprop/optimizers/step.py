@@ -46,8 +46,8 @@ from nbprop.validation import as_integer, as_number, interval, shown
 PARAMS, GRADS, STATE, DECAY_MASK, TRAINABLE, PENALIZED = range(6)
 STEP, THREADS, LIMIT, L1 = range(6, 10)
 _HYPERPARAMETERS = tuple(dict.fromkeys(name for rule in RULES.values() for name in rule.hyperparameters))
-NAMES = ("params", "grads", "state", "decay_mask", "trainable", "penalized")
-NAMES += ("step", "threads", "limit", "l1", *_HYPERPARAMETERS)
+_ARRAYS = ("params", "grads", "state", "decay_mask", "trainable", "penalized")
+NAMES = (*_ARRAYS, "step", "threads", "limit", "l1", *_HYPERPARAMETERS)
 # What a hyperparameter must be, by its kind.
 WANTED = ("", interval(), interval(0, 1), interval(ends="()"), interval(1), "True or False")
 NEEDS_L1 = "needs l1, the penalty whose parameters it names"
@@ -232,11 +232,9 @@ def _call(prepared, params, grads, state, decay_mask, trainable, step, wanted, h
 
 
 @njit
-def _call_with_l1(prepared, params, grads, state, decay_mask, trainable, penalized, step, wanted, l1, h):
-    """As `_call`, with l1 and the mask of the parameters that it counts; h: six hyperparameters."""
-    block = stack_words(_BLOCK)
-    objects, ndarray = (params, grads, state, decay_mask, trainable, penalized), load(prepared, _NDARRAY_WORD)
-    status = 0
+def _call_with_l1(prepared, objects, step, wanted, l1, h):
+    """As `_call`, with l1. objects: addresses, the last of the mask of penalized parameters; h: six hyperparameters."""
+    block, ndarray, status = stack_words(_BLOCK), load(prepared, _NDARRAY_WORD), 0
     for argument in range(6):
         if status == 0 and argument < DECAY_MASK:
             status = arg.describe_object(block, argument, objects[argument], ndarray)
@@ -292,8 +290,8 @@ def take_step(
 ):
     """One step of the optimizer `name`; h0 ... are its hyperparameters in the order of its rule."""
     if l1 is not None or penalized is not None:
-        vectors = params, grads, state, decay_mask, trainable, penalized
-        return _take_step_with_l1(name, vectors, step, threads, l1, (h0, h1, h2, h3, h4, h5))
+        arrays = params, grads, state, decay_mask, trainable, penalized
+        return _take_step_with_l1(name, arrays, step, threads, l1, (h0, h1, h2, h3, h4, h5))
     key = name, getattr(params, "dtype", None)
     prepared = _prepared.get(key)
     if prepared is None and _on_device(params):
@@ -311,9 +309,9 @@ def take_step(
     if threads > 1:
         workers.ensure(threads)
     masks = 0 if decay_mask is None else id(decay_mask), 0 if trainable is None else id(trainable)
-    arrays = id(params), id(grads), id(state), *masks
+    addresses = id(params), id(grads), id(state), *masks
     try:
-        status = _call(prepared.address, *arrays, step, threads, h0, h1, h2, h3, h4, h5)
+        status = _call(prepared.address, *addresses, step, threads, h0, h1, h2, h3, h4, h5)
     except OverflowError:  # an integer that exceeds a word
         for label, value in (("step", step), ("threads", threads)):
             _as_word(name, label, value)
@@ -345,8 +343,8 @@ def _take_step_with_l1(name, vectors, step, threads, l1, hyper):
         _prepared[key] = _Prepared(*key)
     if threads > 1:
         workers.ensure(threads)
-    addresses = [0 if value is None and k >= DECAY_MASK else id(value) for k, value in enumerate(vectors)]
-    status = _call_with_l1(_prepared[key].address, *addresses, step, threads, l1, tuple(hyper))
+    addresses = tuple(0 if value is None and k >= DECAY_MASK else id(value) for k, value in enumerate(vectors))
+    status = _call_with_l1(_prepared[key].address, addresses, step, threads, l1, tuple(hyper))
     if status != 0:
         raise refusal(name, [*vectors, step, threads, None, l1, *hyper], status)
     return None

@@ -199,7 +199,10 @@ class _Steps(Callback):
     """The steps of a window, for a callback of the whole run."""
 
     def __init__(self, callback):
-        self.every, self.step = callback.every, callback.step
+        self.every, self._callback = callback.every, callback
+
+    def step(self, step, loss, lr):
+        return self._callback.step(step, loss, lr)
 
 
 class _Run:

@@ -8,7 +8,11 @@ from support.cases import CASES, close, data, state_of
 from support.contract import central_differences, parameters
 
 dense = nbprop.dense
-REPARAMETRIZED = [case for case in CASES if case.startswith(("weight_norm", "spectral_norm"))]
+REPARAMETRIZED = [
+    pytest.param(case, marks=[pytest.mark.more] if case.endswith("images") else [])
+    for case in CASES
+    if case.startswith(("weight_norm", "spectral_norm"))
+]
 
 
 @pytest.mark.parametrize("case", REPARAMETRIZED)
