@@ -47,6 +47,9 @@ class Update:
     ):
         self.arrays = check(name, params, grads, state, decay_mask, trainable)
         self.name, self.first, (p, g, state, *masks) = name, 0, self.arrays
+        if factors is not None and l1 is None:  # a proximal step that penalizes nothing
+            l1 = 0.0, memory.zeros(p.size, np.uint8)
+        self.sums = l1 is None  # whether it can sum slices
         place, native = (rules, rules.RULES[name].kernel) if l1 is None else (proximal, proximal.PROXIMAL[name])
         self.dtype, self._rows_of = p.dtype, place.constants_of
         self.constants = memory.empty(page * place.CONSTANTS, p.dtype)

@@ -84,7 +84,7 @@ class NoUpdate:
     """In the place of an update, for a batch that only adds to the gradient of several."""
 
     def __init__(self):
-        self.count, self._frame = 0, Sequence().place()
+        self.count, self.sums, self._frame = 0, False, Sequence().place()
         self.frame_address = self._frame.frame_address
 
     def prepare(self, first, values_of_steps, stream):
@@ -99,7 +99,7 @@ class Step:
 
     columns: (x, target, weights, lengths) of its samples, as the plan's call reads them; batches: what fills them, or
     None if the caller does. state: the layer state of the network, or None. The update of a fused plan sums the slices
-    into the gradient itself, unless that has to be clipped first.
+    into the gradient itself, unless that has to be clipped first, or summed up over batches, or the update cannot.
     """
 
     def __init__(self, plan, params, columns, grads, work, state, update, stream, batches=None, clips=()):
@@ -108,7 +108,8 @@ class Step:
         self.bound = Bound("value_and_grad", plan, values)
         self.plan, self.update, self.stream, self.clips = plan, update, stream, clips
         self.losses = memory.zeros(PAGE, plan.dtype)
-        self._slices = 0 if clips or plan.fused is None else plan.fused.slices(self.bound.n)
+        summed = plan.fused is not None and update.sums and not clips
+        self._slices = plan.fused.slices(self.bound.n) if summed else 0
         self._gather, self._note = _gathering(batches, self.bound.n), Sequence()
         frames = {
             "plan_frame": self.bound.frame_address,

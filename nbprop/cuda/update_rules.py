@@ -87,16 +87,16 @@ def _cuda_update(cuda, optimizer):
                 put(state, 2 * n + i, u, aligned)
 
     @on_device(optimizer.kernel, blocks=lambda n: grid_size(n), resident=2)
-    def update(p, g, state, c, slices, factors, n, count, stride, decay_mask, trainable, scaled, first_step, step):
+    def update(p, g, state, c, slices, n, count, stride, decay_mask, trainable, first_step, step):
         """One step of the rule; see nbprop/optimizers/update_rules.py for the equations.
 
         p INOUT (n,), g INOUT (n,), state INOUT (slots * n,); c IN (steps, CONSTANTS): the constants of the steps from
-        first_step on; slices IN (count, stride): if count is not 0, g is their sum, else only read. factors IN (n,): of
-        the learning rates, if `scaled`. decay_mask, trainable: addresses of n bytes, 0 for all.
+        first_step on; slices IN (count, stride): if count is not 0, g is their sum, else only read. decay_mask,
+        trainable: addresses of n bytes, 0 for all.
         """
         at = (step - first_step) * CONSTANTS
         decay, constants = c[at], take(c, at + 1)
-        plain = count == 0 and trainable == 0 and decay_mask == 0 and scaled == 0
+        plain = count == 0 and trainable == 0 and decay_mask == 0
         whole = n // 4 * 4 if plain and fours(p, 4, 0) and fours(g, 4, 0) and fours(state, 4, 0) else 0
         if whole > 0:
             in_fours(p, g, state, n, whole, decay, constants)
@@ -108,7 +108,7 @@ def _cuda_update(cuda, optimizer):
                 s, t = state[i] if slots > 0 else decay, state[n + i] if slots > 1 else decay
                 u = state[2 * n + i] if slots > 2 else decay
                 new_p, new_s, new_t, new_u = rule(p[i], g[i], s, t, u, own_decay, constants)
-                p[i] = p[i] + factors[i] * (new_p - p[i]) if scaled > 0 else new_p
+                p[i] = new_p
                 if slots > 0:
                     state[i] = new_s
                 if slots > 1:
