@@ -37,6 +37,7 @@ from nbprop.numerics.elementary import exp, sigmoid, softplus, tanh
 from nbprop.numerics.partition import share, share_blocks
 from nbprop.numerics.reductions import row_dot, row_max, row_sum
 from nbprop.numerics.scalars import like
+from nbprop.numerics.streaming import PIECE, exceeds_caches, fetch, on_stack, settle, stream
 from nbprop.numerics.trigonometric import scale_by_cosine, sines, subtract_times_sine
 from nbprop.program.kernel import kernel
 from nbprop.program.patterns import elementwise
@@ -275,6 +276,8 @@ elementwise(activation_inplace, activation_backward, activation_second, never_fa
 
 # Rows up to this size are taken in groups of about _GROUP elements: exp of ten elements at a time would not vectorise.
 _SHORT, _GROUP = 128, 1024
+# Rows up to this size can be streamed.
+_LONGEST = 2048
 
 
 @njit
@@ -286,12 +289,31 @@ def _normalize(y):
 
 
 @njit
-def softmax_row(y, x):
-    """y = softmax(x) of one row, shifted by its maximum so that nothing overflows."""
-    maximum = row_max(x)
+def _exp_of_difference(y, x, maximum):
+    """y = e^(x - maximum)."""
     for j in range(x.size):
         y[j] = exp(x[j] - maximum)
+
+
+@njit
+def softmax_row(y, x):
+    """y = softmax(x) of one row, shifted by its maximum so that nothing overflows."""
+    _exp_of_difference(y, x, row_max(x))
     _normalize(y)
+
+
+@njit
+def _streamed_row(y, x, i, size, row):
+    """Row i of y = softmax(x), for arrays larger than every cache; row: scratch of its size."""
+    here = slice(i * size, (i + 1) * size)
+    y_row, x_row = y[here], x[here]
+    maximum = row_max(x_row)
+    for j in range(0, size, PIECE):
+        fetch(x, (i + 1) * size + j, PIECE)
+        part = slice(j, min(j + PIECE, size))
+        _exp_of_difference(row[part], x_row[part], maximum)
+    _normalize(row)
+    stream(y_row, row)
 
 
 @njit
@@ -313,6 +335,12 @@ def softmax_forward(y, x, n, rows, size, part, parts):
     """y = softmax(x) over the last axis. y OUT, x IN (n * rows, size)."""
     start, stop = share(n * rows, part, parts)
     group = 1 if size > _SHORT else max(1, _GROUP // size)
+    if _SHORT < size <= _LONGEST and exceeds_caches(y, 2 * n * rows * size):
+        row = on_stack(y, _LONGEST)[:size]
+        for i in range(start, stop):
+            _streamed_row(y, x, i, size, row)
+        settle()
+        return
     for i in range(start, stop, group):
         here = slice(i * size, min(i + group, stop) * size)
         if size > _SHORT:

@@ -22,6 +22,7 @@ from nbprop.networks.layer import Layer, Parameter
 from nbprop.numerics.partition import share, share_blocks
 from nbprop.numerics.reductions import row_dot, row_dots_about, row_moments, row_scaled_dots_about, row_sum
 from nbprop.numerics.scalars import like
+from nbprop.numerics.streaming import AHEAD, PIECE, exceeds_caches, fetch, on_stack, settle, stream
 from nbprop.program.kernel import kernel
 from nbprop.program.sizes import Rows
 from nbprop.validation import check_flag, number
@@ -47,6 +48,35 @@ def _normalized(row, x, statistics):
     mean, rest, r = statistics[0], statistics[1], statistics[2]
     for j in range(x.size):
         row[j] = ((x[j] - mean) - rest) * r
+
+
+@njit
+def _affine(row, x, statistics, s, b):
+    """row = s x^ + b; s and b may be empty: 1 and 0."""
+    mean, rest, r = statistics[0], statistics[1], statistics[2]
+    if s.size > 0 and b.size > 0:
+        for j in range(x.size):
+            row[j] = ((x[j] - mean) - rest) * r * s[j] + b[j]
+        return
+    _normalized(row, x, statistics)
+    if s.size > 0:
+        for j in range(x.size):
+            row[j] *= s[j]
+    if b.size > 0:
+        for j in range(x.size):
+            row[j] += b[j]
+
+
+@njit
+def _streamed_row(y, x, i, size, statistics, s, b, piece):
+    """Row i of y = s x^ + b, for arrays larger than every cache; piece: scratch of `PIECE` elements."""
+    y_row, x_row = y[i * size : (i + 1) * size], x[i * size : (i + 1) * size]
+    for j in range(0, size, PIECE):
+        here = slice(j, min(j + PIECE, size))
+        row = piece[: here.stop - j]
+        _affine(row, x_row[here], statistics, s[here], b[here])
+        fetch(x, i * size + j + min(size, AHEAD), PIECE)
+        stream(y_row[here], row)
 
 
 @njit
@@ -91,21 +121,18 @@ def layernorm_forward(y, statistics, x, s, b, n, sizes: Rows, epsilon_bits, cent
     rows, size = sizes.rows, sizes.size
     start, stop = share(n * rows, part, parts)
     epsilon = like(x[0], double_of_word(epsilon_bits))
+    if exceeds_caches(y, 2 * n * rows * size):
+        piece = on_stack(y, PIECE)
+        for i in range(start, stop):
+            kept = statistics[i * _STATISTICS :]
+            kept[0], kept[1], kept[2] = _statistics(x[i * size : (i + 1) * size], epsilon, centered)
+            _streamed_row(y, x, i, size, kept, s, b, piece)
+        settle()
+        return
     for i in range(start, stop):
         y_row, x_row, kept = y[i * size : (i + 1) * size], x[i * size : (i + 1) * size], statistics[i * _STATISTICS :]
-        mean, rest, r = _statistics(x_row, epsilon, centered)
-        kept[0], kept[1], kept[2] = mean, rest, r
-        if s.size > 0 and b.size > 0:
-            for j in range(size):
-                y_row[j] = ((x_row[j] - mean) - rest) * r * s[j] + b[j]
-        else:
-            _normalized(y_row, x_row, kept)
-            if s.size > 0:
-                for j in range(size):
-                    y_row[j] *= s[j]
-            if b.size > 0:
-                for j in range(size):
-                    y_row[j] += b[j]
+        kept[0], kept[1], kept[2] = _statistics(x_row, epsilon, centered)
+        _affine(y_row, x_row, kept, s, b)
 
 
 @kernel(optional=("s_dot", "b_dot"))

@@ -12,13 +12,16 @@ weight). Maxima: Ranzato et al. 2007, "Unsupervised learning of invariant featur
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from nbprop.compiler.intrinsics import address_of
 from nbprop.compiler.jit import njit
+from nbprop.compiler.simd import VECTOR_BYTES
 from nbprop.layers.image import as_image, clear, out_extent, shortest, spans
 from nbprop.networks.layer import Layer
 from nbprop.numerics.gemm.microkernel import pointer
 from nbprop.numerics.partition import share
-from nbprop.numerics.pooling import place_argmax, spread, spread_argmax, window_max, window_sum
+from nbprop.numerics.pooling import place_argmax, spread, spread_argmax, stream_argmax, window_max, window_sum
 from nbprop.numerics.scalars import like
+from nbprop.numerics.streaming import exceeds_caches, settle
 from nbprop.program.kernel import kernel
 from nbprop.program.patterns import selection
 
@@ -109,9 +112,13 @@ def max_pool_backward(dx, dy, argmax, n, g: Pools, part, parts):
     """
     start, stop = share(n * g.height, part, parts)
     apart = g.stride_h >= g.kernel_h and g.stride_w >= g.kernel_w
+    covered = apart and g.kernel_h * g.out_h == g.height and g.kernel_w * g.out_w == g.width
+    vectors = (address_of(dx) | (g.channels * dx.itemsize)) % VECTOR_BYTES == 0
+    large = covered and vectors and exceeds_caches(dx, n * (g.height * g.width + 2 * g.out_h * g.out_w) * g.channels)
     for row in range(start, stop):
         line = dx[row * g.width * g.channels : (row + 1) * g.width * g.channels]
-        clear(line)
+        if not covered:
+            clear(line)
         p_first, p_stop = _windows_over(row % g.height, g.stride_h, g.top, g.kernel_h, g.out_h)
         for p in range(p_first, p_stop):
             i = row % g.height - p * g.stride_h + g.top
@@ -122,11 +129,15 @@ def max_pool_backward(dx, dy, argmax, n, g: Pools, part, parts):
                 here, step = ((row // g.height * g.out_h + p) * g.out_w + q) * g.channels, g.stride_w * g.channels
                 target = pointer(line, x_first * g.channels)
                 given, number, tap = pointer(dy, here), pointer(argmax, here), i * g.kernel_w
-                if apart:
+                if large:
+                    stream_argmax(target, given, number, g.channels, j_first, j_stop, tap, g.channels, count, step)
+                elif apart:
                     place_argmax(target, given, number, g.channels, j_first, j_stop, tap, g.channels, count, step)
                 else:
                     spread_argmax(target, given, number, g.channels, j_first, j_stop, tap, g.channels, count, step)
                 q += count
+    if large:
+        settle()
 
 
 @kernel

@@ -9,6 +9,7 @@ from numba.core import cgutils, types
 
 from nbprop.compiler.jit import intrinsic
 from nbprop.compiler.simd import HALF_BYTES, INT, VECTOR_BYTES, Vectors, call
+from nbprop.numerics.streaming import store_past_caches
 
 
 @intrinsic
@@ -140,7 +141,7 @@ def _emit_windows(
 @intrinsic
 def spread_argmax(typingctx, dx, dy, argmax, pixel, j_first, j_stop, first_tap, channels, count, step):
     """dx[j * pixel] += dy where argmax is first_tap + j, for j in [j_first, j_stop): one row of a window."""
-    return _spread_argmax(dx, dy, argmax, True)
+    return _spread_argmax(dx, dy, argmax, "add")
 
 
 @intrinsic
@@ -150,14 +151,20 @@ def place_argmax(typingctx, dx, dy, argmax, pixel, j_first, j_stop, first_tap, c
     A load of what the neighbouring window has just stored through a mask stalls: for few channels, adding takes five
     times as long.
     """
-    return _spread_argmax(dx, dy, argmax, False)
+    return _spread_argmax(dx, dy, argmax, "place")
 
 
-def _spread_argmax(dx, dy, argmax, adding):
+@intrinsic
+def stream_argmax(typingctx, dx, dy, argmax, pixel, j_first, j_stop, first_tap, channels, count, step):
+    """As `place_argmax`, but not through the caches: dx, pixel and channels are multiples of a vector."""
+    return _spread_argmax(dx, dy, argmax, "stream")
+
+
+def _spread_argmax(dx, dy, argmax, how):
     signature = types.void(dx, dy, argmax, *(types.intp,) * 7)
 
     def codegen(context, builder, signature, args):
-        call(builder, "spread", _emit_spread, signature.args[0], args, True, adding)
+        call(builder, "spread", _emit_spread, signature.args[0], args, True, how)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -170,14 +177,14 @@ def spread(typingctx, dx, dy, pixel, j_first, j_stop, factor, channels, count, s
     signature = types.void(dx, dy, size, size, size, dx.dtype, size, size, size)
 
     def codegen(context, builder, signature, args):
-        call(builder, "spread", _emit_spread, signature.args[0], (*args[:2], args[1], *args[2:]), False, True)
+        call(builder, "spread", _emit_spread, signature.args[0], (*args[:2], args[1], *args[2:]), False, "add")
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 def _emit_spread(
-    builder, pointer_type, chosen, adding, dx, dy, argmax, pixel, j_first, j_stop, last, channels, count, step
+    builder, pointer_type, chosen, how, dx, dy, argmax, pixel, j_first, j_stop, last, channels, count, step
 ):
     """`last` is the index of the first pixel if `chosen` (a max pool), else the factor."""
 
@@ -190,7 +197,10 @@ def _emit_spread(
             if chosen:
                 tap = emit.splat(builder.sitofp(builder.add(last, j), emit.scalar))
                 gradient = builder.select(builder.fcmp_ordered("==", numbers, tap), given, emit.zero())
-            emit.store(builder.fadd(emit.load(place, mask), gradient) if adding else gradient, place, mask)
+            if how == "stream" and mask is None:
+                store_past_caches(emit, gradient, place)
+            else:
+                emit.store(builder.fadd(emit.load(place, mask), gradient) if how == "add" else gradient, place, mask)
 
     with cgutils.for_range(builder, count) as q:
         window, here = builder.gep(dx, [builder.mul(q.index, step)]), builder.mul(q.index, channels)
