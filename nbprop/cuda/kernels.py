@@ -84,9 +84,9 @@ def in_global_memory(typingctx, arguments):
 class DeviceKernel:
     """One launch of an op, or of several ops at once; made by `on_device`."""
 
-    def __init__(self, function, replaces, blocks, scratch, dtypes, resident, apart, shared, threads, precision):
+    def __init__(self, function, replaces, blocks, scratch, dtypes, resident, apart, shared, threads, precision, casts):
         self.function, self.replaces, self.resident, self.apart = function, replaces, resident, apart
-        self.threads, self.precision = threads, precision
+        self.threads, self.precision, self.casts = threads, precision, casts
         self.dtypes = tuple(np.dtype(dtype) for dtype in dtypes)
         self.contract = Contract(function, NAMED_WORDS)
         self.arrays, self.words = self.contract.arrays, self.contract.words
@@ -131,7 +131,10 @@ class DeviceKernel:
         def entry(frame, row):
             body(*in_global_memory(bind(as_frame(frame, real), row, 0, 1)))
 
-        return entry
+        def entry_without_casts(frame, row):
+            body(*bind(as_frame(frame, real), row, 0, 1))
+
+        return entry if self.casts else entry_without_casts
 
     @functools.cache  # noqa: B019 - kernels live as long as the process
     def compiled(self, dtype):
@@ -165,6 +168,7 @@ def on_device(
     shared=None,
     threads=THREADS,
     precision=None,
+    casts=True,
 ):
     """Decorate a function as a device kernel that stands for a kernel of a plan, or for several consecutive ones.
 
@@ -176,16 +180,30 @@ def on_device(
     shared(...) : bytes of dynamic shared memory, cuda.shared.array(0, ...)
     threads : of a block
     precision : of the plans that it is for, instead of kernels without one
+    casts : whether its arrays are cast to global memory as it begins; kernels with tensor cores say at each access
+        instead which memory it is in (see mma.py), and are never called by the one block of oneblock.py
     """
     return lambda function: DeviceKernel(
-        function, replaces, blocks, scratch, dtypes, resident, apart, shared, threads, precision
+        function, replaces, blocks, scratch, dtypes, resident, apart, shared, threads, precision, casts
     )
 
 
 @njit
-def word_at(address, index):
-    """Word number `index` at an address, for example that of the plan's table."""
+def _word_at_host(address, index):
     return load(address, index)
+
+
+@intrinsic
+def _word_in_global_memory(typingctx, address, index):
+    def codegen(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(64), addrspace=_GLOBAL))
+        return builder.load(builder.gep(pointer, [arguments[1]]))
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+# word_at(address, index): word number `index` at an address, for example that of the plan's table.
+word_at = _word_at_host if SIMULATED else _word_in_global_memory
 
 
 def simulated_arguments(kernel, dtype, frame_address, row_address):

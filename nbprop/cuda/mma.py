@@ -5,6 +5,8 @@
     ldmatrix(to, at, source, index), ldmatrix_turned(...)    four 8 x 8 matrices from shared memory
     mma(acc, at, a, a_at, b, b_at)                           acc (16, 8) += A (16, 16) B (16, 8)
     fetch(source, index), put(to, index, value)              an element of shared memory, by 32-bit arithmetic
+    read(source, index), write(to, index, value)             an element of global memory
+    read_if(inside, source, index)                           source[index], or 0, without a branch
 
 All lanes of a warp call ldmatrix and mma together. Registers are local arrays with constant indices: words (uint32) for
 bfloat16, float32 for sums. Of lane 4 g + t, in the notation of the PTX ISA ("Matrix fragments for mma.m16n8k16"), a
@@ -115,6 +117,46 @@ def _put(typingctx, to, index, value):
     return types.void(to, types.int64, to.dtype), codegen
 
 
+def _global_pointer(context, builder, array_type, array, index):
+    """The place of an element in global memory.
+
+    Each access names the memory. In kernels without tensor cores, arrays are cast once (`kernels.in_global_memory`);
+    here, with thousands of accesses in code without loops, NVVM for compute_80 and compute_90 did not end with that in
+    minutes, and takes half a second with this.
+    """
+    address = builder.ptrtoint(_address(context, builder, array_type, array, index), ir.IntType(64))
+    return builder.inttoptr(address, ir.PointerType(context.get_data_type(array_type.dtype), addrspace=1))
+
+
+@intrinsic
+def _read(typingctx, source, index):
+    def codegen(context, builder, signature, arguments):
+        return builder.load(_global_pointer(context, builder, signature.args[0], *arguments), align=4)
+
+    return source.dtype(source, types.int64), codegen
+
+
+@intrinsic
+def _read_if(typingctx, inside, source, index):
+    def codegen(context, builder, signature, arguments):
+        inside, source, index = arguments
+        index = builder.select(inside, index, ir.Constant(index.type, 0))
+        value = builder.load(_global_pointer(context, builder, signature.args[1], source, index), align=4)
+        return builder.select(inside, value, ir.Constant(value.type, 0.0))
+
+    return source.dtype(types.boolean, source, types.int64), codegen
+
+
+@intrinsic
+def _write(typingctx, to, index, value):
+    def codegen(context, builder, signature, arguments):
+        to, index, value = arguments
+        builder.store(value, _global_pointer(context, builder, signature.args[0], to, index), align=4)
+        return context.get_dummy_value()
+
+    return types.void(to, types.int64, to.dtype), codegen
+
+
 def _loader(turned):
     """The intrinsic of ldmatrix, with or without the transposes."""
     text = f"ldmatrix.sync.aligned.m8n8.x4{'.trans' if turned else ''}.shared.b16 {{$0, $1, $2, $3}}, [$4];"
@@ -204,6 +246,11 @@ def _put_simulated(to, index, value):
     to[index] = value
 
 
+def _read_if_simulated(inside, source, index):
+    assert source.size > 0, "nothing to read instead"
+    return _fetch_simulated(source, index) if inside else np.float32(0)
+
+
 def _loader_simulated(turned):
     def load(to, at, source, index):
         assert index >= 0
@@ -234,6 +281,9 @@ def _mma_simulated(acc, at, a, a_at, b, b_at):
 
 
 fetch, put = (_fetch_simulated, _put_simulated) if SIMULATED else (_fetch, _put)
+read, write = (_fetch_simulated, _put_simulated) if SIMULATED else (_read, _write)
+# Where it is not inside, element 0 is read instead: the array must not be empty.
+read_if = _read_if_simulated if SIMULATED else _read_if
 pack = _pack_simulated if SIMULATED else _pack
 low_of = _low_of_simulated if SIMULATED else _low_of
 high_of = _high_of_simulated if SIMULATED else _high_of

@@ -22,7 +22,7 @@ from nbprop.cuda.functions import real_of_word
 from nbprop.cuda.fused_kernels import SLICES, blocks_of
 from nbprop.cuda.groups import row_factor
 from nbprop.cuda.kernels import on_device, word_at
-from nbprop.cuda.mma import high_of, low_of, pack
+from nbprop.cuda.mma import high_of, low_of, pack, read_if, write
 from nbprop.cuda.tensor_tile import ONES, UNIT, lead_of
 from nbprop.cuda.tile import MOST_LAYERS
 from nbprop.cuda.tile_losses import loss_of_sample
@@ -209,14 +209,15 @@ def _staging(planes, warps):
             wide, rows = (n_out + 15) // 16 * 8, (n_in + 15) // 16 * 16
             for at in range(cuda.threadIdx.x, rows * wide, threads):
                 row, col = at // wide, at % wide * 2
-                left = params[weight + row * n_out + col] if row < n_in and col < n_out else zero
-                right = params[weight + row * n_out + col + 1] if row < n_in and col + 1 < n_out else zero
+                here = weight + row * n_out + col
+                left = read_if(row < n_in and col < n_out, params, here)
+                right = read_if(row < n_in and col + 1 < n_out, params, here + 1)
                 word, place = pack(left, right), layers[layer + PLACE] + row * (wide + 4) + at % wide
                 space[place] = word
                 if planes == 2:
                     space[place + rows * (wide + 4)] = pack(left - low_of(word), right - high_of(word))
             for at in range(cuda.threadIdx.x, 2 * wide, threads):
-                reals[layers[layer + BIAS_PLACE] + at] = params[bias + at] if bias >= 0 and at < n_out else zero
+                reals[layers[layer + BIAS_PLACE] + at] = read_if(bias >= 0 and at < n_out, params, bias + at)
                 reals[layers[layer + SUM_PLACE] + at] = zero
 
     return stage
@@ -362,7 +363,7 @@ def _stored(shape, offsets):
         for layer in range(0, count * LAYER_WORDS, LAYER_WORDS):
             if layers[layer + BIAS] >= 0:
                 for at in range(cuda.threadIdx.x, layers[layer + N_OUT], threads):
-                    slices[base + layers[layer + BIAS] + at] = reals[layers[layer + SUM_PLACE] + at]
+                    write(slices, base + layers[layer + BIAS] + at, reals[layers[layer + SUM_PLACE] + at])
 
     return store
 
@@ -465,7 +466,14 @@ def kernel_of(shape):
         return 4 * elements
 
     @on_device(
-        blocks=blocks, scratch=scratch, shared=shared, dtypes=(np.float32,), resident=1, apart=True, threads=threads
+        blocks=blocks,
+        scratch=scratch,
+        shared=shared,
+        dtypes=(np.float32,),
+        resident=1,
+        apart=True,
+        threads=threads,
+        casts=False,
     )
     def tensor_tiles(
         params,
@@ -527,6 +535,6 @@ def kernel_of(shape):
             total = like(params[0], 0.0)
             for i in range(threads):
                 total += reals[out + i]
-            partials[base + n_params] = total
+            write(partials, base + n_params, total)
 
     return tensor_tiles

@@ -13,7 +13,19 @@ from typing import NamedTuple
 from numba import float32, uint32
 
 from nbprop.compiler.jit import njit
-from nbprop.cuda.mma import high_of, ldmatrix, ldmatrix_turned, low_of, mma, pack, put, unrolled
+from nbprop.cuda.mma import (
+    high_of,
+    ldmatrix,
+    ldmatrix_turned,
+    low_of,
+    mma,
+    pack,
+    put,
+    read,
+    read_if,
+    unrolled,
+    write,
+)
 from nbprop.cuda.tensor_tile import UNIT, clear
 from nbprop.cuda.toolkit import SIMULATED, cuda, device_function
 from nbprop.cuda.warps import LANES, thread_again
@@ -110,9 +122,9 @@ def filler(lead, wide, words, planes, plane, threads=THREADS_OF_TILE):
         held, at, x, first, row_stride, rows, columns, me = given
         word = me + number * threads
         row, col = word // wide, word % wide * 2
-        here, zero = first + row * row_stride + col, like(held[0], 0.0)
-        held[at + 2 * number] = x[here] if row < rows and col < columns else zero
-        held[at + 2 * number + 1] = x[here + 1] if row < rows and col + 1 < columns else zero
+        here = first + row * row_stride + col
+        held[at + 2 * number] = read_if(row < rows and col < columns, x, here)
+        held[at + 2 * number + 1] = read_if(row < rows and col + 1 < columns, x, here + 1)
 
     @device_function
     def put_one(number, given):
@@ -283,7 +295,8 @@ def with_bias(planes):
         y, acc, b, m, n, i, j = given
         row, col = place_of(number)
         if i + row < m and j + col < n:
-            y[(i + row) * n + j + col] = acc[number] + (b[j + col] if b.size > 0 else like(acc[0], 0.0))
+            shift = read(b, j + col) if b.size > 0 else like(acc[0], 0.0)
+            write(y, (i + row) * n + j + col, acc[number] + shift)
 
     store = unrolled(REGISTERS, store_one)
 
@@ -301,7 +314,8 @@ def with_bias(planes):
                 for number in range(REGISTERS):
                     row, col = place_of(number)
                     if i + row < m and j + col < n:
-                        y[(i + row) * n + j + col] = value_of(y[(i + row) * n + j + col], code)
+                        here = (i + row) * n + j + col
+                        write(y, here, value_of(read(y, here), code))
 
     return times
 
@@ -319,7 +333,7 @@ def store_sums(partials, sums, reals, first, n, j):
         total = like(sums[0], 0.0)
         for other in range(me // 2, THREADS_OF_TILE, COLUMNS // 2):
             total += reals[2 * other + me % 2]
-        partials[first + j + me] = total
+        write(partials, first + j + me, total)
     cuda.syncthreads()
 
 
@@ -336,7 +350,7 @@ def in_pieces(planes):
         partials, acc, m, n, i, j, piece = given
         row, col = place_of(number)
         if i + row < m and j + col < n:
-            partials[(piece * m + i + row) * n + j + col] = acc[number]
+            write(partials, (piece * m + i + row) * n + j + col, acc[number])
 
     store = unrolled(REGISTERS, store_one)
 

@@ -16,7 +16,20 @@ datatype for higher-precision computations", section II). The plane of the low o
 All loops over registers are unrolled; sums over a batch have an order that depends on sizes alone.
 """
 
-from nbprop.cuda.mma import fetch, high_of, ldmatrix, ldmatrix_turned, low_of, mma, pack, put, unrolled
+from nbprop.cuda.mma import (
+    fetch,
+    high_of,
+    ldmatrix,
+    ldmatrix_turned,
+    low_of,
+    mma,
+    pack,
+    put,
+    read,
+    read_if,
+    unrolled,
+    write,
+)
 from nbprop.cuda.toolkit import device_function
 from nbprop.numerics.activations import IDENTITY, derivative_of, value_of
 from nbprop.numerics.scalars import like
@@ -178,7 +191,7 @@ def weight_store(down, across, warps):
         i, j = k % 4 // 2 * 8, k // 4 * 8 + k % 2
         if i < rows_left and j < columns_left:
             place = here + i * n_out + j
-            slices[place] = slices[place] + sums[at + k] if adds else sums[at + k]
+            write(slices, place, read(slices, place) + sums[at + k] if adds else sums[at + k])
 
     elements = unrolled(8, element)
 
@@ -243,9 +256,8 @@ def load_samples(units, planes, most):
         words, x, first, n, n_in, space, place, plane, lane = given
         row = min(first + lane // 4 + number % 2 * 8, n - 1)
         col = number // 4 * 16 + number % 4 // 2 * 8 + lane % 4 * 2
-        zero = like(x[0], 0.0)
-        left = x[row * n_in + col] if col < n_in else zero
-        right = x[row * n_in + col + 1] if col + 1 < n_in else zero
+        left = read_if(col < n_in, x, row * n_in + col)
+        right = read_if(col + 1 < n_in, x, row * n_in + col + 1)
         keep(words, number, left, right, space, place, plane)
 
     run = unrolled(4 * units, one)

@@ -7,7 +7,7 @@ shared memory: of a step, two slices ahead, while the one before is read and the
 import numpy as np
 from numba import float32, uint32
 
-from nbprop.cuda.mma import unrolled
+from nbprop.cuda.mma import read, read_if, unrolled, write
 from nbprop.cuda.tensor_products import (
     COLUMNS,
     REGISTERS,
@@ -69,7 +69,7 @@ def gatherer(planes, row_place, step_place, *, along_rows=False, bordered=False,
         if bordered and inside:
             y, x = of_rows[1, row] + of_steps[half, 1, step], of_rows[2, row] + of_steps[half, 2, step]
             inside = y >= 0 and y < g.out_h and x >= 0 and x < g.out_w
-        return a[of_rows[0, row] + of_steps[half, 0, step]] if inside else like(a[0], 0.0)
+        return read_if(inside, a, of_rows[0, row] + of_steps[half, 0, step] if inside else 0)
 
     @device_function
     def get_a(number, given):
@@ -87,7 +87,7 @@ def gatherer(planes, row_place, step_place, *, along_rows=False, bordered=False,
         step, col = word // b_wide, word % b_wide * 2
         for k in range(2):
             inside = step < steps_left and col + k < columns_left
-            value = b[of_steps[half, 3, step] + j + col + k] if inside else like(b[0], 0.0)
+            value = read_if(inside, b, of_steps[half, 3, step] + j + col + k if inside else 0)
             held[a_held + 2 * number + k] = value
             if column_sums:
                 sums[k] += value
@@ -142,7 +142,7 @@ def convolution(planes):
         row, col = place_of(number)
         if i + row < m and j + col < own:
             f = group * own + j + col
-            y[(i + row) * filters + f] = acc[number] + (b[f] if b.size > 0 else like(acc[0], 0.0))
+            write(y, (i + row) * filters + f, acc[number] + (read(b, f) if b.size > 0 else like(acc[0], 0.0)))
 
     store = unrolled(REGISTERS, store_one)
 
@@ -174,7 +174,7 @@ def weight_gradient(planes):
         partials, acc, m, own, filters, group, i, j, piece = given
         row, col = place_of(number)
         if i + row < m and j + col < own:
-            partials[(piece * m + i + row) * filters + group * own + j + col] = acc[number]
+            write(partials, (piece * m + i + row) * filters + group * own + j + col, acc[number])
 
     store = unrolled(REGISTERS, store_one)
 
@@ -209,7 +209,8 @@ def input_gradient(planes):
         image, y, x = pixel_of_class(i + row, g)
         y, x = y * g.stride_h + at[2], x * g.stride_w + at[3]
         if i + row < m and y < g.height and x < g.width and j + col < own:
-            dx[((image * g.height + y) * g.width + x) * g.channels + at[0] * own + j + col] = acc[number]
+            place = ((image * g.height + y) * g.width + x) * g.channels + at[0] * own + j + col
+            write(dx, place, acc[number])
 
     store_all = unrolled(REGISTERS, store_one)
 

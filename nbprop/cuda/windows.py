@@ -287,21 +287,32 @@ def input_gradient(tile):
     size, (row_of, column_of) = each_row * each_column, places(tile)
 
     @device_function
+    def place(number, m, at, g):
+        """Where in dx the group's channels of pixel `number` of a class begin; -1 beyond the image."""
+        image, row, col = pixel_of_class(number, g)
+        row, col = row * g.stride_h + at[2], col * g.stride_w + at[3]
+        inside = number < m and row < g.height and col < g.width
+        return (
+            ((image * g.height + row) * g.width + col) * g.channels + at[0] * (g.channels // g.groups) if inside else -1
+        )
+
+    @device_function
     def make(acc, none, dx, dy, wt, m, adding, g, i, j, at):
         own = g.channels // g.groups
         _clear(acc, size)
         multiply(acc, none, dy, wt, m, own, i, j, 0, at[6] * at[9] * (at[1] // g.groups), at, g)
-        for r in range(each_row):
-            number = i + row_of(r)
-            image, row, col = pixel_of_class(number, g)
-            row, col = row * g.stride_h + at[2], col * g.stride_w + at[3]
-            if number < m and row < g.height and col < g.width:
-                pixel = ((image * g.height + row) * g.width + col) * g.channels + at[0] * own
+        # Two short loops, which are unrolled; one that chose for each element would index the registers of acc.
+        if adding > 0:
+            for r in range(each_row):
+                pixel = place(i + row_of(r), m, at, g)
                 for c in range(each_column):
-                    place = j + column_of(c)
-                    if place < own:
-                        here = np.uint64(pixel + place)
-                        dx[here] = acc[r * each_column + c] + (dx[here] if adding > 0 else like(dx[0], 0.0))
+                    if pixel >= 0 and j + column_of(c) < own:
+                        acc[r * each_column + c] += dx[np.uint64(pixel + j + column_of(c))]
+        for r in range(each_row):
+            pixel = place(i + row_of(r), m, at, g)
+            for c in range(each_column):
+                if pixel >= 0 and j + column_of(c) < own:
+                    dx[np.uint64(pixel + j + column_of(c))] = acc[r * each_column + c]
 
     @device_function
     def differentiate(dx, dy, wt, n, filters, adding, g):

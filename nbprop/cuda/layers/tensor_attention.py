@@ -17,7 +17,7 @@ from numba import float32, uint32
 from nbprop.cuda.functions import exp, log, sqrt
 from nbprop.cuda.kernels import PLANES, on_device
 from nbprop.cuda.layers.attention import deltas
-from nbprop.cuda.mma import high_of, ldmatrix, low_of, pack, unrolled
+from nbprop.cuda.mma import high_of, ldmatrix, low_of, pack, read, unrolled, write
 from nbprop.cuda.tensor_products import filler
 from nbprop.cuda.tensor_tile import UNIT, clear, lead_of, place_of_c, product
 from nbprop.cuda.toolkit import SIMULATED, cuda, device_function, grid_size
@@ -126,7 +126,7 @@ def _store_one(number, given):
     y, out, first, stride, length, rows, columns = given
     row, col = place_of(number)
     if row < rows and col < columns:
-        y[first + row * stride + col] = out[number] if row < length else like(out[0], 0.0)
+        write(y, first + row * stride + col, out[number] if row < length else like(out[0], 0.0))
 
 
 _store_all = unrolled(SUMS, _store_one)
@@ -222,6 +222,7 @@ def _forward(precision):
         threads=THREADS,
         shared=lambda: shared,
         precision=precision,
+        casts=False,
     )
     def tensor_forward(y, lse, qkv, n, sizes: AttentionSizes, causal, lengths_address, lengths_code):
         """y = softmax(Q K^T / sqrt(depth)) V in each head; y = 0 from the length of a sample on.
@@ -266,7 +267,7 @@ def _forward(precision):
                 for half in range(2):
                     query = begin + place_of(2 * half)[0]
                     if column == 0 and thread_again() % 4 == 0 and query < length:
-                        lse[pair * positions + query] = row_max[half] * scale + log(total[half])
+                        write(lse, pair * positions + query, row_max[half] * scale + log(total[half]))
                     total[half] = like(scale, 1.0) / total[half]
                 _scale_all((out, total))
             place = (sample * positions + begin) * width + head * depth + column
@@ -286,8 +287,8 @@ def _differentiate_one(number, given):
     query, key = (j + col, i + row) if by_key else (i + row, j + col)
     p = like(scale, 0.0)
     if query < length and key < length and (causal == 0 or key <= query):
-        p = exp(acc[number] * scale - lse[first + query])
-        change[number] = p * (change[number] - delta[first + query]) * scale
+        p = exp(acc[number] * scale - read(lse, first + query))
+        change[number] = p * (change[number] - read(delta, first + query)) * scale
     else:
         change[number] = p
     acc[number] = p
@@ -309,7 +310,7 @@ def _backward(precision):
     first, second, third, fourth, shared = parts.first, parts.second, parts.third, parts.fourth, parts.shared
     held_size = max(ROWS, COLUMNS) * FEATURES // PARTS // THREADS
     options = {"blocks": _amount, "dtypes": (np.float32,), "resident": 1, "apart": True, "threads": THREADS}
-    options |= {"shared": lambda: shared, "precision": precision}
+    options |= {"shared": lambda: shared, "precision": precision, "casts": False}
 
     @device_function
     def both_scores(acc, change, words, b, held, space, rows, columns, depth):

@@ -20,7 +20,7 @@ def _products(precision):
     """The kernels of one precision."""
     planes = PLANES[precision]
     options = {"dtypes": (np.float32,), "resident": 1, "apart": True, "threads": TILE.threads, "precision": precision}
-    options["shared"] = lambda: TILE.shared(planes)
+    options |= {"shared": lambda: TILE.shared(planes), "casts": False}
     convolve, by_weight, by_input = convolution(planes), weight_gradient(planes), input_gradient(planes)
 
     def of_output(n, filters, groups, out_h, out_w):

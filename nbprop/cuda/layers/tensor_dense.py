@@ -16,7 +16,7 @@ def _products(precision):
     """The kernels of one precision."""
     planes = PLANES[precision]
     shape = {"dtypes": (np.float32,), "resident": 1, "apart": True, "threads": TILE.threads, "precision": precision}
-    shape["shared"] = lambda: TILE.shared(planes)
+    shape |= {"shared": lambda: TILE.shared(planes), "casts": False}
     times, gradient = with_bias(planes), in_pieces(planes)
 
     def of_output(n, rows, n_out):
