@@ -127,7 +127,9 @@ def test_a_training_step_adds_up_the_slices_in_its_update():
     same_bits("grads", step.grads.to_host(), grads.to_host())
 
 
-@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1}, {"lr_scale": {"0": 0.5}}, {"accumulate": 2}, {"l1": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"clip_norm": 0.1}, {"lr_scale": {"1.dense": 0.5}}, {"accumulate": 2}, {"l1": 0.1}]
+)
 @pytest.mark.usefixtures("always")
 def test_fit_of_a_fused_plan_is_the_cpus(options):
     """Two batches an epoch, the last smaller; with what the update cannot do, the gradient is made before it."""
