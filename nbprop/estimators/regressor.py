@@ -36,7 +36,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         An optimizer of `nbprop.fit` ("adam", "adamw", "sgd", "momentum", "nesterov", "rmsprop", "adagrad", "rprop",
         "lion"), "lbfgs" or any method of `nbprop.minimize`, or "marquardt" (Levenberg-Marquardt, for "mse").
     solver_options : dict or None
-        More arguments of the solver: {"beta2": 0.99}, {"gtol": 1e-6}.
+        More arguments of the solver: {"beta2": 0.99}, {"max_norm": 3.0}, {"gtol": 1e-6}.
     weight_decay : float or None
         Of an optimizer, on weights, not on biases; the optimizer's own default when None.
     l2, l1 : float
