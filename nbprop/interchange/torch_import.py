@@ -44,7 +44,8 @@ def from_torch(
 
     Read are linear, convolutional, pooling, normalization, embedding and recurrent layers, activations, and what
     forward does between them, in chains with residual blocks and concatenations. Images go in as nbprop has them, with
-    the channels last, and weights behind a flattened image are reordered.
+    the channels last, and weights behind a flattened image are reordered. Of parametrized weights (weight_norm,
+    spectral_norm), what they compute is read.
 
     Raises
     ------
@@ -72,6 +73,22 @@ def from_torch(
     return _Reader(source, input_shape).network()
 
 
+def _with_computed_weights(module):
+    """A module whose parametrized weights, such as those of weight_norm, are what they compute; it is changed."""
+    import torch
+    from torch.nn.utils import parametrize
+
+    for part in list(module.modules()):
+        if parametrize.is_parametrized(part):
+            computed = {name: getattr(part, name).detach() for name in part.parametrizations}
+            # Not remove_parametrizations, which takes the weight from the class, and so from what this is a copy of.
+            part.__class__ = type(part).__bases__[0]
+            del part.parametrizations
+            for name, weight in computed.items():
+                part.register_parameter(name, torch.nn.Parameter(weight))
+    return module
+
+
 class _Reader:
     """The calls of a traced module, one after another, as layers."""
 
@@ -79,7 +96,7 @@ class _Reader:
         import torch.fx
 
         self.node_type = torch.fx.Node
-        found = copy.deepcopy(module).eval()
+        found = _with_computed_weights(copy.deepcopy(module).eval())
         if type(found).__module__.startswith("torch.nn.") and not isinstance(found, torch.nn.Sequential):
             found = torch.nn.Sequential(found)  # PyTorch's own layers are told by their kind, not traced
         try:

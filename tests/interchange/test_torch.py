@@ -54,6 +54,20 @@ def test_weights_of_a_state_dict(name):
     close(name, forward(net, params, channels_last(name, x)), wanted, 2e-6)
 
 
+def test_parametrized_weights():
+    """What weight_norm and spectral_norm compute is read; the module is left as it is."""
+    torch = pytest.importorskip("torch", reason="there is no PyTorch here")
+    parametrizations = torch.nn.utils.parametrizations
+    layers = parametrizations.weight_norm(torch.nn.Linear(3, 5)), parametrizations.spectral_norm(torch.nn.Linear(5, 2))
+    module = torch.nn.Sequential(layers[0], torch.nn.Tanh(), layers[1]).double().eval()
+    before, x = repr(module), np.random.default_rng(0).standard_normal((4, 3))
+    net, params = nbprop.from_torch(module)
+    assert repr(module) == before
+    assert [layer.kind for layer in net.layers] == ["dense", "dense"]
+    with torch.no_grad():
+        close("y", nbprop.predict(net, params, x), module(torch.from_numpy(x)).numpy(), 1e-14)
+
+
 @pytest.mark.parametrize("name", ["chain", "classifier", "residual", "skips", "pooled", "rnn", "lstm", "gru", "words"])
 def test_modules(name):
     torch = pytest.importorskip("torch", reason="there is no PyTorch here")
