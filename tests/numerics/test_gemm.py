@@ -306,7 +306,7 @@ def test_bits_do_not_depend_on_the_vector_width(monkeypatch, features, width):
         pytest.skip("this processor has no such vectors")
     product, run_other = other_width(monkeypatch, features)
     assert width == product.VECTOR_BYTES
-    for m, n, k in [(13, 33, 9), (64, 1, 37), (1, 300, 5), (7, 5, 6), LARGE[0], LARGE[3]]:
+    for m, n, k in [(13, 33, 9), (64, 1, 37), (1, 300, 5), (7, 5, 6), (12, 15, 7), (5, 6, 3), LARGE[0], LARGE[3]]:
         for transposed in (False, True):
             case = Case(m, n, k, np.float32, transposed)
             size = product.gemm_scratch.py_func(m, n, k, 1)

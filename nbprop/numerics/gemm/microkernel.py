@@ -199,8 +199,11 @@ def _emit_strip(builder, pointer_type, rows, c, a, b, start, columns, shared):
     if rows >= _FETCHING_ROWS:
         _fetch_tile(builder, pointer_type, builder.gep(c, [builder.mul(INT(rows), ldc)]), ldc, k, rows, 2)
 
-    def tile(j, vectors, width=VECTOR_BYTES, full=False):
+    def tile(j, vectors, width=VECTOR_BYTES, full=False, within=None):
+        """Columns from j on, which begin a panel or are `within` elements from its begin."""
         panel = builder.gep(b, [builder.mul(builder.udiv(j, INT(2 * lanes)), b_panel)])
+        if within is not None:
+            panel = builder.gep(panel, [within])
         operands = [builder.gep(c, [j]), a, panel, builder.gep(start, [j]), builder.sub(columns, j), shared]
         call(builder, "tile", _emit_tile, pointer_type, operands, rows, vectors, width, full)
         if rows >= _FETCHING_ROWS:
@@ -212,6 +215,16 @@ def _emit_strip(builder, pointer_type, rows, c, a, b, start, columns, shared):
         done = builder.and_(columns, INT(-8 * lanes))
         with cgutils.for_range_slice(builder, INT(0), done, INT(8 * lanes), inc=True) as (j, _):
             tile(j, 8, full=True)
+    if VECTOR_BYTES == 16:
+        # NEON and SSE have no masked loads and stores: a mask is a branch a lane, inside the loop over k.
+        pairs, whole = builder.and_(columns, INT(-2 * lanes)), builder.and_(columns, INT(-lanes))
+        with cgutils.for_range_slice(builder, done, pairs, INT(2 * lanes), inc=True) as (j, _):
+            tile(j, 2, full=True)
+        with builder.if_then(builder.icmp_signed("<", pairs, whole)):
+            tile(pairs, 1, full=True)
+        with cgutils.for_range_slice(builder, whole, columns, INT(1), inc=True) as (j, _):
+            tile(j, 1, VECTOR_BYTES // lanes, full=True, within=builder.sub(j, pairs))
+        return
     with cgutils.for_range_slice(builder, done, builder.sub(columns, INT(lanes)), INT(2 * lanes), inc=True) as (j, _):
         if VECTOR_BYTES == 64:
             tile(j, 2)
