@@ -7,6 +7,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,9 @@ def test_the_guides_commands_run(tmp_path, monkeypatch, capsys):
                 main(shlex.split(line)[1:])
         else:
             assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+
+
+EXTERNAL = re.compile(r"\]\((https?://[^)\s#]+)")
 
 
 def headings(path):
@@ -199,3 +204,23 @@ def test_the_gain_of_five_steps_passes_the_linter(copy_with_gain):
     for check in (["check"], ["format", "--check"]):
         done = run(["-m", "ruff", *check, str(path)], copy_with_gain)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.long
+def test_external_links_answer():
+    """Each address in the documents, asked once; skipped where no network is."""
+    found = {address for path in DOCUMENTS for address in EXTERNAL.findall(path.read_text(encoding="utf-8"))}
+    assert len(found) >= 3
+    wrong, silent = [], 0
+    for address in sorted(found):
+        request = urllib.request.Request(address, method="HEAD", headers={"User-Agent": "Mozilla/5.0"})
+        try:
+            urllib.request.urlopen(request, timeout=20).close()
+        except urllib.error.HTTPError as error:
+            if error.code in (404, 410):  # others refuse a program, not the address
+                wrong.append(f"{address}: {error.code}")
+        except OSError:
+            silent += 1
+    if silent == len(found):
+        pytest.skip("there is no network")
+    assert wrong == []
