@@ -70,8 +70,15 @@ def trainings():
         {"clip_norm": 0.1, "schedule": "cosine", "optimizer": "adamw", "threads": 2},
         {"shard_update": True},
         {"shard_update": True, "clip_norm": 0.1, "schedule": "cosine", "optimizer": "adamw"},
-        {"shard_update": True, "clip_value": 0.05, "l1": 1e-3, "average": 0.9, "optimizer": "momentum"},
-        {"clip_value": 0.05, "l1": 1e-3, "average": 0.9, "optimizer": "momentum"},
+        {
+            "shard_update": True,
+            "clip_value": 0.05,
+            "l1": 1e-3,
+            "max_norm": 1.0,
+            "average": 0.9,
+            "optimizer": "momentum",
+        },
+        {"clip_value": 0.05, "l1": 1e-3, "max_norm": 1.0, "average": 0.9, "optimizer": "momentum"},
     ):
         for data, here, there in (("whole", slice(None), slice(None)), ("split", rows, held)):
             options = dict(kinds)

@@ -68,7 +68,7 @@ if __name__ == "__main__":
     found["threads"] = threads(lambda: nbprop.gru, lambda: nbprop.explain, lambda: nbprop.fit, lambda: nbprop.mse)
     sys.meta_path.remove(Slow)
     completer = rlcompleter.Completer({"nbprop": nbprop})
-    found["completed"] = [completer.complete("nbprop.val", k) for k in range(4)]
+    found["completed"] = [completer.complete("nbprop.val", k) for k in range(5)]
     found["modules"] = [
         nbprop.layers.dense is nbprop.dense, nbprop.solvers.ITERATIONS >= 0, nbprop.schedules.step(0, 1.0, 5),
         nbprop.marquardt.__name__, nbprop.cuda.__name__, nbprop.data.digits.__name__,
@@ -105,7 +105,8 @@ def test_names_are_found_before_they_are_imported(found):
     assert set(nbprop.__all__) <= set(found["dir"])
     assert {"layers", "losses", "solvers", "schedules", "cuda", "data", "__version__"} <= set(found["dir"])
     assert found["after_dir"] == [name for name in found["imported"] if name.startswith("nbprop")]
-    assert found["completed"] == ["nbprop.validation", "nbprop.value(", "nbprop.value_and_grad(", None]
+    calls = [f"nbprop.{name}(" for name in ("value", "value_and_grad", "value_and_grad_on_ranks")]
+    assert found["completed"] == ["nbprop.validation", *calls, None]
     assert found["star"] == nbprop.__all__
 
 
