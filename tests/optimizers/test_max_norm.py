@@ -33,13 +33,9 @@ def test_columns_are_scaled(dtype):
     assert np.abs(params - wanted).max() < 10 * np.finfo(dtype).eps
     biases = [part for name, part in nbprop.views(NET, params == given).items() if name.endswith("bias")]
     assert all(part.all() for part in biases)
-
-    @numba.njit
-    def compiled(p, m):
-        nbprop.max_norm(p, m, 1.5)
-
-    compiled(given, matrices)
-    assert np.array_equal(given, params)
+    if dtype == np.float64:
+        _compiled(given, matrices, 1.5)
+        assert np.array_equal(given, params)
 
 
 def test_fit_projects_after_each_update():
