@@ -68,7 +68,7 @@ def interpreter(version):
     """The program of a Python; raises NotToBeHad."""
     candidates = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
     for program in filter(None, candidates):
-        tried = subprocess.run([program, "-c", "import venv, ensurepip"], capture_output=True, check=False)
+        tried = subprocess.run([program, "-c", "import venv"], capture_output=True, check=False)
         if tried.returncode == 0:
             return Path(program)
     if PYTHONS[version] is None:
@@ -83,8 +83,9 @@ def prepare(environment):
     wanted = "\n".join([*environment.requirements, *TOOLS])
     if not (made.is_file() and made.read_text() == wanted):
         shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([interpreter(environment.python), "-m", "venv", folder], check=True)
-        pip = [program, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+        # Debian's venv looks for pip at a fixed place, which the unpacked root is not: this environment's pip is used.
+        subprocess.run([interpreter(environment.python), "-m", "venv", "--without-pip", folder], check=True)
+        pip = [sys.executable, "-m", "pip", "--python", program, "--quiet", "--disable-pip-version-check", "install"]
         done = subprocess.run([*pip, *environment.requirements, *TOOLS], check=False)
         if done.returncode != 0:
             raise debian.NotToBeHad("pip cannot install " + " ".join(environment.requirements))
