@@ -100,7 +100,7 @@ def use_own_library(program, folder, architecture):
 def python(folder, suite):
     """An interpreter of another Debian release for this processor, with venv; the path of the program."""
     architecture = _run("dpkg", "--print-architecture").strip()
-    root(folder, suite, architecture, "python3-venv", "python3-dev")
+    root(folder, suite, architecture, "python3-venv")
     (program,) = [path for path in (folder / "usr" / "bin").glob("python3.*") if path.name[8:].isdigit()]
     use_own_library(program, folder, architecture)
     return Path(program)
