@@ -48,8 +48,9 @@ def test_bits_are_the_same_on_1_and_2_ranks(what):
     assert result(2, what) == alone
 
 
-def test_bits_of_all_networks_solvers_and_optimizers_are_the_same_on_1_2_and_4_ranks():
-    compared = result(4, "everything")
+@pytest.mark.parametrize("which", ["some", pytest.param("all", marks=pytest.mark.more)])
+def test_bits_of_all_networks_solvers_and_optimizers_are_the_same_on_1_2_and_4_ranks(which):
+    compared = result(4, "everything", which)
     assert len(compared) > 100
     assert {"dense", "lstm", "L-BFGS", "marquardt", "adam"} <= set(compared)
 
