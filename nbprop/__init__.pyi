@@ -9,6 +9,7 @@ from nbprop.analysis.gradcheck import gradcheck as gradcheck
 from nbprop.analysis.rounding import RoundingError as RoundingError, rounding_error as rounding_error
 from nbprop.analysis.summary import summary as summary
 from nbprop.analysis.trace import Trace as Trace, trace as trace
+from nbprop.autodiff.bound import bind as bind
 from nbprop.autodiff.derivatives import (
     fisher_product as fisher_product,
     gauss_newton_product as gauss_newton_product,
@@ -135,6 +136,7 @@ from nbprop.optimizers.api import (
 )
 from nbprop.optimizers.clipping import clip_norm as clip_norm, clip_value as clip_value
 from nbprop.optimizers.max_norm import max_norm as max_norm, weight_matrices as weight_matrices
+from nbprop.optimizers.training_step import train_step as train_step
 from nbprop.prediction import predict as predict
 from nbprop.rollouts import rollout as rollout, rollout_adjoint as rollout_adjoint, rollout_buffers as rollout_buffers
 from nbprop.solvers.fit_many import fit_many as fit_many

@@ -17,8 +17,9 @@ from numba.extending import overload
 
 from nbprop.arrays import without_memmap
 from nbprop.compiler.argument_types import check_array_type, check_flag_type, check_integer_type
-from nbprop.compiler.intrinsics import indirect_call, load_double, stack_words, store, store_double
+from nbprop.compiler.intrinsics import indirect_call, load, load_double, stack_words, store, store_double
 from nbprop.compiler.jit import FLAGS, njit
+from nbprop.compiler.python_call import OBJECT, PythonCall, item, object_address
 from nbprop.compiler.registry import find
 from nbprop.lowering.plan import Plan, PlanType, plan_address
 from nbprop.messages import NO_KERNEL, STEP_RANGE, failure
@@ -34,7 +35,6 @@ from nbprop.validation import as_integer, check_flag, shown
 
 _entry_signature = types.int64(types.int64, types.int64)
 _call_entry = indirect_call(_entry_signature)
-_NDARRAY = id(np.ndarray)
 _BLOCK, _STEPS = arg.BLOCK, arg.STEPS
 
 
@@ -46,12 +46,12 @@ def plan_function(declared):
     signature = SIGNATURES[declared.__name__]
     if tuple(inspect.signature(declared).parameters) != ("plan", *signature.parameters):
         raise TypeError(f"{declared.__name__}: its def and its row in runtime/signatures.py name other arguments")
-    face = _made(declared, "Python", *_python_face(signature))
-    overload(face, jit_options=FLAGS, strict=False)(_made(declared, "typing", *_typing(signature, declared)))
+    face = written_out(declared, "Python", *_python_face(signature))
+    overload(face, jit_options=FLAGS, strict=False)(written_out(declared, "typing", *_typing(signature, declared)))
     return face
 
 
-def _made(declared, label, body, names):
+def written_out(declared, label, body, names):
     """A function with the parameters of a `def` and another body, to which `names` are known as closed-over values."""
     given = inspect.signature(declared)
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in given.parameters.values()]
@@ -70,105 +70,154 @@ def _made(declared, label, body, names):
 
 def _python_face(signature):
     """(lines of the body, what they name)."""
+    caller = Caller(signature, ENTRIES[signature.name])
 
-    def elsewhere(plan, values, accumulate, step):
-        return _run(signature, plan, values, accumulate, step)
+    def elsewhere(plan, objects, accumulate, step):
+        return run_call(caller, plan, objects, accumulate, step)
 
-    def finish(plan, values, accumulate, step, status, result):
-        return _finish(signature, plan, values, accumulate, step, status, result)
+    def finish(plan, objects, accumulate, step, status, result):
+        return finish_call(caller, plan, objects, accumulate, step, status, result)
 
-    places = {place: arg.NAMES[place] for place in signature.arrays}
-    values = ", ".join(places.get(place, "None") for place in range(arg.ARGUMENTS))
-    addresses = ", ".join(_address(signature, place) if place in places else "0" for place in range(arg.ARGUMENTS))
+    objects = f"({_listed(signature.arrays)},)"
     accumulate = "accumulate" if signature.accumulates else "False"
     flag = "0 if accumulate is False else flag(accumulate)" if signature.accumulates else "0"
-    step = "step if type(step) is int and -1 < step < STEPS else integer(step)"
+    step = "0 if step is ZERO else step if type(step) is int and -1 < step < STEPS else integer(step)"
     result = "return result" if signature.returns else "return None"
     body = [
         "if type(plan) is not Plan:",
-        f"    return elsewhere(plan, ({values}), {accumulate}, step)",
-        "status, result = call(",
-        f"    entry.address or entry.load(), plan.address, {addresses}, {flag}, {step}, NDARRAY",
+        f"    return elsewhere(plan, {objects}, {accumulate}, step)",
+        "status, result = (caller.call or caller.load())(",
+        f"    caller.words, plan.address, {objects}, {flag}, {step}",
         ")",
         "if status == 0:",
         f"    {result}",
-        f"return finish(plan, ({values}), {accumulate}, step, status, result)",
+        f"return finish(plan, {objects}, {accumulate}, step, status, result)",
     ]
-    names = {"Plan": Plan, "call": _call, "entry": ENTRIES[signature.name], "STEPS": _STEPS, "NDARRAY": _NDARRAY}
-    names |= {"elsewhere": elsewhere, "finish": finish, "integer": functools.partial(_integer, signature.name)}
-    return body, names | {"flag": functools.partial(_flag, signature.name)}
+    names = {"Plan": Plan, "caller": caller, "STEPS": _STEPS, "ZERO": 0, "elsewhere": elsewhere, "finish": finish}
+    names |= {"integer": functools.partial(as_step, signature.name), "flag": functools.partial(_flag, signature.name)}
+    return body, names
 
 
-def _address(signature, place):
-    """How the Python face says where an argument's object lies; 0 where it was not given."""
-    name = arg.NAMES[place]
-    return f"0 if {name} is None else id({name})" if signature.role(place) == OPTIONAL else f"id({name})"
+class Caller:
+    """What Python calls for a function, and the words that go with each call; None until it is loaded.
+
+    The words (`words` is their address): the entry, the addresses of `np.ndarray` and of None, and the places of the
+    function's arrays in a block, after their number.
+    """
+
+    __slots__ = ("_entry", "_kept", "call", "signature", "words")
+
+    def __init__(self, signature, entry):
+        self.signature, self.call, self.words = signature, None, 0
+        self._entry, self._kept = entry, None
+
+    def load(self):
+        """Compile, or fetch from the disk cache, what a call needs; returns what Python calls."""
+        self._kept = words_of(self._entry, self.signature.arrays)
+        self.words = self._kept.ctypes.data
+        self.call = _CALL.load()  # last: another thread may look at it
+        return self.call
+
+
+_ENTRY, _NDARRAY, _NONE, _COUNT, _PLACES = range(5)
+
+
+def words_of(entry, places):
+    """The words that go with calls of an entry, whose tuple holds the arrays of `places`."""
+    return np.array([entry.load(), id(np.ndarray), id(None), len(places), *places], np.int64)
 
 
 @njit
-def _call(
-    entry, plan, params, x, target, grads, work, weights, state, y, dy, dx, v, out, lengths, accumulate, step, ndarray
-):
-    """Describe Python objects (by address, 0: not given), call an entry; (status, result)."""
-    objects = (params, x, target, grads, work, weights, state, y, dy, dx, v, out, lengths)
-    return _enter_from_python(entry, plan, objects, accumulate, step, ndarray, 0, 0.0)
+def _call(words, plan, objects, accumulate, step):
+    """Describe the Python objects of a tuple and call an entry; (status, result). `words` are those of a `Caller`."""
+    return _enter_from_python(words, plan, objects, accumulate, step, 0, 0.0)
 
 
 @njit
-def _enter_from_python(entry, plan, objects, accumulate, step, ndarray, at, result):
+def _enter_from_python(words, plan, objects, accumulate, step, at, result):
     """The same; where a paused walk is resumed, `at` is its status less PAUSED, and `result` its result so far."""
     block = stack_words(_BLOCK)
-    for argument in range(arg.ARGUMENTS):
-        status = arg.describe_object(block, argument, objects[argument], ndarray)
+    status = describe_items(block, words, object_address(objects))
+    if status != 0:
+        return status, 0.0
+    fill_scalars(block, accumulate, step, at, result)
+    failed, status = _call_entry(load(words, _ENTRY), (plan, block))
+    return status if failed == 0 else failed, load_double(block, arg.RESULT)
+
+
+@njit
+def describe_items(block, words, objects):
+    """Describe the items of the tuple at `objects`, at the places that `words` names; a status."""
+    ndarray, none = load(words, _NDARRAY), load(words, _NONE)
+    for k in range(load(words, _COUNT)):
+        found = item(objects, k)
+        status = arg.describe_object(block, load(words, _PLACES + k), found if found != none else 0, ndarray)
         if status != 0:
-            return status, 0.0
+            return status
+    return 0
+
+
+@njit
+def fill_scalars(block, accumulate, step, at, result):
+    """The words of a block beside its arrays, for a call from Python."""
     store(block, arg.ACCUMULATE, accumulate)
     store(block, arg.STEP, step)
     store(block, arg.MAY_PAUSE, 1)
     store(block, arg.RESUME, at)
     store_double(block, arg.RESULT, result)
-    failed, status = _call_entry(entry, (plan, block))
-    return status if failed == 0 else failed, load_double(block, arg.RESULT)
 
 
-def _run(signature, plan, values, accumulate, step):
-    """A call in general. `values` are the arrays in the order of arguments.py, None where not given."""
-    function = signature.name
-    step, accumulate = _integer(function, step), _flag(function, accumulate)
+_CALL_TYPES = (types.int64, types.int64, OBJECT, types.int64, types.int64)
+_CALL = PythonCall(_call, *_CALL_TYPES)
+_RESUME = PythonCall(_enter_from_python, *_CALL_TYPES, types.int64, types.float64)
+
+
+def run_call(caller, plan, objects, accumulate, step):
+    """A call in general. `objects` are the arrays in the order of the function's row, None where not given."""
+    function = caller.signature.name
+    step, accumulate = as_step(function, step), _flag(function, accumulate)
     if getattr(plan, "target", "cpu") != "cpu":
-        return plan.call(function, values, accumulate, step)
+        return plan.call(function, by_place(caller, objects), accumulate, step)
     if type(plan) is not Plan:
         raise TypeError(f"{function}: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
-    entry = ENTRIES[function]
-    addresses = [0 if value is None else id(value) for value in values]
-    words = [entry.address or entry.load(), plan.address, *addresses, accumulate, step, _NDARRAY]
-    status, result = _call(*words)
-    return _finish(signature, plan, values, accumulate, step, status, result)
+    call = caller.call or caller.load()
+    status, result = call(caller.words, plan.address, objects, accumulate, step)
+    return finish_call(caller, plan, objects, accumulate, step, status, result)
 
 
-def _finish(signature, plan, values, accumulate, step, status, result):
+def by_place(caller, objects):
+    """The arrays of a call in the order of arguments.py, None where the function takes none."""
+    found = dict(zip(caller.signature.arrays, objects, strict=True))
+    return tuple(found.get(place) for place in range(arg.ARGUMENTS))
+
+
+def finish_call(caller, plan, objects, accumulate, step, status, result):
     """Resume a walk each time it pauses, which is when Python handles signals; return its result, or refuse."""
     if status >= arg.PAUSED:
         know_clock()
-        objects = tuple(0 if value is None else id(value) for value in values)
-        scalars = _flag(signature.name, accumulate), _integer(signature.name, step)
-        call = ENTRIES[signature.name].address, plan.address, objects, *scalars, _NDARRAY
+        scalars = _flag(caller.signature.name, accumulate), as_step(caller.signature.name, step)
         while status >= arg.PAUSED:
-            status, result = _enter_from_python(*call, status - arg.PAUSED, result)
+            again = caller.words, plan.address, objects, *scalars, status - arg.PAUSED, result
+            status, result = _resume(*again)
     if status != 0:
-        return _refuse(signature, plan, values, accumulate, step, status)
-    return result if signature.returns else None
+        return _refuse(caller, plan, objects, accumulate, step, status)
+    return result if caller.signature.returns else None
 
 
-def _refuse(signature, plan, values, accumulate, step, status):
+def _resume(*words):
+    """Go on with a paused walk: what `_enter_from_python` takes and returns."""
+    return _RESUME.load()(*words)
+
+
+def _refuse(caller, plan, objects, accumulate, step, status):
     """The fast path has reported a problem: look through memory maps, else raise what is wrong."""
-    found = [without_memmap(value) for value in values]
-    if any(new is not old for new, old in zip(found, values, strict=True)):
-        return _run(signature, plan, found, accumulate, step)
-    raise refusal(signature.name, plan, found, status)
+    found = tuple(without_memmap(value) for value in objects)
+    if any(new is not old for new, old in zip(found, objects, strict=True)):
+        return run_call(caller, plan, found, accumulate, step)
+    raise refusal(caller.signature.name, plan, by_place(caller, found), status)
 
 
-def _integer(function, step):
+def as_step(function, step):
     """`step` as an int: another integer type would compile the call anew, and a float be cut."""
     found = as_integer(f"{function}: step", step)
     if not 0 <= found < arg.STEPS:
@@ -191,7 +240,7 @@ def _typing(signature, declared):
     @functools.cache
     def compiled():
         describe = describe_arguments(places, arg.DESCRIPTION, elements.element_code_of_type)
-        return _made(declared, "compiled", *_compiled_face(signature, describe))
+        return written_out(declared, "compiled", *_compiled_face(signature, describe))
 
     def typed(plan, arrays, accumulate, step):
         check_types(signature, plan, arrays, accumulate, step)

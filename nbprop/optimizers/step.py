@@ -28,6 +28,7 @@ from nbprop.compiler.intrinsics import (
 )
 from nbprop.compiler.jit import FLAGS, njit
 from nbprop.compiler.native import CompiledEntry
+from nbprop.compiler.python_call import OBJECT, PythonCall, float_of, item, object_address, type_of
 from nbprop.compiler.registry import find
 from nbprop.messages import HYPERPARAMETER, MASK_DTYPE, NEGATIVE, NO_KERNEL, NOT_POSITIVE, REAL_DTYPE, failure
 from nbprop.optimizers import proximal
@@ -52,10 +53,10 @@ NAMES = (*_ARRAYS, "step", "threads", "limit", "l1", *_HYPERPARAMETERS)
 WANTED = ("", interval(), interval(0, 1), interval(ends="()"), interval(1), "True or False")
 NEEDS_L1 = "needs l1, the penalty whose parameters it names"
 SCALARS = arg.ARGUMENTS * arg.DESCRIPTION
-_STEP, _THREADS = SCALARS, SCALARS + 1
+STEP_WORD, THREADS_WORD = SCALARS, SCALARS + 1
 _L1 = SCALARS + 2
-_HYPER = SCALARS + 3
-_BLOCK = _HYPER + rules.MOST_HYPERPARAMETERS
+HYPER_WORDS = SCALARS + 3
+BLOCK = HYPER_WORDS + rules.MOST_HYPERPARAMETERS
 _DESCRIPTION, _ROW = arg.DESCRIPTION, table.OPERANDS + proximal.ROW
 
 _entry_signature = types.int64(types.int64, types.int64, types.int64, types.int64, types.int64)
@@ -142,43 +143,58 @@ def _check_scalars(block, hyperparameters):
     """`hyperparameters` packs ten bits for each: four of its kind, six of its name."""
     for k in range(rules.MOST_HYPERPARAMETERS):
         packed = (hyperparameters >> 10 * k) & 1023
-        if packed != 0 and not _fits(packed & 15, load_double(block, _HYPER + k)):
+        if packed != 0 and not _fits(packed & 15, load_double(block, HYPER_WORDS + k)):
             return (packed >> 4) * 64 + HYPERPARAMETER + (packed & 15)
     if not _fits(rules.NOT_NEGATIVE, load_double(block, _L1)):
         return L1 * 64 + HYPERPARAMETER + rules.NOT_NEGATIVE
-    if load(block, _STEP) < 0:
+    if load(block, STEP_WORD) < 0:
         return STEP * 64 + NEGATIVE
-    return THREADS * 64 + NOT_POSITIVE if load(block, _THREADS) < 1 else 0
+    return THREADS * 64 + NOT_POSITIVE if load(block, THREADS_WORD) < 1 else 0
 
 
 @njit
-def step_entry(block, float32, float64, slots, hyperparameters):
-    """Check a call and run a rule's kernel: `float32` and `float64` are the fingerprints of its two versions.
-
-    With l1 it is the kernel that ends in a proximal step.
-    """
+def check_step(block, float32, float64, slots, hyperparameters):
+    """Whether a rule can run on what a block describes; a status. `float32` and `float64` are the fingerprints of its
+    two kernels."""
     status = _check_vectors(block, slots)
     if status == 0:
         status = _check_scalars(block, hyperparameters)
-    if status != 0:
-        return status
+    if status == 0 and find(_kernel(block, float32, float64)) == 0:
+        status = PARAMS * 64 + NO_KERNEL
+    return status
+
+
+@njit
+def _kernel(block, float32, float64):
+    """The fingerprint of the kernel for the parameters' dtype."""
+    return float32 if load(block, arg.CODE) == elements.FLOAT32 else float64
+
+
+@njit
+def run_step(block, float32, float64):
+    """Run a rule's kernel on the arrays of a checked block."""
     # A table of one row, so that the pool can walk it.
     row = stack_words(_ROW)
-    kernel = float32 if load(block, arg.CODE) == elements.FLOAT32 else float64
-    if find(kernel) == 0:
-        return PARAMS * 64 + NO_KERNEL
-    store(row, table.KERNEL, kernel)
+    store(row, table.KERNEL, _kernel(block, float32, float64))
     store(row, table.LENGTH, _ROW)
     for k in range(5):
         store(row, table.OPERANDS + k, load(block, k * _DESCRIPTION + arg.DATA))
     store(row, table.OPERANDS + rules.N, load(block, arg.ELEMENTS))
-    store(row, table.OPERANDS + rules.STEP, load(block, _STEP))
+    store(row, table.OPERANDS + rules.STEP, load(block, STEP_WORD))
     for k in range(rules.MOST_HYPERPARAMETERS):
-        store(row, table.OPERANDS + rules.HYPERPARAMETERS + k, load(block, _HYPER + k))
+        store(row, table.OPERANDS + rules.HYPERPARAMETERS + k, load(block, HYPER_WORDS + k))
     store(row, table.OPERANDS + proximal.L1, load(block, _L1))
     store(row, table.OPERANDS + proximal.PENALIZED, load(block, PENALIZED * _DESCRIPTION + arg.DATA))
-    walk(0, row, row + 8 * _ROW, symbol_address("nbprop_pool"), load(block, _THREADS), 0)
-    return 0
+    walk(0, row, row + 8 * _ROW, symbol_address("nbprop_pool"), load(block, THREADS_WORD), 0)
+
+
+@njit
+def step_entry(block, float32, float64, slots, hyperparameters):
+    """Check a call and run a rule's kernel; with l1 it is the kernel that ends in a proximal step."""
+    status = check_step(block, float32, float64, slots, hyperparameters)
+    if status == 0:
+        run_step(block, float32, float64)
+    return status
 
 
 _ENTRY = CompiledEntry(step_entry, lambda dtype: _entry_signature)
@@ -200,7 +216,7 @@ def _kernel_of(name, with_l1):
     return proximal.PROXIMAL[name] if with_l1 else RULES[name].kernel
 
 
-def _prepare(name, with_l1=False):
+def prepare(name, with_l1=False):
     """(fingerprint for float32, for float64, slots, packed hyperparameters) of a rule."""
     rule = RULES[name]
     return *fingerprints(_kernel_of(name, with_l1)), rule.slots, _pack(rule)
@@ -208,66 +224,60 @@ def _prepare(name, with_l1=False):
 
 # -- from Python ---------------------------------------------------------------------------------------------
 
-
-@njit
-def _call(prepared, params, grads, state, decay_mask, trainable, step, wanted, h0, h1, h2, h3, h4, h5):
-    """Describe Python objects (by address, 0: not given) and call the entry. `prepared` is the address of the words in
-    `_Prepared`: each argument of a call from Python costs 20 ns, so what does not change is passed as one."""
-    block = stack_words(_BLOCK)
-    objects, ndarray = (params, grads, state, decay_mask, trainable), load(prepared, _NDARRAY_WORD)
-    for argument in range(3):
-        status = arg.describe_object(block, argument, objects[argument], ndarray)
-        if status != 0:
-            return status
-    for argument in range(3, 5):
-        status = describe_mask(block, argument, objects[argument], ndarray)
-        if status != 0:
-            return status
-    store(block, _STEP, step)
-    store(block, _THREADS, wanted)
-    for k, value in enumerate((h0, h1, h2, h3, h4, h5)):
-        store_double(block, _HYPER + k, value)
-    rule = (load(prepared, 1), load(prepared, 2), load(prepared, 3), load(prepared, 4))
-    return _call_entry(load(prepared, 0), (block, *rule))[1]
+# What `_call` returns for a hyperparameter that is no Python float: a call with floats follows.
+_NOT_FLOATS = -1
+# The words of a `_Prepared`.
+_ENTRY_WORD, _RULE, _NDARRAY_WORD, _NONE_WORD, _FLOAT_WORD = 0, 1, 5, 6, 7
 
 
 @njit
-def _call_with_l1(prepared, objects, step, wanted, l1, h):
-    """As `_call`, with l1. objects: addresses, the last of the mask of penalized parameters; h: six hyperparameters."""
-    block, ndarray, status = stack_words(_BLOCK), load(prepared, _NDARRAY_WORD), 0
+def describe_vectors(block, words, objects):
+    """Describe the arrays of a step, the items of a tuple (its address); a status."""
+    ndarray, none = load(words, _NDARRAY_WORD), load(words, _NONE_WORD)
     for argument in range(6):
-        if status == 0 and argument < DECAY_MASK:
-            status = arg.describe_object(block, argument, objects[argument], ndarray)
-        elif status == 0:
-            status = describe_mask(block, argument, objects[argument], ndarray)
+        found = item(objects, argument)
+        if argument < DECAY_MASK:
+            status = arg.describe_object(block, argument, found if found != none else 0, ndarray)
+        else:
+            status = describe_mask(block, argument, found if found != none else 0, ndarray)
+        if status != 0:
+            return status
+    return 0
+
+
+@njit
+def _call(words, objects, hyper, step, wanted):
+    """Describe the Python objects of a tuple and call the entry. `words` are those of a `_Prepared`, `hyper` is a tuple
+    of six floats and l1."""
+    block = stack_words(BLOCK)
+    status, values = describe_vectors(block, words, object_address(objects)), object_address(hyper)
     if status != 0:
         return status
-    store(block, _STEP, step)
-    store(block, _THREADS, wanted)
-    store_double(block, _L1, l1)
-    for k in range(rules.MOST_HYPERPARAMETERS):
-        store_double(block, _HYPER + k, h[k])
-    rule = (load(prepared, 1), load(prepared, 2), load(prepared, 3), load(prepared, 4))
-    return _call_entry(load(prepared, 0), (block, *rule))[1]
+    store(block, STEP_WORD, step)
+    store(block, THREADS_WORD, wanted)
+    for k in range(rules.MOST_HYPERPARAMETERS + 1):
+        value = item(values, k)
+        if type_of(value) != load(words, _FLOAT_WORD):
+            return _NOT_FLOATS
+        store_double(block, HYPER_WORDS + k if k < rules.MOST_HYPERPARAMETERS else _L1, float_of(value))
+    rule = (load(words, _RULE), load(words, _RULE + 1), load(words, _RULE + 2), load(words, _RULE + 3))
+    return _call_entry(load(words, _ENTRY_WORD), (block, *rule))[1]
 
 
-_NDARRAY_WORD = 5
+_CALL = PythonCall(_call, types.int64, OBJECT, OBJECT, types.int64, types.int64)
 
 
 class _Prepared:
-    """What the steps of one optimizer and dtype share: the addresses of the entry and of `np.ndarray`, `_prepare`."""
+    """What the steps of one optimizer share: what Python calls, and the address of the words that go with it."""
 
-    def __init__(self, name, dtype, with_l1=False):
-        """Compile, or load from the disk cache, what a step needs; the entry refuses a dtype that does not fit."""
-        _ENTRY.load()
-        for numba_type in (types.float32, types.float64):
-            if dtype == np.dtype(numba_type.name):
-                _kernel_of(name, with_l1).load(numba_type)
-        self._words = np.array([_ENTRY.address, *_prepare(name, with_l1), NDARRAY], np.int64)
-        self.address = self._words.ctypes.data
+    __slots__ = ("_kept", "call", "words")
+
+    def __init__(self, name, with_l1=False):
+        self._kept = np.array([_ENTRY.load(), *prepare(name, with_l1), NDARRAY, id(None), id(float)], np.int64)
+        self.call, self.words = _CALL.load(), self._kept.ctypes.data
 
 
-_prepared: dict[tuple, _Prepared] = {}
+_prepared: dict[Any, _Prepared] = {}
 
 
 def take_step(
@@ -292,39 +302,35 @@ def take_step(
     if l1 is not None or penalized is not None:
         arrays = params, grads, state, decay_mask, trainable, penalized
         return _take_step_with_l1(name, arrays, step, threads, l1, (h0, h1, h2, h3, h4, h5))
-    key = name, getattr(params, "dtype", None)
-    prepared = _prepared.get(key)
-    if prepared is None and _on_device(params):
-        return _device_step(name, params, grads, state, step, decay_mask, trainable, (h0, h1, h2, h3, h4, h5))
+    prepared = _prepared.get(name)
     if prepared is None:
-        prepared = _prepared[key] = _Prepared(*key)
+        if _on_device(params):
+            return _device_step(name, params, grads, state, step, decay_mask, trainable, (h0, h1, h2, h3, h4, h5))
+        prepared = _prepared[name] = _Prepared(name)
     if h3 is False and name == "momentum":
         h3 = 0.0  # the usual value of the switch: keeps the fast path
-    if not (
-        (type(step) is type(threads) is int and type(h0) is type(h1) is float)
-        and (type(h2) is type(h3) is float and type(h4) is type(h5) is float)
-    ):
-        h0, h1, h2, h3, h4, h5 = _as_floats(name, (h0, h1, h2, h3, h4, h5))
+    if not type(step) is type(threads) is int:
         step, threads = _as_word(name, "step", step), _as_word(name, "threads", threads)
     if threads > 1:
         workers.ensure(threads)
-    masks = 0 if decay_mask is None else id(decay_mask), 0 if trainable is None else id(trainable)
-    addresses = id(params), id(grads), id(state), *masks
+    vectors, hyper = (params, grads, state, decay_mask, trainable, None), (h0, h1, h2, h3, h4, h5, 0.0)
     try:
-        status = _call(prepared.address, *addresses, step, threads, h0, h1, h2, h3, h4, h5)
+        status = prepared.call(prepared.words, vectors, hyper, step, threads)
     except OverflowError:  # an integer that exceeds a word
         for label, value in (("step", step), ("threads", threads)):
             _as_word(name, label, value)
         raise
+    if status == _NOT_FLOATS:
+        h0, h1, h2, h3, h4, h5 = _as_floats(name, hyper[:-1])
+        return take_step(name, params, grads, state, step, decay_mask, trainable, threads, h0, h1, h2, h3, h4, h5)
     if status != 0:
-        hyper, vectors = (h0, h1, h2, h3, h4, h5), (params, grads, state, decay_mask, trainable)
         if _on_device(params):
-            return _device_step(name, *vectors[:3], step, *vectors[3:], hyper)
+            return _device_step(name, params, grads, state, step, decay_mask, trainable, hyper[:-1])
         values = [without_memmap(value) for value in vectors]
         if any(new is not old for new, old in zip(values, vectors, strict=True)):
-            params, grads, state, decay_mask, trainable = values
-            return take_step(name, params, grads, state, step, decay_mask, trainable, threads, *hyper)
-        raise refusal(name, [*values, None, step, threads, None, None, *hyper], status)
+            params, grads, state, decay_mask, trainable, _ = values
+            return take_step(name, params, grads, state, step, decay_mask, trainable, threads, *hyper[:-1])
+        raise refusal(name, [*values, step, threads, None, None, *hyper[:-1]], status)
     return None
 
 
@@ -332,19 +338,19 @@ def _take_step_with_l1(name, vectors, step, threads, l1, hyper):
     """As `take_step`, ending in a proximal step; `vectors` end in the mask of penalized parameters."""
     if l1 is None:
         raise ValueError(f"{name}: penalized {NEEDS_L1}")
-    vectors = [without_memmap(value) for value in vectors]
+    vectors = tuple(without_memmap(value) for value in vectors)
     l1, hyper = as_number(f"{name}: l1", l1, WANTED[rules.NOT_NEGATIVE]), _as_floats(name, hyper)
     step, threads = _as_word(name, "step", step), _as_word(name, "threads", threads)
     if _on_device(vectors[PARAMS]):
         params, grads, state, *masks, penalized = vectors
         return _device_step(name, params, grads, state, step, *masks, hyper, l1, penalized)
-    key = name, getattr(vectors[PARAMS], "dtype", None), True
+    key = name, True
     if key not in _prepared:
         _prepared[key] = _Prepared(*key)
     if threads > 1:
         workers.ensure(threads)
-    addresses = tuple(0 if value is None and k >= DECAY_MASK else id(value) for k, value in enumerate(vectors))
-    status = _call_with_l1(_prepared[key].address, addresses, step, threads, l1, tuple(hyper))
+    prepared = _prepared[key]
+    status = prepared.call(prepared.words, vectors, (*hyper, l1), step, threads)
     if status != 0:
         raise refusal(name, [*vectors, step, threads, None, l1, *hyper], status)
     return None
@@ -387,17 +393,20 @@ def _as_word(function, name, value):
     return found
 
 
-def refusal(function, values, status):
-    """The exception for a status other than 0. `values` are the call's, in the order of NAMES; hyperparameters last."""
+def refusal(function, values, status, rule=None, names=NAMES):
+    """The exception for a status other than 0. `values` are the call's, in the order of NAMES; hyperparameters last.
+
+    rule: the optimizer, where the function has another name; names: how the function calls its arguments.
+    """
     argument, problem = divmod(status, 64)
     if problem == said.NO_KERNEL:
         return failure(problem, f"{function}:")
-    name = NAMES[argument]
+    name, rule = names[argument], rule or function
     if problem > HYPERPARAMETER:
         if argument == L1:
             value = values[L1]
         else:
-            value = values[len(values) - rules.MOST_HYPERPARAMETERS + list(RULES[function].hyperparameters).index(name)]
+            value = values[len(values) - rules.MOST_HYPERPARAMETERS + list(RULES[rule].hyperparameters).index(name)]
         return ValueError(f"{function}: {name} must be {WANTED[problem - HYPERPARAMETER]}, got {shown(value)}")
     value = values[argument]
     got = f"{value.dtype} array of shape {value.shape}" if isinstance(value, np.ndarray) else shown(value)
@@ -405,7 +414,7 @@ def refusal(function, values, status):
     if problem == said.NOT_AN_ARRAY:
         words["detail"] = not_numpy(value)
     elif problem == said.LENGTH:
-        words["shape"], words["remedy"] = _shape(function, argument, values)
+        words["shape"], words["remedy"] = _shape(rule, argument, values)
     elif problem == said.DTYPE:
         words["kind"] = f"{values[PARAMS].dtype} as params does"
     elif problem == said.MASK_DTYPE:
@@ -413,11 +422,11 @@ def refusal(function, values, status):
     return failure(problem, f"{function}: {name}", **words)
 
 
-def _shape(function, argument, values):
+def _shape(rule, argument, values):
     """(the shape that is wanted, what makes such an array)."""
     if argument == STATE:
         n = values[PARAMS].size
-        return f"({RULES[function].slots * n},)", f"; nbprop.optimizer_state({function!r}, {n}, dtype) makes one"
+        return f"({RULES[rule].slots * n},)", f"; nbprop.optimizer_state({rule!r}, {n}, dtype) makes one"
     first = GRADS if values[PARAMS] is None else PARAMS
     return ("(n,)" if argument == first else f"({values[first].size},) as {NAMES[first]} has"), ""
 
@@ -495,7 +504,7 @@ def _take_step(
     if not with_l1 and not is_absent(penalized):
         raise TypingError(f"nbprop.{function}: penalized {NEEDS_L1}")
     _kernel_of(function, with_l1).load(params.dtype)
-    float32, float64, slots, hyperparameters = _prepare(function, with_l1)
+    float32, float64, slots, hyperparameters = prepare(function, with_l1)
 
     def run(
         name,
@@ -515,18 +524,18 @@ def _take_step(
         l1=None,
         penalized=None,
     ):
-        block = stack_words(_BLOCK)
+        block = stack_words(BLOCK)
         describe(block, (params, grads, state, decay_mask, trainable, penalized))
         store_double(block, _L1, _or_zero(l1))
-        store(block, _STEP, step)
-        store(block, _THREADS, threads)
+        store(block, STEP_WORD, step)
+        store(block, THREADS_WORD, threads)
         # Times 1.0: Numba does not convert a bool to a float.
-        store_double(block, _HYPER, h0 * 1.0)
-        store_double(block, _HYPER + 1, h1 * 1.0)
-        store_double(block, _HYPER + 2, h2 * 1.0)
-        store_double(block, _HYPER + 3, h3 * 1.0)
-        store_double(block, _HYPER + 4, h4 * 1.0)
-        store_double(block, _HYPER + 5, h5 * 1.0)
+        store_double(block, HYPER_WORDS, h0 * 1.0)
+        store_double(block, HYPER_WORDS + 1, h1 * 1.0)
+        store_double(block, HYPER_WORDS + 2, h2 * 1.0)
+        store_double(block, HYPER_WORDS + 3, h3 * 1.0)
+        store_double(block, HYPER_WORDS + 4, h4 * 1.0)
+        store_double(block, HYPER_WORDS + 5, h5 * 1.0)
         entry = find(_ENTRY_FINGERPRINT)
         known = entry != 0
         check_status(_call_entry(entry, (block, float32, float64, slots, hyperparameters))[1] if known else NO_KERNEL)

@@ -234,19 +234,6 @@ def check_lengths(plan, block):
 
 
 @njit
-def check_written(block, written):
-    """Each of the arguments `written` that was given shares no byte with any other.
-
-    The last check of an entry: it reads the ends that `check_array` has stored for every array of the call.
-    """
-    for argument in written:
-        status = check_aliasing(block, argument)
-        if status != 0:
-            return status
-    return 0
-
-
-@njit
 def check_aliasing(block, argument):
     """An argument that is written shares no byte with any other; one that was not given begins and ends at 0."""
     start, stop = load(block, argument * DESCRIPTION + DATA), load(block, argument * DESCRIPTION + END)

@@ -14,13 +14,13 @@ from nbprop.compiler.registry import find
 from nbprop.program import elements, table
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.arguments import (
+    check_aliasing,
     check_array,
     check_classes,
     check_flat,
     check_lengths,
     check_samples,
     check_target_range,
-    check_written,
 )
 from nbprop.runtime.signatures import ABSENT, NEEDED, OPTIONAL, SIGNATURES
 from nbprop.runtime.walker import run_program
@@ -126,6 +126,35 @@ def _check_of_out(shape):
     return check
 
 
+def _check_of_written(signature):
+    """The compiled check that each array a function writes, if it was given, shares no byte with any other.
+
+    The last check of an entry: it reads the ends that `check_array` has stored for every array of the call. Each pair
+    is compared once, without a branch; which argument to name is found out only if two overlap.
+    """
+    written = signature.written
+    arrays = (*written, *(place for place in signature.arrays if place not in written))
+    firsts, count = len(written), len(arrays)
+
+    @njit
+    def check(block):
+        overlap = 0
+        for i in range(firsts):
+            words = arrays[i] * arg.DESCRIPTION
+            start, stop = load(block, words + arg.DATA), load(block, words + arg.END)
+            for j in range(i + 1, count):
+                others = arrays[j] * arg.DESCRIPTION
+                overlap |= (load(block, others + arg.DATA) < stop) & (start < load(block, others + arg.END))
+        if overlap != 0:
+            for argument in written:
+                status = check_aliasing(block, argument)
+                if status != 0:
+                    return status
+        return 0
+
+    return check
+
+
 def check_of(signature):
     """The compiled check of a call's arguments: a function of a plan's table and a call's block, to a status.
 
@@ -133,9 +162,9 @@ def check_of(signature):
     """
     role = signature.role
     target, dy, y, v, grads, dx = map(role, (arg.TARGET, arg.DY, arg.Y, arg.V, arg.GRADS, arg.DX))
-    dx_written, written = arg.DX in signature.written, signature.written
+    dx_written = arg.DX in signature.written
     forward, one_by_one = signature.name == "forward", signature.one_by_one
-    check_out = _check_of_out(signature.out)
+    check_out, check_written = _check_of_out(signature.out), _check_of_written(signature)
 
     @njit
     def check(plan, block):
@@ -159,7 +188,7 @@ def check_of(signature):
             status = check_out(plan, block)
         if status == 0 and dx != ABSENT and given(block, arg.DX):
             status = check_samples(plan, block, arg.DX, load(plan, table.DTYPE), table.X_SHAPE, dx_written)
-        return check_written(block, written) if status == 0 else status
+        return check_written(block) if status == 0 else status
 
     return check
 

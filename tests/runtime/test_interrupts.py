@@ -170,8 +170,8 @@ def test_a_walk_that_pauses_after_every_row_has_the_same_bits(monkeypatch, name)
         return [found, *(array.tobytes() for array in written.values()), str(call["state"])]
 
     outcome("forward")  # what is compiled refers to the function that is replaced here
-    enter = faces._enter_from_python
-    monkeypatch.setattr(faces, "_enter_from_python", lambda *words: resumed.append(words[-2]) or enter(*words))
+    enter = faces._resume
+    monkeypatch.setattr(faces, "_resume", lambda *words: resumed.append(words[-2]) or enter(*words))
     coupled = ("jacobian", "per_sample_grads") if name == "batchnorm" else ()
     functions = [function for function in SIGNATURES if function not in (*coupled, "backward")]
     for function in functions:

@@ -370,9 +370,42 @@ def schedule_call(name, **valid):
     return Call(getattr(schedules, name), lambda: dict(valid), kinds)
 
 
+def train_step_call():
+    """A step of Adam; `state` and `lengths` belong to networks that have them."""
+    adam = ("lr", "weight_decay", "eps", "beta1", "beta2")
+    walk = ("plan", "params", "x", "target", "grads", "work", "weights", "step")
+
+    def make():
+        found = {name: walk_arguments(PLAN)[name] for name in walk}
+        found |= {"optimizer_state": nbprop.optimizer_state("adam", PLAN.n_params), "optimizer": "adam"}
+        masks = {"decay_mask": np.ones(PLAN.n_params, bool), "trainable": np.ones(PLAN.n_params, bool)}
+        return found | {name: OPTIMIZER_DEFAULTS["adam"][name] for name in adam} | masks
+
+    kinds = {name: WALK_KINDS[name] for name in walk if name in WALK_KINDS} | {"target": Array(integers=True)}
+    kinds |= {"params": WRITTEN, "optimizer_state": WRITTEN, "optimizer": Choice()}
+    kinds |= {name: Number(below=NUMBER_KINDS[name].below, optional=True) for name in adam}
+    return Call(nbprop.train_step, make, kinds | {"decay_mask": _MASK, "trainable": _MASK})
+
+
+def bind_call(lasting):
+    """`bind` with wrong lasting arguments, or the function that it returns with wrong ones of a call."""
+    names = ("plan", "params", "grads", "work") if lasting else ("x", "target", "step")
+
+    def make():
+        return {name: walk_arguments(PLAN)[name] for name in names}
+
+    kinds = {name: WALK_KINDS[name] for name in names if name in WALK_KINDS}
+    if lasting:
+        return Call(nbprop.bind, make, kinds)
+    made = walk_arguments(PLAN)
+    gradient = nbprop.bind(PLAN, made["params"], made["grads"], made["work"])
+    return Call(gradient, make, kinds | {"target": Array(integers=True)})
+
+
 SQUARE = np.array([[0.5], [1.5]])
 CALLS = {name: walk_call(name) for name in WALKS}
 CALLS |= {name: optimizer_call(name) for name in _OPTIMIZERS}
+CALLS |= {"train_step": train_step_call(), "bind": bind_call(True), "a bound gradient": bind_call(False)}
 CALLS |= {
     "plan": Call(
         nbprop.plan,

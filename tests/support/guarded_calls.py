@@ -74,6 +74,7 @@ MOST_ROWS = 4000  # rows times parameters, in thousands, of a Jacobian that is s
 # function: the programs that it walks, and that of the call before it
 PROGRAMS = {name: signature.programs for name, signature in SIGNATURES.items()}
 PROGRAMS["backward"] += (table.FORWARD,)
+PROGRAMS["train_step"] = PROGRAMS["bind"] = PROGRAMS["value_and_grad"]
 
 
 def say(*words):
@@ -137,6 +138,18 @@ def run(name, net, loss, batch, n, dtype, side):
             tag = f"{label} {'weighted' if weighted else ''}"
             call("value", tag, params, x, target, work.array, writes=(), **more, **weighted)
             call("value_and_grad", tag, params, x, target, grads, work.array, writes=(grads,), **more, **weighted)
+            stepped, moments = (
+                arena.writable(params),
+                arena.writable(nbprop.optimizer_state("adam", params.size, dtype)),
+            )
+            given = (stepped, x, target, grads, moments, work.array, 3)
+            call("train_step", tag, *given, writes=(stepped, grads, moments), **more, **weighted)
+        say(name, f"n={n}", side, "bind")
+        work.open(PROGRAMS["bind"])
+        state = (arena.writable(state_of(plan)),) if plan.state_size else ()
+        bound = nbprop.bind(plan, arena.constant(params), grads, work.array, *state)
+        found["bind value"] = np.float64(bound(arena.constant(x), arena.constant(target)))
+        found["bind grads"] = grads.copy()
         if plan.without_tangents is None:
             for function in ("hvp", "gauss_newton_product", "fisher_product"):
                 if function != "fisher_product" or plan.loss.fisher is not None:
