@@ -8,6 +8,8 @@ import math
 import os
 from typing import Any
 
+import numpy as np
+
 from nbprop.validation import check_integer
 
 __all__ = ["Callback", "MLflow", "TensorBoard", "WandB"]
@@ -55,6 +57,11 @@ class _Function(Callback):
 
     def epoch(self, history):
         return self.function(history)
+
+
+def asks_to_stop(answer):
+    """Whether what a callback returned ends the training: True does, any other value, such as a count, does not."""
+    return isinstance(answer, (bool, np.bool_)) and bool(answer)
 
 
 def check_callbacks(callback, callbacks):

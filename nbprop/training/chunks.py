@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbprop.arrays import as_array, check_vector
-from nbprop.callbacks import Callback, check_callbacks
+from nbprop.callbacks import Callback, asks_to_stop, check_callbacks
 from nbprop.io.networks import digest
 from nbprop.losses import Loss
 from nbprop.networks.network import Network
@@ -316,7 +316,7 @@ class _Run:
         """Call what is to be called after an epoch, and stop if it asks for that, or patience is over."""
         history = self.history
         answers = [one.epoch(history) for one in self.callbacks]
-        if any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers):
+        if any(asks_to_stop(answer) for answer in answers):
             history.stopped = "callback"
             history.message = f"the callback asked to stop after epoch {history.epochs - 1}"
         elif self.patience is not None and history.epochs - 1 - (history.best_epoch or 0) >= self.patience:

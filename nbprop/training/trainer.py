@@ -13,9 +13,8 @@ import time
 import warnings
 from typing import Any
 
-import numpy as np
-
 from nbprop import schedules
+from nbprop.callbacks import asks_to_stop
 from nbprop.io.progress import progress_bar
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.errors import refusal
@@ -318,7 +317,7 @@ class Trainer:
 
     def _heed(self, answer):
         """Remember that a callback has asked to stop."""
-        self.asked = self.job.any(self.asked or (isinstance(answer, (bool, np.bool_)) and bool(answer)))
+        self.asked = self.job.any(self.asked or asks_to_stop(answer))
 
     def _rate(self, step):
         """The learning rate of a step, as a float."""

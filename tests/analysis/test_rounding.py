@@ -58,11 +58,16 @@ def draw(plan, n, seed):
     return params, rng.standard_normal((n, *net.input_shape)).astype(np.float32), target, weights
 
 
+LONGEST = {"recurrent", "convolution"}  # to check: left to test-more
+
+
 def double(array):
     return array.astype(np.float64) if array.dtype == np.float32 else array
 
 
-@pytest.mark.parametrize("name", list(PROBLEMS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.more] if name in LONGEST else []) for name in PROBLEMS]
+)
 def test_against_measured_errors(name):
     net, loss, n = PROBLEMS[name]
     single, exact = (nbprop.plan(net, loss=loss, batch=n, dtype=dtype) for dtype in (np.float32, np.float64))

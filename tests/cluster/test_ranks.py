@@ -41,7 +41,8 @@ def result(size, *arguments, **options):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("what", ["solvers", "trainings"])
+# Of the solvers, test_bits_of_all_networks_solvers_and_optimizers_are_the_same takes some.
+@pytest.mark.parametrize("what", [pytest.param("solvers", marks=pytest.mark.more), "trainings"])
 def test_bits_are_the_same_on_1_and_2_ranks(what):
     alone = result(1, what)
     assert len(set(alone)) > 5

@@ -127,9 +127,9 @@ def test_links_lead_somewhere(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_make_targets_exist(path):
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-    named = set(re.findall(r"`make ([a-z-]+)", path.read_text(encoding="utf-8")))
-    named |= {target for block in blocks(path, "") for target in re.findall(r"^make ([a-z-]+)", block, re.M)}
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    named = set(re.findall(r"`make ([a-z0-9-]+)", path.read_text(encoding="utf-8")))
+    named |= {target for block in blocks(path, "") for target in re.findall(r"^make ([a-z0-9-]+)", block, re.M)}
     assert named <= targets
 
 

@@ -31,7 +31,13 @@ def load(name):
 results = load("results")
 
 
-@pytest.mark.parametrize("name", list(results.EXPERIMENTS))
+# Those that take the longest are left to test-more.
+LONGEST = {"gpt", "why_backprop", "alexnet"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.more] if name in LONGEST else []) for name in results.EXPERIMENTS]
+)
 def test_one_seed_reproduces_the_result(name):
     result = results.experiment(name)(SEED, quick=True)
     if "skipped" in result:

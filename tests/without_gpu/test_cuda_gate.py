@@ -27,7 +27,15 @@ MODULES = sorted(
     and not path.name.startswith("tensor_")  # test_tensor_gate.py has these
 )
 # Modules whose kernels take longest to compile, with products unrolled.
-SLOW = {"fused_kernels", "layers.attention", "layers.conv", "layers.dense", "proximal"}
+SLOW = {
+    "fused_kernels",
+    "layers.activation",
+    "layers.attention",
+    "layers.conv",
+    "layers.dense",
+    "proximal",
+    "update_rules",
+}
 SLOW = {f"nbprop.cuda.{name}" for name in SLOW}
 BY_TIME = [pytest.param(name, marks=[pytest.mark.more] if name in SLOW else []) for name in MODULES]
 ARCHITECTURES = ("sm_80", "sm_90a")
@@ -114,7 +122,7 @@ def test_kernels_compile_by_both_ways_on_hopper(module, ptxas, nvjitlink):
             check(f"{name}, LTO-IR", kernel, link(nvjitlink, code, "sm_90a"))
 
 
-@pytest.mark.parametrize("loss", ["mse", "softmax_cross_entropy"])
+@pytest.mark.parametrize("loss", ["mse", pytest.param("softmax_cross_entropy", marks=pytest.mark.more)])
 @pytest.mark.usefixtures("no_device")
 def test_whole_programs_in_one_block_compile(ptxas, loss, monkeypatch):
     from numba import cuda
