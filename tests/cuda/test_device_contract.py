@@ -178,12 +178,15 @@ def agrees(case):
 
 
 def test_every_kernel_is_reached():
-    """These cases and test_device_sequences.py launch every kernel that a layer or loss defines, at least once."""
+    """These cases and those of other files here launch every kernel that a layer or loss defines, at least once."""
     reached = set()
-    sequences = nbprop.network((3, 2), nbprop.gru(3, carry=True), nbprop.dense(2)), "mse"
-    for net, loss in (*(CASES[name] for name in ON_DEVICE), sequences):
+    sequences = nbprop.network((3, 2), nbprop.gru(3, carry=True), nbprop.dense(2)), "mse", {}
+    penalties = nbprop.network((3,), nbprop.dense(2)), "mse", {"l2": 0.1, "l1": 0.1}  # test_device_training.py
+    for net, loss, more in (*((*CASES[name], {}) for name in ON_DEVICE), sequences, penalties):
         for dtype, n in ((np.float32, 5), (np.float32, 9), (np.float64, 1)):
-            plan = nbprop.plan(net, loss or "mse", n + 1, dtype, target="cuda")  # second derivatives need a loss
+            plan = nbprop.plan(
+                net, loss or "mse", n + 1, dtype, target="cuda", **more
+            )  # second derivatives need a loss
             words = np.ones(64, np.int64)
             launches = [launch for program in plan.programs.values() for launch in program]
             reached |= {
