@@ -10,8 +10,6 @@ import numpy as np
 
 import nbprop
 from nbprop.io.pictures import picture_option, save_picture
-from nbprop.solvers.levenberg_marquardt import levenberg_marquardt
-from nbprop.solvers.residuals import Residuals
 
 SAMPLES, NOISE = 1000, 0.1
 rng = np.random.default_rng(0)
@@ -35,14 +33,21 @@ class Trace:
 
 
 def marquardt():
-    residuals, trace = Residuals(plan, x, target, None), Trace()
+    trace, work = Trace(), nbprop.workspace(plan)
+    y = np.empty_like(target)
 
-    def traced(theta):
-        r = residuals(theta)
+    def residuals(theta):
+        nbprop.forward(plan, theta, x, y, work)
+        r = (y - target).ravel()
         trace.add(float(r @ r) / SAMPLES)
         return r
 
-    levenberg_marquardt(traced, residuals.jacobian, start, max_nfev=60)
+    def jacobian(theta):
+        rows = np.empty((SAMPLES, theta.size))
+        nbprop.jacobian(plan, theta, x, rows, work)
+        return rows
+
+    nbprop.levenberg_marquardt(residuals, jacobian, start, max_nfev=60)
     return trace
 
 

@@ -10,7 +10,6 @@ import numba
 import numpy as np
 
 import nbprop
-from nbprop.solvers import lbfgs as solvers
 
 STEPS, DT, ORBITS, NOISE = 30, 0.05, 8, 0.02
 TRUE = np.array([[-0.1, 2.0], [-2.0, -0.1]])
@@ -87,7 +86,7 @@ def main():
     before, gradient = loss_and_gradient(theta)
     tried = (loss_and_gradient(theta + h * direction)[0] - loss_and_gradient(theta - h * direction)[0]) / (2 * h)
     print(f"slope along a random direction: adjoint {gradient @ direction:.8f}, central difference {tried:.8f}")
-    result = solvers.lbfgs(loss_and_gradient, theta, maxiter=400)
+    result = nbprop.lbfgs(loss_and_gradient, theta, maxiter=400)
     print(f"loss {before:.5f} -> {result.fun:.5f} in {result.nit} iterations; the noise alone is {NOISE**2:.5f}")
     unseen, one = np.array([[0.9, -0.6]]), make_data(1, observed[0])
     one.params[:] = result.x

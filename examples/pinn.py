@@ -11,7 +11,6 @@ import scipy.optimize
 
 import nbprop
 from nbprop.io.pictures import picture_option, save_picture
-from nbprop.solvers import lbfgs as solvers
 
 POINTS = 40
 net = nbprop.network((1,), nbprop.dense(20, activation="tanh"), nbprop.dense(2))
@@ -63,7 +62,7 @@ def main():
     exact = loss_and_gradient(theta)[1] @ direction
     tried = (loss_and_gradient(theta + h * direction)[0] - loss_and_gradient(theta - h * direction)[0]) / (2 * h)
     print(f"slope along a random direction: exact {exact:.8f}, central difference {tried:.8f}")
-    result = solvers.lbfgs(loss_and_gradient, theta, memory=20, maxiter=1500)
+    result = nbprop.lbfgs(loss_and_gradient, theta, memory=20, maxiter=1500)
     print(f"mean square of the residuals {result.fun:.1e} after {result.nit} iterations")
     nbprop.forward(plan, result.x, x, y, work)
     print(f"largest error of u {np.abs(bump * y[:, 0] - analytic(x[:, 0])).max():.1e}, of up to {analytic(0.5):.4f}")

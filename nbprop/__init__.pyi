@@ -140,9 +140,13 @@ from nbprop.optimizers.training_step import train_step as train_step
 from nbprop.prediction import predict as predict
 from nbprop.rollouts import rollout as rollout, rollout_adjoint as rollout_adjoint, rollout_buffers as rollout_buffers
 from nbprop.solvers.fit_many import fit_many as fit_many
-from nbprop.solvers.lbfgs import lbfgs_state as lbfgs_state, lbfgs_step as lbfgs_step
+from nbprop.solvers.lbfgs import lbfgs as lbfgs, lbfgs_state as lbfgs_state, lbfgs_step as lbfgs_step
 from nbprop.solvers.least_squares import least_squares as least_squares
-from nbprop.solvers.levenberg_marquardt import lm_state as lm_state, lm_step as lm_step
+from nbprop.solvers.levenberg_marquardt import (
+    levenberg_marquardt as levenberg_marquardt,
+    lm_state as lm_state,
+    lm_step as lm_step,
+)
 from nbprop.solvers.minimize import minimize as minimize
 from nbprop.solvers.objective import objective as objective
 from nbprop.training.chunks import fit_chunks as fit_chunks

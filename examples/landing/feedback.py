@@ -7,7 +7,6 @@ import numpy as np
 from landing.dynamics import GRAVITY, STEPS, fly, fly_back
 
 import nbprop
-from nbprop.solvers import lbfgs as solvers
 
 DT, STARTS = 1.25, 256  # seconds per step; landers in training
 MISS, FUEL = np.array([10.0, 10.0, 1.0, 1.0]), 20.0  # m, m/s and kg, each of which adds 1 to the loss
@@ -77,7 +76,7 @@ def train(rng, iterations):
         nbprop.rollout_adjoint(feedback_step, feedback_adjoint, miss, STEPS, kept, segment, lam, data)
         return ((end[:, :4] / MISS) ** 2).sum() / STARTS - end[:, 4].mean() / FUEL, data.grads.copy()
 
-    return solvers.lbfgs(loss_and_gradient, data.params.copy(), memory=20, maxiter=iterations).x
+    return nbprop.lbfgs(loss_and_gradient, data.params.copy(), memory=20, maxiter=iterations).x
 
 
 def judge(params, starts):

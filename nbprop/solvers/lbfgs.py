@@ -6,7 +6,8 @@ function as an argument, works on any loss in any compiled loop, can stop and re
 can run side by side. Its whole state is one flat float64 vector.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import types
@@ -46,7 +47,10 @@ from nbprop.solvers.lbfgs_parts import (
 )
 from nbprop.solvers.orthant_wise import orthant_wise
 from nbprop.solvers.states import overlap, whole
-from nbprop.validation import check_integer, check_number, shown
+from nbprop.validation import check_callable, check_integer, check_number, shown
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 REASONS = (
     "continues",
@@ -263,7 +267,7 @@ def search_parts(search, n):
 
 
 def lbfgs_search(start, memory=10, gtol=1e-8, ftol=0.0, l1=None, resume=None):
-    """A vector for `lbfgs` to work in: a new search, or the copy of an earlier one to resume.
+    """A vector for `run_search` to work in: a new search, or the copy of an earlier one to resume.
 
     A search that had ended is resumed with its approximation of the curvature.
     """
@@ -321,18 +325,77 @@ def check_search(function, search, n):
         raise ValueError(f"{function}: resume holds {search[LOWEST]} as its lowest loss")
 
 
-def lbfgs(fun, start, memory=10, gtol=1e-8, ftol=0.0, maxiter=1000, callback=None, search=None, bursts=None):
-    """Minimise fun(theta) -> (loss, float64 gradient) from Python with `lbfgs_step`; a scipy OptimizeResult.
+def lbfgs(
+    fun: Callable[[NDArray[Any]], tuple[float, NDArray[Any]]],
+    start: NDArray[Any],
+    memory: int = 10,
+    gtol: float = 1e-08,
+    ftol: float = 0.0,
+    maxiter: int = 1000,
+    callback: Callable[["OptimizeResult"], Any] | None = None,
+) -> "OptimizeResult":
+    """Minimise a function of your own from Python with `lbfgs_step`.
 
-    `minimize(..., method="L-BFGS")` runs this on the loss of a plan. The point in the result is the best one.
-    callback(intermediate_result) is called after each iteration. search: a vector from `lbfgs_search` to work in; it
-    holds the complete state at any time, so a stopped search can be resumed from it; memory, gtol and ftol are then its
-    own. bursts: after the first evaluation, bursts.run(...) replaces fun and callback (lbfgs_bursts.py).
+    `minimize(..., method="L-BFGS")` does this with the loss of a plan, and `lbfgs_step` is for your own loop.
+
+    Parameters
+    ----------
+    fun : function of theta, an (n,) float64 array of its own, that returns (loss, gradient): a number and an (n,)
+        float64 array; where they are not finite the search steps back
+    start : (n,) float64 array, finite, unchanged
+    memory, gtol, ftol : as `lbfgs_state` takes them
+    maxiter : maximum number of iterations
+    callback : called after each iteration with an OptimizeResult of x, the best point so far, fun and nit
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        x, the point with the lowest loss that was evaluated, with fun and jac there; nit, nfev, njev, success, status
+        and message.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument, or what `fun` returns, that does not fit; its own exceptions propagate.
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> result = nbprop.lbfgs(lambda theta: (float(theta @ theta), 2 * theta), np.array([3.0, -4.0]))
+    >>> result.success, result.x.round(6).tolist()
+    (True, [0.0, 0.0])
+    """
+    check_vector("lbfgs: start", start, getattr(start, "size", 0), np.dtype(np.float64))
+    if start.size == 0 or not np.isfinite(start).all():
+        raise ValueError(f"lbfgs: start {'holds NaN or infinity' if start.size else 'has no elements'}")
+    check_callable("lbfgs: fun", fun)
+    check_callable("lbfgs: callback", callback, or_none=True)
+    maxiter, memory = check_integer("lbfgs: maxiter", maxiter), check_integer("lbfgs: memory", memory)
+    gtol, ftol = check_number("lbfgs: gtol", gtol), check_number("lbfgs: ftol", ftol)
+
+    def checked(theta):
+        found = fun(theta)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(f"lbfgs: fun must return (loss, gradient), got {shown(found)}")
+        loss, gradient = found
+        if isinstance(loss, (bool, str)) or np.ndim(loss) != 0 or not np.isreal(loss):
+            raise TypeError(f"lbfgs: the loss that fun returns must be a number, got {shown(loss)}")
+        check_vector("lbfgs: the gradient that fun returns", gradient, start.size, np.dtype(np.float64))
+        return float(loss), gradient.copy()  # which the step writes to
+
+    return run_search(checked, lbfgs_search(start, memory, gtol, ftol), start.size, maxiter, callback)
+
+
+def run_search(fun, search, n, maxiter, callback=None, bursts=None):
+    """Minimise fun(theta) -> (loss, float64 gradient) over n parameters; a scipy OptimizeResult.
+
+    search: a vector from `lbfgs_search` to work in; it holds the complete state at any time, so a stopped search can be
+    resumed from it. callback(intermediate_result) is called after each iteration. bursts: after the first evaluation,
+    bursts.run(...) replaces fun and callback (lbfgs_bursts.py).
     """
     from scipy.optimize import OptimizeResult
 
-    search = lbfgs_search(start, memory, gtol, ftol) if search is None else search
-    state, theta, best, at_best = search_parts(search, start.size)
+    state, theta, best, at_best = search_parts(search, n)
     begun, iterations, evaluations, outcome = int(state[ITERATIONS]), 0, 0, GO_ON
     while evaluations == 0 or (outcome == GO_ON and iterations < maxiter):
         if bursts is not None and evaluations > 0:

@@ -5,7 +5,8 @@ the damping follows Nielsen 1999 (IMM-REP-1999-05, section 2.1). As in lbfgs.py,
 its whole state is one flat vector.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import types
@@ -24,6 +25,9 @@ from nbprop.numerics.gemm.microkernel import pointer
 from nbprop.solvers import states as solver_states
 from nbprop.solvers.states import overlap, whole
 from nbprop.validation import check_callable, check_integer, check_number
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 # What lm_step returns: what to evaluate at theta, or why it ended.
 RESIDUALS, JACOBIAN = 1, 2
@@ -292,10 +296,18 @@ def check_tolerances(function, may_be_none=False, **tolerances):
     }
 
 
-def levenberg_marquardt(residuals, jacobian, start, gtol=1e-8, xtol=1e-8, ftol=1e-8, max_nfev=None):
-    """Minimise half the sum of squares from Python with `lm_step`; a scipy OptimizeResult as least_squares gives it.
+def levenberg_marquardt(
+    residuals: Callable[[NDArray[Any]], NDArray[Any]],
+    jacobian: Callable[[NDArray[Any]], NDArray[Any]],
+    start: NDArray[Any],
+    gtol: float = 1e-08,
+    xtol: float = 1e-08,
+    ftol: float = 1e-08,
+    max_nfev: int | None = None,
+) -> "OptimizeResult":
+    """Minimise half the sum of squares of residuals of your own from Python with `lm_step`.
 
-    `least_squares(..., method="marquardt")` runs it.
+    `least_squares(..., method="marquardt")` does this with the residuals of a plan, and `lm_step` is for your own loop.
 
     Parameters
     ----------
@@ -317,13 +329,24 @@ def levenberg_marquardt(residuals, jacobian, start, gtol=1e-8, xtol=1e-8, ftol=1
     ------
     TypeError, ValueError
         For an argument, or what a function returns, that does not fit; an exception of theirs propagates.
+
+    Examples
+    --------
+    >>> import nbprop, numpy as np
+    >>> def residuals(theta):
+    ...     return np.array([10 * (theta[1] - theta[0] ** 2), 1 - theta[0]])
+    >>> def jacobian(theta):
+    ...     return np.array([[-20 * theta[0], 10.0], [-1.0, 0.0]])
+    >>> result = nbprop.levenberg_marquardt(residuals, jacobian, np.array([-1.2, 1.0]))
+    >>> result.success, result.x.round(6).tolist()
+    (True, [1.0, 1.0])
     """
     from scipy.optimize import OptimizeResult
 
     function = "levenberg_marquardt"
     check_vector(f"{function}: start", start, getattr(start, "size", 0), np.dtype(np.float64))
-    if not np.isfinite(start).all():
-        raise ValueError(f"{function}: start holds NaN or infinity")
+    if start.size == 0 or not np.isfinite(start).all():
+        raise ValueError(f"{function}: start {'holds NaN or infinity' if start.size else 'has no elements'}")
     check_callable(f"{function}: residuals", residuals)
     check_callable(f"{function}: jacobian", jacobian)
     tolerances = check_tolerances(function, gtol=gtol, xtol=xtol, ftol=ftol)

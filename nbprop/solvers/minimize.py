@@ -17,7 +17,7 @@ from nbprop.messages import ALIASED, failure
 from nbprop.networks.network import trained_of
 from nbprop.solvers.bounds import Free
 from nbprop.solvers.constraints import constraints_on, violation
-from nbprop.solvers.lbfgs import LOWEST, check_search, lbfgs, lbfgs_search, search_parts
+from nbprop.solvers.lbfgs import LOWEST, check_search, lbfgs_search, run_search, search_parts
 from nbprop.solvers.lbfgs_bursts import Bursts
 from nbprop.solvers.methods import METHODS, check_arrays, settings
 from nbprop.solvers.objective import objective_for
@@ -196,7 +196,7 @@ def _run(search, name, watch, tol, options, saved, resumed):
                 most, bursts = options.get("maxiter", 1000), None
                 if search.in_bursts and watch.idle:
                     bursts = Bursts(search.fun, saved, watch.after_burst)
-                return lbfgs(search, start, maxiter=most, callback=watch.after_iteration, search=saved, bursts=bursts)
+                return run_search(search, saved, start.size, most, watch.after_iteration, bursts)
             return scipy.optimize.minimize(
                 search,
                 start,

@@ -114,6 +114,25 @@ def test_ends():
     assert wrong.fun <= 3.0
 
 
+def test_what_a_function_returns_is_checked_and_left_alone():
+    theta, kept = np.ones(2), np.ones(2)
+    kept.flags.writeable = False
+    assert solvers.lbfgs(lambda t: (2.0, kept), theta, maxiter=2).x.tolist() == [1.0, 1.0]
+    for returned, named in (
+        (None, "lbfgs: fun must return"),
+        ((1.0,), "lbfgs: fun must return"),
+        (("1", kept), "lbfgs: the loss that fun returns"),
+        ((True, kept), "lbfgs: the loss that fun returns"),
+        ((1.0, [1.0, 1.0]), "lbfgs: the gradient that fun returns"),
+        ((1.0, np.ones(3)), "lbfgs: the gradient that fun returns"),
+        ((1.0, np.ones(2, np.float32)), "lbfgs: the gradient that fun returns"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=named):
+            solvers.lbfgs(lambda t, returned=returned: returned, theta)
+    with pytest.raises(ValueError, match="lbfgs: start has no elements"):
+        solvers.lbfgs(rosenbrock, theta[:0])
+
+
 def test_a_nan_gradient_at_the_start_is_no_small_gradient():
     """The largest component of a row skips NaN, which compares as false."""
     for bad in (np.nan, np.inf):

@@ -497,6 +497,30 @@ CALLS |= {
         lambda: {"n_params": 3, "gtol": 1e-8, "xtol": 1e-8, "ftol": 1e-8},
         {"n_params": Integer(), "gtol": Number(), "xtol": Number(), "ftol": Number()},
     ),
+    "lbfgs": Call(
+        nbprop.lbfgs,
+        lambda: {
+            **{"fun": lambda theta: (float(theta @ theta), 2 * theta), "start": np.ones(3)},
+            **{"memory": 4, "gtol": 1e-8, "ftol": 0.0, "maxiter": 9, "callback": None},
+        },
+        {
+            "fun": Function(),
+            "start": Array(finite=True, free=True),
+            **{"memory": Integer(), "gtol": Number(), "ftol": Number(), "maxiter": Integer()},
+            "callback": Function(optional=True),
+        },
+    ),
+    "levenberg_marquardt": Call(
+        nbprop.levenberg_marquardt,
+        lambda: {
+            **{"residuals": np.copy, "jacobian": lambda theta: np.eye(theta.size), "start": np.ones(3)},
+            **{"gtol": 1e-8, "xtol": 1e-8, "ftol": 1e-8, "max_nfev": 9},
+        },
+        {
+            **{"residuals": Function(), "jacobian": Function(), "start": Array(finite=True, free=True)},
+            **{"gtol": Number(), "xtol": Number(), "ftol": Number(), "max_nfev": Integer(optional=True)},
+        },
+    ),
     "lbfgs_step": Call(
         nbprop.lbfgs_step,
         lambda: {"state": nbprop.lbfgs_state(3), "theta": np.ones(3), "loss": 3.0, "grad": 2 * np.ones(3)},
