@@ -15,7 +15,7 @@ from nbprop.compiler.intrinsics import indirect_call, load, load_double, stack_w
 from nbprop.compiler.jit import njit
 from nbprop.compiler.python_call import OBJECT, PythonCall, object_address
 from nbprop.lowering.plan import Plan
-from nbprop.messages import ALIASED, failure
+from nbprop.messages import ALIASED, NO_LOSS, failure
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.derivative_entries import ENTRIES
 from nbprop.runtime.signatures import SIGNATURES
@@ -94,7 +94,7 @@ def bind(
     if not isinstance(plan, Plan):
         raise TypeError(f"bind: plan must be what nbprop.plan(...) returns, got {type(plan).__name__}")
     if plan.loss is None:
-        raise ValueError("bind: this plan has no loss; make one with nbprop.plan(net, loss=...)")
+        raise failure(NO_LOSS, "bind:")
     if plan.target == "cpu":
         params, grads, work, state = _checked(plan, params, grads, work, state)
         return _Bound(plan, params, grads, work, state).gradient

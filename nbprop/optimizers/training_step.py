@@ -270,8 +270,10 @@ def train_step(
     >>> plan, params, grads = nbprop.plan(net, loss="mse", batch=2), np.array([2.0, 1.0]), np.empty(2)
     >>> x, target = np.array([[1.0], [3.0]]), np.array([[3.0], [6.0]])
     >>> arrays = grads, nbprop.optimizer_state("sgd", 2), nbprop.workspace(plan)
-    >>> [nbprop.train_step(plan, params, x, target, *arrays, step, "sgd", lr=0.05) for step in range(2)]
-    [0.5, 0.125]
+    >>> for step in range(2):
+    ...     print(round(nbprop.train_step(plan, params, x, target, *arrays, step, "sgd", lr=0.05), 6))
+    0.5
+    0.145
     """
     objects, vectors = (
         (params, x, target, grads, work, weights, state, lengths),

@@ -32,7 +32,7 @@ results = load("results")
 
 
 # Those that take the longest are left to test-more.
-LONGEST = {"gpt", "why_backprop", "alexnet"}
+LONGEST = {"gpt", "why_backprop", "alexnet", "lenet.digits"}
 
 
 @pytest.mark.parametrize(
