@@ -67,7 +67,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         Of initial parameters, the order of samples, the validation data.
     warm_start : bool
         `fit` goes on from the parameters that an earlier one left, scaling included.
-    callbacks : list of functions and `nbprop.callbacks.Callback`s, or None
+    callbacks : list of functions and of objects like `nbprop.callbacks.Callback`, or None
         A function is called with the `nbprop.History` after each epoch; training stops when one returns True. Loggers
         to TensorBoard, MLflow and Weights & Biases are in `nbprop.callbacks`.
     verbose : bool
