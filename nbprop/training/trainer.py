@@ -246,7 +246,8 @@ class Trainer:
             progress_bar("fit", progress, self.total, int(words[epochs.STEP]) - first, "step") as bar,
             _interrupts() as pressed,
         ):
-            self.interrupted = lambda: pressed() or self.job.interrupted()
+            job = self.job  # not self: in a cycle, it and all data would live until the collector comes
+            self.interrupted = lambda: pressed() or job.interrupted()
             while not self._done():
                 if self.pending:
                     self._end_epoch(bar)
