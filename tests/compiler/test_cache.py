@@ -136,14 +136,8 @@ def test_eight_processes_race(script, cache):
     assert script(RACE, NUMBA_CACHE_DIR=cache) == "done\n"
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param("none", marks=pytest.mark.more),
-        pytest.param("truncated", marks=pytest.mark.long),
-        pytest.param("garbage", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("damage", ["none", "truncated", "garbage"])
 def test_eight_processes_race_for_a_network(cache, tmp_path, damage):
     """The same with processes of their own, and all that a network's first gradient compiles."""
     path, environment = tmp_path / "script.py", {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
