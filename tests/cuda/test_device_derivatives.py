@@ -89,11 +89,17 @@ def takes_part(case, name):
     return plan.min_samples == 0 if signature.one_by_one else plan.without_tangents is None
 
 
+def mark(case, name):
+    """`more` for what takes too long together; `long` for Jacobians of images, row by row, of a minute and more each."""
+    if name in IN_TEST.get(case, ()):
+        return ()
+    large = ("conv2d", "conv_transpose2d", "images", "tied_embedding", "groupnorm", "max_pool2d_overlap")
+    return pytest.mark.long if name == "jacobian" and any(part in case for part in large) else pytest.mark.more
+
+
 def of(case):
-    """The functions for a case, each a test; `more` for those that take too long together."""
-    found = [name for name in FUNCTIONS if takes_part(case, name)]
-    here = IN_TEST.get(case, ())
-    return [pytest.param(case, name, marks=() if name in here else pytest.mark.more) for name in found]
+    """The functions for a case, each a test."""
+    return [pytest.param(case, name, marks=mark(case, name)) for name in FUNCTIONS if takes_part(case, name)]
 
 
 @pytest.mark.parametrize(("case", "name"), [one for case in ON_DEVICE for one in of(case)])
