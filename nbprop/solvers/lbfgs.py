@@ -361,9 +361,9 @@ def lbfgs(
     Examples
     --------
     >>> import nbprop, numpy as np
-    >>> result = nbprop.lbfgs(lambda theta: (float(theta @ theta), 2 * theta), np.array([3.0, -4.0]))
+    >>> result = nbprop.lbfgs(lambda theta: (float(((theta - 1) ** 2).sum()), 2 * (theta - 1)), np.array([3.0, -4.0]))
     >>> result.success, result.x.round(6).tolist()
-    (True, [0.0, 0.0])
+    (True, [1.0, 1.0])
     """
     check_vector("lbfgs: start", start, getattr(start, "size", 0), np.dtype(np.float64))
     if start.size == 0 or not np.isfinite(start).all():

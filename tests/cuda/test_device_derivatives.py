@@ -90,7 +90,7 @@ def takes_part(case, name):
 
 
 def mark(case, name):
-    """`more` for what takes too long together; `long` for Jacobians of images, row by row, of a minute and more each."""
+    """`more` for what takes too long together; `long` for Jacobians of images, which take a minute and more each."""
     if name in IN_TEST.get(case, ()):
         return ()
     large = ("conv2d", "conv_transpose2d", "images", "tied_embedding", "groupnorm", "max_pool2d_overlap")
