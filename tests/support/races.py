@@ -27,8 +27,9 @@ class _Launch:
         self.of_threads, self.of_block, self.of_others, self.point, self.error = {}, {}, {}, None, None
 
     def read(self, array, index):
-        place = _address(array, index)
-        for written in (self.of_threads.get(threading.current_thread(), {}), self.of_block):
+        place, thread = _address(array, index), threading.current_thread()
+        self._enter(thread)
+        for written in (self.of_threads.get(thread, {}), self.of_block):
             if place in written:
                 return written[place][2]
         return array[index]
@@ -39,14 +40,18 @@ class _Launch:
 
     def barrier(self, threads):
         """Let a block see what its threads have written since the last barrier."""
-        point = tuple(threads[0].blockIdx)
-        if point != self.point:
-            self.end_block()
-            self.point = point
+        self._enter(threads[0])
         together = {}
         for thread in threads:
             self._merge(together, self.of_threads.pop(thread, {}), "threads of a block")
         self.of_block |= together
+
+    def _enter(self, thread):
+        """End the block before, where this thread is the first of another that reads or comes to a barrier."""
+        point = tuple(thread.blockIdx)
+        if point != self.point:
+            self.end_block()
+            self.point = point
 
     def end_block(self):
         """Keep what a block has written for the end of the launch."""
