@@ -13,6 +13,8 @@ from nbprop.compiler.fingerprint import source_of
 from nbprop.compiler.symbols import number_apart
 
 # With contract and nsz, the vector body of a loop and its scalar tail give the same bits; with reassoc and arcp, not.
+# One form does not: in `y[i] += a * b if c else 0`, AVX-512 fuses product and sum under a mask; scalar code cannot.
+# Choose between sums instead: `y[i] = y[i] + a * b if c else y[i]` (tests/documents/test_kernels.py finds the other).
 FLAGS: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}, "boundscheck": False}
 
 number_apart()

@@ -191,7 +191,7 @@ def add_curvature(d_dot, d, s, s_dot, code):
     """d_dot += d (f')' with (f')' = the derivative of f' by s, times s_dot; s as in `scale_by_derivative`."""
     if code == ELU:
         for i in range(d.size):
-            d_dot[i] += like(d[i], 0.0) if s[i] > 0 else d[i] * s_dot[i]
+            d_dot[i] = d_dot[i] if s[i] > 0 else d_dot[i] + d[i] * s_dot[i]
     elif code == GELU:
         for i in range(d.size):
             d_dot[i] += d[i] * s_dot[i] * f.gelu_second_derivative(s[i])
@@ -215,7 +215,7 @@ def add_curvature(d_dot, d, s, s_dot, code):
             d_dot[i] += d[i] * s_dot[i] * f.mish_second_derivative(s[i])
     elif code == SELU:
         for i in range(d.size):
-            d_dot[i] += like(d[i], 0.0) if s[i] > 0 else d[i] * s_dot[i]
+            d_dot[i] = d_dot[i] if s[i] > 0 else d_dot[i] + d[i] * s_dot[i]
     elif code == HARD_SWISH:
         for i in range(d.size):
             d_dot[i] += d[i] * s_dot[i] * f.hard_swish_second_derivative(s[i])

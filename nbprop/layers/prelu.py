@@ -79,7 +79,7 @@ def prelu_parameters(da, dy, x, n, sizes: Rows, a_accumulate, accumulate, part, 
     for i in range(n * rows):
         given, x_row = dy[i * size + start : i * size + stop], x[i * size + start : i * size + stop]
         for j in range(da.size):
-            da[j] += given[j] * x_row[j] if x_row[j] <= 0 else like(da[j], 0.0)
+            da[j] = da[j] + given[j] * x_row[j] if x_row[j] <= 0 else da[j]
 
 
 @kernel
@@ -93,7 +93,7 @@ def prelu_parameters_tangent(da, dy, dy_dot, x, x_dot, n, sizes: Rows, a_accumul
     for j in range(start, stop):
         total = like(dy[0], 0.0)
         for k in range(j, n * rows * size, size):
-            total += dy_dot[k] * x[k] + dy[k] * x_dot[k] if x[k] <= 0 else like(total, 0.0)
+            total = total + (dy_dot[k] * x[k] + dy[k] * x_dot[k]) if x[k] <= 0 else total
         da[j] = total + (da[j] if a_accumulate + accumulate > 0 else like(total, 0.0))
 
 

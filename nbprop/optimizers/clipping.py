@@ -73,7 +73,7 @@ def _sum_of_squares(grads, trainable, masked, unit):
         chunk, mask = grads[start : start + _LANES], trainable[start : start + _LANES]
         for i in range(chunk.size):
             g = np.float64(chunk[i]) * unit
-            lanes[i] += 0.0 if masked and mask[i] == 0 else g * g
+            lanes[i] = lanes[i] if masked and mask[i] == 0 else lanes[i] + g * g
     total = 0.0
     for lane in range(_LANES):
         total += lanes[lane]

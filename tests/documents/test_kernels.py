@@ -141,3 +141,33 @@ def test_a_docstring_that_leaves_something_out_is_found(docstring, complaint):
     found = complaints(Source("layers/copy.py:copy", ["y", "x"], {"y"}, docstring))
     assert any(complaint in text for text in found)
     assert not complaints(Source("layers/copy.py:copy", ["y", "x"], {"y"}, "y = x. y OUT, x IN (n, size)."))
+
+
+def is_zero(node):
+    """Whether an expression is 0, `zero` or `like(x, 0.0)`."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "like":
+        node = node.args[1]
+    return (isinstance(node, ast.Constant) and node.value == 0) or (isinstance(node, ast.Name) and node.id == "zero")
+
+
+def added_under_a_condition(tree):
+    """Lines that add to an element of an array a product or 0: vector and scalar code may differ (compiler/jit.py)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Subscript):
+            value = node.value
+            if isinstance(value, ast.IfExp) and (is_zero(value.body) or is_zero(value.orelse)):
+                yield node.lineno
+
+
+def test_no_sum_depends_on_the_lane():
+    for path in sorted(ROOT.rglob("*.py")):
+        if path.relative_to(ROOT).parts[0] not in ("cuda", "cli"):
+            found = list(added_under_a_condition(ast.parse(path.read_text(encoding="utf-8"))))
+            assert not found, f"{path.relative_to(ROOT)}: choose between sums in lines {found}"
+
+
+@pytest.mark.parametrize("zero", ["0.0", "zero", "like(a, 0.0)"])
+def test_a_sum_that_depends_on_the_lane_is_found(zero):
+    for line in (f"y[i] += a * b if c else {zero}", f"y[i] -= {zero} if c else a * b"):
+        assert list(added_under_a_condition(ast.parse(line))) == [1]
+    assert not list(added_under_a_condition(ast.parse("y[i] = y[i] + a * b if c else y[i]")))
