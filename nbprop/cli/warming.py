@@ -15,19 +15,18 @@ import multiprocessing
 import os
 import pickle
 import pkgutil
-import platform
 import tempfile
 import zipfile
 from pathlib import Path
 
 from nbprop.compiler import prebuilt
 from nbprop.compiler.cache import slimmed
+from nbprop.system import architecture
 
 
 def targets():
     """The generic targets of this machine's architecture, the one that most processors have first."""
-    arm = platform.machine().lower() in ("aarch64", "arm64")
-    return [name for name in reversed(prebuilt.TARGETS) if (name == "generic") == arm]
+    return [name for name in reversed(prebuilt.TARGETS) if (name == "generic") == (architecture() == "arm")]
 
 
 # -- in a worker ---------------------------------------------------------------------------------------------

@@ -1,13 +1,12 @@
 """Atomic operations on words shared by threads, and the pause instruction for spin loops."""
 
-import platform
-
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
 from nbprop.compiler.intrinsics import WORD, _pointer
 from nbprop.compiler.jit import intrinsic
+from nbprop.system import architecture
 
 
 @intrinsic
@@ -49,13 +48,12 @@ def spin_pause(typingctx):
 
     Inline assembly aborts the process under Numba's JIT, hence the LLVM intrinsics.
     """
-    machine = platform.machine().lower()
 
     def codegen(context, builder, signature, arguments):
-        if machine in ("x86_64", "amd64"):
+        if architecture() == "x86":
             function_type = ir.FunctionType(ir.VoidType(), [])
             builder.call(cgutils.get_or_insert_function(builder.module, function_type, "llvm.x86.sse2.pause"), [])
-        elif machine in ("arm64", "aarch64"):
+        elif architecture() == "arm":
             function_type = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
             hint = cgutils.get_or_insert_function(builder.module, function_type, "llvm.aarch64.hint")
             builder.call(hint, [ir.Constant(ir.IntType(32), 1)])

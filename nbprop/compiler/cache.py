@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import stat
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -15,6 +14,7 @@ import llvmlite.binding as llvm
 import numba
 from numba.core.compiler import CompileResult
 
+from nbprop import system
 from nbprop.compiler import prebuilt
 from nbprop.compiler.fingerprint import digest_of, hashed
 from nbprop.compiler.simd import config
@@ -36,21 +36,16 @@ def cache_root():
     """
     if config.CACHE_DIR:
         return Path(config.CACHE_DIR) / "nbprop"
-    named = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
-    if named and os.environ.get(named):
-        return Path(os.environ[named]) / "nbprop" / ("cache" if sys.platform == "win32" else "")
     try:
-        home = Path.home()
+        return system.cache_folder()
     except RuntimeError:
         return _temporary_root()
-    below = {"win32": "AppData/Local/nbprop/cache", "darwin": "Library/Caches/nbprop"}
-    return home / below.get(sys.platform, ".cache/nbprop")
 
 
 @functools.cache
 def _temporary_root():
     """A folder that only this user can write to: anyone who can, can make this process run arbitrary code."""
-    user = os.getuid() if hasattr(os, "getuid") else None
+    user = system.user_id()
     root = Path(tempfile.gettempdir()) / f"nbprop-{user}"
     with contextlib.suppress(OSError):  # the first attempt to write reports what is wrong
         with contextlib.suppress(FileExistsError):

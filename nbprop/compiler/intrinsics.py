@@ -4,8 +4,6 @@ Addresses are plain ``intp`` integers: a kernel table, an op row and a frame are
 register tile of the matrix product, also llvmlite, has a file of its own (numerics/gemm/microkernel.py).
 """
 
-import platform
-
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -14,6 +12,7 @@ from numba.core.imputils import lower_constant
 from numba.extending import NativeValue, register_model, unbox
 
 from nbprop.compiler.jit import intrinsic
+from nbprop.system import architecture
 
 WORD = ir.IntType(64)
 
@@ -280,14 +279,12 @@ def atomic_replace(typingctx, address, index, expected, value):
 @intrinsic
 def ticks(typingctx):
     """A time counter that takes some 10 ns to read, where reading a clock may take 600; 0 if there is none."""
-    machine = platform.machine().lower()
-    # ARM's cycle counter is not for user code.
-    counters = {"arm64": "steady", "aarch64": "steady", "x86_64": "cycle", "amd64": "cycle"}
+    counters = {"x86": "cycle", "arm": "steady"}  # ARM's cycle counter is not for user code
 
     def codegen(context, builder, signature, arguments):
-        if machine not in counters:
+        if architecture() not in counters:
             return ir.Constant(WORD, 0)
-        name = f"llvm.read{counters[machine]}counter"
+        name = f"llvm.read{counters[architecture()]}counter"
         return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(WORD, []), name), [])
 
     return types.int64(), codegen

@@ -7,10 +7,11 @@ process counts from a random number of its own.
 """
 
 import itertools
-import os
 import secrets
 
 from numba.core.bytecode import FunctionIdentity
+
+from nbprop import system
 
 
 def _count_apart():
@@ -20,5 +21,4 @@ def _count_apart():
 def number_apart():
     """Number the functions that this process compiles from now on as no other process does, nor a child of it."""
     _count_apart()
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_count_apart)
+    system.in_forked_children(_count_apart)

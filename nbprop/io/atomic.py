@@ -14,10 +14,7 @@ import stat
 import sys
 import tempfile
 
-try:
-    import fcntl
-except ImportError:  # Windows: what a killed writer leaves behind is not removed
-    fcntl = None  # type: ignore[assignment]
+from nbprop import system
 
 # Characters of the name of a file in that of its temporary folder, so that the latter is never too long.
 _NAME_KEPT = 50
@@ -72,7 +69,7 @@ def _replace(final, write):
         os.chmod(temporary, mode)
         _sync(temporary, os.O_RDWR)
         os.replace(temporary, final)
-        if os.name == "posix":
+        if system.FOLDERS_OPEN:
             _sync(os.path.dirname(final), os.O_RDONLY)
 
 
@@ -97,14 +94,14 @@ def _folder_beside(final):
 
 def _lock(folder):
     """A descriptor that keeps a new folder locked; None if the folder is gone, -1 without such locks."""
-    if fcntl is None:
+    if not system.LOCKS:
         return -1
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
         return None
     with contextlib.suppress(OSError):  # a file system without locks: nobody can lock it, so nobody removes it
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        system.lock(descriptor, wait=True)
     if os.path.isdir(folder):
         return descriptor
     os.close(descriptor)
@@ -113,7 +110,7 @@ def _lock(folder):
 
 def _remove_dead(parent, prefix):
     """Remove the temporary folders, and files of older versions, that no living writer has locked."""
-    if fcntl is None:
+    if not system.LOCKS:
         return
     temporary = re.compile(re.escape(prefix) + r"[0-9a-f]{12}\.tmp")
     with contextlib.suppress(OSError):  # a folder that can be written but not listed
@@ -125,7 +122,7 @@ def _remove_dead(parent, prefix):
 def _remove_if_unlocked(path):
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        system.lock(descriptor, wait=False)
         if os.path.isdir(path):
             shutil.rmtree(path)
         else:

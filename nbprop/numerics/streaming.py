@@ -8,14 +8,13 @@ between two pieces a kernel also prefetches a piece of what comes next (`fetch`)
 Another core sees such stores in order only after `settle`, which a kernel calls last.
 """
 
-import platform
-
 from llvmlite import ir
 from numba.core import cgutils, types
 
 from nbprop.compiler.intrinsics import make_array
 from nbprop.compiler.jit import intrinsic, njit
 from nbprop.compiler.simd import INT, INT32, VECTOR_BYTES, Vectors, call
+from nbprop.system import architecture
 
 LINE_BYTES = 64
 
@@ -117,7 +116,7 @@ def settle(typingctx):
     """Order the stores of `stream` before all that follow."""
 
     def codegen(context, builder, signature, arguments):
-        if platform.machine().lower() in ("x86_64", "amd64"):
+        if architecture() == "x86":
             kind = ir.FunctionType(ir.VoidType(), [])
             builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse.sfence"), [])
         else:

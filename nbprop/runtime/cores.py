@@ -1,8 +1,9 @@
 """How many cores this process may use: its affinity, and the quota of processor time that its cgroups grant."""
 
-import os
 import time
 from pathlib import Path
+
+from nbprop import system
 
 _KEPT_SECONDS = 1.0  # a quota is read again after this long: some ten small files
 
@@ -12,9 +13,8 @@ def processor_share():
 
     A quota of 2.5 cores is two: a third thread would use it up before the period's end, and then all stand still.
     """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota()
-    return affinity if quota is None else max(1, min(affinity, int(quota)))
+    processors, quota = system.processors(), _quota()
+    return processors if quota is None else max(1, min(processors, int(quota)))
 
 
 _last: tuple[float, float | None] = (-float("inf"), None)

@@ -16,11 +16,11 @@ callers from many threads (or from prange) fill the cores by themselves.
 
 import ctypes
 import itertools
-import sys
 import time
 
 import numpy as np
 
+from nbprop import system
 from nbprop.compiler.atomics import atomic_exchange, atomic_load, spin_pause
 from nbprop.compiler.intrinsics import atomic_replace, call_c, load, load_double, stack_words, store, ticks
 from nbprop.compiler.jit import njit
@@ -283,15 +283,12 @@ def end(pool, parts):
 
 def _c_functions():
     """Addresses, 0 for what the system lacks, and the number of the clock of a thread's processor time."""
-    api, clock, affinity = ctypes.pythonapi, None, None
-    if sys.platform != "win32":
-        library = ctypes.CDLL(None)
-        clock, affinity = (getattr(library, name, None) for name in ("clock_gettime", "sched_getaffinity"))
-    found = api.PyThread_acquire_lock, api.PyThread_release_lock, clock, affinity
-    number = getattr(time, "CLOCK_THREAD_CPUTIME_ID", None)
-    acquire, release, clock, affinity = (ctypes.cast(f, ctypes.c_void_p).value if f else 0 for f in found)
-    fine = number is not None and _is_fine(number)
-    return acquire, release, clock if fine else 0, affinity, number if fine else 0
+    api, number = ctypes.pythonapi, system.processor_time_clock()
+    acquire, release = (
+        ctypes.cast(f, ctypes.c_void_p).value for f in (api.PyThread_acquire_lock, api.PyThread_release_lock)
+    )
+    clock = system.c_function("clock_gettime") if number is not None and _is_fine(number) else 0
+    return acquire, release, clock, system.c_function("sched_getaffinity"), number if clock else 0
 
 
 def _is_fine(number):

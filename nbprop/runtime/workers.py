@@ -1,11 +1,11 @@
 """The native threads of the pool: started when a plan asks for them, once a process."""
 
-import os
 import threading
 import time
 
 import numpy as np
 
+from nbprop import system
 from nbprop.compiler.registry import define_symbol
 from nbprop.runtime.cores import processor_share
 from nbprop.runtime.pool import (
@@ -88,5 +88,4 @@ def _after_fork():
         ensure(before + 1)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+system.in_forked_children(_after_fork)

@@ -6,7 +6,6 @@ The arguments are checked here; job.py lays out what compiled code works on; tra
 import functools
 import math
 import os
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from nbprop.optimizers.proximal import PROXIMAL
 from nbprop.optimizers.update_rules import RULES
 from nbprop.runtime import arguments as arg
 from nbprop.schedules import Plateau
+from nbprop.system import warnings_of_the_end
 from nbprop.training import checkpoint as checkpoints
 from nbprop.training import identity as identities
 from nbprop.training import job as on_host
@@ -323,7 +323,7 @@ def fit(
     _clip(job, clips)
     path = checkpoints.file_to_write("fit", "checkpoint", checkpoint, job.writes)
     if comm is not None and path is not None:
-        comm.heed(signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+        comm.heed(*warnings_of_the_end())
     settings = Settings(
         epochs, first_step, held_out, patience, called, path, seconds, averages, average_start, measured
     )
