@@ -177,6 +177,7 @@ def agrees(case):
                 same_bits(f"{name}, the second time", value, found[name])
 
 
+@pytest.mark.more
 def test_every_kernel_is_reached():
     """These cases and those of other files here launch every kernel that a layer or loss defines, at least once."""
     reached = set()
