@@ -78,14 +78,17 @@ _KEYVAL: list[int] = []
 
 
 def _duplicate(comm):
-    """The communicator that nbprop's messages travel on, apart from the user's; made once, freed with the user's."""
+    """(the communicator that nbprop's messages travel on, apart from the user's; a dict), kept with the user's.
+
+    Both are made once, and the communicator is freed with the user's.
+    """
     from mpi4py import MPI
 
     if not _KEYVAL:
-        _KEYVAL.append(MPI.Comm.Create_keyval(delete_fn=lambda comm, keyval, own: own.Free()))
+        _KEYVAL.append(MPI.Comm.Create_keyval(delete_fn=lambda comm, keyval, own: own[0].Free()))
     own = comm.Get_attr(_KEYVAL[0])
     if own is None:
-        own = comm.Dup()
+        own = comm.Dup(), {}
         comm.Set_attr(_KEYVAL[0], own)
     return own
 
@@ -94,15 +97,17 @@ class Ranks:
     """The ranks of a communicator, as one call uses them.
 
     function: the name in messages; rank, size: of this process; pieces: in how many every sum is cut; split: whether
-    each rank holds its part of the data, rather than all of it.
+    each rank holds its part of the data, rather than all of it; kept: what later calls with the communicator use again.
     """
 
     def __init__(self, function, comm, pieces, split):
-        self.function, self.comm = function, _duplicate(check_comm(function, comm))
+        self.function = function
+        self.comm, self.kept = _duplicate(check_comm(function, comm))
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
         self.pieces, self.split = pieces, split
         self._words = np.zeros(6, np.int64)
         self._signals, self._depth = [], 0
+        self._told: BaseException | None = None  # the error of this rank that the others know
         self._restore = contextlib.ExitStack()
 
     # -- meetings
@@ -148,6 +153,7 @@ class Ranks:
 
     def tell(self, error):
         """Tell the others of this rank's error, or None; all ranks come here once one has failed. Raises RankError."""
+        self._told = error
         said = self.comm.allgather(None if error is None else _one_line(error))
         failed = {rank: text for rank, text in enumerate(said) if text is not None}
         if error is None:
@@ -167,7 +173,7 @@ class Ranks:
         except (RankError, Interrupted):
             raise  # all ranks raise it
         except BaseException as error:
-            if self._depth == 1 and self.size > 1:
+            if self._depth == 1 and self.size > 1 and error is not self._told:
                 self.meet(END, failed=True)
                 self.tell(error)
             raise

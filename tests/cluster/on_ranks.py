@@ -12,6 +12,8 @@ import pytest
 from mpi4py import MPI
 
 import nbprop
+from nbprop.solvers import losses_of_data
+from nbprop.training import loop as epochs
 
 COMM = MPI.COMM_WORLD
 PIECES = 16
@@ -251,6 +253,16 @@ def refusals():
     caught(lambda: nbprop.fit(NET, P0.copy(), X, T, "mse", optimizer_state=state, shard_update=True, **RANKS))
     own = slice(0, 3 - 3 * last)  # of three samples, the last rank holds none
     caught(lambda: nbprop.objective(plan, X[own], T[own], data="split", **RANKS))
+
+    def full(*_):
+        raise MemoryError("no room")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if last:  # amid the work of a step
+            patch.setattr(epochs, "gradient_of", full)
+            patch.setattr(losses_of_data, "value_and_grad", full)
+        caught(lambda: nbprop.fit(NET, P0.copy(), X, T, "mse", epochs=1, **RANKS))
+        caught(lambda: nbprop.minimize(plan, P0.copy(), X, T, maxiter=2, **RANKS))
     assert np.isfinite(fun(P0)[0])  # after all this the ranks are still in step
     return found
 

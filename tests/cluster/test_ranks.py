@@ -1,5 +1,6 @@
 """Several processes over MPI: the same bits on any number of them, and no error that leaves one waiting."""
 
+import functools
 import json
 import os
 import shutil
@@ -9,36 +10,18 @@ import sys
 import time
 from pathlib import Path
 
+import launching
 import pytest
+from launching import MPIEXEC
 
 from nbprop.cluster import ranks as ranks_module
 
 pytest.importorskip("mpi4py")
-MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec")
 SCRIPT = Path(__file__).with_name("on_ranks.py")
 
 
-def run(size, *arguments, timeout=600, mpiexec=(MPIEXEC,), **environment):
-    """Run a function of on_ranks.py on so many ranks; the finished process. After the time-out, all ranks are ended."""
-    command = [*mpiexec, "-n", str(size), sys.executable, str(SCRIPT), *map(str, arguments)]
-    environment = {**os.environ, **environment}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as started:
-        try:
-            said = started.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            started.terminate()  # mpiexec ends its ranks; killed, it would leave them
-            started.communicate()
-            raise
-    return subprocess.CompletedProcess(command, started.returncode, *said)
-
-
-def result(size, *arguments, **options):
-    done = run(size, *arguments, **options)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+run, result = (functools.partial(function, SCRIPT) for function in (launching.run, launching.result))
 
 
 # Of the solvers, test_bits_of_all_networks_solvers_and_optimizers_are_the_same takes some.
@@ -176,6 +159,10 @@ def test_what_one_rank_finds_wrong_all_ranks_say():
     other, own = next(found)
     assert own.startswith("ValueError: objective: x")
     assert "rank 1 failed: ValueError: objective: x" in other
+    for function in ("fit", "minimize"):
+        other, own = next(found)
+        assert own == "MemoryError: no room"
+        assert other == f"RankError: {function}: rank 1 failed: MemoryError: no room"
     assert next(found, None) is None
 
 
