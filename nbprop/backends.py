@@ -5,7 +5,8 @@ A backend offers, as names of its module,
     plan_class       the class of its plans, made with (net, loss, batch, dtype, threads, mode, precision=)
     prepare(plan)    what has to be loaded or started before a plan's first call
     training         the module that checks the data of `fit` and trains: check_vector, check_data, Job, ...
-    objective        the class of what `nbprop.objective` returns
+    job_on_ranks     the class of `fit`'s job on several ranks
+    objective        the class of what `nbprop.objective` returns; objective_on_ranks: on several ranks
     take_step        a step of an optimizer
     checked_params   the parameters of `minimize`, checked: (where the result goes, the values on the host)
 

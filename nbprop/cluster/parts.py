@@ -53,6 +53,13 @@ def _ranks(function, comm, pieces, data):
     return Ranks(function, comm, pieces, split)
 
 
+def check_transport(function, transport, ranks, on_device):
+    """Refuse `transport=` where nothing travels between devices."""
+    if transport is not None and (ranks is None or not on_device):
+        hint = "pass comm, too" if on_device else "these lie in host memory: leave it out"
+        raise ValueError(f"{function}: transport= is how arrays on devices travel between ranks; {hint}")
+
+
 def shard(samples, piece, pieces, batch=None):
     """The samples [first, stop) that a piece takes in an epoch: of each batch, share number `piece` of `pieces`."""
     if batch is None or batch >= samples:

@@ -17,6 +17,11 @@ _HEAD_BYTES = 8 * HEAD
 _CHUNK_BYTES = 1 << 15
 
 
+def chunks_of(ranks, size, scatters):
+    """In how many chunks a vector of so many bytes travels; scatters: each rank is to have one."""
+    return ranks.size if scatters or size >= ranks.size * _CHUNK_BYTES else 1
+
+
 class Vector:
     """A vector with its head: `head` (4,) float64, `body` (count,), and both as bytes, `raw`."""
 
@@ -45,7 +50,7 @@ class TreeSum:
         self.ranks, self.count, self.dtype = ranks, count, np.dtype(dtype)
         pieces = ranks.pieces
         size = _HEAD_BYTES + count * self.dtype.itemsize
-        chunks = ranks.size if scatters or size >= ranks.size * _CHUNK_BYTES else 1
+        chunks = chunks_of(ranks, size, scatters)
         self.tree = Tree(pieces, ranks.size, chunks)
         self.first, self.stop = share(pieces, ranks.rank, ranks.size)
         own = self.tree.own[ranks.rank]

@@ -37,6 +37,7 @@ class Move:
     """What a rank does with a chunk of a crossing node.
 
     kind : SEND it from a slot, RECEIVE and add it to one, or ADD another slot
+    node : number of the node; all ranks come to the nodes in this order, and at most one message of a chunk to each
     """
 
     kind: int
@@ -44,6 +45,7 @@ class Move:
     slot: int
     peer: int  # the other rank, or for ADD the other slot
     tag: int
+    node: int
 
 
 class Tree:
@@ -61,7 +63,7 @@ class Tree:
         self._rank_of = [rank for rank in range(ranks) for _ in range(*share(pieces, rank, ranks))]
         own: list[list[Node]] = [[] for _ in range(ranks)]
         self.moves: list[list[Move]] = [[] for _ in range(ranks)]
-        self._own, self._tags = own, 0
+        self._own, self._tags, self._nodes = own, 0, 0
         self.results = self._place(Node(0, pieces))
         self.own = tuple(tuple(nodes) for nodes in own)
 
@@ -76,7 +78,9 @@ class Tree:
         placed: list[tuple[int, int]] = []
         sends: list[tuple[int, Move]] = []
         others: list[tuple[int, Move]] = []
-        for chunk, (mine, other) in enumerate(zip(self._place(left), self._place(right), strict=True)):
+        halves = zip(self._place(left), self._place(right), strict=True)
+        self._nodes += 1
+        for chunk, (mine, other) in enumerate(halves):
             turn = chunk if low <= chunk <= high else low + chunk % (high - low + 1)
             keeper, giver = (mine, other) if turn <= edge else (other, mine)
             for rank, move in self._join(keeper, giver, chunk):
@@ -90,11 +94,11 @@ class Tree:
         """The moves that add what the giver has to what the keeper has, with the ranks that make them."""
         (rank, slot), (sender, sent) = keeper, giver
         if rank == sender:
-            return [(rank, Move(ADD, chunk, slot, sent, -1))]
+            return [(rank, Move(ADD, chunk, slot, sent, -1, self._nodes))]
         self._tags += 1
         return [
-            (sender, Move(SEND, chunk, sent, rank, self._tags)),
-            (rank, Move(RECEIVE, chunk, slot, sender, self._tags)),
+            (sender, Move(SEND, chunk, sent, rank, self._tags, self._nodes)),
+            (rank, Move(RECEIVE, chunk, slot, sender, self._tags, self._nodes)),
         ]
 
 

@@ -20,7 +20,7 @@ _NEEDED = {
     "cuda.core": ("Device", "LEGACY_DEFAULT_STREAM", "StreamOptions"),
 }
 # Distributions whose versions tell what is installed.
-_PACKAGES = ("numba-cuda", "numba", "numpy", "cuda-core", "cuda-bindings", "nvmath-python", "torch", "cupy")
+_PACKAGES = ("numba-cuda", "numba", "numpy", "cuda-core", "cuda-bindings", "nvmath-python", "nccl4py", "torch", "cupy")
 
 # name -> module that defines it; imported at first use, since they need numba-cuda.
 _NAMES = {
@@ -41,6 +41,7 @@ _NAMES = {
     "use_stream": "memory",
     "new_stream": "toolkit",
     "synchronize": "toolkit",
+    "use_device_of_rank": "transports",
 }
 
 __all__ = ["available", "missing", "simulated", "versions", *sorted(_NAMES)]

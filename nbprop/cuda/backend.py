@@ -6,11 +6,22 @@ cuda.require()
 
 from nbprop.cuda import fitting as training  # noqa: E402
 from nbprop.cuda import memory  # noqa: E402
+from nbprop.cuda.fitting_on_ranks import JobOnRanks as job_on_ranks  # noqa: E402
 from nbprop.cuda.objective import DeviceObjective as objective  # noqa: E402
+from nbprop.cuda.objective import DeviceObjectiveOnRanks as objective_on_ranks  # noqa: E402
 from nbprop.cuda.optimizers import take_step  # noqa: E402
 from nbprop.cuda.plan import DevicePlan as plan_class  # noqa: E402
 
-__all__ = ["checked_params", "objective", "plan_class", "prepare", "take_step", "training"]
+__all__ = [
+    "checked_params",
+    "job_on_ranks",
+    "objective",
+    "objective_on_ranks",
+    "plan_class",
+    "prepare",
+    "take_step",
+    "training",
+]
 
 
 def prepare(plan):

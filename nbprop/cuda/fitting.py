@@ -281,24 +281,40 @@ class Job(on_host.InOneProcess):
         self.grads = memory.empty(params.shape, params.dtype)
         self.work = memory.empty(plan.work_for("value_and_grad"), plan.dtype)
         self.layers = self.average = None  # layer state, where the network has some; the mean of parameters
-        self.state = optimizer_state(optimizer, params.size, params.dtype) if state is None else state
+        self.part = self.part_of(params.size)
+        own = self.part.stop - self.part.start
+        self.state = optimizer_state(optimizer, own, params.dtype) if state is None else state
         self.values = values
         self._update = {"name": optimizer, "decay_mask": decay_mask, "trainable": trainable, "page": PAGE}
         if plan.penalty is not None and plan.penalty.smooth:
             self._update["l1"] = plan.penalty.l1, memory.to_device(plan.penalty.mask(params.size))
         self._renew_update(grads=self.grads, slices=plan.slices_in(self.work))
         self.trainable, self.clips, self.seed, self._steps = trainable, [], None, {}
-        self.batches = Batches(data, batch)
+        self.batches = self._make_batches(batch)
         self.weights = None if data[2] is None else data[2].to_host().astype(np.float64)
         # In order with all that fit does beside the steps, which is the current stream's.
         self.stream = memory.current_stream() or toolkit.new_stream()
         self._order = np.arange(len(data[0]), dtype=np.uint32)
         self._epoch_begun = -1
 
+    def _make_batches(self, batch):
+        return Batches(self.data, batch, len(self.data[0]), batch)
+
     def _renew_update(self, **changes):
         """Make the update again, with other arrays."""
         self._update |= changes
-        self.update = Update(params=self.params, state=self.state, **self._update)
+        own = {name: self._own(self._update.get(name)) for name in ("grads", "decay_mask", "trainable", "factors")}
+        if "l1" in self._update:
+            own["l1"] = self._update["l1"][0], self._own(self._update["l1"][1])
+        self.update = Update(params=self._own(self.params), state=self.state, **(self._update | own))
+
+    def _own(self, vector):
+        """The elements of the parameters that this process updates, of an array of all of them, or None."""
+        return None if vector is None else vector[self.part]
+
+    def _after_update(self, add):
+        """Let `add(sequence)` append launches that follow each update, of all parameters."""
+        self.update.append(add)
 
     def take_average(self, how, rate, first_step, first_epoch):
         """As on the host."""
@@ -307,7 +323,7 @@ class Job(on_host.InOneProcess):
             return
         self.average = average = StepAverage(self, how, rate, first_step, first_epoch)
         if how == averaging.EACH_STEP:
-            self.update.append(average.add_to)
+            self._after_update(average.add_to)
 
     def in_use(self):
         """As on the host."""
@@ -336,7 +352,7 @@ class Job(on_host.InOneProcess):
             numbers = {"columns": int(matrices[:, 2].sum()), "matrices": self._matrices.address}
             numbers["trainable"] = 0 if self.trainable is None else self.trainable.address
             numbers["limit_bits"], n = toolkit.bits_of(limit, self.params.dtype), self.params.size
-            self.update.append(
+            self._after_update(
                 lambda sequence: sequence.add(project, self.params.dtype, {"p": self.params}, n, **numbers)
             )
 
@@ -406,11 +422,14 @@ class Job(on_host.InOneProcess):
 
     def _begin_epoch(self):
         words = self.words
-        if self.seed is not None:
-            permutation(self.seed, int(words[epochs.EPOCH]), self._order)
+        self._order_epoch()
         first = int(words[epochs.STEP] - words[epochs.POSITION] // words[epochs.BATCH])
         self.batches.begin_epoch(self._order, first, self.stream)
         self._epoch_begun = int(words[epochs.EPOCH])
+
+    def _order_epoch(self):
+        if self.seed is not None:
+            permutation(self.seed, int(self.words[epochs.EPOCH]), self._order)
 
     def _run_page(self, n, count, done):
         """Run `count` steps of n samples, or one where several make an update, and read their losses."""

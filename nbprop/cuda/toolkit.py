@@ -8,6 +8,7 @@ looks it up at each use. The simulator's device memory is host memory, and so ar
 import contextlib
 import ctypes
 import functools
+import os
 import re
 from typing import Any
 
@@ -266,6 +267,39 @@ def _copy_here(target, source, size):
 def current_device():
     """The number of the device that launches go to."""
     return 0 if SIMULATED else _cuda.get_current_device().id
+
+
+def visible_devices():
+    """What identifies each device that this process may use, in the order of their numbers.
+
+    The simulator has a device in each process, its memory.
+    """
+    if SIMULATED:
+        return [f"simulated in process {os.getpid()}"]
+    return [_cuda.gpus[number]._device.uuid for number in range(len(_cuda.gpus))]
+
+
+def identity_of_device():
+    """What identifies the current device, whichever devices a process sees."""
+    return visible_devices()[current_device()]
+
+
+def kind_of_device():
+    """What the bits of a result on the current device depend on, by name."""
+    if SIMULATED:
+        return {"the device": "the simulator's"}
+    from nbprop.cuda import versions
+
+    major, minor = _cuda.get_current_device().compute_capability
+    kind, compiler = f"compute capability {major}.{minor}", versions()["numba-cuda"]
+    return {"the device": kind, "the version of numba-cuda": compiler}
+
+
+def select_device(number):
+    """Make a device the current one of this thread."""
+    if not SIMULATED:
+        _cuda.select_device(number)
+        _core_device()
 
 
 def require_tensor_cores(precision):

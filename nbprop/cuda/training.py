@@ -48,13 +48,13 @@ def note_and_advance(losses, result, n, plan_frame, update_frame, gather_frame, 
 
 
 @on_device(blocks=lambda samples, words: grid_size(samples * words), dtypes=(np.float32,))
-def gather(to, source, n, samples, words, batch, order_address, epoch_address, step):
-    """The batch's rows, in words of four bytes (float32: a copy keeps their bits); n is not used.
+def gather(to, source, n, samples, words, batch, first, order_address, epoch_address, step):
+    """Rows of a batch, from its number `first` on, in words of four bytes (float32: a copy keeps their bits).
 
     to OUT (samples, words), source IN (n, words); order_address: of n uint32; epoch_address: of a word, the first step
-    of the epoch.
+    of the epoch; n is not used.
     """
-    begin = (step - load_word(epoch_address)) * batch
+    begin = (step - load_word(epoch_address)) * batch + first
     for i in range(cuda.grid(1), samples * words, cuda.gridsize(1)):
         to[i] = source[integer_at(order_address, 4, begin + i // words) * words + i % words]
 
@@ -66,18 +66,26 @@ def load_word(address):
 
 
 class Batches:
-    """Data on the device, from which steps gather their batches, in an order that the host writes each epoch."""
+    """Data on the device, from which steps gather their batches, in an order that the host writes each epoch.
 
-    def __init__(self, columns, batch):
-        self.columns, self.batch, self.samples = columns, batch, len(columns[0])
-        self.buffers = [None if c is None else memory.empty((batch, *c.shape[1:]), c.dtype) for c in columns]
-        self.order = memory.empty(self.samples, np.uint32)
+    samples: of an epoch; rows: those of a batch that are gathered here.
+    """
+
+    def __init__(self, columns, batch, samples, rows):
+        self.columns, self.batch = columns, batch
+        self.buffers = rows_like(columns, rows)
+        self.order = memory.empty(samples, np.uint32)
         self.epoch = memory.zeros(1, np.int64)
 
     def begin_epoch(self, order, first_step, stream):
         """Take the samples in this order from this step on."""
         toolkit.write(self.order.address, order, stream)
         toolkit.write(self.epoch.address, np.array([first_step], np.int64), stream)
+
+
+def rows_like(columns, rows):
+    """A new array of so many rows for each column that there is."""
+    return [None if c is None else memory.empty((rows, *c.shape[1:]), c.dtype) for c in columns]
 
 
 class NoUpdate:
@@ -110,7 +118,7 @@ class Step:
         self.losses = memory.zeros(PAGE, plan.dtype)
         summed = plan.fused is not None and update.sums and not clips
         self._slices = plan.fused.slices(self.bound.n) if summed else 0
-        self._gather, self._note = _gathering(batches, self.bound.n), Sequence()
+        self._gather, self._note = gathering(batches, self.bound.n), Sequence()
         frames = {
             "plan_frame": self.bound.frame_address,
             "update_frame": update.frame_address,
@@ -156,12 +164,13 @@ class Step:
         return host[(first + np.arange(count)) % PAGE].astype(np.float64)
 
 
-def _gathering(batches, n):
-    """The launches that copy a batch of n samples to the batch buffers; none without batches."""
+def gathering(batches, n, first=0):
+    """The launches that copy n samples of a batch, from number `first` on, to the buffers; none without batches."""
     sequence = Sequence()
     for source, to in zip(*((), ()) if batches is None else (batches.columns, batches.buffers), strict=True):
         if source is not None:
             sizes = {"samples": n, "words": source[:1].nbytes // WORD, "batch": batches.batch}
+            sizes["first"] = first
             addresses = {"order_address": batches.order.address, "epoch_address": batches.epoch.address}
             sequence.add(gather, np.float32, {"to": to, "source": source}, **sizes, **addresses)
     return sequence.place()

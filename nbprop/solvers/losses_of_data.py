@@ -17,6 +17,7 @@ class InOneProcess:
     x: Any
     target: Any
     weights: Any
+    transport: str | None = None  # how vectors travel between ranks with a device each
 
     def any(self, decision):
         """Whether to stop, where that depends on a clock or a callback."""

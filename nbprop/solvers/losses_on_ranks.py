@@ -1,6 +1,7 @@
 """The objective of data that lie on several ranks: the same loss and gradient, to the bit, on any number of ranks."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -14,27 +15,69 @@ from nbprop.numerics.partition import share
 from nbprop.solvers.losses_of_data import Objective, chunks
 
 
-class ObjectiveOnRanks(Objective):
-    """As `Objective`, of which every rank computes its pieces; all ranks call it together, with the same theta."""
+class OnRanks:
+    """What an objective does together with those of other ranks, wherever its data lie: in front of `Objective`."""
 
-    def __init__(self, plan, x, target, weights, state, ranks):
-        super().__init__(plan, x, target, weights, state)
-        self._direct = self.bare = False
+    plan: Any
+    x: Any
+    target: Any
+    weights: Any
+
+    def join(self, ranks, state, more):
+        """Check that all ranks have the same settings, and which samples each holds; more: further settings."""
+        plan = self.plan
         self.ranks, self.pieces = ranks, ranks.pieces
         ranks.agree(
             processor()
             | {
+                "where it runs": plan.target,
                 "the network": repr(plan.net),
                 "the loss": f"{plan.loss!r}, {plan.penalty!r}",
                 "dtype": str(plan.dtype),
                 "mode": plan.mode,
             }
             | {"the plan's batch": plan.batch, "pieces": ranks.pieces, "whether data is split": ranks.split}
-            | {"whether there are weights": weights is not None}
-            | {"state": None if state is None else digest({"state": state})}
+            | {"whether there are weights": self.weights is not None}
+            | {"state": None if state is None else digest({"state": self.on_host(state)})}
+            | more
         )
-        self.n_samples, self._offset = total_samples(ranks, len(x))
+        self.n_samples, self._offset = total_samples(ranks, len(self.x))
         self._identity = self._digests() if ranks.split else None
+
+    def on_host(self, array):
+        """An array of the data, or of state, in host memory."""
+        return array
+
+    def rows_of(self, piece):
+        """Which samples of those that this rank holds are a piece's, a slice."""
+        first, stop = shard(self.n_samples, piece, self.pieces)
+        return slice(first - self._offset, stop - self._offset)
+
+    def any(self, decision):
+        """Whether any rank decides so: what depends on a clock or a callback must be the same on all."""
+        return self.ranks.any(decision)
+
+    def identity(self):
+        """As `Objective.identity`; of split data, digests by piece."""
+        return (self.x, self.target, self.weights) if self._identity is None else self._identity
+
+    def _digests(self):
+        own: list[dict[int, str | None]] = [{}, {}, {}]
+        for piece in range(*share(self.pieces, self.ranks.rank, self.ranks.size)):
+            here = self.rows_of(piece)
+            for found, array in zip(own, (self.x, self.target, self.weights), strict=True):
+                found[piece] = None if array is None else digest({"piece": self.on_host(array[here])})
+        gathered = self.ranks.gather(own)
+        return tuple(str({piece: said for part in gathered for piece, said in part[k].items()}) for k in range(3))
+
+
+class ObjectiveOnRanks(OnRanks, Objective):
+    """As `Objective`, of which every rank computes its pieces; all ranks call it together, with the same theta."""
+
+    def __init__(self, plan, x, target, weights, state, ranks):
+        super().__init__(plan, x, target, weights, state)
+        self._direct = self.bare = False
+        self.join(ranks, state, {})
         self._sum = TreeSum(ranks, plan.n_params, np.float64)
         self._loss_sum = TreeSum(ranks, 0, np.float64)
         self._part = np.empty(plan.n_params, plan.dtype)
@@ -86,17 +129,12 @@ class ObjectiveOnRanks(Objective):
         with self.ranks.round(LOSS, theta):
             return _mean(self._loss_sum(evaluate))[0]
 
-    def any(self, decision):
-        """Whether any rank decides so: what depends on a clock or a callback must be the same on all."""
-        return self.ranks.any(decision)
-
     # -- pieces
 
     def _pieces_of(self, piece, out):
         """((x, target, weights), weight) of each chunk of a piece; `out` begins as zeros."""
         out.clear()
-        first, stop = shard(self.n_samples, piece, self.pieces)
-        here = slice(first - self._offset, stop - self._offset)
+        here = self.rows_of(piece)
         own = None if self.weights is None else self.weights[here]
         for x, target, weights, _ in chunks(self.plan, self.x[here], self.target[here], own):
             yield (x, target, weights), float(self.plan.loss.counted(target, weights))
@@ -104,19 +142,6 @@ class ObjectiveOnRanks(Objective):
     def _as_params(self, theta):
         with np.errstate(over="ignore"):
             return theta.astype(self.plan.dtype, copy=False)
-
-    def identity(self):
-        """As `Objective.identity`; of split data, digests by piece."""
-        return super().identity() if self._identity is None else self._identity
-
-    def _digests(self):
-        own: list[dict[int, str | None]] = [{}, {}, {}]
-        for piece in range(*share(self.pieces, self.ranks.rank, self.ranks.size)):
-            first, stop = (number - self._offset for number in shard(self.n_samples, piece, self.pieces))
-            for found, array in zip(own, (self.x, self.target, self.weights), strict=True):
-                found[piece] = None if array is None else digest({"piece": array[first:stop]})
-        gathered = self.ranks.gather(own)
-        return tuple(str({piece: said for part in gathered for piece, said in part[k].items()}) for k in range(3))
 
 
 def _accumulate(out, weight, loss, gradient):

@@ -58,6 +58,7 @@ def minimize(
     comm: Any = None,
     pieces: int = 64,
     data: str = "whole",
+    transport: str | None = None,
 ) -> "OptimizeResult":
     """Fit parameters to data with one of SciPy's optimizers, in place.
 
@@ -95,8 +96,8 @@ def minimize(
         parameters is refused. SciPy's methods do not expose their approximation of the curvature: call again with the
         params of a stopped search to start a new one from there.
     state : as `objective` takes it
-    comm, pieces, data : as `fit` takes them; validation lies as the data do. All ranks end with the same result; a
-        callback is called on each, and the search stops if any raises StopIteration
+    comm, pieces, data, transport : as `fit` takes them; validation lies as the data do. All ranks end with the same
+        result; a callback is called on each, and the search stops if any raises StopIteration
 
     Returns
     -------
@@ -125,7 +126,7 @@ def minimize(
     >>> params.round(3), result.success
     (array([2., 1.]), True)
     """
-    fun = objective_for("minimize", plan, x, target, weights, state, comm)
+    fun = objective_for("minimize", plan, x, target, weights, state, comm, transport)
     params, begin = _checked(plan, params, {"x": x, "target": target, "weights": weights, "state": state})
     name, options = settings(method, bounds, tol, maxiter, options)
     free = Free("minimize", begin, trained_of(plan.net, _trainable(trainable, plan.n_params)), bounds)
@@ -143,7 +144,7 @@ def minimize(
     if patience is not None and validation is None:
         raise ValueError("minimize: patience counts iterations without a lower validation loss; pass validation too")
     patience = None if patience is None else check_integer("minimize: patience", patience)
-    held_out = None if validation is None else Validation(plan, validation, patience, state, comm)
+    held_out = None if validation is None else Validation(plan, validation, patience, state, comm, transport)
     saved, problem = None, None
     if name == "L-BFGS":
         problem = problem_words(fun, free)

@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from nbprop import backends
-from nbprop.cluster.parts import on_ranks
+from nbprop.cluster.parts import check_transport, on_ranks
 from nbprop.lowering.plan import Plan
 from nbprop.runtime.datasets import check_dataset, check_layer_state, check_layers
 from nbprop.solvers.losses_of_data import Objective
@@ -28,6 +28,7 @@ def objective(
     comm: Any = None,
     pieces: int = 64,
     data: str = "whole",
+    transport: str | None = None,
 ) -> "Objective":
     """The function that SciPy's optimizers minimise: theta -> (loss, gradient).
 
@@ -40,6 +41,7 @@ def objective(
     state : array from `layer_state(plan)`, where the network has one; each call begins with it; it is not changed
     comm, pieces, data : as `fit` takes them: several processes compute the pieces of the data, over MPI, and all call
         fun together, with the same theta
+    transport : as `fit` takes it; fun.transport says which one is used
 
     Layers that differ between training and use (dropout, batch normalization) need a plan with mode="inference".
 
@@ -67,15 +69,18 @@ def objective(
     >>> scipy.optimize.minimize(fun, nbprop.init(net), jac=True).x.round(3)
     array([3., 1.])
     """
-    return objective_for("objective", plan, x, target, weights, state, comm)
+    return objective_for("objective", plan, x, target, weights, state, comm, transport)
 
 
-def objective_for(function, plan, x, target, weights, state, ranks=None):
+def objective_for(function, plan, x, target, weights, state, ranks=None, transport=None):
     """`objective`, with errors in the name of `function`; ranks: `Ranks`, or None."""
-    if getattr(plan, "target", "cpu") != "cpu":
-        if ranks is not None:
-            raise ValueError(f"{function}: comm is for plans on the CPU, got target={plan.target!r}")
-        return backends.get(plan.target).objective(function, plan, x, target, weights, state)
+    on_device = getattr(plan, "target", "cpu") != "cpu"
+    check_transport(function, transport, ranks, on_device)
+    if on_device:
+        backend = backends.get(plan.target)
+        if ranks is None:
+            return backend.objective(function, plan, x, target, weights, state)
+        return backend.objective_on_ranks(function, plan, x, target, weights, state, ranks, transport)
     x, target, weights = check_dataset(function, plan, x, target, weights)
     check_layers(function, plan, takes_state=True)
     state = check_layer_state(function, plan, state)

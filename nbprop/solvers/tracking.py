@@ -100,14 +100,15 @@ class TrackedObjective:
 class Validation:
     """The loss on held-out data after each iteration, and the parameters at which it was lowest."""
 
-    def __init__(self, plan, data, patience, state, ranks=None):
+    def __init__(self, plan, data, patience, state, ranks=None, transport=None):
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise TypeError(
                 f"minimize: validation must be (x, target) or (x, target, weights), got {type(data).__name__}"
             )
         x, target, weights = data if len(data) == 3 else (*data, None)
         plan = plan_like(plan, penalty=None)  # how well the network does on other data, whatever its parameters
-        self.loss = objective_for("minimize: validation", plan, x, target, weights, state, ranks).loss
+        name = "minimize: validation"
+        self.loss = objective_for(name, plan, x, target, weights, state, ranks, transport).loss
         self.patience = patience
         self.losses, self.lowest, self.best, self.waited = [], math.inf, None, 0
 

@@ -32,7 +32,7 @@ from nbprop.validation import check_callable, check_flag, check_integer, check_n
 # What `fit` has, and a run over windows has not: it lasts longer than one call, or needs all data.
 _REFUSED = (
     *("accumulate", "allow_changed", "average", "average_start", "comm", "first_step", "lengths"),
-    *("optimizer_state", "shuffle", "weights"),
+    *("optimizer_state", "shuffle", "transport", "weights"),
 )
 # What may differ in a resumed run: no number depends on it, or it cannot be told.
 _NOT_COMPARED = ("metrics", "schedule", "state", "threads")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nbprop import backends
 from nbprop.callbacks import Callback, check_callbacks
-from nbprop.cluster.parts import on_ranks, total_samples
+from nbprop.cluster.parts import check_transport, on_ranks, total_samples
 from nbprop.cluster.ranks import processor
 from nbprop.io.networks import digest
 from nbprop.io.progress import check_progress
@@ -91,6 +91,7 @@ def fit(
     l1: float = 0.0,
     penalized: NDArray[np.bool_] | None = None,
     max_norm: float | None = None,
+    transport: str | None = None,
     **others: Any,
 ) -> History:
     """Train a network by mini-batches; updates `params` in place.
@@ -202,6 +203,10 @@ def fit(
     shard_update : bool
         With comm, whether each rank updates a part of the parameters and holds this part of the optimizer's state
         alone, with the same bits. `history.optimizer_state` is then None; a checkpoint has all of it.
+    transport : "host", "mpi", "nccl" or None
+        With comm and device arrays, how gradients travel between devices: copied through host memory, by a CUDA-aware
+        MPI, or by NCCL (docs/cluster.md). None: "mpi" if the MPI says that it is CUDA-aware, else "host".
+        `history.transport` says which. The bits do not depend on it.
     **others
         The optimizer's own arguments, such as beta1=0.8.
 
@@ -262,9 +267,10 @@ def fit(
 
     place = _place_of(params)
     params = place.check_vector("fit: params", params, net.n_params, (np.float32, np.float64), True)
+    check_transport("fit", transport, comm, place is not on_host)
     samples, offset = place.count(x), 0
     if comm is not None:
-        samples, offset = _agree(comm, place, samples, batch)
+        samples, offset = total_samples(comm, samples, batch)
     if loss is None:
         raise ValueError("fit: loss must be a loss or its name, got None")
     plan = make_plan(
@@ -304,6 +310,9 @@ def fit(
         agreed = _settings_of(plan, params, epochs, seed, shuffle, optimizer, values, first_step, patience, clips)
         comm.agree(agreed | {"shard_update": sharded})
         make = functools.partial(JobOnRanks, comm, samples, offset, sharded)
+        if place is not on_host:
+            on_device = backends.get(place.TARGET).job_on_ranks
+            make = functools.partial(on_device, comm, transport, samples, offset, sharded)
         progress = progress if comm.rank == 0 else False
     job = make(plan, params, columns, plan.batch, optimizer, values, *masks, remembered)
     if layers is not None:
@@ -350,13 +359,6 @@ def fit(
 # -- several ranks ---------------------------------------------------------------------------------------------
 
 
-def _agree(ranks, place, held, batch):
-    """(samples of all ranks, number of the first that this one holds)."""
-    if place is not on_host:
-        raise ValueError("fit: comm is for training on the CPU; pass host arrays")
-    return total_samples(ranks, held, batch)
-
-
 def _check_for_ranks(ranks, plan, layers, class_weight, metrics, accumulate):
     """Refuse what would depend on the ranks, or needs all data."""
     if plan.min_samples > 0:
@@ -384,6 +386,7 @@ def _check_for_shards(optimizer, state):
 def _settings_of(plan, params, epochs, seed, shuffle, optimizer, values, first_step, patience, clips):
     """What must be the same on all ranks, by the names that an error uses."""
     return processor() | {
+        "where it runs": plan.target,
         "the network": repr(plan.net),
         "the loss": repr(plan.loss),
         "dtype": str(plan.dtype),
@@ -395,7 +398,9 @@ def _settings_of(plan, params, epochs, seed, shuffle, optimizer, values, first_s
         "first_step": first_step,
         "patience": patience,
         "clipping": sorted(clips.items()),
-        "params (start all ranks from the same seed)": digest({"params": params}),
+        "params (start all ranks from the same seed)": digest(
+            {"params": params if isinstance(params, np.ndarray) else params.to_host()}
+        ),
     }
 
 

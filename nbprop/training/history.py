@@ -33,6 +33,7 @@ class History:
     best_loss: float = math.inf  # that loss
     stopped: str = ""  # "epochs", "patience", "callback", "diverged" or "interrupted"
     message: str = ""  # the same in a sentence
+    transport: str | None = None  # of gradients between devices: "host", "mpi" or "nccl"; None: there was none
     # State of the optimizer, for a next fit with first_step=next_step; None if `params` are not those of the last step.
     optimizer_state: np.ndarray | None = field(default=None, repr=False, compare=False)
 

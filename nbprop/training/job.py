@@ -129,6 +129,7 @@ class InOneProcess:
 
     writes = True  # whether this process writes checkpoints
     state: Any  # of the optimizer, for the parameters that this process updates
+    transport: str | None = None  # how gradients travel between ranks with a device each
 
     def any(self, decision):
         """Whether a decision of the user's code counts."""

@@ -7,6 +7,7 @@ these travel instead of the other half of the gradient's way. An update is eleme
 """
 
 import signal
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from nbprop.optimizers import update_rules as rules
 from nbprop.runtime import arguments as arg
 from nbprop.runtime.errors import refusal
 from nbprop.training import loop as epochs
-from nbprop.training.job import Job
+from nbprop.training.job import InOneProcess, Job
 from nbprop.training.measuring import Measure
 
 _GRADS = epochs.CALL + arg.GRADS * arg.DESCRIPTION + arg.DATA
@@ -46,29 +47,27 @@ def _order_of_piece(order, own, seed, key, shuffles, n, batch, piece, pieces, fi
             taken += 1
 
 
-class JobOnRanks(Job):
-    """As `Job`; what all ranks do in it, they do together."""
+class OnRanks(InOneProcess):
+    """What a job does together with those of other ranks, wherever its arrays lie: in front of `Job`."""
 
-    def __init__(self, ranks, samples, offset, sharded, plan, params, data, batch, optimizer, *rest):
+    params: Any
+    data: Any
+    words: Any
+    part: Any
+    host_arrays: Any
+
+    def join(self, ranks, samples, offset, sharded, optimizer):
+        """Take part, before anything else; samples: of all ranks, of which this one holds those from offset on."""
         self.ranks, self.pieces, self.offset, self.sharded = ranks, ranks.pieces, offset, sharded
-        super().__init__(plan, params, data, batch, optimizer, *rest)
+        self.first, self.stop = share(ranks.pieces, ranks.rank, ranks.size)  # the pieces of this rank
+        self.samples, self.slots = samples, rules.RULES[optimizer].slots
         self.scatters = sharded  # whether a rank needs its own part of the gradient alone
-        self.slots = rules.RULES[optimizer].slots
-        self.words[epochs.N] = samples
         self.writes = ranks.rank == 0
         self.stopped = None  # the signal that interrupted the ranks
-        self._seed, self._shuffles = 0, False
-        self._sum = TreeSum(ranks, params.size, params.dtype, scatters=sharded)
-        if ranks.split:
-            super().shuffle(0)  # its samples are gathered by an order in any case
-            self.order = np.zeros(samples, np.uint32)
-            self.words[epochs.ORDER] = self.order.ctypes.data
 
-    def shuffle(self, seed):
-        """Shuffle the samples: of split data, those of each piece among themselves."""
-        self._seed, self._shuffles = seed, True
-        if not self.ranks.split:
-            super().shuffle(seed)
+    def seen(self, params):
+        """Of an array of parameters, what the ranks compare where they meet."""
+        return params
 
     def measure_of(self, data, *, penalized):
         """What determines the loss of a data set, of which each rank computes its pieces."""
@@ -83,7 +82,7 @@ class JobOnRanks(Job):
         )
         samples, offset = total_samples(self.ranks, len(next(a for a in arrays if a is not None)), batch)
         own = []
-        for piece in range(self._sum.first, self._sum.stop):
+        for piece in range(self.first, self.stop):
             first, stop = (number - offset for number in shard(samples, piece, self.pieces, batch))
             own.append(super().digest_of_samples(*(None if a is None else a[first:stop] for a in arrays)))
         return digest({}, [text for part in self.ranks.gather(own) for text in part])
@@ -106,16 +105,9 @@ class JobOnRanks(Job):
         """As `InOneProcess.part_of`."""
         return own_part(self.ranks, n) if self.sharded else slice(0, n)
 
-    def clip(self, native, fingerprint_word, row, limit):
-        """As `Job.clip`; a norm is that of the whole gradient, which all ranks then get."""
-        super().clip(native, fingerprint_word, row, limit)
+    def needed_for(self, native):
+        """Let all ranks have the whole gradient, if it is clipped by its norm."""
         self.scatters &= native is not clipping.CLIP_NORM
-        if self.sharded and not self.scatters:
-            trainable = self.masks[1]
-            for whole in (epochs.CLIP_VALUE_ROW, epochs.CLIP_NORM_ROW):
-                self.words[whole + clipping.ROW_GRADS] = self.grads.ctypes.data
-                self.words[whole + clipping.ROW_TRAINABLE] = 0 if trainable is None else trainable.ctypes.data
-                self.words[whole + clipping.ROW_N] = self.grads.size
 
     def common_steps(self, steps):
         """The same on all ranks if each has a part of what a checkpoint holds; none after a signal."""
@@ -131,35 +123,76 @@ class JobOnRanks(Job):
         """As `InOneProcess.time_for_checkpoint`: at the same time on all ranks if each has a part of it."""
         return self.any(due) if self.sharded else due
 
-    def _bounds(self):
-        """The first parameter, and the one after the last, of all ranks' parts."""
-        return [share_blocks(self.params.size, rank, self.ranks.size) for rank in range(self.ranks.size)]
-
-    def _bytes(self):
-        return [(stop - first) * self.params.itemsize for first, stop in self._bounds()]
+    def bytes_of_parts(self):
+        """Of the parameters, those that each rank updates."""
+        bounds = [share_blocks(self.params.size, rank, self.ranks.size) for rank in range(self.ranks.size)]
+        return [(stop - first) * self.params.dtype.itemsize for first, stop in bounds]
 
     def state_like(self):
         """As `InOneProcess.state_like`; it takes no memory."""
-        return np.broadcast_to(self.params[:1], self.slots * self.params.size) if self.sharded else self.state
+        whole = self.slots * self.params.size
+        return np.broadcast_to(np.zeros(1, self.params.dtype), whole) if self.sharded else self.state
 
     def whole_state(self):
         """As `InOneProcess.whole_state`; all ranks take part."""
         if not self.sharded or self.ranks.size == 1:
             return self.state
-        own = self.state.reshape(self.slots, -1) if self.slots else self.state
-        found = [self.ranks.collect(row, self._bytes()) for row in own]
+        own = self.host_arrays({"state": self.state})["state"]
+        rows = own.reshape(self.slots, -1) if self.slots else own
+        found = [self.ranks.collect(row, self.bytes_of_parts()) for row in rows]
         return np.concatenate(found).view(self.params.dtype) if found and self.writes else self.state
 
     def take_state(self, whole):
         """As `InOneProcess.take_state`."""
-        n = self.params.size
-        for slot in range(self.slots):
-            own = self.state[slot * self._own(self.params).size :][: self._own(self.params).size]
-            own[:] = self._own(whole[slot * n : (slot + 1) * n])
+        if self.slots:
+            self.state[:] = np.ascontiguousarray(whole.reshape(self.slots, -1)[:, self.part]).reshape(-1)
 
     def state_of_history(self):
         """None if each rank has a part."""
         return None if self.sharded else self.state
+
+    # -- the order of samples
+
+    def order_pieces(self, order, epoch, seed, shuffles):
+        """Write into `order` where the samples of this rank's pieces of split data are, batch by batch."""
+        batch = int(self.words[epochs.BATCH])
+        for piece in range(self.first, self.stop):
+            first, stop = shard(self.samples, piece, self.pieces, batch)
+            own, key = np.empty(stop - first, np.uint32), stream(SHUFFLE, piece, epoch)
+            place = piece, self.pieces, first - self.offset
+            _order_of_piece(order, own, seed, key, shuffles, self.samples, batch, *place)
+
+
+class JobOnRanks(OnRanks, Job):
+    """As `Job`; what all ranks do in it, they do together."""
+
+    def __init__(self, ranks, samples, offset, sharded, plan, params, data, batch, optimizer, *rest):
+        self.join(ranks, samples, offset, sharded, optimizer)
+        super().__init__(plan, params, data, batch, optimizer, *rest)
+        self.words[epochs.N] = samples
+        self._seed, self._shuffles = 0, False
+        self._sum = TreeSum(ranks, params.size, params.dtype, scatters=sharded)
+        if ranks.split:
+            super().shuffle(0)  # its samples are gathered by an order in any case
+            self.order = np.zeros(samples, np.uint32)
+            self.words[epochs.ORDER] = self.order.ctypes.data
+
+    def shuffle(self, seed):
+        """Shuffle the samples: of split data, those of each piece among themselves."""
+        self._seed, self._shuffles = seed, True
+        if not self.ranks.split:
+            super().shuffle(seed)
+
+    def clip(self, native, fingerprint_word, row, limit):
+        """As `Job.clip`; a norm is that of the whole gradient, which all ranks then get."""
+        super().clip(native, fingerprint_word, row, limit)
+        self.needed_for(native)
+        if self.sharded and not self.scatters:
+            trainable = self.masks[1]
+            for whole in (epochs.CLIP_VALUE_ROW, epochs.CLIP_NORM_ROW):
+                self.words[whole + clipping.ROW_GRADS] = self.grads.ctypes.data
+                self.words[whole + clipping.ROW_TRAINABLE] = 0 if trainable is None else trainable.ctypes.data
+                self.words[whole + clipping.ROW_N] = self.grads.size
 
     # -- steps
 
@@ -191,15 +224,8 @@ class JobOnRanks(Job):
             while not epochs.shuffle_more(self.address):
                 pass
             return
-        n, batch = int(words[epochs.N]), int(words[epochs.BATCH])
-        for piece in range(self._sum.first, self._sum.stop):
-            first, stop = shard(n, piece, self.pieces, batch)
-            key = stream(SHUFFLE, piece, words[epochs.EPOCH])
-            own = np.empty(stop - first, np.uint32)
-            _order_of_piece(
-                self.order, own, self._seed, key, self._shuffles, n, batch, piece, self.pieces, first - self.offset
-            )
-        words[epochs.SHUFFLED] = n
+        self.order_pieces(self.order, words[epochs.EPOCH], self._seed, self._shuffles)
+        words[epochs.SHUFFLED] = words[epochs.N]
 
     def _step(self, rate):
         words, numbers = self.words, self.numbers
@@ -232,7 +258,7 @@ class JobOnRanks(Job):
                 numbers[epochs.LOSS] = numbers[epochs.CALL + arg.RESULT] = total.head[LOSSES] / weight
             outcome, updates = epochs.update(self.address, n, rate)
             if self.sharded and self.ranks.size > 1:
-                self.ranks.spread(self.params.view(np.uint8), self._bytes())
+                self.ranks.spread(self.params.view(np.uint8), self.bytes_of_parts())
         if outcome == epochs.GO_ON:
             epochs.end_step(self.address, n, updates)
         return outcome
@@ -266,7 +292,7 @@ class MeasureOnRanks(Measure):
                 out.head[WEIGHTS] += weight
 
         try:
-            with self.ranks.round(LOSS, params):
+            with self.ranks.round(LOSS, self.job.seen(params)):
                 total = self._sum(evaluate)
         except Interrupted as interrupted:
             self.job.stopped = interrupted.number

@@ -222,6 +222,7 @@ class Trainer:
     def train(self, progress):
         """Train until something ends it; an exception has the history so far as its `history`."""
         self.began = self.saved = time.perf_counter()
+        self.history.transport = self.job.transport
         begun = []
         try:
             try:
