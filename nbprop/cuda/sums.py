@@ -76,9 +76,9 @@ def _pair(low, high):
 
 @on_device(blocks=lambda count: grid_size(count), dtypes=(np.float64,))
 def accumulate(to, g, n, count, weight_bits, adds, narrow):
-    """to = weight g, added to what is there if adds is 1. to INOUT (count,), g IN; n is not used.
+    """to = weight g, added to what is there if adds is 1. to INOUT, g IN (count,); n is not used.
 
-    g has count float64, or, if narrow is 1, count float32, two to an element. weight_bits: the bits of the weight.
+    If narrow is 1, g holds float32, two to an element. weight_bits: the bits of the weight.
     """
     weight = f.real_of_word(to[0], weight_bits)
     for i in range(cuda.grid(1), count, cuda.gridsize(1)):
