@@ -35,13 +35,13 @@ def log_cosh_second(y, t, delta):
 
 
 @scalar_function
-def _expected_second(y, t, delta):
+def expected_second(y, t, delta):
     """The mean of the second derivative under the density 1 / (pi cosh(e)): 1 / 2."""
     return like(y, 0.5)
 
 
 _KERNELS = kernels_of("log_cosh", log_cosh_value, log_cosh_derivative, log_cosh_second)
-_FISHER = kernels_of("log_cosh_fisher", log_cosh_value, log_cosh_derivative, _expected_second)
+_FISHER = kernels_of("log_cosh_fisher", log_cosh_value, log_cosh_derivative, expected_second)
 
 
 @dataclass(frozen=True, repr=False)

@@ -24,7 +24,10 @@ from nbprop.layers.batchnorm import (
     batchnorm_moments,
     batchnorm_products,
     batchnorm_running,
+    batchnorm_second,
+    batchnorm_second_products,
     batchnorm_statistics,
+    batchnorm_tangent,
     batchnorm_totals,
     batchnorm_update,
 )
@@ -189,6 +192,12 @@ def totals(totals, db, ds, sums, n, sizes: Rows, b_accumulate, s_accumulate, acc
                 ds[j] = q + ds[j] if s_accumulate + accumulate > 0 else q
 
 
+@device_function
+def _weight(x, count, fixed):
+    """1 / M; 0 where the statistics are fixed, and no sum over the batch enters."""
+    return like(x[0], 0.0) if fixed > 0 else like(x[0], 1.0) / like(x[0], count)
+
+
 @on_device(batchnorm_backward, blocks=_elements)
 def backward(dx, dy, x, statistics, s, totals, n, sizes: Rows, fixed):
     """dx = s r (dy - p / M - x^ q / M), M = n * rows; fixed: dx = s r dy. One thread per element.
@@ -196,11 +205,74 @@ def backward(dx, dy, x, statistics, s, totals, n, sizes: Rows, fixed):
     dx OUT, dy and x IN (n * rows, size); statistics IN (4, size); s IN (size,); totals IN (2, size): p and q.
     """
     rows, size = sizes.rows, sizes.size
-    weight = like(x[0], 0.0) if fixed > 0 else like(x[0], 1.0) / like(x[0], n * rows)
+    weight = _weight(x, n * rows, fixed)
     for i in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
         j = i % size
         straight = dy[i] - weight * (totals[j] + _normalized(x, statistics, i, j, size) * totals[size + j])
         dx[i] = s[j] * statistics[_R * size + j] * straight
 
 
-CUDA_KERNELS = moments, statistics, update, running, apply, products, totals, backward
+@device_function
+def _normalized_tangent(x_dot, h, statistics, along, weight, i, j, size):
+    """k = x^' of element i, of feature j, whose x^ is h."""
+    return statistics[_R * size + j] * (x_dot[i] - weight * (along[j] + h * along[size + j]))
+
+
+@on_device(batchnorm_tangent, blocks=_elements)
+def tangent(y_dot, x, x_dot, statistics, along, s, s_dot, b_dot, n, sizes: Rows, fixed):
+    """y' = s k + s' x^ + b'; an empty direction is zero. One thread per element.
+
+    y_dot OUT, x and x_dot IN (n * rows, size); statistics IN (4, size); along IN (2, size): a and c; s, s_dot and b_dot
+    IN (size,).
+    """
+    rows, size = sizes.rows, sizes.size
+    weight = _weight(x, n * rows, fixed)
+    for i in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
+        j = i % size
+        h = _normalized(x, statistics, i, j, size)
+        value = s[j] * _normalized_tangent(x_dot, h, statistics, along, weight, i, j, size)
+        y_dot[i] = value + s_dot[j] * h + b_dot[j] if s_dot.size > 0 else value
+
+
+@on_device(batchnorm_second_products, blocks=_rows_and_features)
+def second_products(sums, dy, dy_dot, x, x_dot, statistics, along, n, sizes: Rows, fixed):
+    """sum(dy') and sum(dy' x^ + dy k) over each block of rows. One thread per feature of a block.
+
+    sums OUT (blocks, 2, size); dy, dy_dot, x and x_dot IN (n * rows, size); statistics IN (4, size); along IN (2,
+    size): a and c.
+    """
+    rows, size = sizes.rows, sizes.size
+    weight = _weight(x, n * rows, fixed)
+    for k in range(cuda.grid(1), _blocks(n * rows) * size, cuda.gridsize(1)):
+        block, j, p, q = k // size, k % size, like(x[0], 0.0), like(x[0], 0.0)
+        for row in range(block * _BLOCK, min(n * rows, (block + 1) * _BLOCK)):
+            i = row * size + j
+            h = _normalized(x, statistics, i, j, size)
+            p += dy_dot[i]
+            q += dy_dot[i] * h + dy[i] * _normalized_tangent(x_dot, h, statistics, along, weight, i, j, size)
+        sums[2 * block * size + j], sums[(2 * block + 1) * size + j] = p, q
+
+
+@on_device(batchnorm_second, blocks=_elements)
+def second(dx_dot, dy, dy_dot, x, x_dot, statistics, s, s_dot, along, totals, totals_dot, n, sizes: Rows, fixed):
+    """dx' = (s' r + s r') (dy - (p + x^ q) / M) + s r (dy' - (p' + k q + x^ q') / M),  r' = -r^2 c / M.
+
+    One thread per element. dx_dot OUT, dy, dy_dot, x and x_dot IN (n * rows, size); statistics IN (4, size); s and
+    s_dot IN (size,); along, totals and totals_dot IN (2, size): a and c, p and q, p' and q'.
+    """
+    rows, size = sizes.rows, sizes.size
+    weight = _weight(x, n * rows, fixed)
+    for i in range(cuda.grid(1), n * rows * size, cuda.gridsize(1)):
+        j = i % size
+        h, r, q = _normalized(x, statistics, i, j, size), statistics[_R * size + j], totals[size + j]
+        k = _normalized_tangent(x_dot, h, statistics, along, weight, i, j, size)
+        turn = s_dot[j] * r - s[j] * r * r * along[size + j] * weight
+        straight = dy[i] - weight * (totals[j] + h * q)
+        change = dy_dot[i] - weight * (totals_dot[j] + k * q + h * totals_dot[size + j])
+        dx_dot[i] = turn * straight + s[j] * r * change
+
+
+CUDA_KERNELS = (
+    *(moments, statistics, update, running, apply, products, totals, backward),
+    *(tangent, second_products, second),
+)

@@ -1,12 +1,12 @@
-"""The device kernel of gated units; equation and arrays are those of nbprop/layers/glu.py."""
+"""The device kernels of gated units; equations and arrays are those of nbprop/layers/glu.py."""
 
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.toolkit import grid_size
-from nbprop.layers.glu import multiply
+from nbprop.layers.glu import multiply, multiply_tangent
 
 
 def cuda_kernels(cuda):
-    """The device kernel: one thread per element."""
+    """The device kernels: one thread per element."""
 
     @on_device(multiply, blocks=lambda n, size: grid_size(n * size))
     def product(y, a, b, n, size):
@@ -14,4 +14,10 @@ def cuda_kernels(cuda):
         for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
             y[i] = a[i] * b[i]
 
-    return (product,)
+    @on_device(multiply_tangent, blocks=lambda n, size: grid_size(n * size))
+    def tangent(y_dot, a, a_dot, b, b_dot, n, size):
+        """y' = a' b + a b'. y_dot OUT, a, a_dot, b and b_dot IN (n, size)."""
+        for i in range(cuda.grid(1), n * size, cuda.gridsize(1)):
+            y_dot[i] = a_dot[i] * b[i] + a[i] * b_dot[i]
+
+    return product, tangent

@@ -7,7 +7,7 @@ from nbprop.compiler.jit import njit
 from nbprop.cuda.functions import real_of_word
 from nbprop.cuda.kernels import on_device
 from nbprop.cuda.toolkit import grid_size
-from nbprop.layers.local_response_norm import NormSizes, norm_backward, norm_forward
+from nbprop.layers.local_response_norm import NormSizes, norm_backward, norm_forward, norm_second, norm_tangent
 from nbprop.numerics.elementary import exp, log
 from nbprop.numerics.scalars import like
 
@@ -46,4 +46,38 @@ def cuda_kernels(cuda):
                 total += dy[i + offset] * y[i + offset] / d[i + offset]
             dx[i] = dy[i] * power(d[i], -beta) - like(total, 2.0) * alpha * beta * x[i] * total
 
-    return forward, backward
+    @on_device(norm_tangent, blocks=elements)
+    def tangent(y_dot, d_dot, x, x_dot, d, n, sizes: NormSizes):
+        """d' = 2 alpha sum(x x') over the neighbourhood, y' = (x' - beta x d' / d) / d^beta.
+
+        y_dot and d_dot OUT, x, x_dot and d IN (n, pixels, channels).
+        """
+        pixels, channels, size = sizes.pixels, sizes.channels, sizes.size
+        alpha, beta = real_of_word(x[0], sizes.alpha_bits), real_of_word(x[0], sizes.beta_bits)
+        for i in range(cuda.grid(1), n * pixels * channels, cuda.gridsize(1)):
+            c, total = i % channels, like(x[0], 0.0)
+            for offset in range(max(-(size // 2), -c), min((size - 1) // 2, channels - 1 - c) + 1):
+                total += x[i + offset] * x_dot[i + offset]
+            d_dot[i] = like(total, 2.0) * alpha * total
+            y_dot[i] = (x_dot[i] - beta * x[i] * d_dot[i] / d[i]) * power(d[i], -beta)
+
+    @on_device(norm_second, blocks=elements)
+    def second(dx_dot, dy, dy_dot, x, x_dot, y, y_dot, d, d_dot, n, sizes: NormSizes):
+        """The tangent of `backward`: with q = y / d, q' = (y' - q d') / d, and sums over the neighbourhood,
+        dx' = (dy' - beta dy d' / d) / d^beta - 2 alpha beta (x' sum(dy q) + x sum(dy' q + dy q')).
+
+        dx_dot OUT, dy, dy_dot, x, x_dot, y, y_dot, d and d_dot IN (n, pixels, channels).
+        """
+        pixels, channels, size = sizes.pixels, sizes.channels, sizes.size
+        alpha, beta = real_of_word(x[0], sizes.alpha_bits), real_of_word(x[0], sizes.beta_bits)
+        for i in range(cuda.grid(1), n * pixels * channels, cuda.gridsize(1)):
+            c, total, change = i % channels, like(x[0], 0.0), like(x[0], 0.0)
+            for offset in range(max(-((size - 1) // 2), -c), min(size // 2, channels - 1 - c) + 1):
+                j = i + offset
+                q = y[j] / d[j]
+                total += dy[j] * q
+                change += dy_dot[j] * q + dy[j] * (y_dot[j] - q * d_dot[j]) / d[j]
+            straight = (dy_dot[i] - beta * dy[i] * d_dot[i] / d[i]) * power(d[i], -beta)
+            dx_dot[i] = straight - like(total, 2.0) * alpha * beta * (x_dot[i] * total + x[i] * change)
+
+    return forward, backward, tangent, second

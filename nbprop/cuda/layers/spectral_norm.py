@@ -10,6 +10,8 @@ from nbprop.layers.spectral_norm import (
     spectral_forward,
     spectral_image,
     spectral_products,
+    spectral_second,
+    spectral_tangent,
     spectral_update,
 )
 from nbprop.numerics.scalars import like
@@ -25,12 +27,25 @@ def cuda_kernels(cuda):
         return grid_size(rows * units)
 
     @device_function
+    def dot(space, a, b, size):
+        """a . b, to each thread of the block. a and b IN (size,)."""
+        total = like(a[0], 0.0)
+        for r in range(cuda.threadIdx.x, size, THREADS):
+            total += a[r] * b[r]
+        return block_sum(space, total)
+
+    @device_function
     def length_of(space, t, size):
         """|t|, to each thread of the block. t IN (size,)."""
-        total = like(t[0], 0.0)
+        return sqrt(dot(space, t, t, size))
+
+    @device_function
+    def total_of(space, sums, size):
+        """The sum of all sums, to each thread of the block. sums IN (size,)."""
+        total = like(sums[0], 0.0)
         for r in range(cuda.threadIdx.x, size, THREADS):
-            total += t[r] * t[r]
-        return sqrt(block_sum(space, total))
+            total += sums[r]
+        return block_sum(space, total)
 
     @on_device(spectral_direction, blocks=lambda: 1)
     def direction(direction, u, n, units):
@@ -89,12 +104,44 @@ def cuda_kernels(cuda):
         dv OUT, dw IN (rows, units); sums and t IN (rows,); direction IN (units,).
         """
         space = cuda.shared.array(THREADS, dw.dtype)
-        sigma, total = length_of(space, t, rows), like(t[0], 0.0)
-        for r in range(cuda.threadIdx.x, rows, THREADS):
-            total += sums[r]
-        k = block_sum(space, total) / sigma / sigma / sigma
+        sigma = length_of(space, t, rows)
+        k = total_of(space, sums, rows) / sigma / sigma / sigma
         for i in range(cuda.grid(1), rows * units, cuda.gridsize(1)):
             found = dw[i] / sigma - k * t[i // units] * direction[i % units]
             dv[i] = found + (dv[i] if v_accumulate + accumulate > 0 else like(found, 0.0))
 
-    return direction, image, forward, update, products, backward
+    @on_device(spectral_tangent, blocks=elements)
+    def tangent(y_dot, w, w_dot, t, t_dot, n, rows, units):
+        """y' = W' / sigma - W sigma' / sigma^2, sigma' = t . t' / sigma.
+
+        y_dot OUT, w and w_dot IN (rows, units); t and t_dot IN (rows,).
+        """
+        space = cuda.shared.array(THREADS, w.dtype)
+        sigma = length_of(space, t, rows)
+        change = dot(space, t, t_dot, rows) / sigma / sigma
+        for k in range(cuda.grid(1), rows * units, cuda.gridsize(1)):
+            y_dot[k] = (w_dot[k] - w[k] * change) / sigma
+
+    @on_device(spectral_second, blocks=elements)
+    def second(
+        dv_dot, dw, dw_dot, sums, sums_dot, more_dot, t, t_dot, direction,
+        n, rows, units, v_accumulate, accumulate,
+    ):  # fmt: skip
+        """dv' = (dw' - dw sigma' / sigma) / sigma - (k' t + k t') direction^T;  k' = sum(sums') / sigma^3 - 3 k sigma'
+        / sigma, where sums' are sums_dot + more_dot.
+
+        dv_dot OUT, dw and dw_dot IN (rows, units); sums, sums_dot, more_dot, t and t_dot IN (rows,); direction IN
+        (units,).
+        """
+        space = cuda.shared.array(THREADS, dw.dtype)
+        sigma = length_of(space, t, rows)
+        change = dot(space, t, t_dot, rows) / sigma / sigma
+        k = total_of(space, sums, rows) / sigma / sigma / sigma
+        k_dot = (total_of(space, sums_dot, rows) + total_of(space, more_dot, rows)) / sigma / sigma / sigma
+        k_dot -= like(k, 3.0) * k * change
+        for i in range(cuda.grid(1), rows * units, cuda.gridsize(1)):
+            turn = k_dot * t[i // units] + k * t_dot[i // units]
+            found = (dw_dot[i] - dw[i] * change) / sigma - turn * direction[i % units]
+            dv_dot[i] = found + (dv_dot[i] if v_accumulate + accumulate > 0 else like(found, 0.0))
+
+    return direction, image, forward, update, products, backward, tangent, second
