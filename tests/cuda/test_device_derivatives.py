@@ -25,7 +25,7 @@ IN_TEST |= {
     "dense_softmax": ("hvp",),
 }
 # What layers have on the CPU alone.
-WITHOUT_KERNELS = {f"{kind}_tangent" for kind in ("attention", "gru", "lstm", "rnn")}
+WITHOUT_KERNELS = {f"{kind}_tangent" for kind in ("attention",)}
 
 
 def arguments(plan, n, rng):

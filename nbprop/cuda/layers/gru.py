@@ -6,9 +6,9 @@ Dimensions: n samples; positions of each; width units, each with 3 gates.
 from nbprop.cuda import functions as f
 from nbprop.cuda.groups import column_sum
 from nbprop.cuda.kernels import on_device
-from nbprop.cuda.recurrence import ROWS, SHAPE, walk_backward, walk_forward
+from nbprop.cuda.recurrence import ROWS, SHAPE, walk_backward, walk_forward, walk_second, walk_tangent
 from nbprop.cuda.toolkit import THREADS, device_function
-from nbprop.layers.gru import _LANES, gru_backward, gru_forward, gru_recurrent_bias
+from nbprop.layers.gru import _LANES, gru_backward, gru_forward, gru_recurrent_bias, gru_second, gru_tangent
 from nbprop.layers.recurrent import RecurrentSizes
 from nbprop.numerics.scalars import like
 
@@ -73,4 +73,68 @@ def cuda_kernels(cuda):
             if lane == 0 and j < width:
                 da[j] = total + da[j] if a_accumulate + accumulate > 0 else total
 
-    return forward, backward, recurrent_bias
+    return forward, backward, recurrent_bias, *_cuda_tangents(cuda)
+
+
+def _cuda_tangents(cuda):
+    """The derivatives of the loops along a direction."""
+
+    @device_function
+    def cell(given, code, sums, r, place, within):
+        (h_dot, g_dot, q_dot, h, g, q, a_dot), (row, here, after, width, j) = given, place
+        one, two, whole = row + width, row + 2 * width, like(h[0], 1.0)
+        reset, z, new = g[row], g[one], g[two]
+        reset_dot = (g_dot[row] + sums[r]) * reset * (whole - reset)
+        z_dot = (g_dot[one] + sums[ROWS + r]) * z * (whole - z)
+        q_dot[here] = a_dot[j] + sums[2 * ROWS + r]
+        new_dot = (g_dot[two] + reset_dot * q[here] + reset * q_dot[here]) * (whole - new * new)
+        g_dot[row], g_dot[one], g_dot[two] = reset_dot, z_dot, new_dot
+        change = new_dot + z_dot * (h[here] - new) + z * (h_dot[here] - new_dot)
+        h_dot[after] = change if within else h_dot[here]
+
+    @device_function
+    def cell_second(given, code, place, ends):
+        (dg_dot, du_dot, dh_dot, dh, h, h_dot, g, g_dot, q, q_dot), (row, here, _, before, _, width) = given, place
+        one, two, whole, twice = row + width, row + 2 * width, like(dh[0], 1.0), like(dh[0], 2.0)
+        r, z, new, d, d_dot = g[row], g[one], g[two], dh[here], dh_dot[here]
+        r_dot, z_dot, new_dot = g_dot[row], g_dot[one], g_dot[two]
+        rest, through, through_dot = whole - new * new, d * (whole - z), d_dot * (whole - z) - d * z_dot
+        dn, dn_dot = through * rest, through_dot * rest - twice * through * new * new_dot
+        slope, slope_dot = r * (whole - r), r_dot * (whole - twice * r)
+        dr_dot = (dn_dot * q[here] + dn * q_dot[here]) * slope + dn * q[here] * slope_dot
+        slope, slope_dot = z * (whole - z), z_dot * (whole - twice * z)
+        apart, apart_dot = h[here] - new, h_dot[here] - new_dot
+        dz_dot = (d_dot * apart + d * apart_dot) * slope + d * apart * slope_dot
+        dg_dot[row], dg_dot[one], dg_dot[two] = dr_dot, dz_dot, dn_dot
+        du_dot[row], du_dot[one], du_dot[two] = dr_dot, dz_dot, dn_dot * r + dn * r_dot
+        if before >= 0:
+            dh_dot[before] += d_dot * z + d * z_dot
+
+    walk, walk_back = walk_tangent(3, cell), walk_second(3, cell_second)
+
+    @on_device(gru_tangent, **SHAPE)
+    def tangent(
+        h_dot, g_dot, q_dot, h, g, q, u, u_dot, a_dot, n, sizes: RecurrentSizes, lengths_address, lengths_code
+    ):  # fmt: skip
+        """The derivative h'_t along (x W + b)', U' and a'.
+
+        h_dot INOUT (1 + positions, n, width): h'_0 in, the rest out; g_dot INOUT (positions, n, 3 width): (x W + b)'
+        in, those of the gates out; q_dot OUT (positions, n, width); h IN (1 + positions, n, width), g IN (positions, n,
+        3 width): the gates; q IN (positions, n, width); u IN (width, 3 width), u_dot IN (width, 3 width) or empty,
+        a_dot IN (width,).
+        """
+        positions, width, given = sizes.positions, sizes.width, (h_dot, g_dot, q_dot, h, g, q, a_dot)
+        walk(given, h, h_dot, u, u_dot, n, positions, width, 0, lengths_address, lengths_code)
+
+    @on_device(gru_second, **SHAPE)
+    def second(dg_dot, du_dot, dh_dot, du, dh, h, h_dot, g, g_dot, q, q_dot, ut, ut_dot, n, sizes: RecurrentSizes):
+        """The derivatives of dg, du and dh_{t-1}, from the last step to the first.
+
+        dg_dot and du_dot OUT (positions, n, 3 width); dh_dot INOUT (positions, n, width); du IN (positions, n, 3
+        width); dh IN (positions, n, width): the total; h and h_dot IN (1 + positions, n, width); g and g_dot IN
+        (positions, n, 3 width): the gates; q and q_dot IN (positions, n, width); ut and ut_dot IN (3 width, width).
+        """
+        given = dg_dot, du_dot, dh_dot, dh, h, h_dot, g, g_dot, q, q_dot
+        walk_back(given, du, du_dot, dh_dot, ut, ut_dot, n, sizes.positions, sizes.width, 0)
+
+    return tangent, second
