@@ -13,16 +13,8 @@ from pathlib import Path
 from table import quantity
 
 from harness.places import REPOSITORY, RESULTS
+from workloads.rows import LIMITS, PEERS
 
-PEERS = {
-    "torch": "PyTorch", "jax": "JAX", "jax-jit": "JAX, jit", "jax-scan": "JAX, lax.scan", "sklearn": "scikit-learn",
-    "blas": "OpenBLAS", "lbfgsb": "SciPy L-BFGS-B, which fails",
-    "scipy-differences": "SciPy least_squares, which fails",
-}  # fmt: skip
-LIMITS = {
-    "fma": "multiply-adds alone", "copy": "a copy of as many bytes", "write": "writing the matrix",
-    "nbprop-gradient": "nbprop's own gradient", "nbprop": "one thread",
-}  # fmt: skip
 HEADINGS = ("work", "threads", "called from", "nbprop", "compared with", "its time", "ratio [quartiles]")
 
 # (work, peer, threads): from the largest gain on small networks to where the peer is faster.

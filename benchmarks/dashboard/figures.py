@@ -15,7 +15,7 @@ from regressions import find_steps, regressions
 
 from dashboard.growth import fit, growth
 from harness.history import Point, Series
-from workloads.rows import BY_NAME, target
+from workloads.rows import BY_NAME, LIMITS, PEERS, target
 
 RATIO, SECONDS = "ratios.Ratio.track_ratio", "ratios.Seconds.track_seconds"
 COMPILING, MEMORY = "compiling.", "memory."
@@ -91,6 +91,7 @@ def ratios(series: Sequence[Series]) -> list[dict]:
                 "title": BY_NAME[row].title,
                 "ours": ours,
                 "peer": peer,
+                "peer_name": (PEERS | LIMITS)[peer],
                 "threads": int(threads),
                 "times": {side: point.value if point else None for side, point in times.items()},
                 "now": {"value": now.value, "q25": now.q25, "q75": now.q75},
@@ -180,6 +181,7 @@ def plain_name(series: Series) -> str:
     row, ours, peer, threads = series.parameters[0].split("/")
     title = BY_NAME[row].title if row in BY_NAME else row.replace("_", " ")
     caller = "Python" if ours == "nbprop" else "@njit"
+    peer = (PEERS | LIMITS)[peer]
     return f"{title}: nbprop from {caller} compared with {peer}, {threads} thread{'s' if threads != '1' else ''}"
 
 

@@ -17,6 +17,17 @@ SOLVER_OPTIONS = {"maxiter": 200, "maxfun": 100_000, "ftol": 0.0, "gtol": 0.0}
 
 OURS = ("nbprop", "nbprop-njit")  # called from Python; called from inside an @njit loop
 
+# What nbprop is compared with, by the name that results are stored under: as readers are told.
+PEERS = {
+    "torch": "PyTorch", "jax": "JAX", "jax-jit": "JAX, jit", "jax-scan": "JAX, lax.scan", "sklearn": "scikit-learn",
+    "blas": "OpenBLAS", "lbfgsb": "SciPy L-BFGS-B, which fails",
+    "scipy-differences": "SciPy least_squares, which fails",
+}  # fmt: skip
+LIMITS = {
+    "fma": "multiply-adds alone", "copy": "a copy of as many bytes", "write": "writing the matrix",
+    "nbprop-gradient": "nbprop's own gradient", "nbprop": "one thread",
+}  # fmt: skip
+
 
 def aligned(array: np.ndarray) -> np.ndarray:
     """A copy that starts on a cache line.

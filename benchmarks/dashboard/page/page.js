@@ -97,7 +97,7 @@
     { name: "Threads", key: (r) => r.threads, cell: (r) => String(r.threads), number: true },
     { name: "From", key: (r) => r.ours, cell: (r) => (r.ours === "nbprop" ? "Python" : "@njit") },
     { name: "Time", key: (r) => r.times.ours ?? Infinity, cell: (r) => quantity(r.times.ours, "seconds"), number: true },
-    { name: "Peer", key: (r) => r.peer, cell: (r) => r.peer },
+    { name: "Peer", key: (r) => r.peer_name, cell: (r) => r.peer_name },
     { name: "Its time", key: (r) => r.times.peer ?? Infinity, cell: (r) => quantity(r.times.peer, "seconds"), number: true },
     {
       name: "Ratio", key: (r) => r.now.value, number: true,
@@ -110,7 +110,7 @@
     { name: "Of peak", key: (r) => (r.peer === "fma" ? -1 / r.now.value : 0), cell: (r) => (r.peer === "fma" ? `${Math.round(100 / r.now.value)} %` : ""), number: true },
     {
       name: "History", key: null,
-      cell: (r) => make("button", { type: "button", "aria-label": `History of ${r.title} compared with ${r.peer}, ${r.points.length} commits`, onclick: () => choose(r.key, true) }, spark(r)),
+      cell: (r) => make("button", { type: "button", "aria-label": `History of ${r.title} compared with ${r.peer_name}, ${r.points.length} commits`, onclick: () => choose(r.key, true) }, spark(r)),
     },
   ];
   const sorting = { column: null, ascending: true };
@@ -172,9 +172,9 @@
   }
 
   function filters() {
-    const fill = (id, values) => byId(id).append(...[...new Set(values)].sort().map((v) => make("option", { value: v }, String(v))));
-    fill("filter-peer", data.ratios.map((r) => r.peer));
-    fill("filter-threads", data.ratios.map((r) => r.threads));
+    const fill = (id, names) => byId(id).append(...[...new Map(names)].sort(([, a], [, b]) => (a < b ? -1 : 1)).map(([value, name]) => make("option", { value }, String(name))));
+    fill("filter-peer", data.ratios.map((r) => [r.peer, r.peer_name]));
+    fill("filter-threads", data.ratios.map((r) => [r.threads, r.threads]));
     for (const id of ["filter-text", "filter-peer", "filter-threads", "filter-missed"]) byId(id).addEventListener("input", body);
     byId("filter").addEventListener("submit", (event) => event.preventDefault());
   }
@@ -185,7 +185,7 @@
     if (!r) return;
     const box = byId("ratio-history");
     box.hidden = false;
-    box.querySelector("h3").textContent = `${r.title}: nbprop (${r.ours === "nbprop" ? "Python" : "@njit"}) over ${r.peer}, ${r.threads} thread${r.threads > 1 ? "s" : ""}`;
+    box.querySelector("h3").textContent = `${r.title}: nbprop (${r.ours === "nbprop" ? "Python" : "@njit"}) over ${r.peer_name}, ${r.threads} thread${r.threads > 1 ? "s" : ""}`;
     Charts.history(byId("ratio-chart"), { label: r.key, unit: "ratio", points: r.points, goal: r.goal, describe });
     byId("ratio-history-table").replaceChildren(table(["Ratio", "Quartiles", "Commit"],
       r.points.map((p) => [digits(p.value), `${digits(p.q25)} – ${digits(p.q75)}`, describe(p.commit)]).reverse()));
