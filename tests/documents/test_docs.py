@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import nbprop
 from nbprop.cli.main import main
 from support import ROOT
 
@@ -46,6 +47,12 @@ def test_python_blocks_run_in_order(path, tmp_path):
     script.write_text(code, encoding="utf-8")
     done = run([script], tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_on_a_page():
+    """In docs/, where somebody reads about it, beside its page in the reference."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("docs/*.md"))
+    assert [name for name in nbprop.__all__ if not re.search(rf"\b{name}\b", text)] == []
 
 
 COMMAND_LINE = ROOT / "docs" / "command_line.md"
