@@ -9,9 +9,10 @@ from nbprop.cluster.ranks import Ranks
 from nbprop.cluster.tree import ADD, SEND, Node, Tree, depth
 from nbprop.numerics.partition import share, share_blocks
 
-# In front of each vector travel four float64: the sum of losses, that of weights, how many ranks failed, and a spare.
+# In front of each vector travel four float64: the sum of losses, that of their weights in the mean, that of samples'
+# weights (for `fit`), and how many ranks failed.
 HEAD = 4
-LOSSES, WEIGHTS, FAILURES = range(3)
+LOSSES, WEIGHTS, SAMPLES, FAILURES = range(4)
 _HEAD_BYTES = 8 * HEAD
 # A shorter vector is summed in one chunk: a message costs as much as so many bytes.
 _CHUNK_BYTES = 1 << 15
@@ -62,7 +63,7 @@ class TreeSum:
     def __call__(self, evaluate: Callable[[int, Vector], None]) -> Vector:
         """The sum of what evaluate(piece, vector) writes, over all pieces, on every rank; valid until the next call.
 
-        evaluate writes all of vector.body and the first two of vector.head. If it raises on one rank, all raise.
+        evaluate writes all of vector.body, and the first three of vector.head. If it raises on one rank, all raise.
         """
         error = self._own(evaluate)
         if self.ranks.size > 1:

@@ -116,7 +116,8 @@ class JobOnRanks(OnRanks, fitting.Job):
         words, numbers = self.words, self.numbers
         n = int(min(words[epochs.BATCH], words[epochs.N] - words[epochs.POSITION]))
         with self.ranks.round(GRADIENT, self.seen(self.params)):
-            loss_sum, weight, _ = self._tree(self._pieces_of(n), self._read_heads, self.stream, self.scatters)
+            sums, _ = self._tree(self._pieces_of(n), self._read_heads, self.stream, self.scatters)
+            loss_sum, weight, samples = sums
             loss = loss_sum / weight if weight > 0.0 else 0.0
             if not np.isfinite(loss):
                 numbers[epochs.LOSS] = numbers[epochs.CALL + arg.RESULT] = loss
@@ -128,7 +129,7 @@ class JobOnRanks(OnRanks, fitting.Job):
                 self._update_parameters(rate)
             else:
                 self._finish_without_gradient(True, [])
-        return self._note(n, [loss], [weight])
+        return self._note(n, [loss], [samples if weight > 0.0 else 0.0])
 
     def _update_parameters(self, rate):
         number, stream = int(self.words[epochs.STEP]), self.stream
@@ -154,10 +155,13 @@ class JobOnRanks(OnRanks, fitting.Job):
         rows, step = self._rows[n], int(self.words[epochs.STEP])
         begin = int(self.words[epochs.POSITION]) + rows.first
         frames = np.zeros((self.stop - self.first, FRAME_WORDS), np.int64)
-        self._known = np.zeros(self.stop - self.first)  # the weight of each piece
+        # Of each piece, its weight in the batch's mean, and the sum of its samples' weights.
+        self._known, self._samples = np.zeros(self.stop - self.first), np.zeros(self.stop - self.first)
         for place, (piece, (first, stop)) in enumerate(rows.of_piece.items()):
             if stop > first:
-                self._known[place] = self._weight_sum(begin + first, stop - first)
+                samples = self._samples[place] = self._weight_sum(begin + first, stop - first)
+                here = self._order[begin + first : begin + stop]
+                self._known[place] = self.weight_of(here, stop - first, samples) if samples > 0 else 0.0
                 frames[place] = self._bound(stop - first).words
                 frames[place, frame.STEP] = step * self.pieces + piece
         toolkit.write(self._frames.address, frames, self.stream)
@@ -196,8 +200,8 @@ class JobOnRanks(OnRanks, fitting.Job):
     def _read_heads(self):
         losses = np.empty(self._losses.size, self._losses.dtype)
         toolkit.read(self._losses.address, losses, self.stream)
-        weights = self._known.tolist()
+        known = zip(losses, self._known.tolist(), self._samples.tolist(), strict=True)
         return {
-            self.first + place: (weight * float(loss) if weight > 0 else 0.0, weight)
-            for place, (loss, weight) in enumerate(zip(losses, weights, strict=True))
+            self.first + place: (weight * float(loss) if weight > 0 else 0.0, weight, samples)
+            for place, (loss, weight, samples) in enumerate(known)
         }

@@ -177,10 +177,10 @@ class DeviceObjectiveOnRanks(OnRanks, DeviceObjective):
                 arrays = {"to": vector, "g": self._pairs}
                 numbers |= {"adds": int(number > 0), "narrow": self._narrow}
                 launches(accumulate, np.float64, arrays, stream, **numbers).enqueue(stream)
-            heads[piece] = losses, total
+            heads[piece] = losses, total, 0.0
 
         with self.ranks.round(GRADIENT, self._seen(params, stream)):
-            losses, weight, total = self._sum(evaluate, lambda: heads, stream)
+            (losses, weight, _), total = self._sum(evaluate, lambda: heads, stream)
         return losses / weight, weight, total
 
     def _as_pairs(self, array):

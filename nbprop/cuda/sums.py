@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 
-from nbprop.cluster.sums import LOSSES, WEIGHTS, TreeSum, chunks_of
+from nbprop.cluster.sums import FAILURES, TreeSum, chunks_of
 from nbprop.cluster.tree import ADD, RECEIVE, SEND, Tree, depth
 from nbprop.compiler.jit import njit
 from nbprop.cuda import functions as f
@@ -146,12 +146,12 @@ class DeviceTreeSum:
         self._adds = {}
 
     def __call__(self, evaluate, read, stream, scatters=False):
-        """(the sum of losses, that of weights, that of the vectors, on the device), on every rank.
+        """([sum of losses, of their weights, of samples' weights], the sum of vectors, on the device), on every rank.
 
         evaluate(piece, vector) enqueues on the stream what writes all of a vector; read() then returns, for each piece
-        of this rank, (its loss times its weight, its weight). If one of them raises on one rank, all ranks raise.
-        scatters: of the vector, only the range `own_part` of each rank is the sum. The vector is valid until the next
-        call.
+        of this rank, (its loss times its weight, its weight, that of its samples). If one of them raises on one rank,
+        all ranks raise. scatters: of the vector, only the range `own_part` of each rank is the sum. The vector is valid
+        until the next call.
         """
         found, error = {}, None
         try:
@@ -164,8 +164,7 @@ class DeviceTreeSum:
         def head(piece, out):
             if error is not None:
                 raise error
-            out.clear()
-            out.head[LOSSES], out.head[WEIGHTS] = found[piece]
+            out.head[:FAILURES] = found[piece]
 
         total = self._heads(head).head
         if self.ranks.size > 1:
@@ -173,7 +172,7 @@ class DeviceTreeSum:
                 self._across(stream)
                 if not scatters:
                     self._gather(stream)
-        return float(total[LOSSES]), float(total[WEIGHTS]), self.result
+        return total[:FAILURES].tolist(), self.result
 
     def _sum(self, node, out, evaluate, level, stream):
         """out = the sum of a node of this rank alone."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from nbprop.cluster.parts import shard, total_samples
 from nbprop.cluster.ranks import GRADIENT, LOSS, Interrupted
-from nbprop.cluster.sums import LOSSES, WEIGHTS, TreeSum, own_part
+from nbprop.cluster.sums import LOSSES, SAMPLES, WEIGHTS, TreeSum, own_part
 from nbprop.compiler.jit import njit
 from nbprop.io.networks import digest
 from nbprop.numerics.partition import share, share_blocks
@@ -24,7 +24,7 @@ from nbprop.runtime import arguments as arg
 from nbprop.runtime.errors import refusal
 from nbprop.training import loop as epochs
 from nbprop.training.job import InOneProcess, Job
-from nbprop.training.measuring import Measure
+from nbprop.training.measuring import Measure, counts_apart, weight_in_mean
 
 _GRADS = epochs.CALL + arg.GRADS * arg.DESCRIPTION + arg.DATA
 
@@ -55,6 +55,7 @@ class OnRanks(InOneProcess):
     words: Any
     part: Any
     host_arrays: Any
+    plan: Any
 
     def join(self, ranks, samples, offset, sharded, optimizer):
         """Take part, before anything else; samples: of all ranks, of which this one holds those from offset on."""
@@ -64,6 +65,7 @@ class OnRanks(InOneProcess):
         self.scatters = sharded  # whether a rank needs its own part of the gradient alone
         self.writes = ranks.rank == 0
         self.stopped = None  # the signal that interrupted the ranks
+        self._counted: Any = None
 
     def seen(self, params):
         """Of an array of parameters, what the ranks compare where they meet."""
@@ -151,7 +153,25 @@ class OnRanks(InOneProcess):
         """None if each rank has a part."""
         return None if self.sharded else self.state
 
-    # -- the order of samples
+    # -- samples
+
+    def weight_of(self, rows, n, weight):
+        """What n samples weigh in the mean loss of a batch; rows: their places here.
+
+        weight: the sum of their weights, from which it differs where a mean is over positions within lengths, or over
+        the targets that a loss does not leave out.
+        """
+        if self._counted is None:
+            _, target, weights, lengths = self.data
+            found = {"weights": weights, "lengths": lengths}
+            if self.plan.loss.couples_samples:
+                found["target"] = target
+            apart = counts_apart(self.plan, lengths)
+            self._counted = self.host_arrays({k: a for k, a in found.items() if apart and a is not None})
+        if not self._counted:
+            return weight
+        own = {name: array[rows] for name, array in self._counted.items()}
+        return float(weight_in_mean(self.plan, n, own.get("target"), own.get("weights"), own.get("lengths")))
 
     def order_pieces(self, order, epoch, seed, shuffles):
         """Write into `order` where the samples of this rank's pieces of split data are, batch by batch."""
@@ -238,12 +258,14 @@ class JobOnRanks(OnRanks, Job):
             numbers[epochs.WEIGHT] = 0.0
             if first < last and not epochs.gradient_of(self.address, first, last - first, step + piece):
                 raise refusal("fit", self.plan, self._values(), int(words[epochs.STATUS]))
-            weight = numbers[epochs.WEIGHT]
+            samples = numbers[epochs.WEIGHT]
+            weight = self.weight_of(self._rows(first, last), last - first, samples) if samples > 0.0 else 0.0
             if weight > 0.0:
                 out.head[LOSSES], out.head[WEIGHTS] = weight * numbers[epochs.LOSS], weight
                 out.body *= self.params.dtype.type(weight)
             else:
                 out.clear()
+            out.head[SAMPLES] = samples
 
         with self.ranks.round(GRADIENT, self.params):
             try:
@@ -251,7 +273,7 @@ class JobOnRanks(OnRanks, Job):
             finally:
                 words[_GRADS] = self.grads.ctypes.data
             weight = total.head[WEIGHTS]
-            numbers[epochs.WEIGHT] = weight
+            numbers[epochs.WEIGHT] = total.head[SAMPLES] if weight > 0.0 else 0.0
             if weight > 0.0:
                 here = self.part if self.scatters else slice(None)
                 np.divide(total.body[here], self.params.dtype.type(weight), out=self.grads[here])
@@ -262,6 +284,12 @@ class JobOnRanks(OnRanks, Job):
         if outcome == epochs.GO_ON:
             epochs.end_step(self.address, n, updates)
         return outcome
+
+    def _rows(self, first, last):
+        """Where samples first..last - 1 of the batch are in this rank's data."""
+        begin = int(self.words[epochs.POSITION])
+        rows = slice(begin + first, begin + last)
+        return self.order[rows] if self.words[epochs.SHUFFLES] else rows
 
     def _values(self):
         x, target, weights, lengths = self.data

@@ -49,18 +49,30 @@ class Measure:
         """(weight times mean loss, weight) of some samples."""
         (x, target), others = (array[here] for array in self.data[:2]), self.data[2:]
         weights, lengths = (None if array is None else array[here] for array in others)
-        weight = self._weight(len(x), here)
+        own = {name: array[here] for name, array in self.counted.items()}
+        weight = weight_in_mean(self.plan, len(x), target, own.get("weights"), own.get("lengths"))
         if weight == 0:
             return 0.0, 0.0
         return weight * calls.value(self.plan, params, x, target, self.work, weights, layers, lengths=lengths), weight
 
-    def _weight(self, n, here):
-        """The weight of the mean loss of a batch: the sum of its weights, times lengths for a mean over positions."""
-        positions = positions_that_count(self.plan.max_length, self.plan.output_shape) > 1
-        if self.plan.loss.couples_samples:
-            own = {name: array[here] for name, array in self.counted.items() if name != "lengths" or positions}
-            return self.plan.loss.counted(self.data[1][here], own.get("weights"), own.get("lengths"))
-        counted = self.counted["weights"][here].astype(np.float64) if "weights" in self.counted else np.ones(n)
-        if "lengths" in self.counted and positions:
-            counted = counted * self.counted["lengths"][here]
-        return float(counted.sum())
+
+def counts_apart(plan, lengths):
+    """Whether the weight of some samples in a mean over more of them is not the sum of their weights."""
+    return plan.loss.couples_samples or (lengths is not None and _over_positions(plan))
+
+
+def weight_in_mean(plan, n, target, weights, lengths):
+    """The weight of n samples in a mean loss: the sum of their weights, times lengths for a mean over positions.
+
+    For a loss that leaves some targets out, it is that of the others. Arrays on the host, or None; the target is only
+    looked at for such a loss.
+    """
+    lengths = lengths if _over_positions(plan) else None
+    if plan.loss.couples_samples:
+        return plan.loss.counted(target, weights, lengths)
+    counted = np.ones(n) if weights is None else weights.astype(np.float64)
+    return float((counted if lengths is None else counted * lengths).sum())
+
+
+def _over_positions(plan):
+    return positions_that_count(plan.max_length, plan.output_shape) > 1

@@ -132,6 +132,18 @@ def objectives():
         assert result.fun < result.jac.size
         return digest(params.to_host(), result.fun)
 
+    def with_lengths(comm):
+        """The pieces of a batch have its mean over positions, not each its own."""
+        net, lengths = nbprop.network((4, 2), nbprop.rnn(2), nbprop.dense(1)), RNG.integers(1, 5, 8)
+        x, t = put(RNG.normal(size=(8, 4, 2)), RNG.normal(size=(8, 4, 1)))
+        options = {"lengths": device(lengths), "lr": 0.1, "batch": 8, "epochs": 1}
+        params, alone = put(nbprop.init(net, seed=1), nbprop.init(net, seed=1))
+        history = nbprop.fit(net, params, x, t, "mse", "sgd", comm=comm, pieces=PIECES, **options)
+        plain = nbprop.fit(net, alone, x, t, "mse", "sgd", **options)
+        np.testing.assert_allclose(params.to_host(), alone.to_host(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(history.loss, plain.loss, rtol=1e-5)
+
+    with_lengths(COMM)
     return [*found, same("minimize", minimized)]
 
 

@@ -166,6 +166,31 @@ def everything(which="some"):
         return digest(params, *nbprop.objective(plan, x, target, comm=comm, pieces=4)(P0))
 
     same("few samples", few)
+
+    rng = np.random.default_rng(3)
+    over_positions = nbprop.network((5, 3), nbprop.rnn(3), nbprop.dense(1))
+    sequences, lengths = rng.normal(size=(24, 5, 3)), rng.integers(1, 6, 24)
+    gaps, classes = T.copy(), rng.integers(0, 4, 301)
+    gaps[rng.random(301) < 0.6], classes[rng.random(301) < 0.6] = np.nan, -1
+    gaps[:60], classes[:60] = np.nan, -1  # of the first batch, some pieces have no target at all
+    classifier = nbprop.network((3,), nbprop.dense(4))
+    for name, net, x, target, loss, options in (
+        ("lengths", over_positions, sequences, rng.normal(size=(24, 5, 1)), "mse", {"lengths": lengths, "batch": 12}),
+        ("missing", NET, X, gaps, nbprop.mse(missing="ignore"), {"weights": W}),
+        ("ignored", classifier, X, classes, nbprop.softmax_cross_entropy(ignore_index=-1), {"shuffle": False}),
+    ):
+
+        def weighed(comm, net=net, data=(x, target), loss=loss, options=options):
+            """The pieces of a batch have its mean, not each its own."""
+            given = {"optimizer": "sgd", "lr": 0.1, "batch": 128, "epochs": 2, "shuffle": True} | options
+            params, alone = (nbprop.init(net, seed=2) for _ in range(2))
+            history = nbprop.fit(net, params, *data, loss, comm=comm, pieces=4, **given)
+            plain = nbprop.fit(net, alone, *data, loss, **given)
+            np.testing.assert_allclose(params, alone, rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(history.loss, plain.loss, rtol=1e-10)
+            return digest(params, history.loss)
+
+        same(name, weighed)
     alone, plain = P0.copy(), P0.copy()
     nbprop.fit(NET, alone, X, T, "mse", epochs=2, comm=MPI.COMM_SELF, pieces=1)
     nbprop.fit(NET, plain, X, T, "mse", epochs=2)
