@@ -10,7 +10,7 @@ from numba.extending import overload
 from numpy.typing import NDArray
 
 from nbprop.autodiff.gradients import value_and_grad
-from nbprop.cluster.parts import on_ranks, shard, total_samples
+from nbprop.cluster.parts import check_same_data, flat, on_ranks, shard, total_samples
 from nbprop.cluster.ranks import Ranks, processor
 from nbprop.cluster.sums import FAILURES, HEAD, LOSSES, WEIGHTS
 from nbprop.cluster.tree import ADD, SEND, Tree, depth
@@ -88,6 +88,7 @@ def data_on_ranks(
         | {"whether there are weights": weights is not None}
     )
     samples, offset = total_samples(comm, len(x))
+    check_same_data(comm, flat, x=x, target=target, weights=weights)
     layout = _Layout(comm, plan, samples, offset, target, weights)
     slots = np.zeros((layout.slots, HEAD + plan.n_params))
     own = np.ones(len(x), plan.dtype) if weights is None else weights

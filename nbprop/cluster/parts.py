@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from nbprop.cluster.ranks import RankError, Ranks, check_comm
+from nbprop.cluster.ranks import RankError, Ranks, check_comm, mark_of
 from nbprop.numerics.partition import share
 from nbprop.validation import check_integer, choose
 
@@ -58,6 +58,21 @@ def check_transport(function, transport, ranks, on_device):
     if transport is not None and (ranks is None or not on_device):
         hint = "pass comm, too" if on_device else "these lie in host memory: leave it out"
         raise ValueError(f"{function}: transport= is how arrays on devices travel between ranks; {hint}")
+
+
+def check_same_data(ranks, some_of, **columns):
+    """Refuse whole data that differ between ranks, as where each has shuffled its own, by some of their elements.
+
+    some_of: from an array to a vector of its elements, or of enough of them, on the host; columns: arrays or None.
+    """
+    if not ranks.split and ranks.size > 1:
+        marks = {name: None if array is None else mark_of(some_of(array)) for name, array in columns.items()}
+        ranks.agree({f"{name}, of which all ranks must hold the same,": mark for name, mark in marks.items()})
+
+
+def flat(array):
+    """A C-contiguous array on the host as a vector, without a copy."""
+    return array.reshape(-1)
 
 
 def shard(samples, piece, pieces, batch=None):

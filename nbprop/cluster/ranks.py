@@ -119,7 +119,7 @@ class Ranks:
         """
         signalled = 0 if failed else max(self._signals, default=0)
         if self.size > 1:
-            mark = 0 if seen is None else _mark(seen)
+            mark = 0 if seen is None else mark_of(seen)
             self._words[:] = failed, signalled, kind, -kind, mark, -mark
             self._reduce(self._words)
             words = self._words.tolist()
@@ -276,7 +276,7 @@ def _short(value):
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _mark(vector):
+def mark_of(vector):
     """A number that two different vectors rarely share, from some of their elements."""
     part = np.ascontiguousarray(vector[:: max(1, vector.size // _MARKED)])
     return zlib.crc32(part.tobytes())

@@ -11,7 +11,7 @@ from nbprop.cuda import fitting, memory, toolkit
 from nbprop.cuda.calls import Bound
 from nbprop.cuda.kernels import FRAME_WORDS
 from nbprop.cuda.sequence import Sequence
-from nbprop.cuda.sums import DeviceTreeSum, Seen, divide, launches, weigh
+from nbprop.cuda.sums import DeviceTreeSum, Seen, divide, launches, weigh, words_of
 from nbprop.cuda.training import Batches, gathering, rows_like
 from nbprop.cuda.transports import open_transport, unbroken
 from nbprop.numerics.partition import share
@@ -37,6 +37,7 @@ class JobOnRanks(OnRanks, fitting.Job):
     def __init__(self, ranks, transport, samples, offset, sharded, plan, params, data, batch, optimizer, *rest):
         self.join(ranks, samples, offset, sharded, optimizer)
         super().__init__(plan, params, data, batch, optimizer, *rest)
+        self.check_same_data(data)
         self.words[epochs.N] = samples
         self._wire = open_transport(ranks, transport)
         self.transport = self._wire.name
@@ -71,6 +72,10 @@ class JobOnRanks(OnRanks, fitting.Job):
         """As `Job.clip`; a norm is that of the whole gradient, which all ranks then get."""
         super().clip(native, word, row, limit)
         self.needed_for(native)
+
+    def some_of(self, array):
+        """As `OnRanks.some_of`."""
+        return words_of(array, self.stream)
 
     def seen(self, params):
         """As `OnRanks.seen`."""

@@ -9,7 +9,7 @@ from nbprop.autodiff import gradients as calls
 from nbprop.cluster.ranks import GRADIENT, LOSS
 from nbprop.cluster.sums import LOSSES, WEIGHTS, TreeSum
 from nbprop.cuda import fitting, memory, toolkit
-from nbprop.cuda.sums import DeviceTreeSum, Seen, accumulate, divide, divide_to_float32, launches
+from nbprop.cuda.sums import DeviceTreeSum, Seen, accumulate, divide, divide_to_float32, launches, words_of
 from nbprop.cuda.transports import open_transport
 from nbprop.lowering.plan import workspace
 from nbprop.messages import NO_LOSS, failure
@@ -132,6 +132,10 @@ class DeviceObjectiveOnRanks(OnRanks, DeviceObjective):
     def on_host(self, array):
         """As `OnRanks.on_host`."""
         return array.to_host()
+
+    def some_of(self, array):
+        """As `OnRanks.some_of`."""
+        return words_of(array, memory.current_stream())
 
     def loss(self, theta):
         """As `DeviceObjective.loss`, on all ranks."""

@@ -125,6 +125,12 @@ class Seen:
         return host
 
 
+def words_of(array, stream):
+    """Some of an array's elements, in words of four bytes, on the host."""
+    words = memory.Array((array.nbytes // 4,), np.float32, array.address, array.owner, array.device)
+    return Seen(words.size, words.dtype)(words, stream)
+
+
 class DeviceTreeSum:
     """Sums of vectors of `count` numbers over all pieces, the same bits for any number of ranks and any transport.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from nbprop.autodiff.derivatives import hvp
 from nbprop.autodiff.gradients import value
-from nbprop.cluster.parts import shard, total_samples
+from nbprop.cluster.parts import check_same_data, flat, shard, total_samples
 from nbprop.cluster.ranks import GRADIENT, LOSS, PRODUCT, processor
 from nbprop.cluster.sums import LOSSES, WEIGHTS, TreeSum
 from nbprop.io.networks import digest
@@ -42,11 +42,16 @@ class OnRanks:
             | more
         )
         self.n_samples, self._offset = total_samples(ranks, len(self.x))
+        check_same_data(ranks, self.some_of, x=self.x, target=self.target, weights=self.weights)
         self._identity = self._digests() if ranks.split else None
 
     def on_host(self, array):
         """An array of the data, or of state, in host memory."""
         return array
+
+    def some_of(self, array):
+        """Enough of an array's elements to tell it from another, on the host."""
+        return flat(array)
 
     def rows_of(self, piece):
         """Which samples of those that this rank holds are a piece's, a slice."""

@@ -4,7 +4,7 @@ import numpy as np
 
 from nbprop.autodiff.derivatives import jacobian
 from nbprop.autodiff.operators import outputs
-from nbprop.cluster.parts import rows_of, total_samples
+from nbprop.cluster.parts import check_same_data, flat, rows_of, total_samples
 from nbprop.cluster.ranks import ROWS, processor
 from nbprop.solvers.residuals import Residuals
 
@@ -20,6 +20,7 @@ class ResidualsOnRanks(Residuals):
             | {"whether there are weights": weights is not None, "the free parameters": free.size}
         )
         samples, first = total_samples(ranks, len(x))
+        check_same_data(ranks, flat, x=x, target=target, weights=weights)
         self.ranks = ranks
         bounds = [rows_of(rank, ranks.size, samples, ranks.pieces) for rank in range(ranks.size)]
         self._first, self._stop = bounds[ranks.rank]

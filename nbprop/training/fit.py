@@ -308,7 +308,13 @@ def fit(
         if sharded:
             _check_for_shards(optimizer, remembered)
         agreed = _settings_of(plan, params, epochs, seed, shuffle, optimizer, values, first_step, patience, clips)
-        comm.agree(agreed | {"shard_update": sharded})
+        agreed |= {"shard_update": sharded, "average": (average, average_start), "max_norm": max_norm}
+        agreed |= {"resume": resume, "whether there is a checkpoint": checkpoint is not None}
+        agreed |= {"schedule": schedule if isinstance(schedule, str) else type(schedule).__name__}
+        given = {"weights": columns[2], "lengths": columns[3], "validation data": held_out}
+        agreed |= {f"whether there are {name}": value is not None for name, value in given.items()}
+        named = {"decay_mask": masks[0], "trainable": masks[1], "lr_scale": lr_scale, "optimizer_state": remembered}
+        comm.agree(agreed | {name: _comparable(value) for name, value in named.items()})
         make = functools.partial(JobOnRanks, comm, samples, offset, sharded)
         if place is not on_host:
             on_device = backends.get(place.TARGET).job_on_ranks
@@ -383,12 +389,18 @@ def _check_for_shards(optimizer, state):
         raise ValueError("fit: shard_update does not go with optimizer_state; resume from a checkpoint instead")
 
 
+def _comparable(value):
+    """A setting as ranks compare it: an array, on the host or the device, by its digest."""
+    value = value.to_host() if hasattr(value, "to_host") else value
+    return digest({"array": value}) if isinstance(value, np.ndarray) else repr(value)
+
+
 def _settings_of(plan, params, epochs, seed, shuffle, optimizer, values, first_step, patience, clips):
     """What must be the same on all ranks, by the names that an error uses."""
     return processor() | {
         "where it runs": plan.target,
         "the network": repr(plan.net),
-        "the loss": repr(plan.loss),
+        "the loss": f"{plan.loss!r}, {plan.penalty!r}",
         "dtype": str(plan.dtype),
         "batch": plan.batch,
         "epochs": epochs,

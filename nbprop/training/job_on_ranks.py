@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nbprop.cluster.parts import shard, total_samples
+from nbprop.cluster.parts import check_same_data, flat, shard, total_samples
 from nbprop.cluster.ranks import GRADIENT, LOSS, Interrupted
 from nbprop.cluster.sums import LOSSES, SAMPLES, WEIGHTS, TreeSum, own_part
 from nbprop.compiler.jit import njit
@@ -66,6 +66,15 @@ class OnRanks(InOneProcess):
         self.writes = ranks.rank == 0
         self.stopped = None  # the signal that interrupted the ranks
         self._counted: Any = None
+
+    def check_same_data(self, data, prefix=""):
+        """Refuse data (x, target, weights, lengths), all of it on each rank, that differ between them."""
+        names = [f"{prefix}{name}" for name in ("x", "target", "weights", "lengths")]
+        check_same_data(self.ranks, self.some_of, **dict(zip(names, data, strict=True)))
+
+    def some_of(self, array):
+        """Enough of an array's elements to tell it from another, on the host."""
+        return flat(array)
 
     def seen(self, params):
         """Of an array of parameters, what the ranks compare where they meet."""
@@ -189,6 +198,7 @@ class JobOnRanks(OnRanks, Job):
     def __init__(self, ranks, samples, offset, sharded, plan, params, data, batch, optimizer, *rest):
         self.join(ranks, samples, offset, sharded, optimizer)
         super().__init__(plan, params, data, batch, optimizer, *rest)
+        self.check_same_data(data)
         self.words[epochs.N] = samples
         self._seed, self._shuffles = 0, False
         self._sum = TreeSum(ranks, params.size, params.dtype, scatters=sharded)
@@ -302,6 +312,8 @@ class MeasureOnRanks(Measure):
     def __init__(self, job, data, *, penalized):
         super().__init__(job, data, penalized=penalized)
         self.ranks, self._sum = job.ranks, TreeSum(job.ranks, 0, np.float64)
+        if data is not job.data:
+            job.check_same_data(data, "validation ")
         self._batch = int(job.words[epochs.BATCH]) if data is job.data else None
         self._samples, self._offset = total_samples(job.ranks, len(data[0]), self._batch)
 

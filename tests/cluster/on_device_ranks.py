@@ -225,6 +225,9 @@ def refusals():
     none = lambda: [] if last else ["GPU-7"]  # noqa: E731
     caught("no device on one", lambda: patched(toolkit, "visible_devices", none, few[-1]))
     caught("NaN on one", lambda: fitted(x=poisoned if last else X))
+    shuffled = X[np.random.default_rng(COMM.rank).permutation(len(X))]
+    caught("data differ", lambda: fitted(x=shuffled))
+    caught("data of objectives differ", lambda: nbprop.objective(plan, *put(X, shuffled[:, :1]), **RANKS))
     caught("params differ", lambda: fitted(params=other))
     caught("theta differs", lambda: fun(put(other)[0]))
     host = [array.astype(np.float32) for array in (P0, X, T)]

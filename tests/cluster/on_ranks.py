@@ -278,6 +278,27 @@ def refusals():
     caught(lambda: nbprop.fit(NET, P0.copy(), X, T, "mse", optimizer_state=state, shard_update=True, **RANKS))
     own = slice(0, 3 - 3 * last)  # of three samples, the last rank holds none
     caught(lambda: nbprop.objective(plan, X[own], T[own], data="split", **RANKS))
+    rng, squares = np.random.default_rng(COMM.rank), nbprop.least_squares
+    own = X[rng.permutation(len(X))]  # each rank has shuffled the data on its own
+    for call in (
+        lambda: nbprop.fit(
+            nbprop.network((3,), nbprop.dense(8), nbprop.dense(1)) if last else NET, P0, X, T, "mse", **RANKS
+        ),
+        lambda: nbprop.fit(NET, P0, own, T, "mse", **RANKS),
+        lambda: nbprop.fit(NET, P0, X, T, "mse", validation=(own, T), **RANKS),
+        lambda: nbprop.objective(plan, own, T, **RANKS),
+        lambda: squares(plan, P0.copy(), X, own[:, :1].copy(), **RANKS),
+        lambda: nbprop.fit(NET, P0, X, T, "mse", weights=W if last else None, **RANKS),
+        lambda: nbprop.fit(NET, P0, X, T, "mse", l2=0.1 * COMM.rank, **RANKS),
+        lambda: nbprop.fit(NET, P0, X, T, "mse", lr_scale={"0.dense": 1.0 + COMM.rank}, **RANKS),
+        lambda: nbprop.fit(NET, P0, X, T, "mse", trainable=np.full(P0.size, not last), **RANKS),
+        lambda: nbprop.fit(NET, P0, X, T, "mse", max_norm=1.0 + COMM.rank, **RANKS),
+    ):
+        caught(call)
+    with pytest.MonkeyPatch.context() as patch:
+        if last:
+            patch.setattr(nbprop, "__version__", "0.0.1")
+        caught(lambda: nbprop.fit(NET, P0, X, T, "mse", **RANKS))
 
     def full(*_):
         raise MemoryError("no room")

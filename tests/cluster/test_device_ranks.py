@@ -55,6 +55,8 @@ def test_what_one_rank_finds_wrong_all_ranks_say():
         "one device": "RankError: fit: ranks 0 and 1 use the same device, GPU-7; call nbprop.cuda.use_device_of_rank",
         "too few devices": "RuntimeError: use_device_of_rank: ",
         "no device on one": "RuntimeError: use_device_of_rank: ",
+        "data differ": "RankError: fit: x, of which all ranks must hold the same, differs between ranks",
+        "data of objectives differ": "RankError: objective: target, of which all ranks must hold the same, differs",
         "params differ": "RankError: fit: params (start all ranks from the same seed) differs between ranks",
         "theta differs": "RankError: objective: the parameters differ between ranks",
         "places differ": "RankError: fit: where it runs differs between ranks: 'cuda' on rank 0, 'cpu' on rank 1",

@@ -159,6 +159,16 @@ def test_what_one_rank_finds_wrong_all_ranks_say():
     other, own = next(found)
     assert own.startswith("ValueError: objective: x")
     assert "rank 1 failed: ValueError: objective: x" in other
+    same = "of which all ranks must hold the same, differs"
+    for words in (
+        *("fit: the network differs", f"fit: x, {same}", f"fit: validation x, {same}", f"objective: x, {same}"),
+        *(f"least_squares: target, {same}", "fit: whether there are weights differs", "fit: the loss differs"),
+        *("fit: lr_scale differs", "fit: trainable differs", "fit: max_norm differs"),
+        "fit: the version of nbprop differs",
+    ):
+        other, own = next(found)
+        assert other == own
+        assert other.startswith(f"RankError: {words}")
     for function in ("fit", "minimize"):
         other, own = next(found)
         assert own == "MemoryError: no room"
