@@ -16,6 +16,8 @@ from on_ranks import digest
 import nbprop
 import nbprop.cuda
 from nbprop.cuda import fitting_on_ranks, toolkit, transports
+from nbprop.optimizers.api import OPTIMIZERS
+from support import cases
 
 kernel.BlockManager.run, kernel.np = turns.run, turns.ShuffledBlocks()
 COMM = MPI.COMM_WORLD
@@ -145,6 +147,41 @@ def objectives():
 
     with_lengths(COMM)
     return [*found, same("minimize", minimized)]
+
+
+# A layer of each way to compute, and what one block, several launches, and carried state do.
+LAYERS = (
+    *("dense", "dense_positions", "residual", "tied", "conv2d", "max_pool2d", "batchnorm", "layernorm", "embedding"),
+    *("attention", "lstm", "gru_last", "prelu", "weight_norm", "loss_softmax_cross_entropy", "loss_gaussian_nll"),
+)
+
+
+def networks():
+    """Gradients of networks of the contract tests, and a step of every optimizer."""
+    for number, name in enumerate(LAYERS):
+        net, loss = cases.CASES[name]
+        modal = any(layer.modal for _, layer in net.nodes)
+        mode = "inference" if modal else "training"
+        plan = nbprop.plan(net, loss or "mse", 2, np.float32, mode=mode, target="cuda")
+        x, target, weights = cases.data(plan, 6, np.random.default_rng(number), ties=False)
+        columns = [device(a.astype(np.float32) if a.dtype.kind == "f" else a) for a in (x, target, weights)]
+        params = nbprop.init(net, seed=number)
+        state = nbprop.layer_state(plan) if plan.state_size else None
+
+        def gradient(comm, plan=plan, given=(*columns, state), params=params):
+            return digest(*nbprop.objective(plan, *given, comm=comm, pieces=PIECES)(params))
+
+        same(name, gradient)
+    for number, optimizer in enumerate(OPTIMIZERS):
+
+        def train(comm, optimizer=optimizer, sharded=number % 2 == 1 and optimizer != "schedule_free_adamw"):
+            params, x, t = put(P0, X[:8], T[:8])
+            options = {"epochs": 1, "batch": 8, "pieces": PIECES, "shard_update": sharded, "comm": comm}
+            nbprop.fit(PLAIN, params, x, t, "mse", optimizer, **options)
+            return digest(params.to_host())
+
+        same(optimizer, train)
+    return [*LAYERS, *OPTIMIZERS]
 
 
 def over(transport, kinds, delays=False):

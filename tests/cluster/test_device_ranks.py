@@ -1,6 +1,7 @@
 """Several processes with a device each, in the simulator: the same bits on any number of them, by any transport."""
 
 import functools
+import os
 from pathlib import Path
 
 import launching
@@ -12,7 +13,11 @@ from nbprop.cluster.parts import check_transport
 
 pytest.importorskip("mpi4py")
 pytestmark = pytest.mark.skipif(launching.MPIEXEC is None, reason="no mpiexec")
-ENVIRONMENT = {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(Path(__file__).parents[1] / "cuda")}
+TESTS = Path(__file__).parents[1]
+ENVIRONMENT = {
+    "NUMBA_ENABLE_CUDASIM": "1",
+    "PYTHONPATH": os.pathsep.join(str(place) for place in (TESTS / "cuda", TESTS)),
+}
 SCRIPT = Path(__file__).with_name("on_device_ranks.py")
 run, result = (functools.partial(f, SCRIPT, **ENVIRONMENT) for f in (launching.run, launching.result))
 
@@ -31,6 +36,11 @@ def test_bits_of_all_kinds_of_trainings_are_the_same_on_1_2_and_3_ranks():
 @pytest.mark.more
 def test_bits_of_objectives_and_searches_are_the_same_on_1_2_and_4_ranks():
     assert len(result(4, "objectives")) == 5
+
+
+@pytest.mark.more
+def test_bits_of_networks_and_optimizers_are_the_same_on_1_2_and_4_ranks():
+    assert len(result(4, "networks")) > 25
 
 
 def test_the_transports_give_the_same_bits_and_nccl_is_asked_for_whole_groups():

@@ -11,7 +11,7 @@ import nbprop.cuda
 if nbprop.cuda.simulated():
     pytest.skip("the simulator has no driver", allow_module_level=True)
 
-from nbprop.cuda import toolkit
+from nbprop.cuda import toolkit, transports
 
 
 class Device:
@@ -125,3 +125,36 @@ def test_waiting_for_the_default_stream_waits_for_those_that_block_with_it(monke
     toolkit.synchronize()
     toolkit.follow(0, "another")
     assert waited == ["event", "another"]
+
+
+def test_devices_are_told_apart_by_what_no_process_counts_differently(monkeypatch):
+    gpus = [SimpleNamespace(_device=SimpleNamespace(uuid=name)) for name in ("GPU-a", "GPU-b")]
+    current = SimpleNamespace(id=1, compute_capability=(9, 0))
+    monkeypatch.setattr(toolkit, "_cuda", SimpleNamespace(gpus=gpus, get_current_device=lambda: current))
+    assert toolkit.visible_devices() == ["GPU-a", "GPU-b"]
+    assert toolkit.identity_of_device() == "GPU-b"
+    found = toolkit.kind_of_device()
+    assert found["the device"] == "compute capability 9.0"
+    assert found["the version of numba-cuda"]
+
+
+@pytest.mark.parametrize(
+    ("name", "aware", "chosen"),
+    [(None, True, "mpi"), (None, False, "host"), (None, None, "host"), ("host", True, "host"), ("mpi", None, "mpi")],
+)
+def test_the_transport_is_the_mpi_s_where_it_is_cuda_aware(monkeypatch, name, aware, chosen):
+    agreed = []
+    ranks = SimpleNamespace(
+        function="fit", comm=None, rank=0, size=1, agree=agreed.append, gather=lambda value: [value]
+    )
+    monkeypatch.setattr(transports, "mpi_takes_device_memory", lambda: aware)
+    monkeypatch.setattr(toolkit, "identity_of_device", lambda: "GPU-a")
+    monkeypatch.setattr(toolkit, "kind_of_device", lambda: {"the device": "compute capability 9.0"})
+    assert transports.open_transport(ranks, name).name == chosen
+    assert agreed == [{"transport": chosen, "the device": "compute capability 9.0"}]
+
+
+def test_an_mpi_that_is_not_cuda_aware_gets_no_device_memory(monkeypatch):
+    monkeypatch.setattr(transports, "mpi_takes_device_memory", lambda: False)
+    with pytest.raises(RuntimeError, match=r'fit: transport="mpi" needs a CUDA-aware MPI, and this one says'):
+        transports.open_transport(SimpleNamespace(function="fit", comm=None, rank=0, size=1), "mpi")
