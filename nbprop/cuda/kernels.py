@@ -249,6 +249,7 @@ _MODULES = {
     for place, there in {
         "numerics.copies": "layers.combine",
         "layers.attention.kernels": "layers.attention",
+        "layers.attention.tangents": "layers.attention_tangents",
         "layers.attention.decoding": "layers.attention_decoding",
         "layers.conv.kernels": "layers.conv",
         "layers.conv.transposed": "layers.conv_transposed",

@@ -11,6 +11,7 @@ Each sum runs over its terms in order, in one thread, so its bits depend on the 
 
 from nbprop.compiler.jit import njit
 from nbprop.cuda.groups import team_of
+from nbprop.cuda.mma import unrolled
 from nbprop.cuda.toolkit import MULTIPROCESSORS, THREADS, cuda, device_function
 from nbprop.numerics.scalars import like
 from nbprop.program.elements import length_at
@@ -151,6 +152,17 @@ def walk_tangent(gates, cell):
     (multiply, add), size = step_product(gates), gates * ROWS
 
     @device_function
+    def step(r, everything):
+        given, code, sums, place, lengths_address, lengths_code = everything
+        t, at, mine, count, j, n, positions, width = place
+        if r < count:
+            here, row = at + r * width + j, gates * (at + r * width) + j
+            within = t < length_at(lengths_address, lengths_code, mine + r, positions)
+            cell(given, code, sums, r, (row, here, here + n * width, width, j), within)
+
+    steps = unrolled(ROWS, step)  # cells are too long for LLVM to do so, and `sums` would be in memory
+
+    @device_function
     def walk(given, h, h_dot, u, u_dot, n, positions, width, code, lengths_address, lengths_code):
         sums, staged, team = cuda.local.array(size, h.dtype), cuda.shared.array(_SLICE, h.dtype), team_of(width)
         samples, across = samples_of_block(n, team), gates * width
@@ -164,11 +176,8 @@ def walk_tangent(gates, cell):
                     multiply(sums, staged, h_dot, at, width, count, u, across, column, width, team)
                     if u_dot.size > 0:
                         add(sums, staged, h, at, width, count, u_dot, across, column, width, team)
-                    for r in range(ROWS):
-                        if r < count and j < width:
-                            here, row = at + r * width + j, gates * (at + r * width) + j
-                            within = t < length_at(lengths_address, lengths_code, mine + r, positions)
-                            cell(given, code, sums, r, (row, here, here + n * width, width, j), within)
+                    place = t, at, mine, count if j < width else 0, j, n, positions, width
+                    steps((given, code, sums, place, lengths_address, lengths_code))
 
     return walk
 

@@ -6,6 +6,7 @@ from test_device_contract import CASES, ON_DEVICE, TOLERANCE, DeviceBuffers
 
 import nbprop
 import nbprop.cuda
+from nbprop.cuda import kernels
 from nbprop.cuda.layers.activation import curvature
 from nbprop.cuda.toolkit import cuda, device_function
 from nbprop.numerics.activations import ACTIVATIONS, NEEDS_INPUT, derivative_of, value_of
@@ -13,7 +14,7 @@ from nbprop.runtime.signatures import OUTPUTS, SIGNATURES
 from support.cases import close, data, kinked
 
 FUNCTIONS = [name for name, signature in SIGNATURES.items() if signature.beyond_gradients]
-# Each loss with all of them, biases left out, shared weights, a convolution, layers without tangents.
+# Each loss with all of them, biases left out, shared weights, a convolution, a norm.
 IN_TEST = {f"loss_{name}": FUNCTIONS for name in ("mse", "gaussian_nll", "softmax_cross_entropy")}
 IN_TEST |= {
     "loss_huber": ("hvp", "fisher_product"),
@@ -21,11 +22,9 @@ IN_TEST |= {
     "dense_no_bias": ("hvp", "jacobian"),
     "tied": ("jvp", "jacobian"),
     "conv2d_pointwise": ("hvp",),
-    "attention": ("jvp",),
+    "layernorm": ("hvp",),
     "dense_softmax": ("hvp",),
 }
-# What layers have on the CPU alone.
-WITHOUT_KERNELS = {f"{kind}_tangent" for kind in ("attention",)}
 
 
 def arguments(plan, n, rng):
@@ -53,9 +52,13 @@ def call(plan, name, given, out, work, state):
 
 def both(case, name, dtype, n, **leave_out):
     """(the device's, the CPU's) result."""
-    net, loss = case_of(case, name)
+    return both_of(*case_of(case, name), name, dtype, n, **leave_out)
+
+
+def both_of(net, loss, name, dtype, n, **changes):
+    """The same of a network; `changes`: arrays by name, in place of those of `arguments`."""
     plan, device = (nbprop.plan(net, loss, n + 1, dtype, target=target) for target in ("cpu", "cuda"))
-    given = arguments(plan, n, np.random.default_rng(5)) | leave_out
+    given = arguments(plan, n, np.random.default_rng(5)) | changes
     buffers, shape = DeviceBuffers(), shape_of_out(plan, name, n)
     state = nbprop.layer_state(plan) if plan.state_size else None
     wanted = call(plan, name, given, np.full(shape, np.nan, dtype), nbprop.workspace(plan), state)
@@ -82,9 +85,15 @@ def takes_part(case, name):
 
 
 def mark(case, name):
-    """`more` for what takes too long together; `long` for Jacobians of images, which take a minute and more each."""
+    """`more` for what takes too long together, `long` for what takes longest.
+
+    That is Jacobians of images, a minute and more each; and the products with a loss's curvature of each layer, which
+    are a jvp and an ordinary backward pass.
+    """
     if name in IN_TEST.get(case, ()):
         return ()
+    if name in ("gauss_newton_product", "fisher_product") and not case.startswith("loss_"):
+        return pytest.mark.long
     large = ("conv2d", "conv_transpose2d", "images", "tied_embedding", "groupnorm", "max_pool2d_overlap")
     return pytest.mark.long if name == "jacobian" and any(part in case for part in large) else pytest.mark.more
 
@@ -96,17 +105,45 @@ def of(case):
 
 @pytest.mark.parametrize(("case", "name"), [one for case in ON_DEVICE for one in of(case)])
 def test_the_device_agrees_with_the_cpu(case, name):
-    net, loss = case_of(case, name)
-    device = nbprop.plan(net, loss, 2, np.float32, target="cuda")
-    missing = [device.missing[program] for program in SIGNATURES[name].programs if program in device.missing]
-    if missing and not SIGNATURES[name].one_by_one:
-        assert {text.split()[-1] for text in missing} <= WITHOUT_KERNELS
-        with pytest.raises(ValueError, match=f"{name}: .* has no CUDA kernel for .*; make a plan without target"):
-            both(case, name, np.float32, 2)
-        return
     for dtype, n in ((np.float32, 5), (np.float64, 2)):
         found, wanted = both(case, name, dtype, n)
         close(f"{name}, {np.dtype(dtype)}", found, wanted, 5 * TOLERANCE[dtype])
+
+
+# rnn is wider than two of a simulated block's groups, a head than a tile; each has several blocks of positions.
+SEQUENCES = {
+    "rnn": nbprop.rnn(17, "sigmoid"),
+    "lstm": nbprop.lstm(9),
+    "gru": nbprop.gru(3),
+    "last": nbprop.gru(2, output="last"),
+    "attention": nbprop.attention(2),
+    "attention_not_causal": nbprop.attention(2, causal=False),
+}
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("layer", SEQUENCES)
+@pytest.mark.parametrize(("name", "left_out"), [("hvp", ()), ("jvp", ("v",)), ("jvp", ("dx",))], ids=str)
+def test_sequences_with_lengths(layer, name, left_out):
+    """What stands beyond a length may not matter, and a direction left out is zero in the loops, too."""
+    rng, lengths = np.random.default_rng(6), np.array([6, 1, 3, 6, 5], np.int32)
+    net = nbprop.network((6, 10), SEQUENCES[layer], nbprop.dense(2))
+    for dtype in (np.float32, np.float64):
+        x = rng.standard_normal((5, 6, 10)).astype(dtype)
+        for row, length in zip(x, lengths, strict=True):
+            row[length:] = np.nan
+        changes = {"x": x, "lengths": lengths} | dict.fromkeys(left_out)
+        found, wanted = both_of(net, "mse", name, dtype, 5, **changes)
+        close(f"{name}, {np.dtype(dtype)}", found, wanted, 5 * TOLERANCE[dtype])
+
+
+def test_a_layer_without_kernels_for_tangents_is_refused_by_name(monkeypatch):
+    monkeypatch.delitem(kernels._MODULES, "nbprop.layers.attention.tangents")
+    net = nbprop.network((7, 2), nbprop.attention(1))  # of no other test: plans are kept
+    for name in ("jvp", "hvp"):
+        text = rf"{name}: layer \S+ has no CUDA kernel for attention_tangent; make a plan without target"
+        with pytest.raises(ValueError, match=text):
+            both_of(net, "mse", name, np.float32, 2)
 
 
 @pytest.mark.parametrize("left_out", ["v", "dx"])

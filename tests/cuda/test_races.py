@@ -13,6 +13,7 @@ if not nbprop.cuda.simulated():
     pytest.skip("on a GPU compute-sanitizer looks for races (on_gpu.py)", allow_module_level=True)
 
 from test_device_contract import CASES, ON_DEVICE, TOLERANCE, on_device, on_host
+from test_device_derivatives import both, takes_part
 
 from nbprop.cuda import oneblock
 from nbprop.cuda.toolkit import THREADS, cuda
@@ -39,6 +40,25 @@ def test_late_stores_change_nothing(case, monkeypatch):
     wanted = on_host(plan, *given)
     for name, value in found.items():
         close(name, value, wanted[name], TOLERANCE[np.float32])
+
+
+# A network of each kind of layer that has kernels of its own for products with second derivatives.
+PRODUCTS = {
+    *("attention", "batchnorm", "dense_wide", "fourier_features", "fused_softmax", "glu", "gru", "layernorm"),
+    *("local_response_norm", "lstm", "prelu", "rnn", "spectral_norm", "standardize", "weight_norm"),
+}
+
+
+def mark(case):
+    """One in `make test`, those of PRODUCTS in `make test-more`, all others in `make test-long`."""
+    return () if case == "layernorm" else pytest.mark.more if case in PRODUCTS else pytest.mark.long
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=mark(c)) for c in ON_DEVICE if takes_part(c, "hvp")])
+def test_late_stores_change_no_product(case):
+    with late_stores():
+        found, wanted = both(case, "hvp", np.float32, 5)
+    close(case, found, wanted, 5 * TOLERANCE[np.float32])
 
 
 def launch(kernel, blocks, *arrays):

@@ -31,6 +31,7 @@ SLOW = {
     "fused_kernels",
     "layers.activation",
     "layers.attention",
+    "layers.attention_tangents",
     "layers.conv",
     "layers.dense",
     "proximal",

@@ -107,7 +107,7 @@ def _cuda_tangents(cuda):
         positions, width, given = sizes.positions, sizes.width, (h_dot, c_dot, z_dot, c, z)
         walk(given, h, h_dot, u, u_dot, n, positions, width, 0, lengths_address, lengths_code)
 
-    @on_device(lstm_second, **SHAPE)
+    @on_device(lstm_second, **SHAPE | {"resident": 1})  # with two resident blocks it would spill in float64
     def second(dz_dot, dc_dot, dc, dh_dot, dz, dh, c, c_dot, z, z_dot, ut, ut_dot, n, sizes: RecurrentSizes):
         """dz'_t, dc'_t (and dc_t again) and dh'_{t-1} += dz'_t U^T + dz_t U'^T, from the last step to the first.
 
