@@ -1,7 +1,8 @@
 """The style of the pictures: colours, the style file, new axes."""
 
 import functools
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ POSITIVE, NEGATIVE = COLOURS[1], COLOURS[0]
 DIVERGING = mpl.colors.LinearSegmentedColormap.from_list("nbprop", [NEGATIVE, "white", POSITIVE])
 
 
-def style() -> AbstractContextManager[None]:
+@contextmanager
+def style() -> Iterator[None]:
     """The style of nbprop's pictures, for what is drawn inside ``with nbprop.plot.style():``.
 
     >>> import nbprop
@@ -31,7 +33,12 @@ def style() -> AbstractContextManager[None]:
     ...     mpl.rcParams["axes.spines.top"]
     False
     """
-    return styles.context(STYLE)
+    with styles.context(STYLE):
+        yield
+        # The first figure loads Matplotlib's backend, and Jupyter's then turns this on. Were it restored with the rest,
+        # Jupyter would show no picture after the first.
+        interactive = mpl.is_interactive()
+    mpl.interactive(interactive)
 
 
 def _in_style(method):

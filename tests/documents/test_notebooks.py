@@ -1,5 +1,6 @@
 """Each notebook of examples/notebooks runs from the first cell to the last, in a kernel of its own."""
 
+import re
 import warnings
 
 import pytest
@@ -27,7 +28,10 @@ def test_notebook(path, tmp_path, monkeypatch):
         warnings.simplefilter("ignore")  # of Jupyter's own packages: ports, event loops
         nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    assert any("image/png" in output.get("data", {}) for output in outputs)
+    drawing = [cell for cell in notebook.cells if re.search(r"\bnbprop\.plot\.\w+\(", cell.source)]
+    assert drawing
+    for cell in drawing:
+        assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
     assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
     assert notebook.cells[0].cell_type == "markdown"
     assert notebook.cells[0].source.startswith("# ")
