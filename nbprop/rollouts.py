@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nbprop.arrays import as_array, check_kinds, check_memory, without_memmap
 from nbprop.compiler.argument_types import check_array_type
-from nbprop.compiler.intrinsics import address_of
+from nbprop.compiler.intrinsics import address_of, borrowed
 from nbprop.compiler.jit import FLAGS
 from nbprop.messages import ALIASED, failure
 from nbprop.solvers.states import overlap
@@ -99,6 +99,13 @@ def _check_types(function, arrays):
 
 
 @numba.njit(**FLAGS)
+def _copy(y, x):
+    """y = x, of a few numbers: a loop, since Numba may take 90 ns for an assignment of slices."""
+    for i in range(y.size):
+        y[i] = x[i]
+
+
+@numba.njit(**FLAGS)
 def _sweep(step, first, steps, segment, data):
     """Fill segment[1:] from segment[0], the state at time `first`; how many steps were taken."""
     count = min(segment.shape[0] - 1, steps - first)
@@ -114,14 +121,21 @@ def _rollout(step, start, steps, kept, segment, data):
         raise ValueError("rollout: start must have as many numbers as a row of segment")
     if not (_apart(start, kept) and _apart(start, segment)):
         raise ValueError("rollout: kept and segment are written and share memory with start; pass separate buffers")
-    segment[0] = start
+    _copy(segment[0], start)
+    some_kept, some_segment, some_data = borrowed((kept, segment, data))
+    return segment[_forward_sweep(step, steps, every, some_kept, some_segment, some_data)]
+
+
+@numba.njit(**FLAGS)
+def _forward_sweep(step, steps, every, kept, segment, data):
+    """Simulate from segment[0], filling kept; which row of segment is the last state."""
     count = 0
     for k in range(kept.shape[0]):
         if k > 0:
-            segment[0] = segment[every]
-        kept[k] = segment[0]
+            _copy(segment[0], segment[every])
+        _copy(kept[k], segment[0])
         count = _sweep(step, k * every, steps, segment, data)
-    return segment[count]
+    return count
 
 
 def rollout(
@@ -175,11 +189,19 @@ def _rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, da
         raise ValueError("rollout_adjoint: lam must have shape (2, n_states); nbprop.rollout_buffers makes it")
     if not (_apart(lam, kept) and _apart(lam, segment)):
         raise ValueError(_LAM_ALIASED)
+    arrays = borrowed((kept, segment, lam, data))
+    _backward_sweep(step, adjoint, loss_gradient, steps, every, arrays[0], arrays[1], arrays[2], arrays[3])
+    return lam[steps % 2]
+
+
+@numba.njit(**FLAGS)
+def _backward_sweep(step, adjoint, loss_gradient, steps, every, kept, segment, lam, data):
+    """Take the adjoint from the last state to the first, in the rows of lam by turns."""
     now, other = lam[0], lam[1]
     now[:] = 0
     last = kept.shape[0] - 1
     for k in range(last, -1, -1):
-        segment[0] = kept[k]
+        _copy(segment[0], kept[k])
         if k == last:
             count = _sweep(step, k * every, steps, segment, data)
             loss_gradient(now, segment[count], steps, data)
@@ -190,7 +212,6 @@ def _rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, da
             adjoint(other, now, segment[i], k * every + i, data)
             now, other = other, now
             loss_gradient(now, segment[i], k * every + i, data)
-    return now
 
 
 def rollout_adjoint(

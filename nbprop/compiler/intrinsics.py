@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models, register_default
-from numba.core.imputils import lower_constant
+from numba.core.imputils import impl_ret_borrowed, lower_constant
 from numba.extending import NativeValue, register_model, unbox
 
 from nbprop.compiler.jit import intrinsic
@@ -177,6 +177,41 @@ def array_at(typingctx, frame, address, length):
         return make_array(context, builder, array_type, arguments[1], arguments[2])
 
     return array_type(frame, types.int64, types.int64), codegen
+
+
+@intrinsic
+def borrowed(typingctx, value):
+    """`value`, a tuple of arrays that may be nested, as arrays that do not count the references to them.
+
+    A count is an atomic operation; passing a tuple of eight arrays to a function takes sixteen or more. The caller must
+    hold `value` while the result is in use. If `value` has a member in which an array could outlive the call, such as a
+    list, it is returned as it is.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        if _keeps_nothing(context, value):
+            return _without_owner(context, builder, value, arguments[0])
+        return impl_ret_borrowed(context, builder, value, arguments[0])
+
+    return value(value), codegen
+
+
+def _keeps_nothing(context, kind):
+    """Whether a value of this type has no place to which compiled code could assign an array."""
+    if isinstance(kind, types.BaseTuple):
+        return all(_keeps_nothing(context, member) for member in kind.types)
+    return isinstance(kind, types.Array) or not context.data_model_manager[kind].contains_nrt_meminfo()
+
+
+def _without_owner(context, builder, kind, value):
+    if isinstance(kind, types.BaseTuple):
+        members = zip(kind.types, cgutils.unpack_tuple(builder, value), strict=True)
+        return context.make_tuple(builder, kind, [_without_owner(context, builder, *member) for member in members])
+    if not isinstance(kind, types.Array):
+        return value
+    array = cgutils.create_struct_proxy(kind)(context, builder, value)
+    array.meminfo, array.parent = (ir.Constant(owner.type, None) for owner in (array.meminfo, array.parent))
+    return array._getvalue()
 
 
 @intrinsic(prefer_literal=True)

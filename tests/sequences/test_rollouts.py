@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import nbprop
+from nbprop.compiler.intrinsics import borrowed
 
 NET = nbprop.network((3,), nbprop.dense(8, activation="tanh"), nbprop.dense(3))
 PLAN = nbprop.plan(NET, batch=1)
@@ -88,3 +89,39 @@ def test_bad_buffers():
         nbprop.rollout(step, START, STEPS + 10, kept, segment, make_data(PARAMS))
     with pytest.raises(ValueError, match=r"every must be a positive integer, got 0"):
         nbprop.rollout_buffers(STEPS, 3, 0)
+
+
+@numba.njit
+def remember(x_next, x, t, data):
+    """Keeps each state in a list, which outlives the call."""
+    data[0].append(x)
+    x_next[0] = x[0] + 1
+
+
+def test_arrays_that_step_keeps_stay_alive():
+    kept_by_step = numba.typed.List([np.full(1, -1.0)])
+    nbprop.rollout(remember, np.zeros(1), 3, *nbprop.rollout_buffers(3, 1, 3)[:2], (kept_by_step,))
+    others = [np.full((4, 1), np.nan) for _ in range(100)]  # would take the memory of the buffers
+    assert [x[0] for x in kept_by_step] == [-1, 0, 1, 2]
+    del others
+
+
+def test_the_last_state_owns_its_memory():
+    end = nbprop.rollout(step, np.ones(3), STEPS, *nbprop.rollout_buffers(STEPS, 3)[:2], make_data(nbprop.init(NET)))
+    assert end.base is not None
+
+
+@pytest.mark.parametrize("with_list", [False, True])
+def test_borrowed_arrays_count_no_references(with_list):
+    more = (numba.typed.List([1]),) if with_list else (1, np.ones(2))
+    given = Data(PLAN, np.ones(1), np.ones((2, 1)), more, 2, None, "a" if with_list else 1.5, ())
+
+    @numba.njit
+    def arrays_of(data):
+        found = borrowed((data,))[0]
+        return found.params, found.grads
+
+    for array, expected in zip(arrays_of(given), given[1:3], strict=True):
+        np.testing.assert_array_equal(array, expected)
+        # Numba hands out the very object only if it knows who owns the memory.
+        assert (array is expected) == with_list
