@@ -196,16 +196,21 @@ def borrowed(typingctx, value):
     return value(value), codegen
 
 
+def _members(kind):
+    """The types of a tuple's members."""
+    return tuple(kind[k] for k in range(len(kind)))
+
+
 def _keeps_nothing(context, kind):
     """Whether a value of this type has no place to which compiled code could assign an array."""
     if isinstance(kind, types.BaseTuple):
-        return all(_keeps_nothing(context, member) for member in kind.types)
+        return all(_keeps_nothing(context, member) for member in _members(kind))
     return isinstance(kind, types.Array) or not context.data_model_manager[kind].contains_nrt_meminfo()
 
 
 def _without_owner(context, builder, kind, value):
     if isinstance(kind, types.BaseTuple):
-        members = zip(kind.types, cgutils.unpack_tuple(builder, value), strict=True)
+        members = zip(_members(kind), cgutils.unpack_tuple(builder, value), strict=True)
         return context.make_tuple(builder, kind, [_without_owner(context, builder, *member) for member in members])
     if not isinstance(kind, types.Array):
         return value
