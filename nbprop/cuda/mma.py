@@ -7,6 +7,8 @@
     fetch(source, index), put(to, index, value)              an element of shared memory, by 32-bit arithmetic
     read(source, index), write(to, index, value)             an element of global memory
     read_if(inside, source, index)                           source[index], or 0, without a branch
+    read4_if(to, at, inside, source, index)                  four of them to registers, in one load
+    put2(to, index, first, second)                           two words to shared memory, in one store
 
 All lanes of a warp call ldmatrix and mma together. Registers are local arrays with constant indices: words (uint32) for
 bfloat16, float32 for sums. Of lane 4 g + t, in the notation of the PTX ISA ("Matrix fragments for mma.m16n8k16"), a
@@ -148,6 +150,36 @@ def _read_if(typingctx, inside, source, index):
 
 
 @intrinsic
+def _read4_if(typingctx, to, at, inside, source, index):
+    def codegen(context, builder, signature, arguments):
+        to, at, inside, source, index = arguments
+        index = builder.select(inside, index, ir.Constant(index.type, 0))
+        place = _global_pointer(context, builder, signature.args[3], source, index)
+        four = ir.VectorType(_REAL, 4)
+        found = builder.load(builder.bitcast(place, ir.PointerType(four, addrspace=1)), align=16)
+        for k, register in enumerate(_registers(context, builder, signature.args[0], to, at, 4)):
+            value = builder.extract_element(found, ir.Constant(_WORD, k))
+            builder.store(builder.select(inside, value, ir.Constant(_REAL, 0.0)), register)
+        return context.get_dummy_value()
+
+    return types.void(to, types.int64, types.boolean, source, types.int64), codegen
+
+
+@intrinsic
+def _put2(typingctx, to, index, first, second):
+    def codegen(context, builder, signature, arguments):
+        to, index, *words = arguments
+        pair = ir.Constant(ir.VectorType(_WORD, 2), ir.Undefined)
+        for k, word in enumerate(words):
+            pair = builder.insert_element(pair, word, ir.Constant(_WORD, k))
+        place = _shared(context, builder, signature.args[0], to, index)
+        builder.store(pair, builder.inttoptr(place, ir.PointerType(pair.type, addrspace=3)), align=8)
+        return context.get_dummy_value()
+
+    return types.void(to, types.int64, types.uint32, types.uint32), codegen
+
+
+@intrinsic
 def _write(typingctx, to, index, value):
     def codegen(context, builder, signature, arguments):
         to, index, value = arguments
@@ -251,6 +283,18 @@ def _read_if_simulated(inside, source, index):
     return _fetch_simulated(source, index) if inside else np.float32(0)
 
 
+def _read4_if_simulated(to, at, inside, source, index):
+    assert not inside or (index % 4 == 0 and index + 4 <= source.size), "not aligned, or beyond"
+    for k in range(4):
+        to[at + k] = _read_if_simulated(inside, source, index + k)
+
+
+def _put2_simulated(to, index, first, second):
+    assert index % 2 == 0, "not aligned"
+    _put_simulated(to, index, first)
+    _put_simulated(to, index + 1, second)
+
+
 def _loader_simulated(turned):
     def load(to, at, source, index):
         assert index >= 0
@@ -284,6 +328,9 @@ fetch, put = (_fetch_simulated, _put_simulated) if SIMULATED else (_fetch, _put)
 read, write = (_fetch_simulated, _put_simulated) if SIMULATED else (_read, _write)
 # Where it is not inside, element 0 is read instead: the array must not be empty.
 read_if = _read_if_simulated if SIMULATED else _read_if
+# The array is aligned to 16 bytes, and index a multiple of 4.
+read4_if = _read4_if_simulated if SIMULATED else _read4_if
+put2 = _put2_simulated if SIMULATED else _put2  # index is even
 pack = _pack_simulated if SIMULATED else _pack
 low_of = _low_of_simulated if SIMULATED else _low_of
 high_of = _high_of_simulated if SIMULATED else _high_of

@@ -2,7 +2,8 @@
 
 A thread block computes one tile of C, and each of its warps some rows times some columns of it in registers (mma.py).
 In steps over k the block reads a slice of A and one of B, and rounds them into shared memory while it multiplies the
-ones before, so that a step has one barrier. A is (m, k), or with `turned` the transpose of a (k, m): x W, dz W^T (with
+ones before, so that a step has one barrier. Where the rows of both arrays allow it, a thread reads four numbers in one
+load of 128 bits. A is (m, k), or with `turned` the transpose of a (k, m): x W, dz W^T (with
 W^T stored) and x^T dz are the same code. With two planes, every factor is the sum of two bfloat16 (see tensor_tile.py).
 
 Summation order depends on the sizes alone.
@@ -21,13 +22,16 @@ from nbprop.cuda.mma import (
     mma,
     pack,
     put,
+    put2,
     read,
+    read4_if,
     read_if,
     unrolled,
     write,
 )
 from nbprop.cuda.tensor_tile import UNIT, clear
 from nbprop.cuda.toolkit import SIMULATED, cuda, device_function
+from nbprop.cuda.vectors import fours
 from nbprop.cuda.warps import LANES, thread_again
 from nbprop.numerics.activations import IDENTITY, value_of
 from nbprop.numerics.scalars import like
@@ -149,6 +153,59 @@ def filler(lead, wide, words, planes, plane, threads=THREADS_OF_TILE):
     return get, put_all, 2 * each
 
 
+def filler_of_fours(lead, wide, words, planes, plane):
+    """As `filler`, for runs of four numbers, which with a last argument `fast` are one load each.
+
+    That needs `fours` of x with this stride and first, and `columns` that are a multiple of 4.
+    """
+    each, across = words // 2 // THREADS_OF_TILE, wide // 2
+    assert 2 * each * THREADS_OF_TILE == words
+
+    @device_function
+    def get_fast(number, given):
+        held, at, x, first, row_stride, rows, columns, me = given
+        run = me + number * THREADS_OF_TILE
+        row, col = run // across, run % across * 4
+        read4_if(held, at + 4 * number, row < rows and col < columns, x, first + row * row_stride + col)
+
+    @device_function
+    def get_slowly(number, given):
+        held, at, x, first, row_stride, rows, columns, me = given
+        run = me + number // 4 * THREADS_OF_TILE
+        row, col = run // across, run % across * 4 + number % 4
+        held[at + number] = read_if(row < rows and col < columns, x, first + row * row_stride + col)
+
+    @device_function
+    def put_one(number, given):
+        held, at, space, place, me = given
+        run, at = me + number * THREADS_OF_TILE, at + 4 * number
+        here = place + run // across * lead + run % across * 2
+        left, right = pack(held[at], held[at + 1]), pack(held[at + 2], held[at + 3])
+        put2(space, here, left, right)
+        if planes == 2:
+            left_low = pack(held[at] - low_of(left), held[at + 1] - high_of(left))
+            put2(space, here + plane, left_low, pack(held[at + 2] - low_of(right), held[at + 3] - high_of(right)))
+
+    get_all_fast, get_all_slowly, put_each = (
+        unrolled(each, get_fast),
+        unrolled(4 * each, get_slowly),
+        unrolled(each, put_one),
+    )
+
+    @device_function
+    def get(held, at, x, first, row_stride, rows, columns, fast):
+        if fast:
+            get_all_fast((held, at, x, first, row_stride, rows, columns, thread_again()))
+        else:
+            get_all_slowly((held, at, x, first, row_stride, rows, columns, thread_again()))
+
+    @device_function
+    def put_all(held, at, space, place):
+        put_each((held, at, space, place, thread_again()))
+
+    return get, put_all, 4 * each
+
+
 def slice_product(planes, turned):
     """A device function add(acc, left, right, space, a_place, b_place): a warp's C += A B for slices in shared memory.
 
@@ -220,31 +277,31 @@ def multiplier(planes, turned, *, column_sums):
     """A device function that adds A[:, first:last] B[first:last, :] to the accumulators of a block's threads.
 
     multiply(acc, sums, space, a, b, m, n, k, i, j, first, last): acc INOUT: registers, in the layout of mma.py by units
-    of rows and columns; sums INOUT (2,): with column_sums, of B's columns j + 2 (thread % (columns / 2)) and the next,
-    over this thread's rows; space: dynamic shared memory; a IN (m, k), with `turned` (k, m), b IN (k, n); (i, j): first
-    row and column of the tile.
+    of rows and columns; sums INOUT (4,): with column_sums, of B's columns j + 4 (thread % (columns / 4)) and the next
+    three, over this thread's rows; space: dynamic shared memory; a IN (m, k), with `turned` (k, m), b IN (k, n); (i,
+    j): first row and column of the tile.
     """
     a_wide = (TILE.rows if turned else TILE.depth) // 2
     a_rows, depth = (TILE.depth if turned else TILE.rows), TILE.depth
     a_size, b_size = planes * TILE.a_words(turned), planes * TILE.b_words
-    get_a, put_a, a_held = filler(TILE.a_lead(turned), a_wide, a_rows * a_wide, planes, TILE.a_words(turned))
-    get_b, put_b, b_held = filler(TILE.b_lead, COLUMNS // 2, depth * COLUMNS // 2, planes, TILE.b_words)
+    get_a, put_a, a_held = filler_of_fours(TILE.a_lead(turned), a_wide, a_rows * a_wide, planes, TILE.a_words(turned))
+    get_b, put_b, b_held = filler_of_fours(TILE.b_lead, COLUMNS // 2, depth * COLUMNS // 2, planes, TILE.b_words)
     all_held, left_size, add = a_held + b_held, 4 * planes * UNITS_DOWN, slice_product(planes, turned)
 
     @device_function
     def sum_one(number, given):
         sums, held = given
-        sums[number % 2] += held[a_held + number]
+        sums[number % 4] += held[a_held + number]
 
     sum_all = unrolled(b_held, sum_one)
 
     @device_function
-    def get(held, sums, a, b, m, n, k, i, j, at, last):
+    def get(held, sums, a, b, m, n, k, i, j, at, last, fast):
         if turned:
-            get_a(held, 0, a, at * m + i, m, last - at, m - i)
+            get_a(held, 0, a, at * m + i, m, last - at, m - i, fast)
         else:
-            get_a(held, 0, a, i * k + at, k, m - i, last - at)
-        get_b(held, a_held, b, at * n + j, n, last - at, n - j)
+            get_a(held, 0, a, i * k + at, k, m - i, last - at, fast)
+        get_b(held, a_held, b, at * n + j, n, last - at, n - j, fast)
         if column_sums:
             sum_all((sums, held))
 
@@ -257,14 +314,16 @@ def multiplier(planes, turned, *, column_sums):
     def multiply(acc, sums, space, a, b, m, n, k, i, j, first, last):
         held = cuda.local.array(all_held, float32)
         left, right = cuda.local.array(left_size, uint32), cuda.local.array(4, uint32)
-        get(held, sums, a, b, m, n, k, i, j, first, last)
+        # Tiles and steps begin at multiples of 4. So do rows then, and no run is partly beyond the end of one.
+        fast = fours(b, n, 0) and (fours(a, m, 0) if turned else fours(a, k, first) and (last - first) % 4 == 0)
+        get(held, sums, a, b, m, n, k, i, j, first, last, fast)
         fill(held, space, 0)
         cuda.syncthreads()
         half = 0
         for at in range(first, last, depth):
             more = at + depth < last
             if more:
-                get(held, sums, a, b, m, n, k, i, j, at + depth, last)
+                get(held, sums, a, b, m, n, k, i, j, at + depth, last, fast)
             add(acc, left, right, space, half * (a_size + b_size), half * (a_size + b_size) + a_size)
             half = 1 - half
             if more:
@@ -303,7 +362,7 @@ def with_bias(planes):
     @device_function
     def times(y, a, w, b, m, n, k, code):
         space, acc = cuda.shared.array(0, uint32), cuda.local.array(REGISTERS, float32)
-        none = cuda.local.array(2, float32)
+        none = cuda.local.array(4, float32)
         wide = (n + COLUMNS - 1) // COLUMNS
         for at in range(cuda.blockIdx.x, (m + ROWS - 1) // ROWS * wide, cuda.gridDim.x):
             i, j = at // wide * ROWS, at % wide * COLUMNS
@@ -320,21 +379,27 @@ def with_bias(planes):
     return times
 
 
-@device_function
-def store_sums(partials, sums, reals, first, n, j):
-    """The sums of B's columns (see `multiplier`) of all threads, in order, to partials[first + j] and on, up to n.
+def storer_of_sums(each):
+    """A device function: store_sums(partials, sums, reals, first, n, j), for sums of `each` neighbouring columns.
 
-    reals: shared memory, two numbers a thread. Begins behind a barrier, and ends with one.
+    The sums of B's columns (see `multiplier`) of all threads, in order, to partials[first + j] and on, up to n. reals:
+    shared memory, `each` numbers a thread. Begins behind a barrier, and ends with one.
     """
-    me = cuda.threadIdx.x
-    reals[2 * me], reals[2 * me + 1] = sums[0], sums[1]
-    cuda.syncthreads()
-    if me < COLUMNS and j + me < n:
-        total = like(sums[0], 0.0)
-        for other in range(me // 2, THREADS_OF_TILE, COLUMNS // 2):
-            total += reals[2 * other + me % 2]
-        write(partials, first + j + me, total)
-    cuda.syncthreads()
+
+    @device_function
+    def store_sums(partials, sums, reals, first, n, j):
+        me = cuda.threadIdx.x
+        for k in range(each):
+            reals[each * me + k] = sums[k]
+        cuda.syncthreads()
+        if me < COLUMNS and j + me < n:
+            total = like(sums[0], 0.0)
+            for other in range(me // each, THREADS_OF_TILE, COLUMNS // each):
+                total += reals[each * other + me % each]
+            write(partials, first + j + me, total)
+        cuda.syncthreads()
+
+    return store_sums
 
 
 def in_pieces(planes):
@@ -343,7 +408,7 @@ def in_pieces(planes):
     gradient(partials, a, b, m, n, k): a IN (k, m), b IN (k, n); partials OUT (pieces, m, n), and after these
     (pieces, n): the sums of b's columns.
     """
-    multiply = multiplier(planes, True, column_sums=True)
+    multiply, store_sums = multiplier(planes, True, column_sums=True), storer_of_sums(4)
 
     @device_function
     def store_one(number, given):
@@ -357,14 +422,15 @@ def in_pieces(planes):
     @device_function
     def gradient(partials, a, b, m, n, k):
         space, reals = cuda.shared.array(0, uint32), cuda.shared.array(0, float32)
-        acc, sums = cuda.local.array(REGISTERS, float32), cuda.local.array(2, float32)
+        acc, sums = cuda.local.array(REGISTERS, float32), cuda.local.array(4, float32)
         wide, count = (n + COLUMNS - 1) // COLUMNS, pieces(m, n, k)
         depth = (k + count - 1) // count
         for block in range(cuda.blockIdx.x, (m + ROWS - 1) // ROWS * wide * count, cuda.gridDim.x):
             at, piece = block // count, block % count
             i, j = at // wide * ROWS, at % wide * COLUMNS
             clear_all(acc)
-            sums[0], sums[1] = like(acc[0], 0.0), like(acc[0], 0.0)
+            for column in range(4):
+                sums[column] = like(acc[0], 0.0)
             multiply(acc, sums, space, a, b, m, n, k, i, j, piece * depth, min(k, (piece + 1) * depth))
             store((partials, acc, m, n, i, j, piece))
             if i == 0:

@@ -18,7 +18,7 @@ from nbprop.cuda.tensor_products import (
     pieces,
     place_of,
     slice_product,
-    store_sums,
+    storer_of_sums,
 )
 from nbprop.cuda.toolkit import cuda, device_function
 from nbprop.cuda.warps import thread_again
@@ -168,6 +168,7 @@ def weight_gradient(planes):
     differentiate(partials, x, dy, n, filters, g): partials OUT as that of `tensor_products.in_pieces`, for all groups.
     """
     multiply = gatherer(planes, tap_of_row, window_of_step, along_rows=True, column_sums=True)
+    store_sums = storer_of_sums(2)
 
     @device_function
     def store_one(number, given):

@@ -15,9 +15,11 @@ if not nbprop.cuda.simulated():
 from test_device_contract import CASES, ON_DEVICE, TOLERANCE, on_device, on_host
 from test_device_derivatives import both, takes_part
 
-from nbprop.cuda import oneblock
+from nbprop.cuda import fused, oneblock
+from nbprop.cuda.plan import DevicePlan
 from nbprop.cuda.toolkit import THREADS, cuda
-from support.cases import close, data, kinked
+from nbprop.losses import loss_named
+from support.cases import close, data, kinked, same_bits
 from support.races import RaceError, late_stores
 
 IN_TEST = ("dense_wide", "layernorm", "attention", "batchnorm", "embedding", "conv2d")
@@ -59,6 +61,43 @@ def test_late_stores_change_no_product(case):
     with late_stores():
         found, wanted = both(case, "hvp", np.float32, 5)
     close(case, found, wanted, 5 * TOLERANCE[np.float32])
+
+
+# By precision: the second one has the kernels of the first, with more of each.
+MARKS = {"bfloat16": pytest.mark.more, "bfloat16x3": pytest.mark.long}
+# (network, samples), with several tiles where that takes few seconds.
+TENSOR_CORES = {
+    "dense": (nbprop.network((20,), nbprop.dense(24, "tanh"), nbprop.dense(3)), 33),
+    "conv2d": (nbprop.network((3, 4, 2), nbprop.conv2d(5, 2)), 2),
+    "attention": (nbprop.network((5, 4), nbprop.attention(1)), 2),
+    "fused": (nbprop.network((5,), nbprop.dense(20, "tanh"), nbprop.dense(3)), 33),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "precision"),
+    [pytest.param(case, p, marks=marks) for p, marks in MARKS.items() for case in TENSOR_CORES],
+)
+def test_late_stores_change_no_bit_with_tensor_cores(case, precision, monkeypatch):
+    net, n = TENSOR_CORES[case]
+    monkeypatch.setattr(fused, "FEWEST_SAMPLES", 1 if case == "fused" else n + 1)
+    plan = DevicePlan(net, loss_named("mse"), n, np.dtype(np.float32), 1, "training", precision=precision)
+    assert (plan.fused is not None) == (case == "fused")
+    rng = np.random.default_rng(7)
+    params = (nbprop.init(net, seed=3) + 0.1 * rng.standard_normal(plan.n_params)).astype(np.float32)
+    x, target, weights = data(plan, n, rng, ties=False)
+    given = (
+        params,
+        x,
+        target,
+        weights.astype(np.float32),
+        rng.standard_normal((n, *net.output_shape)).astype(np.float32),
+    )
+    usual = on_device(plan, *given)
+    with late_stores():
+        late = on_device(plan, *given)
+    for name, value in late.items():
+        same_bits(name, value, usual[name])
 
 
 def launch(kernel, blocks, *arrays):

@@ -8,11 +8,14 @@ from bfloat16 import split, times
 
 import nbprop
 import nbprop.cuda
+from nbprop.cuda import tensor_products
 from nbprop.cuda.kernels import PLANES
 from support.cases import close, same_bits
 
-# Several tiles each way, with rests, and in the simulator two pieces of the batch.
-SIZES = (35, 19, 18) if nbprop.cuda.simulated() else (1000, 300, 200)
+# Several tiles each way, with rests, and in the simulator two pieces of the batch; rows of fours, and others.
+SIZES = {False: (35, 19, 18), True: (35, 20, 24)}
+if not nbprop.cuda.simulated():
+    SIZES = {False: (1000, 301, 198), True: (1000, 300, 200)}
 LIMITS = {"bfloat16": 1e-2, "bfloat16x3": 3e-5}
 
 
@@ -20,10 +23,32 @@ def plan_of(net, batch, precision, loss=None):
     return nbprop.plan(net, loss, batch, np.float32, target="cuda", precision=precision)
 
 
-@pytest.mark.parametrize("precision", list(PLANES))
-def test_products_of_a_dense_layer_agree_with_their_model(precision):
+@pytest.fixture
+def loads_of_four(monkeypatch):
+    """In the simulator, a list that gets an element for each load of four numbers."""
+    found, read4_if = [], tensor_products.read4_if
+
+    def counted(*given):
+        found.append(1)
+        read4_if(*given)
+
+    if nbprop.cuda.simulated():
+        monkeypatch.setattr(tensor_products, "read4_if", counted)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("precision", "in_fours"),
+    [
+        ("bfloat16", True),
+        ("bfloat16x3", False),
+        pytest.param("bfloat16", False, marks=pytest.mark.more),
+        pytest.param("bfloat16x3", True, marks=pytest.mark.more),
+    ],
+)
+def test_products_of_a_dense_layer_agree_with_their_model(precision, in_fours, loads_of_four):
     """Forward with the activation, both gradients; sums of dz are float32's. Accumulated, and the same bits twice."""
-    samples, n_in, n_out = SIZES
+    samples, n_in, n_out = SIZES[in_fours]
     net = nbprop.network((n_in,), nbprop.dense(n_out, activation="tanh"))
     rng, planes = np.random.default_rng(7), PLANES[precision]
     params = (0.3 * rng.standard_normal(net.n_params)).astype(np.float32)
@@ -34,6 +59,7 @@ def test_products_of_a_dense_layer_agree_with_their_model(precision):
     work = nbprop.cuda.to_device(np.full(plan.work_size, np.nan, np.float32))
     nbprop.forward(plan, *there[:2], y, work)
     nbprop.vjp(plan, *there, grads, dx, work)
+    assert bool(loads_of_four) == (in_fours and nbprop.cuda.simulated())
 
     weight, bias = nbprop.views(net, params).values()
     x_parts, w_parts = split(x, planes), split(weight, planes)

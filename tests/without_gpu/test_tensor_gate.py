@@ -134,7 +134,11 @@ def test_the_fused_network_of_the_benchmark_is_planned_so():
     ],
 )
 def test_products_compile_to_tensor_cores(ptxas, layer, precision):
-    """A step over k: 16 products, each with three of its factors in bfloat16x3; 8 loads, each with two planes."""
+    """A step over k: 16 products, each with three of its factors in bfloat16x3; 8 loads, each with two planes.
+
+    The first slices and those of each step of a dense layer are 6 loads of 128 bits from global memory, where rows
+    allow it, and as many stores of 64 bits.
+    """
     from nbprop.cuda.kernels import PLANES
 
     planes, module = PLANES[precision], importlib.import_module(f"nbprop.cuda.layers.tensor_{layer}")
@@ -145,6 +149,8 @@ def test_products_compile_to_tensor_cores(ptxas, layer, precision):
         for found in compiled(ptxas, kernel).values():
             assert found["HMMA"] == multiplies * 16 * {1: 1, 2: 3}[planes], kernel
             assert found["LDSM"] == multiplies * 8 * planes, kernel
+            if layer == "dense":
+                assert (found["LDG.128"], found["STS.64"]) == (multiplies * 12, multiplies * 12 * planes), kernel
 
 
 @pytest.mark.parametrize(
