@@ -141,7 +141,7 @@ def _cuda_tangents(cuda):
             c += ((x[j] - mean) - rest) * r * (x_dot[j] - shift)
         return shift, team_sum(space, c, lane, team) / width
 
-    @on_device(layernorm_tangent, blocks=teams)
+    @on_device(layernorm_tangent, blocks=teams, resident=2)  # with three, as LTO-IR it spills in float64
     def tangent(y_dot, x, x_dot, statistics, s, s_dot, b_dot, n, sizes: Rows, centered):
         """y' = s x^' + s' x^ + b' in each row; an empty direction is zero.
 

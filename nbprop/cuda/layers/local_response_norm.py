@@ -61,7 +61,7 @@ def cuda_kernels(cuda):
             d_dot[i] = like(total, 2.0) * alpha * total
             y_dot[i] = (x_dot[i] - beta * x[i] * d_dot[i] / d[i]) * power(d[i], -beta)
 
-    @on_device(norm_second, blocks=elements)
+    @on_device(norm_second, blocks=elements, resident=2)  # with three, as LTO-IR it spills in float64
     def second(dx_dot, dy, dy_dot, x, x_dot, y, y_dot, d, d_dot, n, sizes: NormSizes):
         """The tangent of `backward`: with q = y / d, q' = (y' - q d') / d, and sums over the neighbourhood,
         dx' = (dy' - beta dy d' / d) / d^beta - 2 alpha beta (x' sum(dy q) + x sum(dy' q + dy q')).
