@@ -28,7 +28,9 @@ _STRIDES = nbprop.network(
 # Large for the sake of the CPU's kernels; test_device_modes.py has attention that is not causal.
 _LARGE_FOR_THE_CPU = {"dense_many_positions", "attention_not_causal"}
 CASES = {name: case for name, case in CASES.items() if name not in _LARGE_FOR_THE_CPU}
-CASES |= LARGE | {"conv1d_strides": (_STRIDES, None)}
+# Behind parameters, whose second derivatives need the layer's.
+_NORM = nbprop.network((2, 3), nbprop.dense(7), nbprop.local_response_norm(4, alpha=0.5, k=1), nbprop.dense(3))
+CASES |= LARGE | {"conv1d_strides": (_STRIDES, None), "local_response_norm_inside": (_NORM, None)}
 if not nbprop.cuda.simulated():  # whose tiles are small enough for the cases above
     _WIDE = nbprop.network((40, 40, 20), nbprop.conv2d(80, 3, padding=1), nbprop.conv2d(33, 3, stride=2))
     CASES["conv2d_large"] = (_WIDE, None)

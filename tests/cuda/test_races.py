@@ -46,8 +46,8 @@ def test_late_stores_change_nothing(case, monkeypatch):
 
 # A network of each kind of layer that has kernels of its own for products with second derivatives.
 PRODUCTS = {
-    *("attention", "batchnorm", "dense_wide", "fourier_features", "fused_softmax", "glu", "gru", "layernorm"),
-    *("local_response_norm", "lstm", "prelu", "rnn", "spectral_norm", "standardize", "weight_norm"),
+    *("attention", "batchnorm", "dense_wide", "fourier_features_trained", "fused_softmax", "glu", "gru", "layernorm"),
+    *("local_response_norm_inside", "lstm", "prelu", "rnn", "spectral_norm", "standardize", "weight_norm"),
 }
 
 
