@@ -50,11 +50,13 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "min_reported_time": 10_000,
     "remove_config_comments": True,
+    "default_thumb_file": str(HERE / "pictures" / "trace.png"),
     "abort_on_example_error": True,
     "reset_argv": "stage.arguments_of",
 }
 
 # -- the pages --------------------------------------------------------------------------------------------------
+highlight_language = "none"  # a block without a language is output
 html_theme = "pydata_sphinx_theme"
 html_title = "nbprop"
 html_static_path = ["static"]
@@ -63,6 +65,7 @@ html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_context = {"default_mode": "auto"}
 html_show_sourcelink = False
+html_sidebars = {page: [] for page in ("start", "install", "tasks", "performance", "search")}  # no section to list
 html_copy_source = False
 html_show_search_summary = False  # by a request, which a browser refuses for files
 html_theme_options = {

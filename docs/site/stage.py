@@ -1,7 +1,8 @@
 """The sources that Sphinx reads, made from the repository: pages, the reference, galleries, notebooks.
 
 Documents of the repository link to each other and to source files, so that they can be read there. Here these links
-lead to the pages made of them; a link to a file that has no page becomes its name.
+lead to the pages made of them, by their titles where the text is a file's name; a link to a file that has no page
+becomes its name.
 """
 
 import ast
@@ -53,6 +54,7 @@ def stage(folder):
         shutil.copy(HERE / name, folder / name)
     shutil.copytree(HERE / "static", folder / "static")
     shutil.copytree(EXAMPLES / "pictures", folder / "pictures")
+    shutil.copy(ROOT / "docs" / "trace.png", folder / "pictures")
     for source, page in PAGES.items():
         if source.endswith(".md"):
             text = (ROOT / source).read_text(encoding="utf-8")
@@ -97,6 +99,8 @@ def with_links_to_pages(text, source, folder):
         if path.startswith("examples/pictures/"):
             return f"[{label}](pictures/{Path(path).name})"
         if path in PAGES:
+            if label.endswith(".md"):
+                label = (ROOT / path).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
             suffix = ".md" if path.endswith(".md") else ".rst"
             return f"[{label}]({PAGES[path]}{suffix}{'#' + anchor if anchor else ''})"
         return f"`{label}`" if re.fullmatch(r"[\w./-]+", label) else label
@@ -211,7 +215,9 @@ def reference_page(module, name):
     kind = "autoclass" if inspect.isclass(thing) else "autofunction"
     lines = [title, "=" * len(title), "", f".. currentmodule:: {module}", "", f".. {kind}:: {name}"]
     if kind == "autoclass":
-        lines.append("   :members:")
+        # scikit-learn gives each estimator set_fit_request and its like, with docstrings that refer to its own pages.
+        requests = [method for method in dir(thing) if re.fullmatch(r"set_\w+_request", method)]
+        lines += ["   :members:", f"   :exclude-members: {', '.join(requests)}"]
     if module == "nbprop" and name in SIGNATURES:
         lines += ["", *call_table(SIGNATURES[name])]
     return "\n".join(lines) + "\n"
@@ -313,7 +319,7 @@ def stage_extra(folder, pages):
     net = nbprop.network((3,), nbprop.dense(4, activation="tanh"), nbprop.dense(3, activation="tanh"), nbprop.dense(2))
     plan, params = nbprop.plan(net, loss="mse"), nbprop.init(net, seed=4)
     nbprop.trace(plan, params, np.array([[0.8, -0.4, 0.1]]), np.array([[0.9, -0.6]]), lr=0.3).save(folder / "step.html")
-    link(pages / "teaching.md", "step.html", "Step through the trace above, in the browser")
+    link(pages / "teaching.md", "step.html", "Step through a training step, in the browser")
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import build_dashboard
 
