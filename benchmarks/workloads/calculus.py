@@ -178,36 +178,36 @@ def _jax_fleet(row: Row, loss) -> Work:
 
 # -- a rollout: x'' = network(x, x') - x, and half the square of the last state ------------------------------------
 
-Data = collections.namedtuple("Data", "plan params grads work x y dy dx")
+Data = collections.namedtuple("Data", "plan params grads works x y dy dx")
 
 
 def rollout(row: Row, threads: int) -> Work:
+    """Each step has a workspace of its own, which keeps what `backward` needs, as JAX's scan keeps it."""
     import numba
 
     import nbprop as nb
     from contenders.ours import network, start
 
     plan, params = nb.plan(network(row), batch=1), start(row)
-    arrays = [np.empty((1, width)) for width in (4, 2, 2, 4)]
-    data = Data(plan, params, aligned(np.zeros_like(params)), nb.workspace(plan), *arrays)
+    works = aligned(np.empty((STEPS, -(-plan.work_size // 8) * 8)))
+    arrays = np.empty((STEPS, 1, 4)), np.empty((1, 2)), np.empty((1, 2)), np.empty((1, 4))
+    data = Data(plan, params, aligned(np.zeros_like(params)), works, *arrays)
     kept, segment, lam = nb.rollout_buffers(STEPS, STATES)
 
     @numba.njit
     def step(after, x, t, data):
         for i in range(4):
-            data.x[0, i] = x[i]  # Numba takes 90 ns for data.x[0] = x
-        nb.forward(data.plan, data.params, data.x, data.y, data.work)
+            data.x[t, 0, i] = x[i]  # Numba takes 90 ns for data.x[t, 0] = x
+        nb.forward(data.plan, data.params, data.x[t], data.y, data.works[t])
         for i in range(2):
             after[i] = x[i] + DT * x[i + 2]
             after[i + 2] = x[i + 2] + DT * (data.y[0, i] - x[i])
 
     @numba.njit
     def adjoint(lam, lam_after, x, t, data):
-        for i in range(4):
-            data.x[0, i] = x[i]
         for i in range(2):
             data.dy[0, i] = DT * lam_after[i + 2]
-        nb.vjp(data.plan, data.params, data.x, data.dy, data.grads, data.dx, data.work, True)
+        nb.backward(data.plan, data.params, data.x[t], data.dy, data.grads, data.dx, data.works[t], True)
         for i in range(2):
             lam[i] = lam_after[i] - DT * lam_after[i + 2] + data.dx[0, i]
             lam[i + 2] = lam_after[i + 2] + DT * lam_after[i] + data.dx[0, i + 2]
