@@ -98,14 +98,19 @@ def _check_types(function, arrays):
 # -- sweeps --------------------------------------------------------------------------------------------------
 
 
-@numba.njit(**FLAGS)
+# Inlined before types are inferred, so that the rows they pass on are known to count no references. With Numba's option
+# _nrt=False there would be no counting either; but the user's functions inherit it, and may then not allocate.
+_inline = numba.njit(inline="always")
+
+
+@_inline
 def _copy(y, x):
-    """y = x, of a few numbers: a loop, since Numba may take 90 ns for an assignment of slices."""
+    """y = x: a loop, since Numba may take 90 ns for an assignment of slices."""
     for i in range(y.size):
         y[i] = x[i]
 
 
-@numba.njit(**FLAGS)
+@_inline
 def _sweep(step, first, steps, segment, data):
     """Fill segment[1:] from segment[0], the state at time `first`; how many steps were taken."""
     count = min(segment.shape[0] - 1, steps - first)
@@ -121,21 +126,15 @@ def _rollout(step, start, steps, kept, segment, data):
         raise ValueError("rollout: start must have as many numbers as a row of segment")
     if not (_apart(start, kept) and _apart(start, segment)):
         raise ValueError("rollout: kept and segment are written and share memory with start; pass separate buffers")
-    _copy(segment[0], start)
-    some_kept, some_segment, some_data = borrowed((kept, segment, data))
-    return segment[_forward_sweep(step, steps, every, some_kept, some_segment, some_data)]
-
-
-@numba.njit(**FLAGS)
-def _forward_sweep(step, steps, every, kept, segment, data):
-    """Simulate from segment[0], filling kept; which row of segment is the last state."""
+    rows, states, given = borrowed((kept, segment, data))
+    _copy(states[0], start)
     count = 0
-    for k in range(kept.shape[0]):
+    for k in range(rows.shape[0]):
         if k > 0:
-            _copy(segment[0], segment[every])
-        _copy(kept[k], segment[0])
-        count = _sweep(step, k * every, steps, segment, data)
-    return count
+            _copy(states[0], states[every])
+        _copy(rows[k], states[0])
+        count = _sweep(step, k * every, steps, states, given)
+    return segment[count]
 
 
 def rollout(
@@ -189,29 +188,23 @@ def _rollout_adjoint(step, adjoint, loss_gradient, steps, kept, segment, lam, da
         raise ValueError("rollout_adjoint: lam must have shape (2, n_states); nbprop.rollout_buffers makes it")
     if not (_apart(lam, kept) and _apart(lam, segment)):
         raise ValueError(_LAM_ALIASED)
-    arrays = borrowed((kept, segment, lam, data))
-    _backward_sweep(step, adjoint, loss_gradient, steps, every, arrays[0], arrays[1], arrays[2], arrays[3])
-    return lam[steps % 2]
-
-
-@numba.njit(**FLAGS)
-def _backward_sweep(step, adjoint, loss_gradient, steps, every, kept, segment, lam, data):
-    """Take the adjoint from the last state to the first, in the rows of lam by turns."""
-    now, other = lam[0], lam[1]
+    rows, states, lams, given = borrowed((kept, segment, lam, data))
+    now, other = lams[0], lams[1]
     now[:] = 0
-    last = kept.shape[0] - 1
+    last = rows.shape[0] - 1
     for k in range(last, -1, -1):
-        _copy(segment[0], kept[k])
+        _copy(states[0], rows[k])
         if k == last:
-            count = _sweep(step, k * every, steps, segment, data)
-            loss_gradient(now, segment[count], steps, data)
+            count = _sweep(step, k * every, steps, states, given)
+            loss_gradient(now, states[count], steps, given)
         else:
             # The state behind the segment is the next one's first: the last step needs not be taken again.
-            count = _sweep(step, k * every, (k + 1) * every - 1, segment, data) + 1
+            count = _sweep(step, k * every, (k + 1) * every - 1, states, given) + 1
         for i in range(count - 1, -1, -1):
-            adjoint(other, now, segment[i], k * every + i, data)
+            adjoint(other, now, states[i], k * every + i, given)
             now, other = other, now
-            loss_gradient(now, segment[i], k * every + i, data)
+            loss_gradient(now, states[i], k * every + i, given)
+    return lam[steps % 2]
 
 
 def rollout_adjoint(

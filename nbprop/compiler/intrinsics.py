@@ -197,21 +197,23 @@ def borrowed(typingctx, value):
 
 
 def _members(kind):
-    """The types of a tuple's members."""
-    return tuple(kind[k] for k in range(len(kind)))
+    """The types of a tuple's members; None of any other type."""
+    return getattr(kind, "types", None) if isinstance(kind, types.BaseTuple) else None
 
 
 def _keeps_nothing(context, kind):
     """Whether a value of this type has no place to which compiled code could assign an array."""
-    if isinstance(kind, types.BaseTuple):
-        return all(_keeps_nothing(context, member) for member in _members(kind))
+    members = _members(kind)
+    if members is not None:
+        return all(_keeps_nothing(context, member) for member in members)
     return isinstance(kind, types.Array) or not context.data_model_manager[kind].contains_nrt_meminfo()
 
 
 def _without_owner(context, builder, kind, value):
-    if isinstance(kind, types.BaseTuple):
-        members = zip(_members(kind), cgutils.unpack_tuple(builder, value), strict=True)
-        return context.make_tuple(builder, kind, [_without_owner(context, builder, *member) for member in members])
+    members = _members(kind)
+    if members is not None:
+        parts = zip(members, cgutils.unpack_tuple(builder, value), strict=True)
+        return context.make_tuple(builder, kind, [_without_owner(context, builder, *part) for part in parts])
     if not isinstance(kind, types.Array):
         return value
     array = cgutils.create_struct_proxy(kind)(context, builder, value)
