@@ -23,6 +23,7 @@ run, result = (functools.partial(f, SCRIPT, **ENVIRONMENT) for f in (launching.r
 
 
 # The script compares groups of one rank, of two and of four.
+@pytest.mark.more
 def test_bits_of_trainings_are_the_same_on_1_2_and_4_ranks():
     whole, split = result(4, "trainings", "sharded")
     assert whole != split  # whose samples are shuffled in another way
@@ -45,6 +46,7 @@ def test_bits_of_networks_and_optimizers_are_the_same_on_1_2_and_4_ranks():
     assert len(result(4, "networks")) > 25
 
 
+@pytest.mark.more
 def test_the_transports_give_the_same_bits_and_nccl_is_asked_for_whole_groups():
     """Also on streams that put their work off: MPI sends nothing unfinished, and NCCL's calls keep their place."""
     found, groups = result(2, "transported")
