@@ -37,6 +37,7 @@ from nbprop.training.averaging import check_average
 from nbprop.training.history import History
 from nbprop.training.job import hyperparameters
 from nbprop.training.job_on_ranks import JobOnRanks
+from nbprop.training.measuring import counts_apart
 from nbprop.training.metrics import check_metrics
 from nbprop.training.rates import rate_factors
 from nbprop.training.trainer import Settings, Trainer
@@ -175,7 +176,8 @@ def fit(
         Factors of the samples' weights in training, by their class; "balanced": n / (classes * count of each).
     accumulate : int
         Batches whose gradients make one update, by their weighted mean, as one batch of all would, in the memory of
-        one. The steps of schedules, callbacks and dropout count batches.
+        one. The steps of schedules, callbacks and dropout count batches. Not where batches of equal weights differ in
+        what their means are over: with `lengths` of positions, or a loss that leaves targets out.
     lr_scale : dict, (net.n_params,) array or None
         Factors of the learning rate, by the beginning of names in `views`, as in {"0.dense": 0.1, "0.dense.bias": 1.0}
         (the longest counts), or of each parameter. Not with schedule_free_adamw.
@@ -324,6 +326,11 @@ def fit(
     if layers is not None:
         job.layer_state(layers)
     if accumulate > 1:
+        if counts_apart(plan, columns[3]):
+            raise ValueError(
+                "fit: accumulate weighs batches by their samples, so it does not go with lengths of positions in the "
+                "mean, nor with a loss that leaves targets out"
+            )
         job.accumulate(accumulate)
     if lr_scale is not None:
         if optimizer == "schedule_free_adamw":

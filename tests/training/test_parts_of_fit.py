@@ -47,6 +47,18 @@ def test_accumulated_batches_are_one_large_batch(several, weights):
     same_bits("clipped by nothing", clipped, got)
 
 
+def test_batches_whose_means_are_over_unlike_counts_are_not_accumulated():
+    """A mean of their means, weighed by samples, would not be that of one large batch."""
+    params, target = nbprop.init(NET, 0, np.float32), np.ones((len(X), *NET.output_shape), np.float32)
+    target[0] = np.nan
+    with pytest.raises(ValueError, match="accumulate weighs batches by their samples"):
+        nbprop.fit(NET, params, X, target, nbprop.mse(missing="ignore"), accumulate=2)
+    net = nbprop.network((4, 3), nbprop.dense(2))
+    x, lengths = np.ones((6, 4, 3), np.float32), np.array([4, 1, 2, 3, 4, 1])
+    with pytest.raises(ValueError, match="accumulate weighs batches by their samples"):
+        nbprop.fit(net, nbprop.init(net, 0, np.float32), x, x[..., :2].copy(), "mse", lengths=lengths, accumulate=2)
+
+
 def test_an_accumulating_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
     """Cut after any call: calls end with an update, so that no sum of gradients has to be kept."""
     path, options = tmp_path / "run", {"epochs": 3, "accumulate": 4, "average": 0.9}
