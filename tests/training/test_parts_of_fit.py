@@ -53,7 +53,7 @@ def test_batches_whose_means_are_over_unlike_counts_are_not_accumulated():
     target[0] = np.nan
     with pytest.raises(ValueError, match="accumulate weighs batches by their samples"):
         nbprop.fit(NET, params, X, target, nbprop.mse(missing="ignore"), accumulate=2)
-    net = nbprop.network((4, 3), nbprop.dense(2))
+    net = nbprop.network((4, 3), nbprop.rnn(2))
     x, lengths = np.ones((6, 4, 3), np.float32), np.array([4, 1, 2, 3, 4, 1])
     with pytest.raises(ValueError, match="accumulate weighs batches by their samples"):
         nbprop.fit(net, nbprop.init(net, 0, np.float32), x, x[..., :2].copy(), "mse", lengths=lengths, accumulate=2)
