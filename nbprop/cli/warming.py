@@ -15,18 +15,24 @@ import multiprocessing
 import os
 import pickle
 import pkgutil
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
 from nbprop.compiler import prebuilt
 from nbprop.compiler.cache import slimmed
+from nbprop.compiler.simd import VECTOR_BYTES
 from nbprop.system import architecture
 
 
 def targets():
-    """The generic targets of this machine's architecture, the one that most processors have first."""
-    return [name for name in reversed(prebuilt.TARGETS) if (name == "generic") == (architecture() == "arm")]
+    """The generic targets of this machine's architecture, the one whose pack it loads first.
+
+    With that pack there, finding what Python calls (`_faces`) compiles no native.
+    """
+    names = [name for name in prebuilt.TARGETS if (name == "generic") == (architecture() == "arm")]
+    return names if VECTOR_BYTES == 64 else names[::-1]
 
 
 # -- in a worker ---------------------------------------------------------------------------------------------
@@ -51,8 +57,6 @@ def _magic():
 
 
 def _target():
-    from nbprop.compiler.simd import VECTOR_BYTES
-
     return {"magic": _magic(), "vector_bytes": VECTOR_BYTES}
 
 
@@ -83,8 +87,10 @@ def _faces(everything):
 
         def on_start(self, event):
             self.depth += 1
-            function = event.data["dispatcher"].py_func
-            if self.depth == 1 and "<locals>" not in function.__qualname__:
+            dispatcher = event.data["dispatcher"]
+            function = dispatcher.py_func
+            # A native that no usable pack has is compiled, too; its name is that of the plain function.
+            if self.depth == 1 and vars(sys.modules[function.__module__]).get(function.__qualname__) is dispatcher:
                 found.append((function.__module__, function.__qualname__, pickle.dumps(event.data["args"])))
 
         def on_end(self, event):

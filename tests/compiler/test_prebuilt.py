@@ -1,5 +1,6 @@
 """Packs of prebuilt code: used only where they are right, nothing compiles where one is, and the bits are the same."""
 
+import importlib
 import json
 import os
 import shutil
@@ -35,7 +36,7 @@ NAMES = [
 ]
 
 # The target that this processor loads; a wheel has the others, too, which takes minutes more.
-TARGET = warming.targets()[-1 if VECTOR_BYTES == 64 else 0]
+TARGET = warming.targets()[0]
 PACK = f"""
 from nbprop.cli import warming
 if __name__ == "__main__":
@@ -101,6 +102,23 @@ def test_every_native_has_a_name_of_its_own():
     warming._natives()
     names = [native.name for native in known_natives if native.name.startswith("nbprop.")]
     assert [name for name in set(names) if names.count(name) > 1] == []
+
+
+FACES = """
+from nbprop.cli import warming
+for module, name, _ in warming._faces(False):
+    print(module, name)
+"""
+
+
+@pytest.mark.more
+def test_natives_are_told_from_what_python_calls(tmp_path):
+    """Without a pack that this processor can use, the calls that show what Python calls compile natives, too."""
+    found = python(tmp_path, FACES, PYTHONPATH=str(ROOT), NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    assert found
+    for line in found:
+        module, name = line.split()
+        assert hasattr(getattr(importlib.import_module(module), name), "compile"), line
 
 
 @pytest.mark.more
