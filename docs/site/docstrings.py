@@ -66,8 +66,18 @@ def unwrapped(section):
     return out
 
 
+def divided(section):
+    """(a section's list of entries, the text that follows it), which numpydoc would take for entries."""
+    for k in range(3, len(section)):
+        line = section[k]
+        if line.strip() and not section[k - 1].strip() and not line.startswith(" ") and not _ENTRY.match(line):
+            return section[:k], section[k:]
+    return section, []
+
+
 def rest_of(lines):
     """A docstring's lines as numpydoc and Sphinx read them."""
+    notes = []
     starts = [
         k for k in range(len(lines) - 1) if _HEADING.match(lines[k]) and re.fullmatch("-{3,}", lines[k + 1].strip())
     ]
@@ -77,13 +87,17 @@ def rest_of(lines):
         if section[0] == "Examples":
             text = section[2:]
             out += [*section[:2], *text]
-        elif section[0] in ("Notes", "References"):
+        elif section[0] == "References":
             out += [*section[:2], *free_text(section[2:])]
+        elif section[0] == "Notes":
+            notes += free_text(section[2:])
         else:
+            section, text = divided(section)
+            notes += free_text(text)
             section = unwrapped(section)
             out += [*section[:2], *(line if line.lstrip().startswith("**") else escaped(line) for line in section[2:])]
         out.append("")
-    return out
+    return [*out, "Notes", "-----", *notes] if notes else out
 
 
 def setup(app):

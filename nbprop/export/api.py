@@ -94,10 +94,11 @@ def export_c(
         Layers of your own need their kernels in C (docs/export.md); without, they are refused by name.
     params : (net.n_params,) float32 or float64 array
         The weights, stored in the file as `pendulum_params`; functions take any others of this size.
-    functions : sequence of "forward", "vjp", "jvp", "hvp", "value_and_grad", "hvp_x", "sgd", "adam", or None
-        What to write; None is all that the network and the loss have, without "hvp_x" and optimizers. "jvp" is along x,
-        "hvp" by the parameters, "hvp_x" the derivative of vjp's dx along a direction of x; "sgd" and "adam" are
-        steps of an optimizer, so that a device can go on learning.
+    functions : sequence of names, or None
+        What to write: "forward", "vjp", "jvp", "hvp", "value_and_grad", "hvp_x", "sgd", "adam"; None is all that the
+        network and the loss have, without "hvp_x" and optimizers. "jvp" is along x, "hvp" by the parameters, "hvp_x"
+        the derivative of vjp's dx along a direction of x; "sgd" and "adam" are steps of an optimizer, so that a device
+        can go on learning.
     dtype : "float32" or "float64"
         The element type of all arrays, C's float or double.
     batch : int

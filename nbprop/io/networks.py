@@ -178,7 +178,7 @@ def load_state(path: str | os.PathLike[str], plan: Plan) -> NDArray[Any]:
 
     Returns
     -------
-    As `layer_state(plan)`; the state of samples is as before the first step.
+    As `layer_state(plan)`; the state of samples is as before the first step
 
     Raises
     ------

@@ -72,6 +72,16 @@ def test_every_public_name_has_a_page_with_an_example(site):
             assert "&gt;&gt;&gt; " in text, f"{name} has no example"
 
 
+def test_what_docstrings_say_is_no_name_of_an_argument(site):
+    """Text after a list of parameters is text, and what is quoted is code."""
+    for path in (site / "api").glob("*.html"):
+        (article,) = re.findall(r"<article.*?</article>", path.read_text(encoding="utf-8"), re.S)
+        assert "``" not in re.sub(r"<pre.*?</pre>", "", article, flags=re.S), path.name
+        for term in re.findall(r"<dt>(.*?)</dt>", article, re.S):
+            name = re.sub("<[^>]+>", "", term.partition('<span class="classifier">')[0])
+            assert not re.search(r"\. |\.$", name), (path.name, name)
+
+
 def test_tasks_name_functions_that_exist():
     text = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
     rows = [row.split("|")[1:4] for row in text.splitlines() if row.startswith("| ") and "I want" not in row]

@@ -9,6 +9,8 @@ document.addEventListener("DOMContentLoaded", () => {
     const labels = [...table.querySelectorAll("thead th")].map((heading) => heading.textContent);
     if (labels.length < 3) return;
     table.classList.add("cards");
-    for (const row of table.tBodies[0].rows) [...row.cells].forEach((cell, i) => (cell.dataset.label = labels[i]));
+    for (const row of table.tBodies[0].rows) [...row.cells].forEach((cell, i) => {
+      if (cell.textContent.trim()) cell.dataset.label = labels[i];
+    });
   });
 });
