@@ -102,7 +102,7 @@ def test_charts_are_painted(page):
 def test_the_planted_regression_is_listed(page, built):
     commit, before = built[1][PLANTED_AT][0], built[1][PLANTED_AT - 1][0]
     text = page.js("document.querySelector('#regression-list').innerText")
-    assert "product 64 x 64 x 64: nbprop from @njit compared with blas, 1 thread" in text
+    assert "product 64 x 64 x 64: nbprop from @njit compared with OpenBLAS, 1 thread" in text
     assert "track_ratio" not in text
     assert commit[:8] in text
     assert before[:8] in text

@@ -133,7 +133,7 @@ def test_where_there_are_no_locks_nothing_is_removed(tmp_path, monkeypatch):
     def unsupported(descriptor, kind):
         raise OSError(9, "Bad file descriptor")
 
-    monkeypatch.setattr(writing.fcntl, "flock", unsupported)
+    monkeypatch.setattr(writing.system.fcntl, "flock", unsupported)
     writing.write_atomically(tmp_path / "net", text("new"))
     assert sorted(os.listdir(tmp_path)) == [".net.0123456789ab.tmp", "net"]
 
