@@ -57,6 +57,7 @@ def test_the_transports_give_the_same_bits_and_nccl_is_asked_for_whole_groups():
     assert groups == step * 6 + [[["recv", 1, 8 * 31]], [["broadcast", 0, 8 * 31]]]
 
 
+@pytest.mark.more
 def test_what_one_rank_finds_wrong_all_ranks_say():
     found = result(2, "refusals")
     for name, words in {

@@ -60,7 +60,7 @@ LOSSES_WITHOUT_KERNELS = {
 # Cases that run in `make test-more`: their kernels are those of another case, or the simulator takes long.
 MORE = {
     *("bidirectional", "glu_silu", "groupnorm_plain", "fourier_features_trained", "conv2d_reflect", "conv2d_replicate"),
-    *("conv_transpose2d", "weight_norm_images", "spectral_norm_images"),
+    *("conv_transpose2d", "weight_norm_images", "spectral_norm_images", "spectral_norm", "conv1d_circular"),
     *(f"fused_{name}" for name in ("mish", "selu", "hard_sigmoid", "hard_tanh", "hard_swish", "softsign", "sine")),
 }
 

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 
 import numpy as np
+import pytest
 
 import nbprop
 from support import ROOT, stored
@@ -25,6 +26,7 @@ def test_the_published_network():
     assert nbprop.Network.from_json(net.to_json()) == net
 
 
+@pytest.mark.more
 def test_ten_steps_follow_pytorch():
     """In float32, an eighth as wide; examples/history/alexnet.py --width 1 --trajectory prints the published one's."""
     description, arrays = stored.load("alexnet")["narrow"]

@@ -32,8 +32,18 @@ SLOW = {
     "layers.activation",
     "layers.attention",
     "layers.attention_tangents",
+    "layers.batchnorm",
     "layers.conv",
     "layers.dense",
+    "layers.fourier",
+    "layers.gru",
+    "layers.layernorm",
+    "layers.lstm",
+    "layers.rnn",
+    "layers.scaling",
+    "layers.spectral_norm",
+    "losses.elementwise",
+    "losses.huber",
     "proximal",
     "update_rules",
 }
@@ -133,7 +143,8 @@ def test_kernels_compile_by_both_ways_on_hopper(module, ptxas, nvjitlink):
             check(f"{name}, LTO-IR", kernel, link(nvjitlink, code, "sm_90a"))
 
 
-@pytest.mark.parametrize("loss", ["mse", pytest.param("softmax_cross_entropy", marks=pytest.mark.more)])
+@pytest.mark.more
+@pytest.mark.parametrize("loss", ["mse", "softmax_cross_entropy"])
 @pytest.mark.usefixtures("no_device")
 def test_whole_programs_in_one_block_compile(ptxas, loss, monkeypatch):
     from numba import cuda
